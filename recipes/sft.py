@@ -1,0 +1,139 @@
+"""Supervised fine-tuning: teach the policy to answer prompts as the data does."""
+
+# Imports of torch and transformers stand inside the functions, so that --help answers at once.
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.cli import Stage, main, say
+from workbench.config import Config, DataSource, SFTConfig
+from workbench.config_file import per_process
+from workbench.runs import Run
+
+NAME = "sft"
+
+
+def wanted(config: Config) -> bool:
+    """Whether the configuration has an SFT stage."""
+    return config.sft is not None
+
+
+def rows(config: Config, source: DataSource) -> list[dict[str, Any]]:
+    """Rows with prompt_ids and response_ids; what was dropped is said."""
+    from workbench.data import prompts
+    from workbench.models import load_config, load_policy_tokenizer, window
+
+    tokenizer = load_policy_tokenizer(config.policy.model)
+    limit = window(load_config(config.policy.model), tokenizer)
+    found, report = prompts(source, tokenizer, max_new_tokens=1, window=limit, response=True)
+    say(f"sft: {report}")
+    return found
+
+
+def plan(config: Config) -> list[str]:
+    """What the stage would do."""
+    from workbench.planning import model_plan
+
+    sft = settings(config)
+    count = len(rows(config, sft.data))
+    steps = sft.max_steps or -(-count // sft.batch_size) * sft.epochs
+    return [f"{steps:g} steps of {sft.batch_size} rows from {count}", *model_plan(config, sft.batch_size)]
+
+
+def settings(config: Config) -> SFTConfig:
+    """The stage's section of the configuration."""
+    assert config.sft is not None
+    return config.sft
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Train and save an adapter, or a model, in the run's sft folder."""
+    import torch
+    from accelerate import PartialState
+    from datasets import Dataset
+    from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
+    from trl import SFTConfig as TrlConfig
+    from trl import SFTTrainer
+
+    from workbench.models import add_lora, load_model, load_policy_tokenizer, save_model
+    from workbench.runs import writing
+    from workbench.training import arguments, forget_checkpoints, run_trainer
+
+    config, sft, folder = run.config, settings(run.config), run.stage(NAME)
+    processes, device = PartialState().num_processes, PartialState().device
+    share = per_process("sft.batch_size", sft.batch_size, processes)
+    micro = min(sft.micro_batch_size or share, share)
+    train_rows = rows(config, sft.data)
+    validation_rows = rows(config, sft.validation) if sft.validation else None
+
+    set_seed(config.seed)
+    tokenizer = load_policy_tokenizer(config.policy.model)
+    model = load_model(config.policy, device=device)
+    if config.policy.lora:
+        model = add_lora(model, config.policy.lora, "default")
+    options = arguments(
+        folder,
+        epochs=sft.epochs,
+        max_steps=sft.max_steps,
+        batch_size=micro,
+        accumulation=share // micro,
+        learning_rate=sft.learning_rate,
+        precision=config.policy.precision,
+        save_every=sft.save_every,
+        seed=config.seed,
+        on_cpu=device.type == "cpu",
+        extra=sft.trainer_args,
+    )
+    if model.config.is_encoder_decoder:
+        trainer = Seq2SeqTrainer(
+            model,
+            Seq2SeqTrainingArguments(**options),
+            data_collator=DataCollatorForSeq2Seq(tokenizer, model, label_pad_token_id=-100),
+            train_dataset=Dataset.from_list([encoder_decoder_row(row) for row in train_rows]),
+            eval_dataset=Dataset.from_list([encoder_decoder_row(row) for row in validation_rows or []]),
+            processing_class=tokenizer,
+        )
+    else:
+        trainer = SFTTrainer(
+            model,
+            TrlConfig(**options, max_length=None, completion_only_loss=True),
+            train_dataset=Dataset.from_list([causal_row(row) for row in train_rows]),
+            eval_dataset=Dataset.from_list([causal_row(row) for row in validation_rows]) if validation_rows else None,
+            processing_class=tokenizer,
+        )
+    run_trainer(trainer, folder, NAME)
+    metrics = {"loss": trainer.state.log_history[-1]["train_loss"], "steps": trainer.state.global_step}
+    if validation_rows:
+        metrics["validation_loss"] = trainer.evaluate()["eval_loss"]
+    if trainer.is_world_process_zero():
+        with writing(folder):
+            save_model(trainer.accelerator.unwrap_model(trainer.model), folder)
+            tokenizer.save_pretrained(folder)
+            forget_checkpoints(folder)
+    trainer.accelerator.wait_for_everyone()
+    del model, trainer
+    torch.cuda.empty_cache()
+    return {"inputs": {"model": config.policy.model, "data": sft.data.path}, "metrics": metrics}
+
+
+def encoder_decoder_row(row: dict[str, Any]) -> dict[str, Any]:
+    """What Seq2SeqTrainer reads; its collator pads labels with -100, which the loss ignores."""
+    return {
+        "input_ids": row["prompt_ids"],
+        "attention_mask": [1] * len(row["prompt_ids"]),
+        "labels": row["response_ids"],
+    }
+
+
+def causal_row(row: dict[str, Any]) -> dict[str, Any]:
+    """What SFTTrainer reads; the loss is taken where completion_mask is 1."""
+    return {
+        "input_ids": row["prompt_ids"] + row["response_ids"],
+        "completion_mask": [0] * len(row["prompt_ids"]) + [1] * len(row["response_ids"]),
+    }
+
+
+STAGE = Stage(NAME, wanted, plan, run)
+
+if __name__ == "__main__":
+    main([STAGE], __doc__)

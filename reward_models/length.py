@@ -1,0 +1,12 @@
+"""The shortest reward: a target length."""
+
+from workbench.rewards import RewardModel
+
+
+def length(target: int = 20) -> RewardModel:
+    """A reward that is 0 for completions of `target` words and falls by one per word more or less."""
+
+    def reward(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        return [float(-abs(len(text.split()) - target)) for text in completions]
+
+    return reward

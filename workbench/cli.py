@@ -1,0 +1,97 @@
+"""What every recipe does around its stage: parse, plan, skip what is finished, time it, report mistakes in one line."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from workbench.config import Config
+from workbench.config_file import make_parser, parse
+from workbench.errors import Interrupted, UserError
+from workbench.runs import Run, open_run
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One recipe: a name, and three functions."""
+
+    name: str
+    wanted: Callable[[Config], bool]
+    """Whether the configuration has this stage."""
+    plan: Callable[[Config], list[str]]
+    """Lines for --dry_run: what would be loaded, trained and predicted; raises UserError like the real run."""
+    run: Callable[[Run], dict[str, Any]]
+    """Do the work in `run.stage(name)` and return {"inputs": ..., "metrics": ...} for stage.json."""
+
+
+def main(stages: Sequence[Stage], description: str) -> NoReturn:
+    """Run the stages and leave with 0, 2 for a user's mistake, 130 for an interruption."""
+    try:
+        launch(stages, description, sys.argv[1:])
+    except UserError as error:
+        if is_main_process():
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except (Interrupted, KeyboardInterrupt) as interruption:
+        if is_main_process():
+            saved = str(interruption) or "stopped before the next checkpoint; the last one is kept"
+            print(f"{saved}. To go on, run the same command again: {command()}", file=sys.stderr, flush=True)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
+    """Run or plan the stages that `argv` asks for."""
+    config, options = parse(make_parser(f"python -m recipes.{Path(sys.argv[0]).stem}", description), argv)
+    wanted = [stage for stage in stages if stage.wanted(config)]
+    if not wanted:
+        raise UserError(f"{stages[0].name}: the configuration has no such stage")
+    if options.dry_run:
+        for stage in wanted:
+            for line in stage.plan(config):
+                print(f"{stage.name}: {line}")
+        return
+    run = open_run(config, options.force)
+    for stage in wanted:
+        if run.finished(stage.name):
+            say(f"{stage.name}: finished before, skipped (--force {stage.name} redoes it)")
+            continue
+        start = time.monotonic()
+        result = stage.run(run)
+        minutes = (time.monotonic() - start) / 60
+        if is_main_process():
+            run.finish(stage.name, minutes=minutes, inputs=result["inputs"], metrics=result["metrics"])
+        say(f"{stage.name}: finished in {minutes:.1f} min -> {run.folder / stage.name}")
+        reset_accelerate()
+
+
+def say(line: str) -> None:
+    """Print a line once, whatever the number of processes."""
+    if is_main_process():
+        print(line, flush=True)
+
+
+def is_main_process() -> bool:
+    """Known from the launcher's environment, so that it can be asked before anything is loaded."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def reset_accelerate() -> None:
+    """Forget the trainer's global state, so that the next stage sets its own precision and plugins."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    gc.collect()
+
+
+def command() -> str:
+    """The command as typed."""
+    module = Path(sys.argv[0])
+    return " ".join(["python", "-m", f"recipes.{module.stem}", *sys.argv[1:]])

@@ -1,0 +1,224 @@
+"""The configuration: typed dataclasses, one YAML file per experiment, overrides on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+STAGES = ("sft", "reward", "ppo", "evaluation")
+
+
+@dataclass
+class DataSource:
+    """Where rows come from and how a row becomes a prompt."""
+
+    path: str
+    """File (.jsonl, .json, .csv, .parquet), folder of such files, hub data set id, or embedded:NAME."""
+    split: str = "train"
+    """Split to read: a split of the data set, or one of the names in `fractions`."""
+    fractions: dict[str, float] | None = None
+    """Cut one file into splits by a hash of the prompt, for example {train: 0.9, validation: 0.1}."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Column map, our name -> name in the file, for example {response: summary}."""
+    template: str = "continuation"
+    """dialogue_summary, instruction, continuation, or a text with {column} fields."""
+    chat: bool = False
+    """Wrap the prompt as a user turn of the tokenizer's chat template."""
+    max_prompt_tokens: int | None = None
+    """Longer prompts are dropped and counted; default: what the model's window leaves for a prompt."""
+    max_response_tokens: int | None = None
+    """Training rows whose response is longer are dropped and counted."""
+    limit: int | None = None
+    """Stop at this many rows that fit."""
+
+
+@dataclass
+class LoraSettings:
+    """Low-rank adapters (arXiv 2106.09685)."""
+
+    r: int = 16
+    """Rank."""
+    alpha: int = 32
+    """Scale numerator: the update is multiplied by alpha / r."""
+    target_modules: list[str] | None = None
+    """Names of the layers to adapt; default: every linear layer but the output head."""
+
+
+@dataclass
+class PolicyConfig:
+    """The model to align."""
+
+    model: str
+    """Hub id, folder, or embedded:NAME."""
+    lora: LoraSettings | None = field(default_factory=LoraSettings)
+    """Train adapters on a frozen base; null trains every parameter."""
+    quantization: Literal["nf4", "int8"] | None = None
+    """Hold the frozen base in 4 or 8 bits (bitsandbytes); needs LoRA."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the matrix products; adapters, value head and optimizer stay in fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+
+@dataclass
+class SFTConfig:
+    """Supervised fine-tuning; leave the section out and the base model is the reference."""
+
+    data: DataSource
+    """Rows with the template's columns and `response`."""
+    validation: DataSource | None = None
+    """Rows on which the loss is measured at the end."""
+    epochs: float = 1.0
+    """Passes over the data; ignored when max_steps is set."""
+    max_steps: int | None = None
+    """Optimizer steps."""
+    batch_size: int = 16
+    """Rows per optimizer step, all processes and accumulation steps together."""
+    micro_batch_size: int | None = None
+    """Rows per forward pass and process; default: batch_size over the processes."""
+    learning_rate: float = 2e-4
+    """Peak rate."""
+    save_every: int = 200
+    """Optimizer steps between checkpoints."""
+    trainer_args: dict[str, Any] = field(default_factory=dict)
+    """Passed on to transformers.TrainingArguments unchanged."""
+
+
+@dataclass
+class RewardTraining:
+    """Train a toxicity classifier as the reward model."""
+
+    model: str
+    """Checkpoint to start from: hub id, folder, or embedded:NAME."""
+    data: DataSource
+    """Rows with `text` and `label`."""
+    validation: DataSource
+    """Rows on which the classifier is judged before use."""
+    wanted_label: str
+    """The label that PPO shall be paid for."""
+    polarity_pair: list[str] = field(
+        default_factory=lambda: ["Thank you, that was kind of you.", "You are a stupid idiot."]
+    )
+    """A polite and a rude sentence; the first must score higher."""
+    epochs: float = 2.0
+    """Passes over the data."""
+    batch_size: int = 32
+    """Rows per optimizer step, all processes together."""
+    learning_rate: float = 5e-5
+    """Peak rate."""
+    max_tokens: int = 128
+    """Longer texts are cut at the end."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the matrix products."""
+    save_every: int = 200
+    """Optimizer steps between checkpoints."""
+    trainer_args: dict[str, Any] = field(default_factory=dict)
+    """Passed on to transformers.TrainingArguments unchanged."""
+
+
+@dataclass
+class RewardConfig:
+    """The reward: give `model`, or `train` to make one."""
+
+    model: str | None = None
+    """A name in reward_models.TABLE, hub id or folder of a classifier, or package.module:object; wins over `train`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the reward, for example {wanted_label: nothate}."""
+    train: RewardTraining | None = None
+    """Train the reward model in the stage `reward`."""
+
+
+@dataclass
+class PPOConfig:
+    """Proximal policy optimization (arXiv 1707.06347) under a KL penalty (arXiv 1909.08593)."""
+
+    data: DataSource
+    """Prompts; further columns are handed to the reward by name."""
+    steps: int = 100
+    """Rollouts, each followed by epochs x minibatches optimizer steps."""
+    batch_size: int = 64
+    """Prompts per rollout, all processes together."""
+    minibatch_size: int = 16
+    """Responses per optimizer step, all processes together."""
+    micro_batch_size: int | None = None
+    """Responses per forward pass and process; default: minibatch_size over the processes."""
+    epochs: int = 4
+    """Passes over each rollout."""
+    learning_rate: float = 1e-4
+    """Peak rate of the policy."""
+    value_learning_rate: float | None = None
+    """Peak rate of the value head; default: learning_rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rates fall over the run."""
+    kl_coef: float = 0.05
+    """Weight of the per-token KL penalty against the reference."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Estimator of the penalty: log ratio, half its square, or the non-negative k3."""
+    kl_target: float | None = None
+    """Nats per response; adapts kl_coef towards it by the proportional controller of arXiv 1909.08593."""
+    kl_horizon: int = 10_000
+    """Episodes over which the controller acts."""
+    gamma: float = 1.0
+    """Discount per token."""
+    lam: float = 0.95
+    """Lambda of generalized advantage estimation (arXiv 1506.02438)."""
+    clip_range: float = 0.2
+    """Clip of the probability ratio."""
+    value_clip_range: float = 0.2
+    """Clip of the value change."""
+    vf_coef: float = 0.1
+    """Weight of the value loss."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    max_new_tokens: int = 32
+    """Longest response, in tokens."""
+    temperature: float = 1.0
+    """Sampling temperature; it divides the logits in old, new and reference log-probabilities alike."""
+    score_clip: float | None = None
+    """Scores are clipped to +- this."""
+    score_scale: float = 1.0
+    """Scores are divided by this after clipping."""
+    missing_eos_penalty: float = 0.0
+    """Subtracted from the score of a response that was cut at max_new_tokens."""
+    checkpoint_every: int = 20
+    """Steps between checkpoints."""
+
+
+@dataclass
+class EvaluationConfig:
+    """Base, SFT and aligned outputs on the same prompts with the same random numbers."""
+
+    data: dict[str, DataSource]
+    """Named prompt sets; a set with a `reference` column gets ROUGE."""
+    judges: list[str] = field(default_factory=list)
+    """Toxicity scorers beside the reward model: names in reward_models.TABLE, models, or package.module:object."""
+    max_new_tokens: int | None = None
+    """Longest output; default: ppo.max_new_tokens, or 128 without PPO."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 is greedy."""
+    batch_size: int = 64
+    """Prompts per generation."""
+    threshold: float = 0.5
+    """A text is toxic from this probability on."""
+
+
+@dataclass
+class Config:
+    """One experiment."""
+
+    name: str
+    """Name of the run folder."""
+    policy: PolicyConfig
+    """The model to align."""
+    evaluation: EvaluationConfig
+    """The comparison."""
+    sft: SFTConfig | None = None
+    """Supervised fine-tuning before PPO."""
+    reward: RewardConfig | None = None
+    """The reward."""
+    ppo: PPOConfig | None = None
+    """The alignment; leave the section out to measure SFT alone."""
+    seed: int = 0
+    """Seed of everything random."""
+    runs: str = "runs"
+    """Folder that holds the run folders."""

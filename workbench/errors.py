@@ -1,0 +1,18 @@
+"""The errors a user can meet.
+
+UserError            a mistake in input, configuration or environment; exit code 2
+└── RewardError      a reward returned something that is not one finite number per completion
+Interrupted          a stop asked for by a signal, after the work was saved; exit code 130
+"""
+
+
+class UserError(Exception):
+    """One line for the user: the value, the limit or the valid choices, and the fix."""
+
+
+class RewardError(UserError):
+    """A reward broke its contract; the message names the reward, the row, the text and the value."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop and everything needed to go on has been saved."""

@@ -1,0 +1,38 @@
+"""Text metrics as `evaluate` modules that load from this folder, without network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evaluate import EvaluationModule
+
+    from workbench.rewards import Judge
+
+
+def load(name: str) -> EvaluationModule:
+    """A fresh module, "rouge" or "toxicity", through `evaluate.load`: one that failed would keep its rows."""
+    import evaluate  # takes seconds, which `--help` should not pay
+
+    # In memory: rows on disk would need a lock per process and be left behind by a killed run.
+    return evaluate.load(str(Path(__file__).parent / name / f"{name}.py"), keep_in_memory=True)
+
+
+def rouge(predictions: list[str], references: list[str] | list[list[str]]) -> dict[str, list[float]]:
+    """F-measures in [0, 1] per row under rouge1, rouge2, rougeL and rougeLsum; words are stemmed.
+
+    A row with several references counts its best one. Only a-z and 0-9 count as letters, so text in another
+    script scores 0. Raises ValueError without rows or with unequal numbers of them.
+    """
+    if not predictions:
+        raise ValueError("there are no predictions to score")
+    scores = load("rouge").compute(
+        predictions=predictions, references=references, use_stemmer=True, use_aggregator=False
+    )
+    return dict(scores)
+
+
+def toxicity(predictions: list[str], judge: Judge) -> list[float]:
+    """Toxicity in [0, 1] per text, as `judge` sees it; raises ValueError without texts."""
+    return list(load("toxicity").compute(predictions=predictions, judge=judge)["toxicity"])

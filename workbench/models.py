@@ -1,0 +1,227 @@
+"""Load tokenizers and language models from a hub id, a folder or the embedded defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.pytorch_utils import Conv1D
+
+from workbench.config import LoraSettings, PolicyConfig
+from workbench.embedded import model_folder
+from workbench.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def resolve(model: str) -> str:
+    """What `from_pretrained` takes for `model`; raises UserError for a folder that does not exist."""
+    if model.startswith("embedded:"):
+        return str(model_folder(model.removeprefix("embedded:")))
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{model}: the folder has no config.json; give a folder made by save_pretrained")
+        return str(path)
+    if path.exists() or model.startswith((".", "/", "~")) or not HUB_ID.fullmatch(model):
+        raise UserError(f"{model}: no such model folder; give a folder made by save_pretrained, or a hub id")
+    return model
+
+
+def from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
+    """`auto_class.from_pretrained` whose failures are one line: a UserError naming the model and the cause."""
+    folder = resolve(model)
+    try:
+        return auto_class.from_pretrained(folder, **options)
+    except (OSError, ValueError, ImportError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        cause = lines[0] if lines else type(error).__name__
+        if folder == model:
+            cause += " (a hub id needs a network or a filled cache; a local folder needs neither)"
+        raise UserError(f"{model}: cannot be loaded: {cause}") from error
+
+
+def load_config(model: str) -> PretrainedConfig:
+    """The model's configuration, without its weights."""
+    return from_pretrained(AutoConfig, model)
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; one without a padding token pads with its end of text, since masks come from lengths."""
+    tokenizer = from_pretrained(AutoTokenizer, model)
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        raise UserError(f"{model}: the tokenizer has neither pad_token nor eos_token; set one")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that is to generate; raises UserError for one without an end of text."""
+    tokenizer = load_tokenizer(model)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{model}: the tokenizer has no eos_token, so a response could never end; set one")
+    return tokenizer
+
+
+def window(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The most tokens the model reads at once (prompt and response for a decoder), or None without a limit.
+
+    T5 has relative positions and no limit of its own; its tokenizer states the length it was trained on.
+    """
+    text_config = config.get_text_config(decoder=not config.is_encoder_decoder)
+    limits = [tokenizer.model_max_length]
+    positions = {"max_position_embeddings", "n_positions"} & set(text_config.to_dict())
+    if positions and not config.is_encoder_decoder:
+        limits.append(text_config.max_position_embeddings)
+    limit = min(limits)
+    return None if limit > 10_000_000 else limit
+
+
+def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel:
+    """The base model on `device`, dropout off, sampling options neutral; frozen where the policy uses LoRA.
+
+    Raises UserError for precisions that are known to fail and for quantization without LoRA.
+    """
+    config = load_config(policy.model)
+    if policy.precision == "fp16":
+        if config.model_type in ("t5", "mt5", "umt5"):
+            raise UserError("policy.precision: fp16 overflows in T5 (loss 0.0 or NaN); use bf16 or fp32")
+        if device.type == "cpu":
+            raise UserError("policy.precision: fp16 has no fast products on a CPU; use bf16 or fp32")
+    if policy.quantization and policy.lora is None:
+        raise UserError(f"policy.quantization: {policy.quantization} weights cannot be trained; add policy.lora")
+    # A frozen base is kept in the precision it computes in; weights that are trained stay in fp32.
+    dtype = DTYPES[policy.precision] if policy.lora else torch.float32
+    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    options: dict[str, Any] = {"dtype": dtype}
+    if policy.quantization:
+        options |= {"quantization_config": quantization_config(policy), "device_map": {"": device}}
+    model = from_pretrained(auto_class, policy.model, **options)
+    if policy.quantization:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=policy.gradient_checkpointing)
+    else:
+        model.to(device)
+    if policy.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    model.requires_grad_(policy.lora is None)
+    disable_dropout(model)
+    neutralise_generation(model)
+    return model
+
+
+def quantization_config(policy: PolicyConfig) -> BitsAndBytesConfig:
+    """The bitsandbytes settings of QLoRA (arXiv 2305.14314): NF4, double quantisation, bf16 products."""
+    if policy.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=DTYPES[policy.precision],
+    )
+
+
+def disable_dropout(model: torch.nn.Module) -> None:
+    """Set every dropout probability to 0, so that train and eval mode compute the same log-probabilities."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        # Attention modules hold the probability as a plain number.
+        for name, value in vars(module).items():
+            if name in ("dropout", "attention_dropout") and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def neutralise_generation(model: PreTrainedModel) -> None:
+    """Keep the model's special tokens and drop its sampling options.
+
+    `generate` fills what a caller leaves unset from the model's own generation_config (top_k, repetition
+    penalty, ...), so that it would sample from another distribution than the one that is scored.
+    """
+    kept = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    options = model.generation_config.to_dict()
+    model.generation_config = GenerationConfig(**{name: options.get(name) for name in kept})
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end a response: the tokenizer's eos and those of the model's generation_config."""
+    eos = model.generation_config.eos_token_id
+    listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    return sorted({tokenizer.eos_token_id, *listed})
+
+
+def add_lora(model: PreTrainedModel, lora: LoraSettings, name: str) -> PeftModel:
+    """The model with a fresh trainable adapter called `name`, which changes nothing until it is trained."""
+    task = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,  # dropout would make the ratio of old and new probabilities differ from 1
+        target_modules=lora.target_modules or "all-linear",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores (in, out)
+        task_type=task,
+    )
+    try:
+        return get_peft_model(model, config, adapter_name=name)
+    except ValueError as error:
+        raise UserError(f"policy.lora.target_modules: {lora.target_modules}: {str(error).splitlines()[0]}") from error
+
+
+def load_trainable(
+    policy: PolicyConfig, start: Path | None, *, device: torch.device
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedModel | None]:
+    """The model that PPO trains and, for full fine-tuning, the frozen copy that is its reference.
+
+    `start` is the folder of the SFT stage: an adapter, loaded twice (frozen as `sft`, trainable as `policy`), or a
+    full model. Without it the base is where PPO starts.
+    """
+    if policy.lora is None:
+        place = policy if start is None else dataclasses.replace(policy, model=str(start))
+        reference = load_model(place, device=device).requires_grad_(False)
+        return load_model(place, device=device), reference
+    model = load_model(policy, device=device)
+    if start is None:
+        return add_lora(model, policy.lora, "policy"), None
+    trainable = PeftModel.from_pretrained(model, start, adapter_name="sft", is_trainable=False)
+    trainable.load_adapter(start, adapter_name="policy", is_trainable=True)
+    trainable.set_adapter("policy")
+    return trainable, None
+
+
+def save_model(model: PreTrainedModel | PeftModel, folder: Path) -> None:
+    """Write an ordinary transformers model, or PEFT adapter, into `folder`.
+
+    The active adapter's files stand in `folder` itself, where `PeftModel.from_pretrained(base, folder)` looks.
+    """
+    if not isinstance(model, PeftModel):
+        model.save_pretrained(folder)
+        return
+    name = model.active_adapter
+    model.save_pretrained(folder, selected_adapters=[name])
+    for file in (folder / name).iterdir() if (folder / name).is_dir() else ():
+        file.replace(folder / file.name)
+    if (folder / name).is_dir():
+        (folder / name).rmdir()
+
+
+def autocast_dtype(policy: PolicyConfig) -> torch.dtype | None:
+    """The dtype of matrix products under autocast, or None for plain fp32."""
+    return None if policy.precision == "fp32" else DTYPES[policy.precision]

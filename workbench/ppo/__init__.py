@@ -1,0 +1,1 @@
+"""Proximal policy optimization of a language model under a KL penalty."""

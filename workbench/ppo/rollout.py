@@ -1,0 +1,122 @@
+"""Sample responses and record everything the update needs of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from workbench.policy import Policy
+from workbench.rewards import RewardModel
+
+# What a row holds beside the columns that belong to the data set.
+ROW_FIELDS = frozenset({"prompt", "prompt_ids", "response", "response_ids"})
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Responses of the policy to B prompts, as sampled before any update."""
+
+    prompt_ids: Tensor  # (B, P) int64
+    prompt_mask: Tensor  # (B, P) bool
+    response_ids: Tensor  # (B, T) int64, pad id after the stop token
+    response_mask: Tensor  # (B, T) bool, True at sampled tokens, the stop token included
+    logprobs: Tensor  # (B, T) float32, of the policy that sampled
+    ref_logprobs: Tensor  # (B, T) float32, of the reference
+    values: Tensor  # (B, T) float32, read before each token
+    scores: Tensor  # (B,) float32, raw scores of the reward
+    truncated: Tensor  # (B,) bool, cut at the token limit: no stop token
+    prompts: list[str]  # B
+    completions: list[str]  # B
+    seconds: dict[str, float]  # time spent on generate, score and forward
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+
+def collect(
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    reward: RewardModel,
+    rows: Sequence[dict[str, Any]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    micro_batch_size: int,
+) -> Rollout:
+    """Answer `rows` (with prompt, prompt_ids and the reward's columns), score the answers, and score their tokens.
+
+    Old log-probabilities are recomputed by the code that the update runs, not taken from the sampler, so that
+    the first ratio is 1.
+    """
+    start = time.perf_counter()
+    prompt_ids, prompt_mask = policy.pad_prompts([row["prompt_ids"] for row in rows])
+    response_ids, response_mask = policy.generate(
+        prompt_ids, prompt_mask, max_new_tokens=max_new_tokens, temperature=temperature
+    )
+    stopped = (torch.isin(response_ids, policy.stop_ids) & response_mask).any(dim=1)
+    generated = time.perf_counter()
+
+    prompts = [row["prompt"] for row in rows]
+    completions = decode(tokenizer, response_ids, response_mask)
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ROW_FIELDS}
+    scores = torch.tensor(reward(prompts, completions, **columns), dtype=torch.float32, device=policy.device)
+    scored = time.perf_counter()
+
+    logprobs, ref_logprobs, values = score_tokens(
+        policy, prompt_ids, prompt_mask, response_ids, response_mask, temperature, micro_batch_size
+    )
+    seconds = {
+        "generate": generated - start,
+        "score": scored - generated,
+        "forward": time.perf_counter() - scored,
+    }
+    return Rollout(
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        response_ids=response_ids,
+        response_mask=response_mask,
+        logprobs=logprobs,
+        ref_logprobs=ref_logprobs,
+        values=values,
+        scores=scores,
+        truncated=~stopped,
+        prompts=prompts,
+        completions=completions,
+        seconds=seconds,
+    )
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, response_ids: Tensor, response_mask: Tensor) -> list[str]:
+    """Texts of the responses (B, T), without special tokens and outer white space."""
+    sampled = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask, strict=True)]
+    return [text.strip() for text in tokenizer.batch_decode(sampled, skip_special_tokens=True)]
+
+
+@torch.no_grad()
+def score_tokens(
+    policy: Policy,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    response_ids: Tensor,
+    response_mask: Tensor,
+    temperature: float,
+    micro_batch_size: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of policy and reference, and values, each (B, T) and 0 at masked positions."""
+    columns: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+    for first in range(0, len(prompt_ids), micro_batch_size):
+        part = slice(first, first + micro_batch_size)
+        batch = (prompt_ids[part], prompt_mask[part], response_ids[part], response_mask[part], temperature)
+        scores = policy(*batch)
+        for column, values in zip(
+            columns, (scores.logprobs, policy.logprobs("reference", *batch), scores.values), strict=True
+        ):
+            column.append(values * response_mask[part])
+    logprobs, ref_logprobs, values = (torch.cat(column) for column in columns)
+    return logprobs, ref_logprobs, values

@@ -1,0 +1,153 @@
+"""The run folder: one folder per stage, whose stage.json, written last, says that the stage is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from workbench.config import STAGES, Config
+from workbench.config_file import differences, dump, parse_saved
+from workbench.errors import UserError
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "evaluate")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one experiment: config.yaml sft/ reward/ ppo/ evaluation/."""
+
+    folder: Path
+    config: Config
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage, made on first use."""
+        folder = self.folder / name
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def finished(self, name: str) -> bool:
+        """Whether the stage has its stage.json."""
+        return (self.folder / name / "stage.json").is_file()
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What a finished stage wrote into its stage.json; raises UserError with the command for an unfinished one."""
+        path = self.folder / name / "stage.json"
+        if not path.is_file():
+            raise UserError(f"{path.parent}: stage {name} is not finished; run it first: python -m recipes.{name}")
+        return json.loads(path.read_text())
+
+    def finish(self, name: str, *, minutes: float, inputs: dict[str, Any], metrics: dict[str, Any]) -> None:
+        """Mark the stage as finished."""
+        record = {
+            "stage": name,
+            "seed": self.config.seed,
+            "minutes": round(minutes, 2),
+            "inputs": inputs,
+            "metrics": metrics,
+            "commit": git_commit(),
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        }
+        write_text(self.folder / name / "stage.json", json.dumps(record, indent=2) + "\n")
+
+
+def open_run(config: Config, force: str | None) -> Run:
+    """The run folder of `config`, made or found again; `force` clears a stage and those after it.
+
+    Raises UserError when the folder was made by a configuration that differs in a stage that is kept.
+    """
+    run = Run(Path(config.runs) / config.name, config)
+    saved = run.folder / "config.yaml"
+    redone = STAGES[STAGES.index(force) :] if force else ()
+    if saved.is_file():
+        kept = [line for line in differences(parse_saved(saved), config) if line.split(".")[0] not in redone]
+        if kept:
+            raise UserError(
+                f"{run.folder}: made by another configuration: {'; '.join(kept)}; choose another --name, "
+                "or --force the first stage that changed"
+            )
+    elif run.folder.is_dir() and any(run.folder.iterdir()):
+        raise UserError(f"{run.folder}: not empty and no run folder (no config.yaml); choose another --name")
+    for stage in redone:
+        shutil.rmtree(run.folder / stage, ignore_errors=True)
+    with writing(run.folder):
+        run.folder.mkdir(parents=True, exist_ok=True)
+    write_text(saved, dump(config))
+    return run
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a failure to write into one line; libraries report a full disk as RuntimeError and the like."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        is_full = "space" in str(error) or "large" in str(error) or "write" in str(error)
+        if not isinstance(error, OSError) and not is_full:
+            raise
+        reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: cannot be written: {reason}; what was there before is unchanged; "
+            "free some space or choose another folder with --runs, then run the same command again"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole, or leave it as it was and raise UserError."""
+    partial = path.with_name(path.name + ".partial")
+    with writing(path):
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder that takes the place of `path` if the block succeeds, and vanishes if it fails."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield partial
+            partial.chmod(0o755)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def folder_hash(path: Path) -> str:
+    """sha256 over the weight files of a model or adapter folder."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def git_commit() -> str | None:
+    """Commit of the working copy the code runs from, with + when it has changes; None outside of one."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "--short", "HEAD").strip() + ("+" if git("status", "--porcelain").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,106 @@
+"""Numbers of the before/after comparison: paired bootstrap, diversity, ranking quality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CHUNK_ELEMENTS = 2_000_000  # resampled values held at once: 16 MB
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """After minus before over the same prompts; whether higher is better is the caller's to say."""
+
+    mean_before: float
+    mean_after: float
+    difference: float
+    """Mean of after - before."""
+    low: float
+    """Lower end of the 95% interval of `difference`; NaN for a single prompt."""
+    high: float
+    """Upper end of the 95% interval of `difference`; NaN for a single prompt."""
+    wins: int
+    """Prompts whose value rose."""
+    ties: int
+    """Prompts whose value stayed exactly the same."""
+    losses: int
+    """Prompts whose value fell."""
+
+
+def paired_difference(
+    before: Sequence[float] | np.ndarray,
+    after: Sequence[float] | np.ndarray,
+    *,
+    seed: int = 0,
+    resamples: int = 10_000,
+) -> PairedDifference:
+    """Compare (N,) values before and after, with a percentile bootstrap over prompts; ValueError if malformed.
+
+    One prompt says nothing about the spread over prompts, so its interval is NaN rather than of width zero.
+    """
+    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape or first.size == 0:
+        raise ValueError(f"before {first.shape} and after {second.shape} must be equally long, not empty, 1-D")
+    differences = second - first
+    if not np.isfinite(differences).all():
+        raise ValueError(f"row {int(np.argmin(np.isfinite(differences)))} has a value that is not finite")
+    low, high = np.nan, np.nan
+    if differences.size > 1:
+        low, high = np.quantile(_resampled_means(differences, seed, resamples), [0.025, 0.975])
+    return PairedDifference(
+        mean_before=float(first.mean()),
+        mean_after=float(second.mean()),
+        difference=float(differences.mean()),
+        low=float(low),
+        high=float(high),
+        wins=int((differences > 0).sum()),
+        ties=int((differences == 0).sum()),
+        losses=int((differences < 0).sum()),
+    )
+
+
+def _resampled_means(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """Means (resamples,) of draws with replacement from values (N,)."""
+    generator = np.random.default_rng(seed)
+    rows = max(1, CHUNK_ELEMENTS // values.size)
+    means = []
+    for start in range(0, resamples, rows):
+        drawn = generator.integers(values.size, size=(min(rows, resamples - start), values.size))
+        means.append(values[drawn].mean(axis=1))
+    return np.concatenate(means)
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams over all n-grams of the texts, whitespace tokens; 0.0 when no text has n tokens."""
+    if n < 1:
+        raise ValueError(f"n is {n}; an n-gram has at least one token")
+    seen: set[tuple[str, ...]] = set()
+    total = 0
+    for text in texts:
+        tokens = text.split()
+        ngrams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+        seen.update(ngrams)
+        total += len(ngrams)
+    return len(seen) / total if total else 0.0
+
+
+def auroc(scores: Sequence[float] | np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
+    """Chance that a positive row outranks a negative one, ties half; ValueError unless both labels occur."""
+    values, positive = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    if values.ndim != 1 or values.shape != positive.shape:
+        raise ValueError(f"scores {values.shape} and labels {positive.shape} must be equally long, 1-D")
+    if np.isnan(values).any():
+        raise ValueError(f"score {int(np.argmax(np.isnan(values)))} is NaN and has no rank")
+    if not np.isin(positive, [0, 1]).all():
+        raise ValueError("labels must be 0 or 1")
+    positives = int(positive.sum())
+    negatives = positive.size - positives
+    if not positives or not negatives:
+        raise ValueError(f"a ranking needs both labels: {positives} rows are 1, {negatives} are 0")
+    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(sizes) - (sizes - 1) / 2)[group]  # from 1; equal scores share their mean rank
+    rank_sum = ranks[positive.astype(bool)].sum()
+    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))

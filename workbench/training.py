@@ -1,0 +1,119 @@
+"""Run a Hugging Face trainer so that it shows progress, stops on request and goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from workbench.errors import Interrupted, UserError
+from workbench.interrupt import stop_requests
+from workbench.progress import Progress
+from workbench.runs import write_text, writing
+
+
+class StepCallback(TrainerCallback):
+    """Counts steps, and asks the trainer to save and stop when a stop was asked for."""
+
+    def __init__(self, label: str, stop_asked: Callable[[], bool]) -> None:
+        self.label, self.stop_asked = label, stop_asked
+        self.progress: Progress | None = None
+        self.note = ""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start to count."""
+        self.progress = Progress(self.label, state.max_steps, done=state.global_step, show=state.is_world_process_zero)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Keep the last loss to show."""
+        if logs and "loss" in logs:
+            self.note = f"loss {float(logs['loss']):.3f}"
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Advance, and pass on a request to stop."""
+        assert self.progress is not None
+        self.progress.advance(note=self.note)
+        if self.stop_asked():
+            control.should_save = control.should_training_stop = True
+
+
+def run_trainer(trainer: Trainer, folder: Path, label: str) -> None:
+    """Train from the last checkpoint below `folder`, or from the start, and write metrics.jsonl.
+
+    Raises Interrupted, with a checkpoint saved, when a signal asks for it; checkpoints go once training is done.
+    """
+    checkpoints = folder / "checkpoints"
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    with stop_requests() as stop_asked, writing(folder):
+        trainer.add_callback(StepCallback(label, stop_asked))
+        trainer.train(resume_from_checkpoint=last)
+        if stop_asked() and trainer.state.global_step < trainer.state.max_steps:
+            raise Interrupted(
+                f"{label} stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}"
+            )
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if not all(map(math.isfinite, map(float, losses))):
+        raise UserError(f"{label}: the loss is not finite; lower {label}.learning_rate or use precision fp32")
+    if trainer.is_world_process_zero():
+        lines = "".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history)
+        write_text(folder / "metrics.jsonl", lines)
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Remove the trainer's checkpoints of a finished stage."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def arguments(
+    folder: Path,
+    *,
+    epochs: float,
+    max_steps: int | None,
+    batch_size: int,
+    accumulation: int,
+    learning_rate: float,
+    precision: str,
+    save_every: int,
+    seed: int,
+    on_cpu: bool,
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    """Keyword arguments of TrainingArguments: ours, overruled by `extra`."""
+    logging.getLogger("transformers.trainer").setLevel(logging.WARNING)
+    return {
+        "output_dir": str(folder / "checkpoints"),
+        "num_train_epochs": epochs,
+        "max_steps": max_steps or -1,
+        "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.03,
+        "weight_decay": 0.0,
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        "logging_steps": 10,
+        "save_strategy": "steps",
+        "save_steps": save_every,
+        "save_total_limit": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        "use_cpu": on_cpu,
+        "dataloader_pin_memory": not on_cpu,
+    } | extra
