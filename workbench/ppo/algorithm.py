@@ -4,6 +4,7 @@ Shapes: B responses, T response tokens. A mask is True at sampled tokens, the st
 function returns at masked positions is 0.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -130,6 +131,12 @@ def next_kl_coef(kl_coef: float, kl: float, target: float, horizon: int, episode
     """Proportional controller of arXiv 1909.08593 section 2.2: `kl` and `target` in nats per response."""
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * episodes / horizon)
+
+
+def rate_fraction(step: int, steps: int, schedule: Literal["linear", "cosine", "constant"]) -> float:
+    """Share of the peak learning rate at `step` of `steps`: 1 at the first, near 0 at the last unless constant."""
+    done = step / steps
+    return {"linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "constant": 1.0}[schedule]
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

@@ -26,12 +26,11 @@ def save(
     accelerator: Accelerator,
     policy: nn.Module,
     optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
     counters: dict[str, Any],
 ) -> None:
     """Write `folder`/step_NNNNNN as a whole, then remove all but the newest two.
 
-    Holds trainable parameters, optimizer, scheduler, counters and the random states of every process.
+    Holds trainable parameters, optimizer, counters and the random states of every process.
     """
     states = accelerator.gather_for_metrics([random_state()], use_gather_object=True)
     if accelerator.is_main_process:
@@ -40,7 +39,6 @@ def save(
             "step": step,
             "trainable": {name: p.detach().cpu() for name, p in module.named_parameters() if p.requires_grad},
             "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
             "counters": counters,
             "random": states,
         }
@@ -59,7 +57,6 @@ def load_latest(
     accelerator: Accelerator,
     policy: nn.Module,
     optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
 ) -> tuple[int, dict[str, Any]] | None:
     """Restore the newest checkpoint in place and return its step and counters; None when there is none."""
     found = existing(folder)
@@ -76,7 +73,6 @@ def load_latest(
         for name, value in state["trainable"].items():
             parameters[name].copy_(value)
     optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
     restore_random_state(state["random"][accelerator.process_index])
     return state["step"], state["counters"]
 

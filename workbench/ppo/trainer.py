@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, get_scheduler
+from transformers import PreTrainedTokenizerBase
 
 from workbench.config import PPOConfig
 from workbench.config_file import per_process
@@ -68,8 +68,7 @@ class PPOTrainer:
         self.accelerator, self.folder, self.seed = accelerator, folder, seed
         optimizer = torch.optim.AdamW(parameter_groups(policy, config), eps=1e-5, weight_decay=0.0)
         self.policy, self.optimizer = accelerator.prepare(policy, optimizer)
-        # Not prepared: accelerate would step it once for every process.
-        self.scheduler = get_scheduler(config.schedule, self.optimizer, 0, config.steps)
+        self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.kl_coef = config.kl_coef
         self.step = 0
         self.bad_steps = 0
@@ -139,13 +138,15 @@ class PPOTrainer:
 
         metrics = self.rollout_metrics(rollout, kl, rewards, advantages, returns)
         self.check_first_step(metrics)
+        fraction = algorithm.rate_fraction(self.step, config.steps, config.schedule)
+        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
+            group["lr"] = peak * fraction
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.step, self.accelerator.process_index))
         metrics |= update(
             self.policy, self.optimizer, self.accelerator, rollout, whitened, returns, self.settings, generator
         )
-        metrics["learning_rate"] = self.scheduler.get_last_lr()[0]
+        metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         self.bad_steps = self.bad_steps + 1 if metrics["skipped_steps"] == metrics["optimizer_steps"] else 0
-        self.scheduler.step()
         self.step += 1
         if config.kl_target is not None:
             self.kl_coef = algorithm.next_kl_coef(
@@ -236,7 +237,6 @@ class PPOTrainer:
             accelerator=self.accelerator,
             policy=self.policy,
             optimizer=self.optimizer,
-            scheduler=self.scheduler,
             counters={"kl_coef": self.kl_coef, "bad_steps": self.bad_steps, "log_offset": log_offset},
         )
 
@@ -247,7 +247,6 @@ class PPOTrainer:
             accelerator=self.accelerator,
             policy=self.policy,
             optimizer=self.optimizer,
-            scheduler=self.scheduler,
         )
         offset = 0
         if found is not None:

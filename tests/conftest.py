@@ -1,0 +1,42 @@
+"""Every test is offline, seeded and leaves no Accelerate state behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)  # tiny models gain nothing from more
+
+
+def refuse(self: socket.socket, address: object) -> None:
+    """Stands in for socket.connect."""
+    if self.family != socket.AF_UNIX:
+        raise OSError(f"a test tried to reach {address}; tests are offline")
+
+
+@pytest.fixture(autouse=True)
+def offline_and_seeded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Refuse the network, seed torch and forget Accelerate's global state."""
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    torch.manual_seed(0)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    PartialState._reset_state()
+
+
+@pytest.fixture
+def in_project(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project's root as working directory, from which paths in README and YAML are meant."""
+    monkeypatch.chdir(ROOT)
+    return ROOT

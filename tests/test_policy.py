@@ -1,0 +1,149 @@
+"""The policy: alignment of log-probabilities with tokens, padding, references, sampling."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+
+from workbench.policy import Policy, token_logprobs
+
+PROMPTS = ["hello there", "a", "what is it:", "tell me more about the sea."]
+both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+either = pytest.mark.parametrize("lora", [True, False])
+
+
+def sampled(policy: Policy, architecture: str, prompts: list[str] = PROMPTS) -> tuple[torch.Tensor, ...]:
+    """Prompts with masks and seeded responses with masks."""
+    tokenizer = tiny.tokenizer(architecture)
+    ids, mask = policy.pad_prompts([tokenizer(prompt).input_ids for prompt in prompts])
+    seeds = list(range(len(prompts)))
+    return ids, mask, *policy.generate(ids, mask, max_new_tokens=12, temperature=1.0, seeds=seeds)
+
+
+@both
+@either
+def test_logprobs_are_those_of_a_plain_forward_pass_on_one_unpadded_row(architecture: str, lora: bool) -> None:
+    policy = tiny.policy(architecture, lora=lora).eval()
+    ids, mask, response, response_mask = sampled(policy, architecture)
+    logprobs = policy(ids, mask, response, response_mask, 0.7).logprobs
+    for row in range(len(PROMPTS)):
+        prompt, answer = ids[row][mask[row]], response[row][response_mask[row]]
+        with torch.no_grad():
+            if architecture == "gpt2":
+                logits = policy.model(torch.cat((prompt, answer))[None]).logits[0, len(prompt) - 1 : -1]
+            else:
+                logits = policy.model(input_ids=prompt[None], labels=answer[None]).logits[0]
+        expected = torch.log_softmax(logits / 0.7, -1)[torch.arange(len(answer)), answer]
+        assert torch.allclose(logprobs[row][: len(answer)], expected, atol=1e-5)
+
+
+@both
+@either
+def test_padding_and_batch_never_change_a_logprob_or_a_value(architecture: str, lora: bool) -> None:
+    policy = tiny.policy(architecture, lora=lora).eval()
+    torch.nn.init.normal_(policy.value_head.weight)
+    batch = sampled(policy, architecture)
+    together = policy(*batch, 1.0)
+    for row in range(len(PROMPTS)):
+        ids, mask, response, response_mask = (tensor[row : row + 1] for tensor in batch)
+        length = int(response_mask.sum())
+        alone = policy(*policy.trim_prompts(ids, mask), response[:, :length], response_mask[:, :length], 1.0)
+        assert torch.allclose(alone.logprobs[0], together.logprobs[row, :length], atol=1e-5)
+        assert torch.allclose(alone.values[0], together.values[row, :length], atol=1e-5)
+
+
+@both
+@either
+def test_policy_starts_as_its_reference_and_the_value_head_at_zero(architecture: str, lora: bool) -> None:
+    policy = tiny.policy(architecture, lora=lora).train()  # dropout would show in training mode
+    batch = sampled(policy, architecture)
+    scores = policy(*batch, 1.0)
+    assert torch.allclose(scores.logprobs, policy.logprobs("reference", *batch, 1.0), atol=1e-6)
+    assert not scores.values.any()
+
+
+@both
+def test_the_reference_is_the_sft_adapter_and_not_the_bare_base(architecture: str) -> None:
+    policy = tiny.policy(architecture, lora=True)
+    batch = sampled(policy, architecture)
+    reference, base = policy.logprobs("reference", *batch, 1.0), policy.logprobs("base", *batch, 1.0)
+    assert torch.equal(reference, policy.logprobs("sft", *batch, 1.0))
+    assert (reference - base).abs().max() > 0.01
+
+
+@both
+def test_switching_adapters_leaves_the_policy_trainable_and_the_rest_frozen(architecture: str) -> None:
+    policy = tiny.policy(architecture, lora=True)
+    batch = sampled(policy, architecture)
+    for name in ("reference", "base", "policy"):
+        policy.logprobs(name, *batch, 1.0)
+        trainable = {name for name, p in policy.named_parameters() if p.requires_grad}
+        assert trainable
+        assert all(".policy." in name or name.startswith("value_head") for name in trainable)
+
+
+@both
+def test_gradient_reaches_every_adapter_and_the_value_head(architecture: str) -> None:
+    policy = tiny.policy(architecture, lora=True)
+    torch.nn.init.normal_(policy.value_head.weight)
+    scores = policy(*sampled(policy, architecture), 1.0)
+    (scores.logprobs.sum() + scores.values.sum()).backward()
+    without = [n for n, p in policy.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+
+
+@both
+def test_the_response_ends_at_the_first_stop_token_and_is_pad_after_it(architecture: str) -> None:
+    policy = tiny.policy(architecture, lora=True)
+    _, _, response, mask = sampled(policy, architecture, PROMPTS * 8)
+    stop = int(policy.stop_ids[0])
+    assert (response[~mask] == policy.pad_id).all()
+    assert mask[:, 0].all()
+    lengths = mask.sum(dim=1)
+    assert lengths.min() < lengths.max(), "the test needs responses of different lengths"
+    for row, length in enumerate(lengths.tolist()):
+        assert stop not in response[row, : length - 1].tolist()
+        assert length == 12 or response[row, length - 1] == stop
+
+
+@both
+def test_a_seeded_sample_depends_on_its_prompt_and_seed_alone(architecture: str) -> None:
+    policy = tiny.policy(architecture, lora=True)
+    tokenizer = tiny.tokenizer(architecture)
+    prompts = [tokenizer(prompt).input_ids for prompt in PROMPTS]
+    options = {"max_new_tokens": 10, "temperature": 1.0}
+    together, _ = policy.generate(*policy.pad_prompts(prompts), **options, seeds=[1, 2, 3, 4])
+    alone, mask = policy.generate(*policy.pad_prompts(prompts[2:3]), **options, seeds=[3])
+    length = int(mask.sum())
+    assert together[2, :length].tolist() == alone[0, :length].tolist()
+    other, _ = policy.generate(*policy.pad_prompts(prompts[2:3]), **options, seeds=[4])
+    assert other[0].tolist() != alone[0].tolist()
+
+
+def test_seeded_sampling_follows_the_softmax() -> None:
+    from workbench.sampling import SeededSampling
+
+    logits = torch.tensor([2.0, 0.5, -1.0, 0.0])
+    draws = SeededSampling(list(range(20_000)), temperature=0.7)(torch.empty(0), logits.repeat(20_000, 1)).argmax(-1)
+    shares = torch.bincount(draws, minlength=4) / 20_000
+    assert torch.allclose(shares, torch.softmax(logits / 0.7, 0), atol=0.015)
+
+
+@both
+def test_sampling_follows_the_distribution_that_is_scored(architecture: str) -> None:
+    """The mean log-probability of samples is minus the entropy only if both are of one distribution."""
+    policy = tiny.policy(architecture, lora=True).eval()
+    policy.base.generation_config.top_k = 2  # neutral options must not let a model's own come back
+    ids, mask = policy.pad_prompts([tiny.tokenizer(architecture)("hello").input_ids] * 4000)
+    response, response_mask = policy.generate(ids, mask, max_new_tokens=1, temperature=1.5)
+    logits, _ = policy._response_logits(policy.model, ids[:1], mask[:1], response[:1], response_mask[:1])
+    probabilities = torch.softmax(logits[0, 0].detach() / 1.5, -1)
+    shares = torch.bincount(response[:, 0], minlength=len(probabilities)) / 4000
+    assert torch.allclose(shares, probabilities, atol=0.04)
+
+
+def test_token_logprobs_are_log_softmax_at_the_temperature() -> None:
+    logits, ids = torch.randn(2, 3, 5), torch.tensor([[0, 4, 2], [1, 1, 3]])
+    expected = torch.log_softmax(logits / 2, -1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    assert torch.allclose(token_logprobs(logits, ids, 2.0), expected, atol=1e-6)
