@@ -205,13 +205,10 @@ def _rows(source: DataSource) -> list[Row]:
     rows = load(source.path, "train" if source.fractions else source.split)
     if not rows:
         raise UserError(f"{source.path}: there are no rows in it")
-    for place, values in rows:
-        for theirs in source.columns.values():
-            column(Row(place, values), theirs)
     # A mapped column stays under its own name too: a template or the reward may ask for it by that name.
     mapped = [
-        Row(place, {**values, **{ours: values[theirs] for ours, theirs in source.columns.items()}})
-        for place, values in rows
+        Row(row.place, row.values | {ours: column(row, theirs) for ours, theirs in source.columns.items()})
+        for row in rows
     ]
     if source.fractions is None:
         return mapped

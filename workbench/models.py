@@ -215,7 +215,8 @@ def save_model(model: PreTrainedModel | PeftModel, folder: Path) -> None:
         model.save_pretrained(folder)
         return
     name = model.active_adapter
-    model.save_pretrained(folder, selected_adapters=[name])
+    # Without the flag peft looks up the base on the hub, and may save the frozen embeddings with the adapter.
+    model.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)
     for file in (folder / name).iterdir() if (folder / name).is_dir() else ():
         file.replace(folder / file.name)
     if (folder / name).is_dir():

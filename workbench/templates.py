@@ -50,9 +50,12 @@ def template_text(template: str) -> str:
 
 
 def column(row: Row, name: str) -> Any:
-    """The value of a column; raises UserError with the columns there are and how to map one."""
+    """The value of a column, or of its part as a.b; raises UserError with the columns there are and how to map one."""
     if name in row.values:
         return row.values[name]
+    head, _, rest = name.partition(".")
+    if rest and isinstance(row.values.get(head), dict):
+        return column(Row(row.place, row.values[head]), rest)
     near = difflib.get_close_matches(name, row.values, n=1)
     raise UserError(
         f"{row.place}: no column {name!r}; the columns are {', '.join(row.values)}; "

@@ -1,0 +1,319 @@
+"""The recipes as a user runs them: every configuration, the whole chain, what is skipped, refused and loadable."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from recipes import evaluation, ppo, reward, sft
+from workbench import cli
+from workbench.errors import UserError
+
+CHAIN = [sft.STAGE, reward.STAGE, ppo.STAGE, evaluation.STAGE]
+CONFIGS = sorted(path.name for path in (Path(__file__).parent.parent / "recipes" / "configs").glob("*.yaml"))
+CHAT = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant: "
+
+SMALL = [
+    *("--sft.max_steps", "3", "--sft.batch_size", "8"),
+    *("--reward.train.data.limit", "64", "--reward.train.validation.limit", "40"),
+    *("--ppo.steps", "2", "--ppo.batch_size", "8", "--ppo.minibatch_size", "4", "--ppo.epochs", "1"),
+    *("--ppo.max_new_tokens", "6", "--evaluation.batch_size", "10"),
+]
+
+
+def small(name: str, folder: Path, *options: str) -> list[str]:
+    """A quickstart of a few steps in `folder`; the reward is the lexicon unless `options` say otherwise."""
+    given = [] if "--reward.model" in options else ["--reward.model", "lexicon"]
+    limit = ["--evaluation.data", json.dumps({"test dialogues": evaluation_source(10)})]
+    return ["--config", f"recipes/configs/{name}.yaml", "--runs", str(folder), *SMALL, *limit, *given, *options]
+
+
+def evaluation_source(limit: int) -> dict[str, object]:
+    """A few embedded test dialogues."""
+    return {
+        "path": "embedded:summaries",
+        "split": "test",
+        "template": "{dialogue}",
+        "columns": {"reference": "summary"},
+        "limit": limit,
+    }
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Local folders of the architectures and data that the configurations name, tiny and with random weights."""
+    folder = tmp_path_factory.mktemp("hub")
+    for architecture in tiny.ARCHITECTURES:
+        tokenizer = tiny.tokenizer(architecture)
+        tokenizer.model_max_length = 512
+        model = tiny.model(architecture)
+        if architecture == "gpt2":
+            model.resize_token_embeddings(len(tokenizer))
+        model.save_pretrained(folder / architecture)
+        tokenizer.save_pretrained(folder / architecture)
+    tokenizer = tiny.tokenizer("gpt2")
+    tokenizer.model_max_length, tokenizer.chat_template = 512, CHAT
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "llama")
+    tokenizer.save_pretrained(folder / "llama")
+    labels = {0: "nothate", 1: "hate"}
+    roberta = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=514,
+        pad_token_id=0,
+        id2label=labels,
+        label2id={label: i for i, label in labels.items()},
+    )
+    RobertaForSequenceClassification(roberta).save_pretrained(folder / "roberta")
+    tokenizer.save_pretrained(folder / "roberta")
+    (folder / "data").mkdir()
+    rows = [{"dialogue": f"a: hello {i}\nb: bye", "summary": f"they meet {i}", "text": f"you {i}"} for i in range(200)]
+    rows = [row | {"label": i % 2, "prompt": {"text": f"so then {i}"}} for i, row in enumerate(rows)]
+    for split in ("train", "validation", "test"):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "data" / f"{split}.jsonl").write_text(lines)
+    plain = "".join(json.dumps(row | {"prompt": row["prompt"]["text"]}) + "\n" for row in rows)
+    (folder / "plain.jsonl").write_text(plain)
+    return {path.name: str(path) for path in folder.iterdir()}
+
+
+def localised(name: str, stand_ins: dict[str, str], root: Path, to: Path) -> str:
+    """The configuration with hub models and data replaced by the stand-ins."""
+    text = (root / "recipes" / "configs" / name).read_text()
+    for theirs, ours in {
+        "google/flan-t5-base": "t5",
+        "models/t5-scratch": "t5",
+        "openai-community/gpt2": "gpt2",
+        "models/smollm2-135m-instruct": "llama",
+        "models/all-minilm-l6-v2": "roberta",
+        "facebook/roberta-hate-speech-dynabench-r4-target": "roberta",
+        "knkarthick/dialogsum": "data",
+        "allenai/real-toxicity-prompts": "data",
+    }.items():
+        text = text.replace(theirs, stand_ins[ours])
+    for file in ("toxicity_mix/train", "toxicity_mix/validation", "dialogsum/train", "dialogsum/validation"):
+        text = text.replace(f"data/{file}.jsonl", stand_ins["plain.jsonl"])
+    for file in ("realtoxicity_prompts/train", "realtoxicity_prompts/validation", "bold/prompts_dev"):
+        text = text.replace(f"data/{file}.jsonl", stand_ins["plain.jsonl"])
+    text = text.replace("[q_proj, k_proj, v_proj, o_proj]", "[q_proj, v_proj]")
+    (to / name).write_text(text)
+    return str(to / name)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_loads_and_plans(
+    name: str,
+    stand_ins: dict[str, str],
+    in_project: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cli.launch(CHAIN, "", ["--config", localised(name, stand_ins, in_project, tmp_path), "--dry_run"])
+    printed = capsys.readouterr().out
+    assert "% )" not in printed
+    assert "trained (" in printed
+    assert "evaluation: " in printed
+    assert not list(tmp_path.glob("runs*")), "a plan writes nothing"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_is_headed_by_hardware_minutes_and_command(name: str, in_project: Path) -> None:
+    header = [
+        line for line in (in_project / "recipes" / "configs" / name).read_text().splitlines() if line.startswith("#")
+    ]
+    text = "\n".join(header)
+    assert "Hardware: " in text
+    assert "Minutes: " in text
+    assert "# Command: " in text
+    assert f"recipes/configs/{name}" in text
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_gpt2"])
+@pytest.mark.parametrize("adapters", [True, False])
+def test_the_chain_runs_skips_and_leaves_what_plain_libraries_load(
+    name: str, adapters: bool, in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = small(name, tmp_path, *([] if adapters else ["--policy.lora", "null"]))
+    cli.launch(CHAIN, "", options)
+    printed = capsys.readouterr().out
+    assert "| base | sft | aligned |" in printed
+    assert "ROUGE-L" in printed
+    assert "toxic share (lexicon)" in printed
+
+    cli.launch(CHAIN, "", options)
+    assert capsys.readouterr().out.count("finished before, skipped") == 3
+
+    run = tmp_path / name
+    results = json.loads((run / "evaluation" / "results.json").read_text())["test dialogues"]
+    assert results["prompts"] == 10
+    assert results["means"]["KL to reference, nats"]["sft"] == pytest.approx(0, abs=1e-4)
+    lines = [json.loads(line) for line in (run / "evaluation" / "completions.jsonl").read_text().splitlines()]
+    assert [set(line["completions"]) for line in lines] == [{"base", "sft", "aligned"}] * 10
+    assert (run / "ppo" / "value_head.safetensors").is_file()
+    steps = [json.loads(line)["step"] for line in (run / "ppo" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2]
+
+    auto_class = AutoModelForSeq2SeqLM if name == "quickstart" else AutoModelForCausalLM
+    if adapters:
+        base = json.loads((run / "ppo" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        model = PeftModel.from_pretrained(auto_class.from_pretrained(base), run / "ppo")
+    else:
+        model = auto_class.from_pretrained(run / "ppo")
+    tokenizer = AutoTokenizer.from_pretrained(run / "ppo")
+    batch = tokenizer("Anna: hello", return_tensors="pt")
+    assert model.generate(**batch, max_new_tokens=3, do_sample=False).shape[0] == 1
+
+
+def test_the_reward_stage_trains_a_plain_classifier_and_ppo_is_paid_by_it(
+    in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.launch(CHAIN, "", small("quickstart", tmp_path, "--reward.model", "null", "--reward.train.data.limit", "640"))
+    assert "toxic share (reward)" in capsys.readouterr().out
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "quickstart" / "reward")
+    assert model.config.id2label == {0: "clean", 1: "rude"}
+    record = json.loads((tmp_path / "quickstart" / "reward" / "stage.json").read_text())
+    assert 0 <= record["metrics"]["auroc"] <= 1
+    assert not (tmp_path / "quickstart" / "reward" / "checkpoints").exists()
+
+
+def test_without_sft_the_base_is_the_reference_and_any_function_is_a_reward(
+    in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = small("quickstart", tmp_path, "--reward.model", "test_ppo:share_of_e")
+    text = (in_project / "recipes/configs/quickstart.yaml").read_text()
+    head, rest = text.split("sft:\n", 1)
+    (tmp_path / "no_sft.yaml").write_text(head + "reward:\n" + rest.split("reward:\n", 1)[1])
+    options[1] = str(tmp_path / "no_sft.yaml")
+    cli.launch(CHAIN, "", drop(options, "--sft.max_steps", "--sft.batch_size"))
+    printed = capsys.readouterr().out
+    assert "| base | aligned |" in printed
+    assert "toxic share (reward)" not in printed, "a function that cannot judge is not shown as a judge"
+
+
+def drop(options: list[str], *names: str) -> list[str]:
+    """Options without those named, and their values."""
+    kept = []
+    skip = False
+    for option in options:
+        if not skip and option not in names:
+            kept.append(option)
+        skip = option in names
+    return kept
+
+
+def test_a_stage_alone_asks_for_the_one_before_it(in_project: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stage sft is not finished; run it first: python -m recipes.sft"):
+        cli.launch([ppo.STAGE], "", small("quickstart", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--policy.model", "./missing"], "no such model folder"),
+        (["--policy.model", "nobody/nothing"], "nobody/nothing: cannot be loaded"),
+        (["--policy.precision", "fp16"], "fp16 overflows in T5"),
+        (["--policy.lora.target_modules", "[nothing]"], "policy.lora.target_modules"),
+        (["--policy.lora", "null", "--policy.quantization", "nf4"], "cannot be trained; add policy.lora"),
+        (["--sft.data.path", "missing.jsonl"], "missing.jsonl: no such file"),
+        (["--reward.model", "lexicn"], "did you mean lexicon?"),
+        (["--ppo.max_new_tokens", "6", "--ppo.data.max_prompt_tokens", "1"], "rows dropped"),
+        (["--runs", "/proc/none"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(options: list[str], message: str, in_project: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        cli.launch(CHAIN, "", small("quickstart", tmp_path, *options))
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """A recipe as a process of its own."""
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_mistake_leaves_with_2_and_a_line_on_stderr(in_project: Path) -> None:
+    result = command("-m", "recipes.detox", "--config", "recipes/configs/quickstart.yaml", "--ppo.kl_ceof", "1")
+    assert result.returncode == 2
+    assert result.stderr == "error: --ppo.kl_ceof: unknown key; did you mean --ppo.kl_coef?\n"
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("recipe", ["detox", "sft", "reward", "ppo", "evaluation"])
+def test_help_answers_without_loading_torch(recipe: str, in_project: Path) -> None:
+    code = (
+        f"import sys, runpy; sys.argv = ['{recipe}', '--help']\n"
+        f"try: runpy.run_module('recipes.{recipe}', run_name='__main__')\n"
+        "finally: assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    )
+    result = command("-c", code)
+    assert result.returncode == 0, result.stderr
+    assert "--ppo.kl_coef" in result.stdout or "--ppo" in result.stdout
+
+
+def test_print_config_prints_what_would_run(in_project: Path) -> None:
+    result = command(
+        "-m", "recipes.ppo", "--config", "recipes/configs/quickstart.yaml", "--seed", "5", "--print_config"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "seed: 5" in result.stdout
+
+
+def test_it_runs_by_path_under_the_launcher_and_ctrl_c_leaves_a_run_that_goes_on(
+    in_project: Path, tmp_path: Path
+) -> None:
+    options = small("quickstart", tmp_path, "--sft.max_steps", "400")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_config.yaml"]
+    process = subprocess.Popen(
+        [*launcher, "recipes/detox.py", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    checkpoints = tmp_path / "quickstart" / "sft" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not checkpoints.is_dir() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert "To go on, run the same command again: python -m recipes.detox" in stderr, stderr
+    saved = [path for path in checkpoints.iterdir() if path.name.startswith("checkpoint-")]
+    assert len(saved) == 1
+    assert torch.load(saved[0] / "rng_state.pth", weights_only=False)
+    step = json.loads((saved[0] / "trainer_state.json").read_text())["global_step"]
+    assert 0 < step < 400
+    state = json.loads((saved[0] / "trainer_state.json").read_text())
+    assert state["max_steps"] == 400
+
+    # Going on with fewer steps would be another configuration; finish this one by the stage's own recipe.
+    result = command("-m", "recipes.sft", *options)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "quickstart" / "sft" / "stage.json").read_text())["metrics"]["steps"] == 400

@@ -1,0 +1,123 @@
+"""The run folder: finished stages, other configurations, and writes that fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workbench.config import Config, DataSource, EvaluationConfig, PolicyConfig, PPOConfig, RewardConfig
+from workbench.errors import UserError
+from workbench.runs import atomic_folder, open_run, write_text
+
+
+def config(folder: Path) -> Config:
+    """A small configuration whose run folders lie in `folder`."""
+    source = DataSource("x.jsonl")
+    return Config(
+        name="test",
+        policy=PolicyConfig("gpt2"),
+        evaluation=EvaluationConfig({"set": source}),
+        reward=RewardConfig("lexicon"),
+        ppo=PPOConfig(source),
+        runs=str(folder),
+    )
+
+
+def test_a_finished_stage_is_known_by_its_record(tmp_path: Path) -> None:
+    run = open_run(config(tmp_path), force=None)
+    run.stage("sft")
+    assert not run.finished("sft")
+    with pytest.raises(UserError, match="stage sft is not finished; run it first"):
+        run.record("sft")
+    run.finish("sft", minutes=1.0, inputs={"data": "x"}, metrics={"loss": 0.5})
+    assert run.finished("sft")
+    record = run.record("sft")
+    assert (record["metrics"], record["seed"]) == ({"loss": 0.5}, 0)
+    assert record["versions"]["torch"]
+
+
+def test_another_configuration_is_refused_with_the_difference_and_nothing_changes(tmp_path: Path) -> None:
+    first = config(tmp_path)
+    run = open_run(first, force=None)
+    saved = (run.folder / "config.yaml").read_text()
+    other = dataclasses.replace(first, seed=3)
+    with pytest.raises(UserError, match="seed: 0 -> 3"):
+        open_run(other, force=None)
+    assert (run.folder / "config.yaml").read_text() == saved
+
+
+def test_force_clears_a_stage_and_those_after_it_and_allows_them_to_change(tmp_path: Path) -> None:
+    first = config(tmp_path)
+    run = open_run(first, force=None)
+    for stage in ("sft", "reward", "ppo", "evaluation"):
+        run.stage(stage)
+        run.finish(stage, minutes=0, inputs={}, metrics={})
+    assert first.ppo is not None
+    changed = dataclasses.replace(first, ppo=dataclasses.replace(first.ppo, kl_coef=0.5))
+    with pytest.raises(UserError, match=r"ppo.kl_coef: 0.05 -> 0.5"):
+        open_run(changed, force="evaluation")
+    assert run.finished("ppo"), "a refused run loses nothing"
+    run = open_run(changed, force="ppo")
+    assert [run.finished(stage) for stage in ("sft", "reward", "ppo", "evaluation")] == [True, True, False, False]
+
+
+def test_a_folder_of_something_else_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="not empty and no run folder"):
+        open_run(config(tmp_path), force=None)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line() -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        open_run(config(Path("/proc/none")), force=None)
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new(tmp_path: Path) -> None:
+    """A real failing write: the process may not write files of more than 1000 bytes."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from workbench.runs import write_text; from workbench.errors import UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: write_text(Path(sys.argv[1]), 'x' * 10_000)\n"
+        "except UserError as error: print(error)\n"
+    )
+    target = tmp_path / "report.md"
+    target.write_text("old")
+    result = subprocess.run([sys.executable, "-c", code, str(target)], capture_output=True, text=True, check=True)
+    assert "File too large; what was there before is unchanged" in result.stdout
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("report.md", "old")]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("write failed")])
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(error: Exception, tmp_path: Path) -> None:
+    target = tmp_path / "step_000001"
+    with atomic_folder(target) as partial:
+        (partial / "state.pt").write_text("first")
+
+    def failing() -> None:
+        with atomic_folder(target) as partial:
+            (partial / "state.pt").write_text("torn")
+            raise error
+
+    with pytest.raises(UserError, match="cannot be written"):
+        failing()
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000001"]
+    assert (target / "state.pt").read_text() == "first"
+
+
+def test_other_errors_pass_through_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shape mismatch"), atomic_folder(tmp_path / "x"):
+        raise RuntimeError("shape mismatch")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "one")
+    write_text(tmp_path / "a", "two")
+    assert (tmp_path / "a").read_text() == "two"
