@@ -108,6 +108,7 @@ def run(run: Run) -> dict[str, Any]:
                 accumulation=1,
                 learning_rate=train.learning_rate,
                 precision=train.precision,
+                checkpointing=False,
                 save_every=train.save_every,
                 seed=config.seed,
                 on_cpu=device.type == "cpu",

@@ -79,6 +79,7 @@ def run(run: Run) -> dict[str, Any]:
         accumulation=share // micro,
         learning_rate=sft.learning_rate,
         precision=config.policy.precision,
+        checkpointing=config.policy.gradient_checkpointing,
         save_every=sft.save_every,
         seed=config.seed,
         on_cpu=device.type == "cpu",

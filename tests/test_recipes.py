@@ -206,11 +206,7 @@ def test_without_sft_the_base_is_the_reference_and_any_function_is_a_reward(
     in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = small("quickstart", tmp_path, "--reward.model", "test_ppo:share_of_e")
-    text = (in_project / "recipes/configs/quickstart.yaml").read_text()
-    head, rest = text.split("sft:\n", 1)
-    (tmp_path / "no_sft.yaml").write_text(head + "reward:\n" + rest.split("reward:\n", 1)[1])
-    options[1] = str(tmp_path / "no_sft.yaml")
-    cli.launch(CHAIN, "", drop(options, "--sft.max_steps", "--sft.batch_size"))
+    cli.launch(CHAIN, "", [*drop(options, "--sft.max_steps", "--sft.batch_size"), "--sft", "null"])
     printed = capsys.readouterr().out
     assert "| base | aligned |" in printed
     assert "toxic share (reward)" not in printed, "a function that cannot judge is not shown as a judge"

@@ -87,6 +87,7 @@ def arguments(
     accumulation: int,
     learning_rate: float,
     precision: str,
+    checkpointing: bool,
     save_every: int,
     seed: int,
     on_cpu: bool,
@@ -107,6 +108,9 @@ def arguments(
         "weight_decay": 0.0,
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
+        # Set either way: TRL's own default is on.
+        "activation_checkpointing": checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
         "logging_steps": 10,
         "save_strategy": "steps",
         "save_steps": save_every,
