@@ -49,7 +49,7 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN) || $(PYTHON) -m venv .venv
 	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
-	$(INSTALL) --editable '.[dev,qlora]'
+	$(INSTALL) --editable '.[dev,qlora,track]'
 	touch $@
 
 .venv/real: .venv/installed

@@ -84,13 +84,21 @@ def run(run: Run) -> dict[str, Any]:
         run.record("sft")
     rows, reward = prompt_rows(config), reward_of(run)
 
-    accelerator = Accelerator(mixed_precision="fp16" if config.policy.precision == "fp16" else "no")
+    accelerator = Accelerator(
+        mixed_precision="fp16" if config.policy.precision == "fp16" else "no",
+        log_with=config.track,
+        project_dir=str(folder),
+    )
+    if config.track:
+        accelerator.init_trackers(config.name)
     set_seed(config.seed, device_specific=True)
     tokenizer = load_policy_tokenizer(config.policy.model)
     model, reference = load_trainable(config.policy, sft, device=accelerator.device)
     policy = Policy(model, tokenizer, reference=reference, autocast=autocast_dtype(config.policy))
     trainer = PPOTrainer(policy, tokenizer, reward, rows, ppo, accelerator=accelerator, folder=folder, seed=config.seed)
     metrics = trainer.train()
+    for tracker in accelerator.trackers:  # end_training would also end the process group, which evaluation needs
+        tracker.finish()
     if accelerator.is_main_process:
         with writing(folder):
             save_model(trainer.unwrapped.model, folder)

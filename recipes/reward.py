@@ -112,6 +112,7 @@ def run(run: Run) -> dict[str, Any]:
                 save_every=train.save_every,
                 seed=config.seed,
                 on_cpu=device.type == "cpu",
+                track=config.track,
                 extra={"train_sampling_strategy": "group_by_length"} | train.trainer_args,
             )
         ),

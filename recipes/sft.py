@@ -83,6 +83,7 @@ def run(run: Run) -> dict[str, Any]:
         save_every=sft.save_every,
         seed=config.seed,
         on_cpu=device.type == "cpu",
+        track=config.track,
         extra=sft.trainer_args,
     )
     if model.config.is_encoder_decoder:

@@ -7,12 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import tiny
-import torch
 from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
@@ -199,7 +197,7 @@ def test_the_reward_stage_trains_a_plain_classifier_and_ppo_is_paid_by_it(
     assert model.config.id2label == {0: "clean", 1: "rude"}
     record = json.loads((tmp_path / "quickstart" / "reward" / "stage.json").read_text())
     assert 0 <= record["metrics"]["auroc"] <= 1
-    assert not (tmp_path / "quickstart" / "reward" / "checkpoints").exists()
+    assert not list((tmp_path / "quickstart" / "reward").glob("checkpoint-*"))
 
 
 def test_without_sft_the_base_is_the_reference_and_any_function_is_a_reward(
@@ -221,6 +219,12 @@ def drop(options: list[str], *names: str) -> list[str]:
             kept.append(option)
         skip = option in names
     return kept
+
+
+def test_metrics_go_to_a_tracker_by_one_key(in_project: Path, tmp_path: Path) -> None:
+    cli.launch([sft.STAGE, ppo.STAGE], "", small("quickstart", tmp_path, "--track", "tensorboard"))
+    events = [path.relative_to(tmp_path / "quickstart").parts[0] for path in tmp_path.rglob("events.out.tfevents*")]
+    assert set(events) == {"sft", "ppo"}
 
 
 def test_a_stage_alone_asks_for_the_one_before_it(in_project: Path, tmp_path: Path) -> None:
@@ -284,7 +288,7 @@ def test_print_config_prints_what_would_run(in_project: Path) -> None:
 def test_it_runs_by_path_under_the_launcher_and_ctrl_c_leaves_a_run_that_goes_on(
     in_project: Path, tmp_path: Path
 ) -> None:
-    options = small("quickstart", tmp_path, "--sft.max_steps", "400")
+    options = small("quickstart", tmp_path, "--sft.max_steps", "150")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_config.yaml"]
     process = subprocess.Popen(
         [*launcher, "recipes/detox.py", *options],
@@ -293,23 +297,23 @@ def test_it_runs_by_path_under_the_launcher_and_ctrl_c_leaves_a_run_that_goes_on
         text=True,
         start_new_session=True,
     )
-    checkpoints = tmp_path / "quickstart" / "sft" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not checkpoints.is_dir() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.1)
-    time.sleep(1)
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("sft ") and "left" in line:
+            break
     os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
+    stderr = "".join(lines) + process.communicate(timeout=120)[1]
+    sft_folder = tmp_path / "quickstart" / "sft"
     assert "To go on, run the same command again: python -m recipes.detox" in stderr, stderr
-    saved = [path for path in checkpoints.iterdir() if path.name.startswith("checkpoint-")]
-    assert len(saved) == 1
-    assert torch.load(saved[0] / "rng_state.pth", weights_only=False)
-    step = json.loads((saved[0] / "trainer_state.json").read_text())["global_step"]
-    assert 0 < step < 400
-    state = json.loads((saved[0] / "trainer_state.json").read_text())
-    assert state["max_steps"] == 400
+    (saved,) = sft_folder.glob("checkpoint-*")
+    step = json.loads((saved / "trainer_state.json").read_text())["global_step"]
+    assert 0 < step < 150
 
-    # Going on with fewer steps would be another configuration; finish this one by the stage's own recipe.
     result = command("-m", "recipes.sft", *options)
     assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "quickstart" / "sft" / "stage.json").read_text())["metrics"]["steps"] == 400
+    assert json.loads((sft_folder / "stage.json").read_text())["metrics"]["steps"] == 150
+    first = json.loads((sft_folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["step"] == 10, "the log of the first part is kept"
+    assert not list(sft_folder.glob("checkpoint-*"))

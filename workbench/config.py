@@ -220,5 +220,7 @@ class Config:
     """The alignment; leave the section out to measure SFT alone."""
     seed: int = 0
     """Seed of everything random."""
+    track: Literal["tensorboard", "trackio", "wandb"] | None = None
+    """Send metrics to this tracker too; metrics.jsonl is always written."""
     runs: str = "runs"
     """Folder that holds the run folders."""

@@ -16,7 +16,8 @@ class Progress:
     def __init__(self, label: str, total: int, *, done: int = 0, show: bool = True) -> None:
         self.label, self.total, self.done, self.show = label, total, done, show
         self.bar = tqdm(desc=label, total=total, initial=done) if show and sys.stderr.isatty() else None
-        self.started = self.said = time.monotonic()
+        self.started = time.monotonic()
+        self.said = self.started - SECONDS_BETWEEN_LINES  # so that the first step speaks at once
         self.first = done
 
     def advance(self, steps: int = 1, note: str = "") -> None:

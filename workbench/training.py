@@ -54,10 +54,9 @@ def run_trainer(trainer: Trainer, folder: Path, label: str) -> None:
 
     Raises Interrupted, with a checkpoint saved, when a signal asks for it; checkpoints go once training is done.
     """
-    checkpoints = folder / "checkpoints"
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    last = get_last_checkpoint(str(folder))
     with stop_requests() as stop_asked, writing(folder):
         trainer.add_callback(StepCallback(label, stop_asked))
         trainer.train(resume_from_checkpoint=last)
@@ -75,7 +74,8 @@ def run_trainer(trainer: Trainer, folder: Path, label: str) -> None:
 
 def forget_checkpoints(folder: Path) -> None:
     """Remove the trainer's checkpoints of a finished stage."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def arguments(
@@ -91,12 +91,13 @@ def arguments(
     save_every: int,
     seed: int,
     on_cpu: bool,
+    track: str | None,
     extra: dict[str, Any],
 ) -> dict[str, Any]:
     """Keyword arguments of TrainingArguments: ours, overruled by `extra`."""
     logging.getLogger("transformers.trainer").setLevel(logging.WARNING)
     return {
-        "output_dir": str(folder / "checkpoints"),
+        "output_dir": str(folder),
         "num_train_epochs": epochs,
         "max_steps": max_steps or -1,
         "per_device_train_batch_size": batch_size,
@@ -115,7 +116,7 @@ def arguments(
         "save_strategy": "steps",
         "save_steps": save_every,
         "save_total_limit": 1,
-        "report_to": "none",
+        "report_to": track or "none",
         "disable_tqdm": True,
         "seed": seed,
         "use_cpu": on_cpu,

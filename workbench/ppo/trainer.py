@@ -97,6 +97,7 @@ class PPOTrainer:
                 if self.accelerator.is_main_process:
                     log.write((json.dumps({"step": self.step} | metrics) + "\n").encode())
                     log.flush()
+                self.accelerator.log(metrics, step=self.step)
                 progress.advance(
                     note=f"score {metrics['objective/score_mean']:.3f}, kl {metrics['objective/kl']:.2f}, "
                     f"length {metrics['response/length_mean']:.1f}"
