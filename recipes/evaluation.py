@@ -15,6 +15,7 @@ from workbench.runs import Run
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from workbench.evaluation import Answers
     from workbench.policy import Policy
     from workbench.rewards import CheckedReward, Judge
 
@@ -32,15 +33,11 @@ def max_new_tokens(config: Config) -> int:
 
 
 def rows(config: Config, name: str, source: DataSource) -> list[dict[str, Any]]:
-    """The rows of a prompt set; what was dropped is said."""
-    from workbench.data import prompts
-    from workbench.models import load_config, load_policy_tokenizer, window
+    """The rows of a prompt set."""
+    from workbench.prompt_rows import prompt_rows
 
-    tokenizer = load_policy_tokenizer(config.policy.model)
-    limit = window(load_config(config.policy.model), tokenizer)
-    found, report = prompts(source, tokenizer, max_new_tokens=max_new_tokens(config), window=limit, response=False)
-    say(f"evaluation: {name}: {report}")
-    return found
+    label = f"evaluation: {name}"
+    return prompt_rows(config.policy.model, source, label=label, max_new_tokens=max_new_tokens(config))
 
 
 def judges(config: Config, reward: CheckedReward | None) -> dict[str, Judge]:
@@ -85,8 +82,23 @@ def variants(run: Run, accelerator: Accelerator) -> Iterator[tuple[str, Policy, 
             yield title, Policy(model, tokenizer, reference=reference, autocast=autocast), "policy"
 
 
+def seen_in_training(config: Config, sets: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
+    """How many prompts of each set were trained on as well; any are said with an example."""
+    from recipes import sft
+    from workbench.data import report_overlap
+
+    trained = (sft.rows(config, config.sft.data) if config.sft else []) + (ppo.rows(config) if config.ppo else [])
+    found = {}
+    for name, of_set in sets.items():
+        found[name], examples = report_overlap(trained, of_set)
+        if found[name]:
+            say(f"evaluation: {name}: {found[name]} of {len(of_set)} prompts are in the training data, {examples[0]!r}")
+    return found
+
+
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
+    judges(config, None)
     lines, models = [], 1 + bool(config.sft) + bool(config.ppo)
     for name, source in config.evaluation.data.items():
         count = len(rows(config, name, source))
@@ -98,11 +110,10 @@ def run(run: Run) -> dict[str, Any]:
     """Write completions.jsonl, results.json and report.md into the run's evaluation folder and print the tables."""
     from accelerate import Accelerator
 
-    from workbench.evaluation import Answers, answer, measure, table
+    from workbench.evaluation import answer
     from workbench.models import load_policy_tokenizer
-    from workbench.runs import write_text
 
-    config, folder = run.config, run.stage(NAME)
+    config = run.config
     for stage in ("sft", "ppo"):
         if (stage == "sft" and config.sft) or (stage == "ppo" and config.ppo):
             run.record(stage)
@@ -125,6 +136,21 @@ def run(run: Run) -> dict[str, Any]:
             )
     if not accelerator.is_main_process:
         return {"inputs": {}, "metrics": {}}
+    inputs = {name: source.path for name, source in config.evaluation.data.items()}
+    return {
+        "inputs": inputs | {"prompts seen in training": seen_in_training(config, sets)},
+        "metrics": report(run, sets, answers),
+    }
+
+
+def report(
+    run: Run, sets: dict[str, list[dict[str, Any]]], answers: dict[str, dict[str, Answers]]
+) -> dict[str, dict[str, Any]]:
+    """Measure the answers, write the three files, print the tables, and return the means and comparisons."""
+    from workbench.evaluation import measure, table
+    from workbench.runs import write_text
+
+    config, folder = run.config, run.stage(NAME)
     reward = ppo.reward_of(run) if config.reward else None
     judged_by = judges(config, reward)
     tables, summaries, completions = [], {}, []
@@ -148,7 +174,7 @@ def run(run: Run) -> dict[str, Any]:
     write_text(folder / "results.json", json.dumps(summaries, indent=2) + "\n")
     write_text(folder / "report.md", "\n\n".join(tables) + "\n")
     print("\n" + "\n\n".join(tables) + "\n", flush=True)
-    return {"inputs": {name: source.path for name, source in config.evaluation.data.items()}, "metrics": summaries}
+    return summaries
 
 
 STAGE = Stage(NAME, wanted, plan, run)

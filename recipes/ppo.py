@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli import Stage, main, say
+from workbench.cli import Stage, main
 from workbench.config import Config, PPOConfig
 from workbench.runs import Run
 
@@ -26,17 +26,12 @@ def settings(config: Config) -> PPOConfig:
     return config.ppo
 
 
-def prompt_rows(config: Config) -> list[dict[str, Any]]:
-    """Rows with prompt, prompt_ids and the reward's columns; what was dropped is said."""
-    from workbench.data import prompts
-    from workbench.models import load_config, load_policy_tokenizer, window
+def rows(config: Config) -> list[dict[str, Any]]:
+    """The prompts to answer, with the reward's columns."""
+    from workbench.prompt_rows import prompt_rows
 
-    tokenizer = load_policy_tokenizer(config.policy.model)
-    limit = window(load_config(config.policy.model), tokenizer)
     ppo = settings(config)
-    rows, report = prompts(ppo.data, tokenizer, max_new_tokens=ppo.max_new_tokens, window=limit, response=False)
-    say(f"ppo: {report}")
-    return rows
+    return prompt_rows(config.policy.model, ppo.data, label=NAME, max_new_tokens=ppo.max_new_tokens)
 
 
 def reward_of(run: Run) -> CheckedReward:
@@ -55,10 +50,13 @@ def reward_of(run: Run) -> CheckedReward:
 
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
+    from reward_models import load_reward
     from workbench.planning import model_plan
 
-    ppo, count = settings(config), len(prompt_rows(config))
+    ppo, count = settings(config), len(rows(config))
     assert config.reward is not None
+    if config.reward.model is not None:
+        load_reward(config.reward.model, **config.reward.options)
     updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
     return [
         f"{ppo.steps} steps of {ppo.batch_size} from {count} prompts, {updates} optimizer steps each, "
@@ -82,7 +80,7 @@ def run(run: Run) -> dict[str, Any]:
     sft = run.folder / "sft" if config.sft else None
     if sft:
         run.record("sft")
-    rows, reward = prompt_rows(config), reward_of(run)
+    prompts, reward = rows(config), reward_of(run)
 
     accelerator = Accelerator(
         mixed_precision="fp16" if config.policy.precision == "fp16" else "no",
@@ -95,7 +93,9 @@ def run(run: Run) -> dict[str, Any]:
     tokenizer = load_policy_tokenizer(config.policy.model)
     model, reference = load_trainable(config.policy, sft, device=accelerator.device)
     policy = Policy(model, tokenizer, reference=reference, autocast=autocast_dtype(config.policy))
-    trainer = PPOTrainer(policy, tokenizer, reward, rows, ppo, accelerator=accelerator, folder=folder, seed=config.seed)
+    trainer = PPOTrainer(
+        policy, tokenizer, reward, prompts, ppo, accelerator=accelerator, folder=folder, seed=config.seed
+    )
     metrics = trainer.train()
     for tracker in accelerator.trackers:  # end_training would also end the process group, which evaluation needs
         tracker.finish()

@@ -3,12 +3,16 @@
 # Imports of torch and transformers stand inside the functions, so that --help answers at once.
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from workbench.cli import Stage, main, say
 from workbench.config import Config, DataSource, RewardTraining
 from workbench.config_file import per_process
 from workbench.runs import Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Trainer
 
 NAME = "reward"
 
@@ -63,31 +67,49 @@ def plan(config: Config) -> list[str]:
 
 def run(run: Run) -> dict[str, Any]:
     """Train, judge on the validation rows, and save a transformers classifier in the run's reward folder."""
+    from transformers import set_seed
+
+    from workbench.models import load_tokenizer
+    from workbench.runs import writing
+    from workbench.training import forget_checkpoints, run_trainer
+
+    config, train, folder = run.config, settings(run.config), run.stage(NAME)
+    train_texts, train_labels = texts(train.data, None)
+    labels = label_names(config, train_labels)
+    validation = texts(train.validation, labels)
+    set_seed(config.seed)
+    tokenizer = load_tokenizer(train.model)
+    trainer = make_trainer(
+        config, tokenizer, folder, train_texts, [labels.index(name) for name in train_labels], labels
+    )
+    run_trainer(trainer, folder, NAME)
+    if trainer.is_world_process_zero():
+        with writing(folder):
+            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            forget_checkpoints(folder)
+    trainer.accelerator.wait_for_everyone()
+    return {"inputs": {"model": train.model, "data": train.data.path}, "metrics": judge(config, folder, *validation)}
+
+
+def make_trainer(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    train_texts: list[str],
+    train_labels: list[int],
+    labels: list[str],
+) -> Trainer:
+    """transformers' Trainer on a classifier whose label names are `labels`."""
     import torch
     from accelerate import PartialState
     from datasets import Dataset
-    from transformers import (
-        AutoModelForSequenceClassification,
-        DataCollatorWithPadding,
-        Trainer,
-        TrainingArguments,
-        set_seed,
-    )
+    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
-    from reward_models.classifier import load
-    from workbench.models import from_pretrained, load_tokenizer
-    from workbench.runs import writing
-    from workbench.statistics import auroc
-    from workbench.training import arguments, forget_checkpoints, run_trainer
+    from workbench.models import from_pretrained
+    from workbench.training import arguments
 
-    config, train, folder = run.config, settings(run.config), run.stage(NAME)
-    device = PartialState().device
-    train_texts, train_labels = texts(train.data, None)
-    labels = label_names(config, train_labels)
-    validation_texts, validation_labels = texts(train.validation, labels)
-
-    set_seed(config.seed)
-    tokenizer = load_tokenizer(train.model)
+    train, state = settings(config), PartialState()
     model = from_pretrained(
         AutoModelForSequenceClassification,
         train.model,
@@ -97,54 +119,49 @@ def run(run: Run) -> dict[str, Any]:
         pad_token_id=tokenizer.pad_token_id,
     )
     encoded = tokenizer(train_texts, truncation=True, max_length=train.max_tokens)
-    trainer = Trainer(
+    columns = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"], "labels": train_labels}
+    options = arguments(
+        folder,
+        epochs=train.epochs,
+        max_steps=None,
+        batch_size=per_process("reward.train.batch_size", train.batch_size, state.num_processes),
+        accumulation=1,
+        learning_rate=train.learning_rate,
+        precision=train.precision,
+        checkpointing=False,
+        save_every=train.save_every,
+        seed=config.seed,
+        on_cpu=state.device.type == "cpu",
+        track=config.track,
+        extra={"train_sampling_strategy": "group_by_length"} | train.trainer_args,
+    )
+    return Trainer(
         model,
-        TrainingArguments(
-            **arguments(
-                folder,
-                epochs=train.epochs,
-                max_steps=None,
-                batch_size=per_process("reward.train.batch_size", train.batch_size, PartialState().num_processes),
-                accumulation=1,
-                learning_rate=train.learning_rate,
-                precision=train.precision,
-                checkpointing=False,
-                save_every=train.save_every,
-                seed=config.seed,
-                on_cpu=device.type == "cpu",
-                track=config.track,
-                extra={"train_sampling_strategy": "group_by_length"} | train.trainer_args,
-            )
-        ),
+        TrainingArguments(**options),
         data_collator=DataCollatorWithPadding(tokenizer),
-        train_dataset=Dataset.from_dict(
-            {
-                "input_ids": encoded["input_ids"],
-                "attention_mask": encoded["attention_mask"],
-                "labels": [labels.index(label) for label in train_labels],
-            }
-        ),
+        train_dataset=Dataset.from_dict(columns),
         processing_class=tokenizer,
     )
-    run_trainer(trainer, folder, NAME)
-    if trainer.is_world_process_zero():
-        with writing(folder):
-            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            forget_checkpoints(folder)
-    trainer.accelerator.wait_for_everyone()
 
+
+def judge(config: Config, folder: Path, validation_texts: list[str], validation_labels: list[str]) -> dict[str, float]:
+    """How well the saved classifier ranks and labels the validation texts."""
+    from reward_models.classifier import load
+    from workbench.statistics import auroc
+
+    train = settings(config)
     # Loading it as PPO will do runs the polarity test.
     reward = load(str(folder), wanted_label=train.wanted_label, polarity_pair=tuple(train.polarity_pair))
     scores = reward([""] * len(validation_texts), validation_texts)
     is_wanted = [label == train.wanted_label for label in validation_labels]
+    right = sum((score > 0) == truth for score, truth in zip(scores, is_wanted, strict=True))
     metrics = {
         "auroc": auroc(scores, is_wanted),
-        "accuracy": sum((score > 0) == truth for score, truth in zip(scores, is_wanted, strict=True)) / len(scores),
+        "accuracy": right / len(scores),
         "validation_texts": len(scores),
     }
     say(f"reward: AUROC {metrics['auroc']:.4f}, accuracy {metrics['accuracy']:.4f} on {len(scores)} validation texts")
-    return {"inputs": {"model": train.model, "data": train.data.path}, "metrics": metrics}
+    return metrics
 
 
 STAGE = Stage(NAME, wanted, plan, run)

@@ -3,12 +3,16 @@
 # Imports of torch and transformers stand inside the functions, so that --help answers at once.
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from workbench.cli import Stage, main, say
+from workbench.cli import Stage, main
 from workbench.config import Config, DataSource, SFTConfig
 from workbench.config_file import per_process
 from workbench.runs import Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Trainer
 
 NAME = "sft"
 
@@ -19,15 +23,10 @@ def wanted(config: Config) -> bool:
 
 
 def rows(config: Config, source: DataSource) -> list[dict[str, Any]]:
-    """Rows with prompt_ids and response_ids; what was dropped is said."""
-    from workbench.data import prompts
-    from workbench.models import load_config, load_policy_tokenizer, window
+    """The rows to learn, with their responses."""
+    from workbench.prompt_rows import prompt_rows
 
-    tokenizer = load_policy_tokenizer(config.policy.model)
-    limit = window(load_config(config.policy.model), tokenizer)
-    found, report = prompts(source, tokenizer, max_new_tokens=1, window=limit, response=True)
-    say(f"sft: {report}")
-    return found
+    return prompt_rows(config.policy.model, source, label=NAME, max_new_tokens=1, response=True)
 
 
 def plan(config: Config) -> list[str]:
@@ -48,27 +47,52 @@ def settings(config: Config) -> SFTConfig:
 
 def run(run: Run) -> dict[str, Any]:
     """Train and save an adapter, or a model, in the run's sft folder."""
-    import torch
+    from transformers import set_seed
+
+    from workbench.models import load_policy_tokenizer, save_model
+    from workbench.runs import writing
+    from workbench.training import forget_checkpoints, run_trainer
+
+    config, sft, folder = run.config, settings(run.config), run.stage(NAME)
+    train_rows = rows(config, sft.data)
+    validation_rows = rows(config, sft.validation) if sft.validation else None
+    set_seed(config.seed)
+    tokenizer = load_policy_tokenizer(config.policy.model)
+    trainer = make_trainer(config, tokenizer, folder, train_rows, validation_rows)
+    run_trainer(trainer, folder, NAME)
+    metrics = {"loss": trainer.state.log_history[-1]["train_loss"], "steps": trainer.state.global_step}
+    if validation_rows:
+        metrics["validation_loss"] = trainer.evaluate()["eval_loss"]
+    if trainer.is_world_process_zero():
+        with writing(folder):
+            save_model(trainer.accelerator.unwrap_model(trainer.model), folder)
+            tokenizer.save_pretrained(folder)
+            forget_checkpoints(folder)
+    trainer.accelerator.wait_for_everyone()
+    return {"inputs": {"model": config.policy.model, "data": sft.data.path}, "metrics": metrics}
+
+
+def make_trainer(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    train_rows: list[dict[str, Any]],
+    validation_rows: list[dict[str, Any]] | None,
+) -> Trainer:
+    """TRL's SFTTrainer for a decoder, transformers' Seq2SeqTrainer for an encoder-decoder."""
     from accelerate import PartialState
     from datasets import Dataset
-    from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
+    from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
     from trl import SFTConfig as TrlConfig
     from trl import SFTTrainer
 
-    from workbench.models import add_lora, load_model, load_policy_tokenizer, save_model
-    from workbench.runs import writing
-    from workbench.training import arguments, forget_checkpoints, run_trainer
+    from workbench.models import add_lora, load_model
+    from workbench.training import arguments
 
-    config, sft, folder = run.config, settings(run.config), run.stage(NAME)
-    processes, device = PartialState().num_processes, PartialState().device
-    share = per_process("sft.batch_size", sft.batch_size, processes)
+    sft, state = settings(config), PartialState()
+    share = per_process("sft.batch_size", sft.batch_size, state.num_processes)
     micro = min(sft.micro_batch_size or share, share)
-    train_rows = rows(config, sft.data)
-    validation_rows = rows(config, sft.validation) if sft.validation else None
-
-    set_seed(config.seed)
-    tokenizer = load_policy_tokenizer(config.policy.model)
-    model = load_model(config.policy, device=device)
+    model = load_model(config.policy, device=state.device)
     if config.policy.lora:
         model = add_lora(model, config.policy.lora, "default")
     options = arguments(
@@ -82,40 +106,20 @@ def run(run: Run) -> dict[str, Any]:
         checkpointing=config.policy.gradient_checkpointing,
         save_every=sft.save_every,
         seed=config.seed,
-        on_cpu=device.type == "cpu",
+        on_cpu=state.device.type == "cpu",
         track=config.track,
         extra=sft.trainer_args,
     )
+    as_row = encoder_decoder_row if model.config.is_encoder_decoder else causal_row
+    data = {
+        "train_dataset": Dataset.from_list([as_row(row) for row in train_rows]),
+        "eval_dataset": Dataset.from_list([as_row(row) for row in validation_rows]) if validation_rows else None,
+        "processing_class": tokenizer,
+    }
     if model.config.is_encoder_decoder:
-        trainer = Seq2SeqTrainer(
-            model,
-            Seq2SeqTrainingArguments(**options),
-            data_collator=DataCollatorForSeq2Seq(tokenizer, model, label_pad_token_id=-100),
-            train_dataset=Dataset.from_list([encoder_decoder_row(row) for row in train_rows]),
-            eval_dataset=Dataset.from_list([encoder_decoder_row(row) for row in validation_rows or []]),
-            processing_class=tokenizer,
-        )
-    else:
-        trainer = SFTTrainer(
-            model,
-            TrlConfig(**options, max_length=None, completion_only_loss=True),
-            train_dataset=Dataset.from_list([causal_row(row) for row in train_rows]),
-            eval_dataset=Dataset.from_list([causal_row(row) for row in validation_rows]) if validation_rows else None,
-            processing_class=tokenizer,
-        )
-    run_trainer(trainer, folder, NAME)
-    metrics = {"loss": trainer.state.log_history[-1]["train_loss"], "steps": trainer.state.global_step}
-    if validation_rows:
-        metrics["validation_loss"] = trainer.evaluate()["eval_loss"]
-    if trainer.is_world_process_zero():
-        with writing(folder):
-            save_model(trainer.accelerator.unwrap_model(trainer.model), folder)
-            tokenizer.save_pretrained(folder)
-            forget_checkpoints(folder)
-    trainer.accelerator.wait_for_everyone()
-    del model, trainer
-    torch.cuda.empty_cache()
-    return {"inputs": {"model": config.policy.model, "data": sft.data.path}, "metrics": metrics}
+        collator = DataCollatorForSeq2Seq(tokenizer, model, label_pad_token_id=-100)
+        return Seq2SeqTrainer(model, Seq2SeqTrainingArguments(**options), data_collator=collator, **data)
+    return SFTTrainer(model, TrlConfig(**options, max_length=None, completion_only_loss=True), **data)
 
 
 def encoder_decoder_row(row: dict[str, Any]) -> dict[str, Any]:

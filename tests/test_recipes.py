@@ -251,6 +251,18 @@ def test_bad_input_is_one_line(options: list[str], message: str, in_project: Pat
         cli.launch(CHAIN, "", small("quickstart", tmp_path, *options))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == [], "found before anything is written"
+
+
+def test_prompts_that_were_trained_on_are_found_and_said(
+    in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = json.dumps({"seen": evaluation_source(5) | {"split": "train", "template": "again {dialogue}"}})
+    template = ["--sft.data.template", "again {dialogue}", "--ppo.data.template", "again {dialogue}"]
+    cli.launch(CHAIN, "", small("quickstart", tmp_path, *template, "--evaluation.data", same))
+    assert "evaluation: seen: 5 of 5 prompts are in the training data" in capsys.readouterr().out
+    record = json.loads((tmp_path / "quickstart" / "evaluation" / "stage.json").read_text())
+    assert record["inputs"]["prompts seen in training"] == {"seen": 5}
 
 
 def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:

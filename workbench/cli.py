@@ -7,7 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -57,6 +59,10 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
             for line in stage.plan(config):
                 print(f"{stage.name}: {line}")
         return
+    # A mistake in the last stage's settings is found before the first stage trains, and before anything is written.
+    with redirect_stdout(StringIO()):
+        for stage in wanted:
+            stage.plan(config)
     run = open_run(config, options.force)
     for stage in wanted:
         if run.finished(stage.name):

@@ -211,6 +211,8 @@ def check(config: Config) -> None:
         raise UserError("evaluation.data: name at least one prompt set")
     if config.sft is None and config.ppo is None:
         raise UserError("sft, ppo: both missing, so nothing would be trained; give at least one")
+    if config.policy.quantization and config.policy.lora is None:
+        raise UserError(f"policy.quantization: {config.policy.quantization} weights cannot be trained; add policy.lora")
     if config.ppo and (config.reward is None or (config.reward.model is None and config.reward.train is None)):
         raise UserError("reward: PPO needs one; give reward.model, or reward.train to train it")
     if config.ppo:

@@ -94,19 +94,21 @@ def window(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int 
     return None if limit > 10_000_000 else limit
 
 
+def check_precision(policy: PolicyConfig, config: PretrainedConfig, device: torch.device) -> None:
+    """Raises UserError for a precision that is known to fail with this architecture or device."""
+    if policy.precision == "fp16" and config.model_type in ("t5", "mt5", "umt5"):
+        raise UserError("policy.precision: fp16 overflows in T5 (loss 0.0 or NaN); use bf16 or fp32")
+    if policy.precision == "fp16" and device.type == "cpu":
+        raise UserError("policy.precision: fp16 has no fast products on a CPU; use bf16 or fp32")
+
+
 def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel:
     """The base model on `device`, dropout off, sampling options neutral; frozen where the policy uses LoRA.
 
-    Raises UserError for precisions that are known to fail and for quantization without LoRA.
+    Raises UserError for a precision that is known to fail.
     """
     config = load_config(policy.model)
-    if policy.precision == "fp16":
-        if config.model_type in ("t5", "mt5", "umt5"):
-            raise UserError("policy.precision: fp16 overflows in T5 (loss 0.0 or NaN); use bf16 or fp32")
-        if device.type == "cpu":
-            raise UserError("policy.precision: fp16 has no fast products on a CPU; use bf16 or fp32")
-    if policy.quantization and policy.lora is None:
-        raise UserError(f"policy.quantization: {policy.quantization} weights cannot be trained; add policy.lora")
+    check_precision(policy, config, device)
     # A frozen base is kept in the precision it computes in; weights that are trained stay in fp32.
     dtype = DTYPES[policy.precision] if policy.lora else torch.float32
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM

@@ -1,0 +1,101 @@
+"""README and YAML headers keep their word: every command runs (dry where long) and every path exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_recipes import CHAIN, small
+
+from recipes import evaluation, ppo, reward, sft
+from workbench import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+STAGES = {"detox": CHAIN, "sft": [sft.STAGE], "reward": [reward.STAGE], "ppo": [ppo.STAGE]}
+STAGES["evaluation"] = [evaluation.STAGE]
+YAML = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of README in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+BASH = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+# A command may stand alone on a header line or behind "Command:", with a remark or a condition after it.
+HEADERS = [
+    match.strip()
+    for path in YAML
+    for line in path.read_text().splitlines()
+    if line.startswith("#")
+    for match in re.findall(r"(?:make [\w-]+|accelerate launch .*|\S*python -m recipes.*)", line)
+]
+
+
+def test_readme_is_short_enough_to_read() -> None:
+    assert len(README.splitlines()) <= 150
+    assert "@@" not in README
+
+
+@pytest.mark.parametrize("line", sorted({*BASH, *HEADERS}))
+def test_every_command_is_one_that_runs(
+    line: str, in_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = shlex.split(line)
+    if words[0] == "make":
+        plan = subprocess.run(["make", "-n", *words[1:2]], capture_output=True, text=True, check=False)
+        assert plan.returncode == 0, plan.stderr
+        return
+    if words[0] == "accelerate":
+        config_file = words[words.index("--config_file") + 1]
+        assert Path(config_file).is_file()
+    module = words[words.index("-m") + 1].removeprefix("recipes.")
+    options = words[words.index("-m") + 2 :]
+    config = Path(options[options.index("--config") + 1])
+    assert config.is_file()
+    if "embedded:" not in config.read_text():
+        return  # its plan is made from stand-ins for hub and registry models, in test_recipes
+    if "my_reward:polite" in options:
+        (code,) = [block for block in blocks("python") if "def polite" in block]
+        (tmp_path / "my_reward.py").write_text(code)
+        monkeypatch.syspath_prepend(tmp_path)
+        from reward_models import load_reward
+
+        assert load_reward("my_reward:polite")(["a"] * 2, ["yes please", "no"]) == [1.0, 0.0]
+    cli.launch(STAGES[module], "", [*options, "--dry_run", "--runs", str(tmp_path)])
+
+
+def test_the_result_is_used_as_the_readme_says(
+    in_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = small("quickstart", tmp_path)
+    cli.launch([sft.STAGE, ppo.STAGE], "", options)
+    (code,) = [block for block in blocks("python") if "PeftModel" in block]
+    result = subprocess.run(
+        [sys.executable, "-c", code.replace("runs/quickstart", str(tmp_path / "quickstart"))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_path_exists(document: Path) -> None:
+    text = document.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("http")]
+    named = re.findall(r"`((?:workbench|recipes|reward_models|benchmarks|docs|tests|\.ci)/[\w./-]*)`", text)
+    for path in links:
+        assert (document.parent / path).exists(), path
+    for path in named:
+        assert (ROOT / path).exists(), path
+
+
+def test_every_configuration_is_in_the_readme() -> None:
+    assert [path.name for path in YAML if f"recipes/configs/{path.name}" not in README] == []
