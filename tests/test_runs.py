@@ -51,6 +51,17 @@ def test_another_configuration_is_refused_with_the_difference_and_nothing_change
     assert (run.folder / "config.yaml").read_text() == saved
 
 
+def test_a_run_folder_may_be_moved_and_renamed(tmp_path: Path) -> None:
+    first = config(tmp_path)
+    run = open_run(first, force=None)
+    run.stage("sft")
+    run.finish("sft", minutes=0, inputs={}, metrics={})
+    (tmp_path / "elsewhere").mkdir()
+    run.folder.rename(tmp_path / "elsewhere" / "other")
+    moved = open_run(dataclasses.replace(first, name="other", runs=str(tmp_path / "elsewhere")), force=None)
+    assert moved.finished("sft")
+
+
 def test_force_clears_a_stage_and_those_after_it_and_allows_them_to_change(tmp_path: Path) -> None:
     first = config(tmp_path)
     run = open_run(first, force=None)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -20,6 +21,8 @@ from workbench.config import STAGES, Config
 from workbench.config_file import differences, dump, parse_saved
 from workbench.errors import UserError
 
+# Where a run lies and who watches it do not change what it is.
+WHEREABOUTS = ("name", "runs", "track")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "evaluate")
 
 
@@ -71,7 +74,8 @@ def open_run(config: Config, force: str | None) -> Run:
     saved = run.folder / "config.yaml"
     redone = STAGES[STAGES.index(force) :] if force else ()
     if saved.is_file():
-        kept = [line for line in differences(parse_saved(saved), config) if line.split(".")[0] not in redone]
+        changes = differences(parse_saved(saved), config)
+        kept = [line for line in changes if re.split("[.:]", line)[0] not in (*redone, *WHEREABOUTS)]
         if kept:
             raise UserError(
                 f"{run.folder}: made by another configuration: {'; '.join(kept)}; choose another --name, "
