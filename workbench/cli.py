@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ class Stage:
 
 def main(stages: Sequence[Stage], description: str) -> NoReturn:
     """Run the stages and leave with 0, 2 for a user's mistake, 130 for an interruption."""
+    calm_libraries()
     try:
         launch(stages, description, sys.argv[1:])
     except UserError as error:
@@ -75,6 +78,21 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
             run.finish(stage.name, minutes=minutes, inputs=result["inputs"], metrics=result["metrics"])
         say(f"{stage.name}: finished in {minutes:.1f} min -> {run.folder / stage.name}")
         reset_accelerate()
+
+
+def calm_libraries() -> None:
+    """Lines instead of bars in a log, and no library's notes that a user can do nothing about.
+
+    Set before the libraries are imported; what the environment says already is kept.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # bitsandbytes looks for a package of kernels that it can do without, on import.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # peft reads a property that transformers renamed.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def say(line: str) -> None:
