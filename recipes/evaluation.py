@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from recipes import ppo
-from workbench.cli import Stage, main, say
+from workbench.cli import Stage, main
 from workbench.config import Config, DataSource
+from workbench.errors import UserError
 from workbench.runs import Run
 
 if TYPE_CHECKING:
@@ -37,7 +38,11 @@ def rows(config: Config, name: str, source: DataSource) -> list[dict[str, Any]]:
     from workbench.prompt_rows import prompt_rows
 
     label = f"evaluation: {name}"
-    return prompt_rows(config.policy.model, source, label=label, max_new_tokens=max_new_tokens(config))
+    found = prompt_rows(config.policy.model, source, label=label, max_new_tokens=max_new_tokens(config))
+    for row in found:
+        if "reference" in row and not isinstance(row["reference"], str):
+            raise UserError(f"{source.path}: reference must be text in every row, found {row['reference']!r}")
+    return found
 
 
 def judges(config: Config, reward: CheckedReward | None) -> dict[str, Judge]:
@@ -55,9 +60,7 @@ def judges(config: Config, reward: CheckedReward | None) -> dict[str, Judge]:
 
 def variants(run: Run, accelerator: Accelerator) -> Iterator[tuple[str, Policy, str]]:
     """Each variant's title, the policy that holds it and its name there; with LoRA they share one base."""
-    from peft import PeftModel
-
-    from workbench.models import autocast_dtype, load_model, load_policy_tokenizer, load_trainable
+    from workbench.models import autocast_dtype, load_adapters, load_model, load_policy_tokenizer, load_trainable
     from workbench.policy import Policy
 
     config, tokenizer, device = run.config, load_policy_tokenizer(run.config.policy.model), accelerator.device
@@ -66,11 +69,7 @@ def variants(run: Run, accelerator: Accelerator) -> Iterator[tuple[str, Policy, 
     if config.policy.lora:
         model = load_model(config.policy, device=device)
         adapters = {"policy" if title == "aligned" else title: folder for title, folder in folders.items() if folder}
-        (first, first_folder), *others = adapters.items()
-        shared = PeftModel.from_pretrained(model, first_folder, adapter_name=first)
-        for name, folder in others:
-            shared.load_adapter(folder, adapter_name=name)
-        policy = Policy(shared, tokenizer, autocast=autocast)
+        policy = Policy(load_adapters(model, adapters), tokenizer, autocast=autocast)
         yield "base", policy, "base"
         for name in adapters:
             yield "aligned" if name == "policy" else name, policy, name
@@ -83,17 +82,19 @@ def variants(run: Run, accelerator: Accelerator) -> Iterator[tuple[str, Policy, 
 
 
 def seen_in_training(config: Config, sets: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
-    """How many prompts of each set were trained on as well; any are said with an example."""
+    """How many rows of each set were trained on as well, whatever the template around them."""
     from recipes import sft
-    from workbench.data import report_overlap
+    from workbench.data import identities
 
-    trained = (sft.rows(config, config.sft.data) if config.sft else []) + (ppo.rows(config) if config.ppo else [])
-    found = {}
-    for name, of_set in sets.items():
-        found[name], examples = report_overlap(trained, of_set)
-        if found[name]:
-            say(f"evaluation: {name}: {found[name]} of {len(of_set)} prompts are in the training data, {examples[0]!r}")
-    return found
+    trained: set[str] = set()
+    if config.sft:
+        trained |= set(identities(sft.rows(config, config.sft.data), config.sft.data))
+    if config.ppo:
+        trained |= set(identities(ppo.rows(config), config.ppo.data))
+    return {
+        name: sum(text in trained for text in identities(of_set, config.evaluation.data[name]))
+        for name, of_set in sets.items()
+    }
 
 
 def plan(config: Config) -> list[str]:
@@ -137,10 +138,7 @@ def run(run: Run) -> dict[str, Any]:
     if not accelerator.is_main_process:
         return {"inputs": {}, "metrics": {}}
     inputs = {name: source.path for name, source in config.evaluation.data.items()}
-    return {
-        "inputs": inputs | {"prompts seen in training": seen_in_training(config, sets)},
-        "metrics": report(run, sets, answers),
-    }
+    return {"inputs": inputs, "metrics": report(run, sets, answers)}
 
 
 def report(
@@ -154,6 +152,7 @@ def report(
     reward = ppo.reward_of(run) if config.reward else None
     judged_by = judges(config, reward)
     tables, summaries, completions = [], {}, []
+    seen_by_set = seen_in_training(config, sets)
     for name, of_set in sets.items():
         result = measure(
             of_set,
@@ -161,10 +160,13 @@ def report(
             reward=reward,
             judges=judged_by,
             threshold=config.evaluation.threshold,
+            temperature=config.evaluation.temperature,
             seed=config.seed,
         )
-        tables.append(table(result, name))
-        summaries[name] = result.summary()
+        seen = seen_by_set[name]
+        title = f"{name} ({seen} of the prompts were in the training data)" if seen else name
+        tables.append(table(result, title, config.evaluation.temperature))
+        summaries[name] = result.summary() | {"prompts seen in training": seen}
         for index, row in enumerate(of_set):
             texts = {title: of.completions[index] for title, of in answers[name].items()}
             scores = {metric: {title: v[index] for title, v in of.items()} for metric, of in result.values.items()}

@@ -52,8 +52,10 @@ def plan(config: Config) -> list[str]:
     """What the stage would do."""
     from reward_models import load_reward
     from workbench.planning import model_plan
+    from workbench.ppo.trainer import enough_prompts
 
     ppo, count = settings(config), len(rows(config))
+    enough_prompts(ppo, count)
     assert config.reward is not None
     if config.reward.model is not None:
         load_reward(config.reward.model, **config.reward.options)
@@ -82,11 +84,8 @@ def run(run: Run) -> dict[str, Any]:
         run.record("sft")
     prompts, reward = rows(config), reward_of(run)
 
-    accelerator = Accelerator(
-        mixed_precision="fp16" if config.policy.precision == "fp16" else "no",
-        log_with=config.track,
-        project_dir=str(folder),
-    )
+    # The policy casts by itself, so that sampling and scoring run under the same precision.
+    accelerator = Accelerator(mixed_precision="no", log_with=config.track, project_dir=str(folder))
     if config.track:
         accelerator.init_trackers(config.name)
     set_seed(config.seed, device_specific=True)

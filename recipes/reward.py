@@ -3,6 +3,7 @@
 # Imports of torch and transformers stand inside the functions, so that --help answers at once.
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +53,20 @@ def label_names(config: Config, found: list[str]) -> list[str]:
 
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
+    from reward_models.classifier import load
+    from workbench.errors import UserError
     from workbench.models import load_config
+    from workbench.training import check_arguments
 
     train = settings(config)
+    check_arguments("reward.train.trainer_args", train.trainer_args)
+    assert config.reward is not None
+    options = set(inspect.signature(load).parameters) - {"model"}
+    for name in config.reward.options:
+        if name not in options:
+            raise UserError(
+                f"reward.options.{name}: no such option of a classifier; valid: {', '.join(sorted(options))}"
+            )
     found, names = texts(train.data, None)
     labels = label_names(config, names)
     texts(train.validation, labels)

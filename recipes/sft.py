@@ -32,8 +32,10 @@ def rows(config: Config, source: DataSource) -> list[dict[str, Any]]:
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
     from workbench.planning import model_plan
+    from workbench.training import check_arguments
 
     sft = settings(config)
+    check_arguments("sft.trainer_args", sft.trainer_args)
     count = len(rows(config, sft.data))
     steps = sft.max_steps or -(-count // sft.batch_size) * sft.epochs
     return [f"{steps:g} steps of {sft.batch_size} rows from {count}", *model_plan(config, sft.batch_size)]

@@ -142,6 +142,29 @@ def test_adaptive_kl_follows_the_published_formula(kl: float, factor: float) -> 
     assert algorithm.next_kl_coef(0.05, kl, target=3.0, horizon=10_000, episodes=64) == pytest.approx(0.05 * factor)
 
 
+def test_explained_variance_over_two_processes_is_that_of_both_together() -> None:
+    generator, mask = ragged(rows=8)
+    values, returns = torch.randn(8, 7, generator=generator), torch.randn(8, 7, generator=generator)
+    chosen = returns[mask] - values[mask]
+    expected = 1 - float(chosen.var(correction=0) / returns[mask].var(correction=0))
+    assert float(algorithm.explained_variance(values, returns, mask)) == pytest.approx(expected, abs=1e-5)
+    seen: list[torch.Tensor] = []
+
+    def record(sums: torch.Tensor) -> torch.Tensor:
+        seen.append(sums)
+        return sums * 2
+
+    # Twice the same rows on two processes: every sum doubles and the share stays.
+    assert float(algorithm.explained_variance(values, returns, mask, record)) == pytest.approx(expected, abs=1e-5)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)])
+def test_rates_fall_from_their_peak(schedule: str, middle: float) -> None:
+    assert algorithm.rate_fraction(0, 10, schedule) == 1.0
+    assert algorithm.rate_fraction(5, 10, schedule) == pytest.approx(middle)
+
+
 def test_explained_variance_is_one_for_the_returns_and_zero_for_their_mean() -> None:
     generator, mask = ragged(rows=20)
     returns = torch.randn(20, 7, generator=generator)

@@ -74,6 +74,15 @@ def test_the_saved_configuration_loads_back_to_itself(tmp_path: Path) -> None:
         ("kl_coef: 3e-2", "micro_batch_size: 3", "ppo.minibatch_size: 16 is not a multiple of ppo.micro_batch_size 3"),
         ("kl_coef: 3e-2", "kl_estimator: k4", "'k4' is not of the type choice: 'k1', 'k2', 'k3'"),
         ("name: test", "name: [", "not valid YAML"),
+        ("name: test", "name: 7", "name: '7' is not of the type str; write it in quotes"),
+        ("kl_coef: 3e-2", "steps: forty", "test.yaml, line 10: ppo.steps: 'forty' is not of the type int"),
+        ("{path: z.jsonl}", "{path: z.jsonl, limit: x}", "evaluation.data.toxic.limit: 'x' is not of the type int"),
+        ("{path: z.jsonl}", "{limit: 3}", "test.yaml, line 13: evaluation.data.toxic.path: missing"),
+        ("  data: {path: x.jsonl}\n", "", "ppo.data: missing"),
+        ("  data: {path: x.jsonl}", "  data: 5", "ppo.data: must be a mapping with path, split"),
+        ("kl_coef: 3e-2", "temperature: 0", "ppo.temperature: 0.0 must be above 0"),
+        ("name: test", "name: test\nseed: 5000000000", "seed: 5000000000 must be below 2**32"),
+        ("path: z.jsonl", "path: z.jsonl, template: null", "toxic.template: 'null' is not of the type str"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line_that_names_it(old: str, new: str, message: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from workbench.config import DataSource
-from workbench.data import TEMPLATES, labelled_texts, overlap, prompts, read_rows, report_overlap
+from workbench.data import TEMPLATES, identities, labelled_texts, prompts, read_rows
 from workbench.errors import UserError
 
 CHAT = (
@@ -237,7 +237,11 @@ def test_what_does_not_fit_is_dropped_and_counted(tmp_path, caplog):
     kept, _ = make(DataSource(path, max_prompt_tokens=3, max_response_tokens=4, limit=1), response=True)
     assert [(len(row["prompt"]), len(row["response"])) for row in kept] == [(3, 3)]
     _, report = make(DataSource(path, max_prompt_tokens=3, limit=2))
-    assert (report.rows_kept, report.dropped["prompt_too_long"], report.duplicate_prompts) == (2, 3, 1)
+    assert (report.rows_kept, report.dropped["prompt_too_long"], report.duplicate_prompts) == (
+        2,
+        2,
+        1,
+    )  # read no further
     # An encoder has the window to itself, and its decoder another.
     kept, _ = make(DataSource(path), ENCODER_DECODER, window=13, response=True)
     assert len(kept) == 5
@@ -300,12 +304,10 @@ def test_labels_become_strings(tmp_path):
     assert labelled_texts(source, ["0", "1"]) == (["a"], ["1"])
 
 
-def test_overlap_ignores_case_and_white_space():
-    train = [{"prompt": "Hello  there"}, {"prompt": "b"}]
-    test = [{"prompt": "hello there\n"}, {"prompt": "c"}, {"prompt": "B"}]
-    assert overlap(train, test) == 2
-    assert report_overlap(train, test) == (2, ["hello there\n", "B"])
-    assert report_overlap(train, test, examples=1) == (2, ["hello there\n"])
+def test_a_row_is_the_same_row_under_another_template_case_and_white_space():
+    rows = [{"dialogue": "Hello  There", "prompt": "Sum up: Hello  There"}, {"dialogue": "b", "prompt": "b"}]
+    short, long = DataSource("x", template="{dialogue}"), DataSource("x", template="Sum up: {dialogue}")
+    assert identities(rows, short) == ["hello there", "b"] == identities(rows, long)
 
 
 # Bad input: one line that names the file and the place, and the fix

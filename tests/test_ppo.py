@@ -220,6 +220,30 @@ def test_a_reward_that_returns_nan_stops_with_the_row_and_a_checkpoint(tmp_path:
     assert (tmp_path / "checkpoints" / "step_000001").is_dir()
 
 
+def test_a_run_that_a_reward_stopped_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    whole = trainer(tmp_path / "whole", "gpt2")
+    whole.train()
+    calls = 0
+
+    def failing_once(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise TimeoutError("the scorer did not answer")
+        return share_of_e(prompts, completions)
+
+    with pytest.raises(RewardError, match="TimeoutError: the scorer did not answer"):
+        trainer(tmp_path / "stopped", "gpt2", reward=failing_once).train()
+    resumed = trainer(tmp_path / "stopped", "gpt2")
+    resumed.train()
+    assert weights(resumed.unwrapped, trainable=True) == weights(whole.unwrapped, trainable=True)
+
+
+def test_a_finished_run_started_again_returns_its_last_metrics(tmp_path: Path) -> None:
+    first = trainer(tmp_path, "gpt2").train()
+    assert trainer(tmp_path, "gpt2").train() == first
+
+
 def test_the_reward_gets_the_columns_of_its_rows(tmp_path: Path) -> None:
     seen: list[tuple[str, int]] = []
 

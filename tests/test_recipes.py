@@ -25,7 +25,9 @@ from transformers import (
 
 from recipes import evaluation, ppo, reward, sft
 from workbench import cli
+from workbench.config_file import make_parser, parse
 from workbench.errors import UserError
+from workbench.runs import open_run
 
 CHAIN = [sft.STAGE, reward.STAGE, ppo.STAGE, evaluation.STAGE]
 CONFIGS = sorted(path.name for path in (Path(__file__).parent.parent / "recipes" / "configs").glob("*.yaml"))
@@ -210,6 +212,28 @@ def test_without_sft_the_base_is_the_reference_and_any_function_is_a_reward(
     assert "toxic share (reward)" not in printed, "a function that cannot judge is not shown as a judge"
 
 
+def test_a_torn_trainer_checkpoint_is_passed_over(in_project: Path, tmp_path: Path) -> None:
+    options = small("quickstart", tmp_path)
+    run = open_run(parse(make_parser("", ""), options)[0], force=None)
+    torn = run.stage("sft") / "checkpoint-2"
+    torn.mkdir()
+    cli.launch([sft.STAGE], "", options)
+    assert run.finished("sft")
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn"])
+def test_a_damaged_adapter_names_the_stage_to_redo(damage: str, in_project: Path, tmp_path: Path) -> None:
+    options = small("quickstart", tmp_path)
+    cli.launch([sft.STAGE], "", options)
+    adapter = tmp_path / "quickstart" / "sft"
+    if damage == "missing":
+        (adapter / "adapter_config.json").unlink()
+    else:
+        (adapter / "adapter_model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="redo the stage with --force sft"):
+        cli.launch([ppo.STAGE], "", options)
+
+
 def drop(options: list[str], *names: str) -> list[str]:
     """Options without those named, and their values."""
     kept = []
@@ -244,6 +268,12 @@ def test_a_stage_alone_asks_for_the_one_before_it(in_project: Path, tmp_path: Pa
         (["--reward.model", "lexicn"], "did you mean lexicon?"),
         (["--ppo.max_new_tokens", "6", "--ppo.data.max_prompt_tokens", "1"], "rows dropped"),
         (["--runs", "/proc/none"], "cannot be written"),
+        (["--ppo.data.limit", "5"], "ppo.batch_size: 8 is above the 5 prompts"),
+        (["--force", "reward"], "--force reward: only sft, ppo, evaluation would run here"),
+        (["--track", "wandb"], "wandb is not installed"),
+        (["--sft.trainer_args", "{warmup_stepz: 3}"], "did you mean warmup_steps?"),
+        (["--sft.trainer_args", "{output_dir: x}"], "checkpoints belong to the run folder"),
+        (["--evaluation.judges", "[lexcon]"], "did you mean lexicon?"),
     ],
 )
 def test_bad_input_is_one_line(options: list[str], message: str, in_project: Path, tmp_path: Path) -> None:
@@ -257,12 +287,11 @@ def test_bad_input_is_one_line(options: list[str], message: str, in_project: Pat
 def test_prompts_that_were_trained_on_are_found_and_said(
     in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    same = json.dumps({"seen": evaluation_source(5) | {"split": "train", "template": "again {dialogue}"}})
-    template = ["--sft.data.template", "again {dialogue}", "--ppo.data.template", "again {dialogue}"]
-    cli.launch(CHAIN, "", small("quickstart", tmp_path, *template, "--evaluation.data", same))
-    assert "evaluation: seen: 5 of 5 prompts are in the training data" in capsys.readouterr().out
-    record = json.loads((tmp_path / "quickstart" / "evaluation" / "stage.json").read_text())
-    assert record["inputs"]["prompts seen in training"] == {"seen": 5}
+    same = json.dumps({"seen": evaluation_source(5) | {"split": "train"}})
+    cli.launch(CHAIN, "", [*small("quickstart", tmp_path), "--evaluation.data", same])
+    assert "seen (5 of the prompts were in the training data): 5 prompts" in capsys.readouterr().out
+    results = json.loads((tmp_path / "quickstart" / "evaluation" / "results.json").read_text())
+    assert results["seen"]["prompts seen in training"] == 5
 
 
 def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:

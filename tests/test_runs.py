@@ -12,7 +12,7 @@ import pytest
 
 from workbench.config import Config, DataSource, EvaluationConfig, PolicyConfig, PPOConfig, RewardConfig
 from workbench.errors import UserError
-from workbench.runs import atomic_folder, open_run, write_text
+from workbench.runs import atomic_folder, only_one, open_run, write_text
 
 
 def config(folder: Path) -> Config:
@@ -75,6 +75,35 @@ def test_force_clears_a_stage_and_those_after_it_and_allows_them_to_change(tmp_p
     assert run.finished("ppo"), "a refused run loses nothing"
     run = open_run(changed, force="ppo")
     assert [run.finished(stage) for stage in ("sft", "reward", "ppo", "evaluation")] == [True, True, False, False]
+
+
+def test_two_commands_do_not_work_in_one_run_folder(tmp_path: Path) -> None:
+    run = open_run(config(tmp_path), force=None)
+    with only_one(run), pytest.raises(UserError, match="another command is at work"), only_one(run):
+        pass
+    with only_one(run):
+        pass
+
+
+def test_with_the_first_stage_forced_everything_may_change(tmp_path: Path) -> None:
+    first = config(tmp_path)
+    open_run(first, force=None)
+    assert open_run(dataclasses.replace(first, seed=3), force="sft").config.seed == 3
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "a: [\n"])
+def test_a_damaged_configuration_in_the_run_folder_is_named(text: str, tmp_path: Path) -> None:
+    run = open_run(config(tmp_path), force=None)
+    (run.folder / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config.yaml: damaged"):
+        open_run(config(tmp_path), force=None)
+
+
+def test_a_damaged_record_names_the_stage_to_redo(tmp_path: Path) -> None:
+    run = open_run(config(tmp_path), force=None)
+    (run.stage("sft") / "stage.json").write_text("")
+    with pytest.raises(UserError, match=r"redo the stage with --force sft"):
+        run.record("sft")
 
 
 def test_a_folder_of_something_else_is_not_taken(tmp_path: Path) -> None:

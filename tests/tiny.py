@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from workbench.config import LoraSettings
-from workbench.models import add_lora, disable_dropout, neutralise_generation
+from workbench.models import add_lora, neutralise_generation, without_dropout
 from workbench.policy import Policy
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz .:?"
@@ -40,7 +40,7 @@ def tokenizer(architecture: str) -> PreTrainedTokenizerFast:
 
 
 def model(architecture: str, seed: int = 0) -> PreTrainedModel:
-    """About 20,000 random weights, with the dropout probabilities of the real configurations."""
+    """About 20,000 random weights, made as `load_model` does: the configurations' own dropout is taken out."""
     torch.manual_seed(seed)
     vocabulary = len(tokenizer(architecture))
     if architecture == "gpt2":
@@ -54,21 +54,21 @@ def model(architecture: str, seed: int = 0) -> PreTrainedModel:
             eos_token_id=0,
             initializer_range=0.2,  # with the usual 0.02, adapters alone can hardly move so narrow a model
         )
+        without_dropout(config)
         return GPT2LMHeadModel(config)
     config = T5Config(
         vocab_size=vocabulary, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, decoder_start_token_id=0
     )
+    without_dropout(config)
     return T5ForConditionalGeneration(config)
 
 
 def policy(architecture: str, *, lora: bool, seed: int = 0) -> Policy:
     """A policy on a tiny model; its adapter starts away from zero, as one that SFT has trained would."""
     base = model(architecture, seed)
-    disable_dropout(base)
     neutralise_generation(base)
     if not lora:
         reference = model(architecture, seed).requires_grad_(False)
-        disable_dropout(reference)
         return Policy(base, tokenizer(architecture), reference=reference)
     base.requires_grad_(False)
     peft: PeftModel = add_lora(base, LoraSettings(r=4, alpha=8), "sft")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shlex
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +20,7 @@ from typing import Any, NoReturn
 from workbench.config import Config
 from workbench.config_file import make_parser, parse
 from workbench.errors import Interrupted, UserError
-from workbench.runs import Run, open_run
+from workbench.runs import Run, only_one, open_run, prepare_folder
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ def main(stages: Sequence[Stage], description: str) -> NoReturn:
     try:
         launch(stages, description, sys.argv[1:])
     except UserError as error:
-        if is_main_process():
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        where = "" if is_main_process() else f" (process {os.environ['RANK']})"
+        print(f"error{where}: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt) as interruption:
         if is_main_process():
@@ -57,6 +59,14 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
     wanted = [stage for stage in stages if stage.wanted(config)]
     if not wanted:
         raise UserError(f"{stages[0].name}: the configuration has no such stage")
+    names = [stage.name for stage in wanted]
+    if options.force and options.force not in names:
+        raise UserError(
+            f"--force {options.force}: only {', '.join(names)} would run here; "
+            f"use recipes.{options.force} or recipes.detox"
+        )
+    if config.track and find_spec(config.track) is None:
+        raise UserError(f"track: {config.track} is not installed: python -m pip install {config.track}")
     if options.dry_run:
         for stage in wanted:
             for line in stage.plan(config):
@@ -66,8 +76,19 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
     with redirect_stdout(StringIO()):
         for stage in wanted:
             stage.plan(config)
-    run = open_run(config, options.force)
-    for stage in wanted:
+    run = Run(Path(config.runs) / config.name, config)
+    with ExitStack() as stack:
+        if is_main_process():
+            prepare_folder(run.folder)
+            stack.enter_context(only_one(run))
+            open_run(config, options.force)
+        wait_for_everyone()
+        work(wanted, run)
+
+
+def work(stages: Sequence[Stage], run: Run) -> None:
+    """Do the stages that are not finished, one after the other."""
+    for stage in stages:
         if run.finished(stage.name):
             say(f"{stage.name}: finished before, skipped (--force {stage.name} redoes it)")
             continue
@@ -76,8 +97,16 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
         minutes = (time.monotonic() - start) / 60
         if is_main_process():
             run.finish(stage.name, minutes=minutes, inputs=result["inputs"], metrics=result["metrics"])
+        wait_for_everyone()
         say(f"{stage.name}: finished in {minutes:.1f} min -> {run.folder / stage.name}")
         reset_accelerate()
+
+
+def wait_for_everyone() -> None:
+    """Meet the other processes; a stage must find what the one before it wrote."""
+    from accelerate import PartialState
+
+    PartialState().wait_for_everyone()
 
 
 def calm_libraries() -> None:
@@ -116,6 +145,7 @@ def reset_accelerate() -> None:
 
 
 def command() -> str:
-    """The command as typed."""
-    module = Path(sys.argv[0])
-    return " ".join(["python", "-m", f"recipes.{module.stem}", *sys.argv[1:]])
+    """The command to type again; one that was launched for several processes is launched as before."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return "launched as before"
+    return shlex.join(["python", "-m", f"recipes.{Path(sys.argv[0]).stem}", *sys.argv[1:]])

@@ -35,7 +35,7 @@ def parse(parser: ArgumentParser, argv: list[str]) -> tuple[Config, Namespace]:
     files = config_files(argv)
     lines: dict[str, str] = {}
     for file in files:
-        lines |= check_yaml(file)
+        lines |= check_yaml(file, {argument[2:].split("=")[0] for argument in argv if argument.startswith("--")})
     check_options(argv, set(lines) | {"config", "dry_run", "force", "help", "print_config"})
     try:
         options = parser.parse_args(argv)
@@ -63,8 +63,11 @@ def config_files(argv: list[str]) -> list[Path]:
     return [Path(name) for name in names]
 
 
-def check_yaml(file: Path) -> dict[str, str]:
-    """Where each dotted key stands ("file, line n"); raises UserError for a key that no dataclass has."""
+def check_yaml(file: Path, given: set[str]) -> dict[str, str]:
+    """Where each dotted key stands ("file, line n"); `given` are the keys that the command line sets.
+
+    Raises UserError for a key that no dataclass has, a required one that is missing, and a plain value of a wrong type.
+    """
     try:
         node = yaml.compose(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -75,15 +78,35 @@ def check_yaml(file: Path) -> dict[str, str]:
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{file}: empty or not a mapping; see recipes/configs for examples")
     places: dict[str, str] = {}
-    visit(node, Config, "", file, places)
+    visit(node, Config, "", file, places, given)
     return places
 
 
-def visit(node: yaml.Node, kind: Any, key: str, file: Path, places: dict[str, str]) -> None:
+# Which YAML tags a plain type accepts; YAML 1.1 takes 3e-6 for a text, the parser for a number.
+SCALARS = {
+    int: re.compile(r".*:int"),
+    bool: re.compile(r".*:bool"),
+    str: re.compile(r".*:str"),
+}
+
+
+def visit(node: yaml.Node, kind: Any, key: str, file: Path, places: dict[str, str], given: set[str]) -> None:
     """Record the line of every key below `node`, and compare the keys with the dataclass `kind`."""
-    kind = without_none(kind)
-    if not isinstance(node, yaml.MappingNode):
+    optional, kind = kind, without_none(kind)
+    is_null = isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+    if is_null and optional is not kind:
         return
+    if not isinstance(node, yaml.MappingNode):
+        place = f"{file}, line {node.start_mark.line + 1}"
+        if dataclasses.is_dataclass(kind):
+            raise UserError(f"{place}: {key}: must be a mapping with {', '.join(field_types(kind))}")
+        if kind in SCALARS and not SCALARS[kind].fullmatch(node.tag):
+            value = "null" if is_null else node.value if isinstance(node, yaml.ScalarNode) else "a list"
+            quotes = "; write it in quotes" if kind is str and value not in ("null", "a list") else ""
+            raise UserError(f"{place}: {key}: {value!r} is not of the type {kind.__name__}{quotes}")
+        return
+    if kind in SCALARS:
+        raise UserError(f"{file}, line {node.start_mark.line + 1}: {key}: a mapping is not of the type {kind.__name__}")
     fields = field_types(kind) if dataclasses.is_dataclass(kind) else None
     inner = typing.get_args(kind)[1] if typing.get_origin(kind) is dict else Any
     seen: set[str] = set()
@@ -91,13 +114,28 @@ def visit(node: yaml.Node, kind: Any, key: str, file: Path, places: dict[str, st
         name = str(name_node.value)
         dotted = f"{key}.{name}" if key else name
         place = f"{file}, line {name_node.start_mark.line + 1}"
-        if name in seen:
+        if name == "<<":
+            visit(value, kind, key, file, places, given)
+            seen |= {str(merged.value) for merged, _ in value.value}
+            continue
+        if name in seen and dotted in places:
             raise UserError(f"{place}: {dotted}: given twice; keep one")
         seen.add(name)
         if fields is not None and name not in fields:
             raise UserError(f"{place}: unknown key {dotted}{suggestion(name, list(fields))}")
         places[dotted] = place
-        visit(value, fields[name] if fields is not None else inner, dotted, file, places)
+        visit(value, fields[name] if fields is not None else inner, dotted, file, places, given)
+    if fields is not None and key:  # top-level keys may be given on the command line
+        required = [field.name for field in dataclasses.fields(kind) if is_required(field)]
+        missing = [name for name in required if name not in seen and f"{key}.{name}" not in given]
+        if missing:
+            place = f"{file}, line {node.start_mark.line + 1}"
+            raise UserError(f"{place}: {key}.{missing[0]}: missing; {key} needs it")
+
+
+def is_required(field: dataclasses.Field) -> bool:
+    """Whether a field has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def check_options(argv: list[str], known: set[str]) -> None:
@@ -171,17 +209,29 @@ def dump(config: Config) -> str:
 
 def parse_saved(file: Path) -> dict[str, Any]:
     """The nested values of a saved configuration."""
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: damaged, not valid YAML; restore it, or choose another --name") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: damaged, not a mapping; restore it, or choose another --name")
+    return values
 
 
 def differences(saved: dict[str, Any], config: Config) -> list[str]:
     """One "key: old -> new" for each value in which the configuration left its saved form."""
     before, after = flatten(saved), flatten(yaml.safe_load(dump(config)))
     return [
-        f"{key}: {before.get(key)} -> {after.get(key)}"
+        f"{key}: {short(before.get(key))} -> {short(after.get(key))}"
         for key in dict.fromkeys([*before, *after])
         if before.get(key) != after.get(key)
     ]
+
+
+def short(value: Any) -> str:
+    """A value on one line, cut to 40 characters."""
+    text = str(value).replace("\n", " ")
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -209,6 +259,13 @@ def check(config: Config) -> None:
         raise UserError(f"name: {config.name!r} must be letters, digits, '.', '_' and '-': it names a folder")
     if not config.evaluation.data:
         raise UserError("evaluation.data: name at least one prompt set")
+    if config.seed >= 2**32:
+        raise UserError(f"seed: {config.seed} must be below 2**32 = {2**32}")
+    train = config.reward.train if config.reward else None
+    if train and len(train.polarity_pair) != 2:
+        raise UserError(
+            f"reward.train.polarity_pair: {len(train.polarity_pair)} sentences; give a polite and a rude one"
+        )
     if config.sft is None and config.ppo is None:
         raise UserError("sft, ppo: both missing, so nothing would be trained; give at least one")
     if config.policy.quantization and config.policy.lora is None:
@@ -217,6 +274,10 @@ def check(config: Config) -> None:
         raise UserError("reward: PPO needs one; give reward.model, or reward.train to train it")
     if config.ppo:
         ppo = config.ppo
+        if ppo.temperature == 0:
+            raise UserError(
+                "ppo.temperature: 0.0 must be above 0: PPO learns from samples, and greedy answers are none"
+            )
         divides("ppo.batch_size", ppo.batch_size, "ppo.minibatch_size", ppo.minibatch_size)
         if ppo.micro_batch_size:
             divides("ppo.minibatch_size", ppo.minibatch_size, "ppo.micro_batch_size", ppo.micro_batch_size)

@@ -24,7 +24,7 @@ from workbench.templates import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TEMPLATES", "DataReport", "labelled_texts", "overlap", "prompts", "read_rows", "report_overlap"]
+__all__ = ["TEMPLATES", "DataReport", "identities", "labelled_texts", "prompts", "read_rows"]
 
 
 @dataclass
@@ -138,18 +138,9 @@ def labelled_texts(source: DataSource, labels: list[str] | None) -> tuple[list[s
     return texts, names
 
 
-def overlap(a: list[dict[str, Any]], b: list[dict[str, Any]], key: str = "prompt") -> int:
-    """How many rows of `b` have a text that `a` has too, but for case and white space."""
-    return report_overlap(a, b, key)[0]
-
-
-def report_overlap(
-    a: list[dict[str, Any]], b: list[dict[str, Any]], key: str = "prompt", examples: int = 3
-) -> tuple[int, list[str]]:
-    """`overlap` and the first few texts of `b` that `a` has too."""
-    known = {normalize(row[key]) for row in a}
-    shared = [row[key] for row in b if normalize(row[key]) in known]
-    return len(shared), list(dict.fromkeys(shared))[:examples]
+def identities(rows: list[dict[str, Any]], source: DataSource) -> list[str]:
+    """What makes each of the source's rows the row it is, but for case, white space and the template's wording."""
+    return [identity(Row(source.path, row), source) for row in rows]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], add_special_tokens: bool) -> list[list[int]]:

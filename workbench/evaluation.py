@@ -111,6 +111,7 @@ def measure(
     reward: RewardModel | None,
     judges: Mapping[str, Judge],
     threshold: float,
+    temperature: float,
     seed: int,
 ) -> SetResult:
     """Score the answers of every variant, in the order base to aligned, and compare each with the one before."""
@@ -130,7 +131,8 @@ def measure(
             for key, scores in metrics.rouge(texts, columns["reference"]).items():
                 if key in ROUGE:
                     values.setdefault(ROUGE[key], {})[variant] = scores
-        values.setdefault("KL to reference, nats", {})[variant] = answered.kl
+        if temperature > 0:  # an estimate of KL needs samples
+            values.setdefault("KL to reference, nats", {})[variant] = answered.kl
         values.setdefault("tokens", {})[variant] = list(map(float, answered.tokens))
         values.setdefault("truncated share", {})[variant] = list(map(float, answered.truncated))
         values.setdefault("empty share", {})[variant] = [float(not text) for text in texts]
@@ -146,12 +148,17 @@ def measure(
     return SetResult(len(rows), values, overall, comparisons)
 
 
-def table(result: SetResult, title: str) -> str:
+def table(result: SetResult, title: str, temperature: float) -> str:
     """A Markdown table of the means, and of the last step's paired difference with its 95 % interval."""
     variants = list(result.overall["distinct-2"])
     pair = f"{variants[-1]} - {variants[-2]}"
+    how = (
+        f"one sample each at temperature {temperature:g}, the same random numbers for every model"
+        if temperature > 0
+        else "greedy answers"
+    )
     lines = [
-        f"{title}: {result.prompts} prompts, one sample each, the same random numbers for every model",
+        f"{title}: {result.prompts} prompts, {how}",
         "",
         f"| | {' | '.join(variants)} | {pair} [95 % interval] | up / same / down |",
         f"|---|{'---:|' * len(variants)}---:|---:|",

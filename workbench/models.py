@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,6 +31,7 @@ from workbench.embedded import model_folder
 from workbench.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+HUB_SECONDS = 5.0
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -47,14 +52,28 @@ def resolve(model: str) -> str:
 def from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
     """`auto_class.from_pretrained` whose failures are one line: a UserError naming the model and the cause."""
     folder = resolve(model)
+    if not Path(folder).is_dir() and not hub_answers(folder):
+        options["local_files_only"] = True
     try:
         return auto_class.from_pretrained(folder, **options)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         cause = lines[0] if lines else type(error).__name__
         if folder == model:
             cause += " (a hub id needs a network or a filled cache; a local folder needs neither)"
         raise UserError(f"{model}: cannot be loaded: {cause}") from error
+
+
+@cache
+def hub_answers(model: str) -> bool:
+    """Whether the hub can be reached; without it the cache is read at once, where loading would retry for a minute."""
+    try:
+        HfApi().model_info(model, timeout=HUB_SECONDS)
+    except HfHubHTTPError:
+        return True  # an answer: loading will say what is wrong
+    except Exception:  # the classes of the HTTP library below change
+        return False
+    return True
 
 
 def load_config(model: str) -> PretrainedConfig:
@@ -94,12 +113,12 @@ def window(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int 
     return None if limit > 10_000_000 else limit
 
 
-def check_precision(policy: PolicyConfig, config: PretrainedConfig, device: torch.device) -> None:
-    """Raises UserError for a precision that is known to fail with this architecture or device."""
+def check_precision(policy: PolicyConfig, config: PretrainedConfig) -> None:
+    """Raises UserError for a precision that is known to fail with this architecture."""
     if policy.precision == "fp16" and config.model_type in ("t5", "mt5", "umt5"):
         raise UserError("policy.precision: fp16 overflows in T5 (loss 0.0 or NaN); use bf16 or fp32")
-    if policy.precision == "fp16" and device.type == "cpu":
-        raise UserError("policy.precision: fp16 has no fast products on a CPU; use bf16 or fp32")
+    if policy.precision == "fp16":
+        raise UserError("policy.precision: fp16 needs loss scaling, which PPO here does not do; use bf16 or fp32")
 
 
 def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel:
@@ -108,15 +127,17 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
     Raises UserError for a precision that is known to fail.
     """
     config = load_config(policy.model)
-    check_precision(policy, config, device)
+    check_precision(policy, config)
     # A frozen base is kept in the precision it computes in; weights that are trained stay in fp32.
     dtype = DTYPES[policy.precision] if policy.lora else torch.float32
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    options: dict[str, Any] = {"dtype": dtype}
+    without_dropout(config)
+    options: dict[str, Any] = {"dtype": dtype, "config": config}
     if policy.quantization:
         options |= {"quantization_config": quantization_config(policy), "device_map": {"": device}}
     model = from_pretrained(auto_class, policy.model, **options)
     if policy.quantization:
+        keep_differentiable(model)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=policy.gradient_checkpointing)
     else:
         model.to(device)
@@ -124,9 +145,18 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     model.requires_grad_(policy.lora is None)
-    disable_dropout(model)
     neutralise_generation(model)
     return model
+
+
+def keep_differentiable(model: PreTrainedModel) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights for inference on the CPU, which has no gradient.
+
+    It does so at the first forward pass in eval mode, as a rollout is, and gradients then end at every layer.
+    """
+    for module in model.modules():
+        if "support_avx512bf16_for_cpu" in vars(module):
+            module.support_avx512bf16_for_cpu = False
 
 
 def quantization_config(policy: PolicyConfig) -> BitsAndBytesConfig:
@@ -141,15 +171,15 @@ def quantization_config(policy: PolicyConfig) -> BitsAndBytesConfig:
     )
 
 
-def disable_dropout(model: torch.nn.Module) -> None:
-    """Set every dropout probability to 0, so that train and eval mode compute the same log-probabilities."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        # Attention modules hold the probability as a plain number.
-        for name, value in vars(module).items():
-            if name in ("dropout", "attention_dropout") and isinstance(value, float):
-                setattr(module, name, 0.0)
+def without_dropout(config: PretrainedConfig) -> None:
+    """Set every dropout probability of a configuration to 0, in place.
+
+    With dropout on, the first ratio is not 1 and the KL at the first step is large.
+    """
+    for part in (config, config.get_text_config(decoder=True)):
+        for name, value in part.to_dict().items():
+            if "drop" in name and isinstance(value, float):
+                setattr(part, name, 0.0)
 
 
 def neutralise_generation(model: PreTrainedModel) -> None:
@@ -202,10 +232,30 @@ def load_trainable(
     model = load_model(policy, device=device)
     if start is None:
         return add_lora(model, policy.lora, "policy"), None
-    trainable = PeftModel.from_pretrained(model, start, adapter_name="sft", is_trainable=False)
+    trainable = load_adapters(model, {"sft": start})
     trainable.load_adapter(start, adapter_name="policy", is_trainable=True)
     trainable.set_adapter("policy")
     return trainable, None
+
+
+def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:
+    """The model with frozen adapters by name; raises UserError for a folder that holds no whole adapter."""
+    peft: PeftModel | None = None
+    for name, folder in folders.items():
+        if not (folder / "adapter_config.json").is_file():
+            raise UserError(f"{folder}: no adapter in it; redo the stage with --force {folder.name}")
+        try:
+            if peft is None:
+                peft = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False)
+            else:
+                peft.load_adapter(folder, adapter_name=name)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{folder}: the adapter cannot be loaded ({reason}); redo the stage with --force {folder.name}"
+            ) from error
+    assert peft is not None
+    return peft
 
 
 def save_model(model: PreTrainedModel | PeftModel, folder: Path) -> None:

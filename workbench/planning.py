@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from workbench.config import Config
@@ -17,7 +16,7 @@ BYTES_PER_TRAINED = 16
 def model_plan(config: Config, rows: int, tokens: int = 256) -> list[str]:
     """Parameters, the share that is trained and a rough memory need for `rows` rows of `tokens` tokens at once."""
     model_config = load_config(config.policy.model)
-    check_precision(config.policy, model_config, PartialState().device)
+    check_precision(config.policy, model_config)
     auto_class = AutoModelForSeq2SeqLM if model_config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device("meta"):
         model = auto_class.from_config(model_config)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from workbench.errors import RewardError
+from workbench.errors import RewardError, UserError
 
 SHOWN_CHARACTERS = 80
 
@@ -58,7 +58,12 @@ class CheckedReward:
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         """One finite float per completion; raises RewardError for anything else."""
         # By keyword, as TRL calls: its own functions take `completions` and keep the prompts in **kwargs.
-        answer = self.reward(prompts=prompts, completions=completions, **columns)
+        try:
+            answer = self.reward(prompts=prompts, completions=completions, **columns)
+        except UserError:
+            raise
+        except Exception as error:  # a user's reward can fail in any way
+            raise RewardError(f"reward {self.name}: it failed with {type(error).__name__}: {error}") from error
         return _numbers(answer, completions, f"reward {self.name}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -24,6 +25,19 @@ from workbench.errors import UserError
 # Where a run lies and who watches it do not change what it is.
 WHEREABOUTS = ("name", "runs", "track")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "evaluate")
+
+
+@contextmanager
+def only_one(run: Run) -> Iterator[None]:
+    """Holds the run folder's lock; raises UserError when another command holds it."""
+    with (run.folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{run.folder}: another command is at work in this run folder; wait, or use --name"
+            ) from error
+        yield
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,10 @@ class Run:
         path = self.folder / name / "stage.json"
         if not path.is_file():
             raise UserError(f"{path.parent}: stage {name} is not finished; run it first: python -m recipes.{name}")
-        return json.loads(path.read_text())
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path}: damaged; redo the stage with --force {name}") from error
 
     def finish(self, name: str, *, minutes: float, inputs: dict[str, Any], metrics: dict[str, Any]) -> None:
         """Mark the stage as finished."""
@@ -65,6 +82,14 @@ class Run:
         write_text(self.folder / name / "stage.json", json.dumps(record, indent=2) + "\n")
 
 
+def prepare_folder(folder: Path) -> None:
+    """Make the run folder; raises UserError where that cannot be."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file of that name is in the way; choose another --name")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def open_run(config: Config, force: str | None) -> Run:
     """The run folder of `config`, made or found again; `force` clears a stage and those after it.
 
@@ -76,19 +101,26 @@ def open_run(config: Config, force: str | None) -> Run:
     if saved.is_file():
         changes = differences(parse_saved(saved), config)
         kept = [line for line in changes if re.split("[.:]", line)[0] not in (*redone, *WHEREABOUTS)]
+        kept = [] if force == STAGES[0] else kept  # with nothing kept, everything may change
         if kept:
+            shown = "; ".join(kept[:6]) + (f"; and {len(kept) - 6} more" if len(kept) > 6 else "")
             raise UserError(
-                f"{run.folder}: made by another configuration: {'; '.join(kept)}; choose another --name, "
-                "or --force the first stage that changed"
+                f"{run.folder}: made by another configuration: {shown}; choose another --name, "
+                f"or redo it with --force {first_changed(kept)}"
             )
-    elif run.folder.is_dir() and any(run.folder.iterdir()):
+    elif run.folder.is_dir() and {path.name for path in run.folder.iterdir()} - {".lock"}:
         raise UserError(f"{run.folder}: not empty and no run folder (no config.yaml); choose another --name")
     for stage in redone:
         shutil.rmtree(run.folder / stage, ignore_errors=True)
-    with writing(run.folder):
-        run.folder.mkdir(parents=True, exist_ok=True)
+    prepare_folder(run.folder)
     write_text(saved, dump(config))
     return run
+
+
+def first_changed(changes: list[str]) -> str:
+    """The earliest stage that "key: old -> new" lines touch; what stands outside of the stages touches all."""
+    sections = {re.split("[.:]", line)[0] for line in changes}
+    return next((stage for stage in STAGES if stage in sections), STAGES[0]) if sections <= set(STAGES) else STAGES[0]
 
 
 @contextmanager
@@ -97,8 +129,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        is_full = "space" in str(error) or "large" in str(error) or "write" in str(error)
-        if not isinstance(error, OSError) and not is_full:
+        # torch's writer says "unexpected pos" when the disk takes less than it was given.
+        is_write = any(word in str(error) for word in ("space", "large", "write", "unexpected pos"))
+        if not isinstance(error, OSError) and not is_write:
             raise
         reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
         raise UserError(

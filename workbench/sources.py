@@ -115,6 +115,8 @@ def _read_json(path: Path) -> list[Row]:
             f"{path} line {line or error.lineno}: broken JSON: {error.msg} at column {error.colno}; "
             "every line must be one object, or the file one list of objects"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise UserError(f"{path} line {line or 1}: JSON that cannot be read: {_first_line(error)}") from error
     for place, values in rows:
         if not isinstance(values, dict):
             raise UserError(f'{place}: a row must be an object like {{"prompt": "..."}}, found {shorten(values)}')
@@ -123,6 +125,7 @@ def _read_json(path: Path) -> list[Row]:
 
 
 def _read_csv(path: Path) -> list[Row]:
+    csv.field_size_limit(2**31 - 1)  # a long text is dropped later, and counted
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     rows = []
     try:

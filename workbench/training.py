@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import json
 import logging
 import math
@@ -56,6 +58,9 @@ def run_trainer(trainer: Trainer, folder: Path, label: str) -> None:
     """
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
+    for torn in folder.glob("checkpoint-*"):  # the trainer writes trainer_state.json near the end of a save
+        if not (torn / "trainer_state.json").is_file():
+            shutil.rmtree(torn)
     last = get_last_checkpoint(str(folder))
     with stop_requests() as stop_asked, writing(folder):
         trainer.add_callback(StepCallback(label, stop_asked))
@@ -70,6 +75,19 @@ def run_trainer(trainer: Trainer, folder: Path, label: str) -> None:
     if trainer.is_world_process_zero():
         lines = "".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history)
         write_text(folder / "metrics.jsonl", lines)
+
+
+def check_arguments(key: str, extra: dict[str, Any]) -> None:
+    """Raises UserError for a name in `extra` that TrainingArguments does not have, or that a run folder depends on."""
+    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
+    for name in extra:
+        if name == "output_dir":
+            raise UserError(f"{key}.output_dir: checkpoints belong to the run folder; choose it with --runs and --name")
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            raise UserError(
+                f"{key}.{name}: no such field of TrainingArguments" + (f"; did you mean {near[0]}?" if near else "")
+            )
 
 
 def forget_checkpoints(folder: Path) -> None:
@@ -108,7 +126,6 @@ def arguments(
         "warmup_steps": 0.03,
         "weight_decay": 0.0,
         "bf16": precision == "bf16",
-        "fp16": precision == "fp16",
         # Set either way: TRL's own default is on.
         "activation_checkpointing": checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,

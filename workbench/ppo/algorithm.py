@@ -139,8 +139,16 @@ def rate_fraction(step: int, steps: int, schedule: Literal["linear", "cosine", "
     return {"linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "constant": 1.0}[schedule]
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var(returns - values) / Var(returns) over the mask (B, T); 0 where the returns do not vary."""
-    returns, errors = returns[mask], (returns - values)[mask]
-    variance = returns.var(correction=0) if returns.numel() else returns.new_zeros(())
-    return torch.where(variance > 0, 1 - errors.var(correction=0) / variance.clamp(min=1e-12), 0.0)
+def explained_variance(
+    values: Tensor, returns: Tensor, mask: Tensor, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums
+) -> Tensor:
+    """1 - Var(returns - values) / Var(returns) over the mask (B, T); 0 where the returns do not vary.
+
+    `reduce_sum` adds a vector of sums over all processes.
+    """
+    parts = [part.double() * mask for part in (returns, returns - values)]
+    count, total, error = reduce_sum(torch.stack([mask.sum().double(), *(part.sum() for part in parts)]))
+    means = [total / count.clamp(min=1), error / count.clamp(min=1)]
+    squares = torch.stack([((p - m) * mask).square().sum() for p, m in zip(parts, means, strict=True)])
+    variance, error_variance = reduce_sum(squares)
+    return torch.where(variance > 0, 1 - error_variance / variance.clamp(min=1e-12), 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from workbench.errors import UserError
-from workbench.runs import atomic_folder, writing
+from workbench.runs import atomic_folder
 
 KEEP = 2
 NAME = re.compile(r"step_(\d{6})")
@@ -45,9 +46,7 @@ def save(
         with atomic_folder(folder / f"step_{step:06}") as partial:
             torch.save(state, partial / "state.pt")
         for old in existing(folder)[:-KEEP]:
-            with writing(old):
-                (old / "state.pt").unlink()
-                old.rmdir()
+            shutil.rmtree(old, ignore_errors=True)
     accelerator.wait_for_everyone()
 
 

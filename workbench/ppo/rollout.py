@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from workbench.policy import Policy
 from workbench.rewards import RewardModel
 
-# What a row holds beside the columns that belong to the data set.
-ROW_FIELDS = frozenset({"prompt", "prompt_ids", "response", "response_ids"})
+# What a row holds beside the columns that a reward gets by name; a reward's own arguments are no columns.
+ROW_FIELDS = frozenset({"prompt", "prompt_ids", "response", "response_ids", "prompts", "completions"})
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.config import PPOConfig
 from workbench.config_file import per_process
-from workbench.errors import Interrupted, RewardError, UserError
+from workbench.errors import Interrupted, UserError
 from workbench.interrupt import stop_requests
 from workbench.policy import Policy
 from workbench.ppo import algorithm, checkpoint
@@ -46,11 +46,7 @@ class PPOTrainer:
     ) -> None:
         """`rows` hold prompt, prompt_ids and the reward's columns; checkpoints and metrics go to `folder`."""
         processes = accelerator.num_processes
-        if len(rows) < config.batch_size:
-            raise UserError(
-                f"ppo.batch_size: {config.batch_size} is above the {len(rows)} prompts there are; "
-                "lower it or add prompts"
-            )
+        enough_prompts(config, len(rows))
         self.share = per_process("ppo.batch_size", config.batch_size, processes)
         minibatch = per_process("ppo.minibatch_size", config.minibatch_size, processes)
         self.micro_batch_size = min(config.micro_batch_size or minibatch, minibatch)
@@ -72,6 +68,7 @@ class PPOTrainer:
         self.kl_coef = config.kl_coef
         self.step = 0
         self.bad_steps = 0
+        self.metrics: dict[str, float] = {}
 
     @property
     def unwrapped(self) -> Policy:
@@ -84,16 +81,11 @@ class PPOTrainer:
         Raises Interrupted, with a checkpoint saved, when a signal asks for it.
         """
         self.resume()
-        metrics: dict[str, float] = {}
         progress = Progress("ppo", self.config.steps, done=self.step, show=self.accelerator.is_main_process)
         with stop_requests() as stop_asked, self.metrics_file() as log:
             while self.step < self.config.steps:
-                try:
-                    rollout = self.rollout(self.batch(self.step))
-                except RewardError:
-                    self.save_checkpoint(log.tell())
-                    raise
-                metrics = self.update(rollout)
+                rollout = self.rollout_or_save(log.tell())
+                self.metrics = metrics = self.update(rollout)
                 if self.accelerator.is_main_process:
                     log.write((json.dumps({"step": self.step} | metrics) + "\n").encode())
                     log.flush()
@@ -113,10 +105,24 @@ class PPOTrainer:
                 if stop and self.step < self.config.steps:
                     raise Interrupted(f"stopped and saved at step {self.step} of {self.config.steps}")
         progress.close()
-        return metrics
+        return self.metrics
+
+    def rollout_or_save(self, log_offset: int) -> Rollout:
+        """This step's rollout; a reward that fails on any process stops all of them with a checkpoint saved."""
+        rollout, failure = None, None
+        try:
+            rollout = self.rollout(self.batch(self.step))
+        except Exception as error:  # a user's reward can fail in any way
+            failure = error
+        if self.any_process(failure is not None):
+            self.save_checkpoint(log_offset)
+            raise failure or UserError(f"ppo: the reward failed on another process; saved at step {self.step}")
+        assert rollout is not None
+        return rollout
 
     def rollout(self, rows: Sequence[dict[str, Any]]) -> Rollout:
-        """Sample and score a response to each of `rows`."""
+        """Sample and score a response to each of `rows`; the same step samples the same, also after a resume."""
+        torch.manual_seed(seed_of(self.seed, self.step, self.accelerator.process_index))
         return collect(
             self.unwrapped,
             self.tokenizer,
@@ -189,7 +195,6 @@ class PPOTrainer:
         )
         columns = self.accelerator.gather(columns).float()
         mean = columns.mean(dim=0).tolist()
-        variance = algorithm.explained_variance(rollout.values, returns, mask)
         return {
             "objective/kl": mean[0],
             "objective/kl_k3": mean[1],
@@ -204,7 +209,9 @@ class PPOTrainer:
             "response/truncated_share": mean[6],
             "advantages/mean": mean[7],
             "returns/mean": mean[8],
-            "value/explained_variance": self.accelerator.gather(variance.reshape(1)).mean().item(),
+            "value/explained_variance": algorithm.explained_variance(
+                rollout.values, returns, mask, lambda sums: self.accelerator.reduce(sums, "sum")
+            ).item(),
         }
 
     def check_first_step(self, metrics: dict[str, float]) -> None:
@@ -238,7 +245,12 @@ class PPOTrainer:
             accelerator=self.accelerator,
             policy=self.policy,
             optimizer=self.optimizer,
-            counters={"kl_coef": self.kl_coef, "bad_steps": self.bad_steps, "log_offset": log_offset},
+            counters={
+                "kl_coef": self.kl_coef,
+                "bad_steps": self.bad_steps,
+                "log_offset": log_offset,
+                "metrics": self.metrics,
+            },
         )
 
     def resume(self) -> None:
@@ -252,7 +264,8 @@ class PPOTrainer:
         offset = 0
         if found is not None:
             self.step, counters = found
-            self.kl_coef, self.bad_steps, offset = counters["kl_coef"], counters["bad_steps"], counters["log_offset"]
+            self.kl_coef, self.bad_steps = counters["kl_coef"], counters["bad_steps"]
+            offset, self.metrics = counters["log_offset"], counters["metrics"]
             self.accelerator.print(f"ppo: going on from step {self.step}")
         if self.accelerator.is_main_process:
             with (self.folder / "metrics.jsonl").open("ab") as log:
@@ -261,6 +274,14 @@ class PPOTrainer:
     def metrics_file(self) -> Any:
         """metrics.jsonl, opened to append; closed by the caller."""
         return (self.folder / "metrics.jsonl").open("ab")
+
+
+def enough_prompts(config: PPOConfig, prompts: int) -> None:
+    """Raises UserError when a batch would need a prompt twice."""
+    if prompts < config.batch_size:
+        raise UserError(
+            f"ppo.batch_size: {config.batch_size} is above the {prompts} prompts there are; lower it or add prompts"
+        )
 
 
 def parameter_groups(policy: Policy, config: PPOConfig) -> list[dict[str, Any]]:
