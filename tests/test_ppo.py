@@ -126,6 +126,18 @@ def test_a_policy_that_is_not_its_reference_is_refused_before_any_update(archite
 
 
 @both
+def test_probabilities_that_change_without_an_update_are_refused(architecture: str, tmp_path: Path) -> None:
+    run = trainer(tmp_path, architecture, policy=tiny.policy(architecture, lora=True))
+    rollout = run.rollout(run.batch(0))
+    with torch.no_grad():
+        for name, parameter in run.unwrapped.named_parameters():
+            if ".policy." in name:
+                parameter.mul_(2)
+    with pytest.raises(UserError, match="log ratio of new to old"):
+        run.update(rollout)
+
+
+@both
 @either
 def test_the_reference_is_unchanged_and_the_policy_is_not(architecture: str, lora: bool, tmp_path: Path) -> None:
     run = trainer(tmp_path, architecture, lora=lora)

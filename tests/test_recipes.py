@@ -167,7 +167,9 @@ def test_the_chain_runs_skips_and_leaves_what_plain_libraries_load(
     assert "toxic share (lexicon)" in printed
 
     cli.launch(CHAIN, "", options)
-    assert capsys.readouterr().out.count("finished before, skipped") == 3
+    again = capsys.readouterr().out
+    assert again.count("finished before, skipped") == 3
+    assert "| base | sft | aligned |" in again, "the table is what the run was for"
 
     run = tmp_path / name
     results = json.loads((run / "evaluation" / "results.json").read_text())["test dialogues"]

@@ -91,6 +91,9 @@ def work(stages: Sequence[Stage], run: Run) -> None:
     for stage in stages:
         if run.finished(stage.name):
             say(f"{stage.name}: finished before, skipped (--force {stage.name} redoes it)")
+            report = run.folder / stage.name / "report.md"
+            if report.is_file():
+                say("\n" + report.read_text())
             continue
         start = time.monotonic()
         result = stage.run(run)

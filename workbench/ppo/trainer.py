@@ -144,7 +144,8 @@ class PPOTrainer:
         whitened = algorithm.whiten(advantages, mask, lambda sums: self.accelerator.reduce(sums, "sum"))
 
         metrics = self.rollout_metrics(rollout, kl, rewards, advantages, returns)
-        self.check_first_step(metrics)
+        if self.step == 0:
+            self.check_first_step(rollout, metrics)
         fraction = algorithm.rate_fraction(self.step, config.steps, config.schedule)
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * fraction
@@ -214,16 +215,30 @@ class PPOTrainer:
             ).item(),
         }
 
-    def check_first_step(self, metrics: dict[str, float]) -> None:
-        """Raises UserError unless the untrained policy agrees with its reference, token by token."""
-        if self.step:
-            return
+    def check_first_step(self, rollout: Rollout, metrics: dict[str, float]) -> None:
+        """Raises UserError unless, before any update, KL is 0 and the ratio of new to old probabilities is 1."""
         tolerance = FIRST_STEP_TOLERANCE[self.unwrapped.autocast_dtype or torch.float32]
         kl = metrics["objective/kl_k3"] / metrics["response/length_mean"]
         if not kl <= tolerance:
             raise UserError(
                 f"ppo: KL to the reference is {kl:.2g} nats a token before the first update (limit {tolerance}); "
                 "the policy must start as a copy of its reference: is dropout on, or was another adapter loaded?"
+            )
+        part = slice(0, self.micro_batch_size)
+        mask = rollout.response_mask[part]
+        with torch.no_grad():
+            scores = self.policy(
+                rollout.prompt_ids[part],
+                rollout.prompt_mask[part],
+                rollout.response_ids[part],
+                mask,
+                self.config.temperature,
+            )
+        log_ratio = ((scores.logprobs - rollout.logprobs[part]) * mask).abs().max().item()
+        if not log_ratio <= tolerance:
+            raise UserError(
+                f"ppo: the log ratio of new to old probabilities is {log_ratio:.2g} before the first update (limit "
+                f"{tolerance}); the same weights must give the same probabilities: is dropout on?"
             )
 
     def batch(self, step: int) -> list[dict[str, Any]]:
