@@ -9,13 +9,13 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from more, and processes that share cores lose much
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 ROOT = Path(__file__).resolve().parent.parent
-torch.set_num_threads(1)  # tiny models gain nothing from more
 
 
 def refuse(self: socket.socket, address: object) -> None:
