@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from recipes import ppo
@@ -87,10 +89,11 @@ def seen_in_training(config: Config, sets: dict[str, list[dict[str, Any]]]) -> d
     from workbench.data import identities
 
     trained: set[str] = set()
-    if config.sft:
-        trained |= set(identities(sft.rows(config, config.sft.data), config.sft.data))
-    if config.ppo:
-        trained |= set(identities(ppo.rows(config), config.ppo.data))
+    with redirect_stdout(StringIO()):  # what was dropped of them was said when they were trained on
+        if config.sft:
+            trained |= set(identities(sft.rows(config, config.sft.data), config.sft.data))
+        if config.ppo:
+            trained |= set(identities(ppo.rows(config), config.ppo.data))
     return {
         name: sum(text in trained for text in identities(of_set, config.evaluation.data[name]))
         for name, of_set in sets.items()
