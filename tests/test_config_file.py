@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -133,5 +134,5 @@ def test_every_field_has_a_reader(in_project: Path) -> None:
     config = parse(make_parser("test", "test"), ["--config", "recipes/configs/quickstart.yaml"])[0]
     names = {key.split(".")[-1] for key in flatten(yaml.safe_load(dump(config))) if ".data.test" not in key}
     names -= set(map(str, yaml.safe_load(dump(config))["ppo"]["data"]["columns"]))
-    unread = sorted(name for name in names if f".{name}" not in code and f'"{name}"' not in code)
+    unread = sorted(name for name in names if not re.search(rf'\.{name}\b|"{name}"', code))
     assert unread == []

@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from workbench.policy import Policy, token_logprobs
-from workbench.sampling import mask_after_stop
+from workbench.sampling import is_truncated, mask_after_stop
 
 PROMPTS = ["hello there", "a", "what is it:", "tell me more about the sea."]
 both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -154,3 +154,11 @@ def test_mask_keeps_the_first_stop_token_and_drops_what_follows() -> None:
     ids = torch.tensor([[5, 6, 0, 0, 0], [0, 5, 6, 7, 8], [5, 6, 7, 8, 9], [5, 1, 0, 6, 1]])
     expected = [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
     assert mask_after_stop(ids, torch.tensor([0, 1])).long().tolist() == expected
+
+
+def test_a_response_is_truncated_unless_it_sampled_a_stop_token() -> None:
+    ids, stop = torch.tensor([[5, 0, 0], [5, 6, 7], [0, 0, 0]]), torch.tensor([0])
+    mask = mask_after_stop(ids, stop)
+    assert is_truncated(ids, mask, stop).tolist() == [False, True, False]
+    # Padding with the stop token, as GPT-2 does, is no stop token that was sampled.
+    assert is_truncated(torch.tensor([[5, 6, 0]]), torch.tensor([[True, True, False]]), stop).tolist() == [True]

@@ -16,6 +16,7 @@ from workbench.ppo.rollout import ROW_FIELDS, decode
 from workbench.ppo.trainer import seed_of
 from workbench.progress import Progress
 from workbench.rewards import Judge, RewardModel
+from workbench.sampling import is_truncated
 from workbench.statistics import PairedDifference, distinct_n, paired_difference
 
 ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
@@ -90,11 +91,10 @@ def answer(
             batch = (ids, mask, response_ids, response_mask, temperature or 1.0)
             log_ratio = policy.logprobs(variant, *batch) - policy.logprobs("reference", *batch)
             lengths = response_mask.sum(dim=1)
-            stopped = (response_ids.unsqueeze(-1) == policy.stop_ids).any(dim=-1) & response_mask
             found += zip(
                 decode(tokenizer, response_ids, response_mask),
                 lengths.tolist(),
-                (~stopped.any(dim=1)).tolist(),
+                is_truncated(response_ids, response_mask, policy.stop_ids).tolist(),
                 (log_ratio * response_mask).sum(dim=1).tolist(),
                 strict=True,
             )

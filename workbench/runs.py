@@ -101,12 +101,12 @@ def open_run(config: Config, force: str | None) -> Run:
     if saved.is_file():
         changes = differences(parse_saved(saved), config)
         kept = [line for line in changes if re.split("[.:]", line)[0] not in (*redone, *WHEREABOUTS)]
-        kept = [] if force == STAGES[0] else kept  # with nothing kept, everything may change
+        kept = [] if force == first_stage(config) else kept  # with nothing kept, everything may change
         if kept:
             shown = "; ".join(kept[:6]) + (f"; and {len(kept) - 6} more" if len(kept) > 6 else "")
             raise UserError(
                 f"{run.folder}: made by another configuration: {shown}; choose another --name, "
-                f"or redo it with --force {first_changed(kept)}"
+                f"or redo it with --force {first_changed(kept, config)}"
             )
     elif run.folder.is_dir() and {path.name for path in run.folder.iterdir()} - {".lock"}:
         raise UserError(f"{run.folder}: not empty and no run folder (no config.yaml); choose another --name")
@@ -117,10 +117,19 @@ def open_run(config: Config, force: str | None) -> Run:
     return run
 
 
-def first_changed(changes: list[str]) -> str:
+def first_stage(config: Config) -> str:
+    """The first stage that the configuration has."""
+    if config.sft:
+        return "sft"
+    return "reward" if config.reward and config.reward.model is None else "ppo"
+
+
+def first_changed(changes: list[str], config: Config) -> str:
     """The earliest stage that "key: old -> new" lines touch; what stands outside of the stages touches all."""
     sections = {re.split("[.:]", line)[0] for line in changes}
-    return next((stage for stage in STAGES if stage in sections), STAGES[0]) if sections <= set(STAGES) else STAGES[0]
+    if not sections <= set(STAGES):
+        return first_stage(config)
+    return next(stage for stage in STAGES if stage in sections)
 
 
 @contextmanager

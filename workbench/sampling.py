@@ -33,3 +33,8 @@ def mask_after_stop(response_ids: Tensor, stop_ids: Tensor) -> Tensor:
     is_stop = torch.isin(response_ids, stop_ids)
     stops_before = is_stop.cumsum(dim=1) - is_stop.long()
     return stops_before == 0
+
+
+def is_truncated(response_ids: Tensor, response_mask: Tensor, stop_ids: Tensor) -> Tensor:
+    """Which of the responses (B, T) were cut at the token limit: (B,) bool, True where no stop token was sampled."""
+    return ~(torch.isin(response_ids, stop_ids) & response_mask).any(dim=1)

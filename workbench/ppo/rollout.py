@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.policy import Policy
 from workbench.rewards import RewardModel
+from workbench.sampling import is_truncated
 
 # What a row holds beside the columns that a reward gets by name; a reward's own arguments are no columns.
 ROW_FIELDS = frozenset({"prompt", "prompt_ids", "response", "response_ids", "prompts", "completions"})
@@ -59,7 +60,6 @@ def collect(
     response_ids, response_mask = policy.generate(
         prompt_ids, prompt_mask, max_new_tokens=max_new_tokens, temperature=temperature
     )
-    stopped = (torch.isin(response_ids, policy.stop_ids) & response_mask).any(dim=1)
     generated = time.perf_counter()
 
     prompts = [row["prompt"] for row in rows]
@@ -85,7 +85,7 @@ def collect(
         ref_logprobs=ref_logprobs,
         values=values,
         scores=scores,
-        truncated=~stopped,
+        truncated=is_truncated(response_ids, response_mask, policy.stop_ids),
         prompts=prompts,
         completions=completions,
         seconds=seconds,
