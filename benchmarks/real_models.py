@@ -48,7 +48,6 @@ def smollm2(to: Path) -> None:
         folder, gguf_file=gguf.name, quantization_config=quantization, dtype=torch.bfloat16
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
-    del model.config.quantization_config  # what is saved is not quantized
     model.save_pretrained(to)
     tokenizer.save_pretrained(to)
 
