@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from recipes import ppo
 from workbench.cli import Stage, main
 from workbench.config import Config, DataSource
-from workbench.errors import UserError
+from workbench.errors import UserError, named
 from workbench.runs import Run
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def rows(config: Config, name: str, source: DataSource) -> list[dict[str, Any]]:
     """The rows of a prompt set."""
     from workbench.prompt_rows import prompt_rows
 
-    label = f"evaluation: {name}"
-    found = prompt_rows(config.policy.model, source, label=label, max_new_tokens=max_new_tokens(config))
+    key = f"evaluation.data.{name}"
+    found = prompt_rows(config.policy.model, source, key=key, max_new_tokens=max_new_tokens(config))
     for row in found:
         if "reference" in row and not isinstance(row["reference"], str):
             raise UserError(f"{source.path}: reference must be text in every row, found {row['reference']!r}")
@@ -56,7 +56,8 @@ def judges(config: Config, reward: CheckedReward | None) -> dict[str, Judge]:
     if reward is not None and isinstance(reward.reward, JudgingReward):
         found["reward"] = CheckedJudge(reward.reward.toxicity, "reward")
     for name in config.evaluation.judges:
-        found[name] = load_judge(name)
+        with named("evaluation.judges"):
+            found[name] = load_judge(name)
     return found
 
 

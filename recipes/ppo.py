@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.cli import Stage, main
 from workbench.config import Config, PPOConfig
+from workbench.errors import named
 from workbench.runs import Run
 
 if TYPE_CHECKING:
@@ -31,7 +32,15 @@ def rows(config: Config) -> list[dict[str, Any]]:
     from workbench.prompt_rows import prompt_rows
 
     ppo = settings(config)
-    return prompt_rows(config.policy.model, ppo.data, label=NAME, max_new_tokens=ppo.max_new_tokens)
+    return prompt_rows(config.policy.model, ppo.data, key="ppo.data", max_new_tokens=ppo.max_new_tokens)
+
+
+def given_reward(model: str, options: dict[str, Any]) -> CheckedReward:
+    """The reward that the configuration names."""
+    from reward_models import load_reward
+
+    with named("reward.model"):
+        return load_reward(model, **options)
 
 
 def reward_of(run: Run) -> CheckedReward:
@@ -41,7 +50,7 @@ def reward_of(run: Run) -> CheckedReward:
     reward = run.config.reward
     assert reward is not None
     if reward.model is not None:
-        return load_reward(reward.model, **reward.options)
+        return given_reward(reward.model, reward.options)
     assert reward.train is not None
     run.record("reward")
     options = {"wanted_label": reward.train.wanted_label, "polarity_pair": tuple(reward.train.polarity_pair)}
@@ -50,7 +59,6 @@ def reward_of(run: Run) -> CheckedReward:
 
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
-    from reward_models import load_reward
     from workbench.planning import model_plan
     from workbench.ppo.trainer import enough_prompts
 
@@ -58,7 +66,7 @@ def plan(config: Config) -> list[str]:
     enough_prompts(ppo, count)
     assert config.reward is not None
     if config.reward.model is not None:
-        load_reward(config.reward.model, **config.reward.options)
+        given_reward(config.reward.model, config.reward.options)
     updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
     return [
         f"{ppo.steps} steps of {ppo.batch_size} from {count} prompts, {updates} optimizer steps each, "

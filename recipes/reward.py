@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.cli import Stage, main, say
 from workbench.config import Config, DataSource, RewardTraining
 from workbench.config_file import per_process
+from workbench.errors import UserError, named
 from workbench.runs import Run
 
 if TYPE_CHECKING:
@@ -30,19 +31,18 @@ def settings(config: Config) -> RewardTraining:
     return config.reward.train
 
 
-def texts(source: DataSource, labels: list[str] | None) -> tuple[list[str], list[str]]:
-    """Texts and label names, with their number said."""
+def texts(key: str, source: DataSource, labels: list[str] | None) -> tuple[list[str], list[str]]:
+    """Texts and label names of the source that stands at `key` of the section, with their number said."""
     from workbench.data import labelled_texts
 
-    found, names = labelled_texts(source, labels)
-    say(f"reward: {source.path} {source.split}: {len(found)} texts, labels {sorted(set(names))}")
+    with named(f"reward.train.{key}"):
+        found, names = labelled_texts(source, labels)
+    say(f"reward.train.{key}: {source.path} {source.split}: {len(found)} texts, labels {sorted(set(names))}")
     return found, names
 
 
 def label_names(config: Config, found: list[str]) -> list[str]:
     """The label set in a fixed order; raises UserError when the wanted label is not in it or is alone."""
-    from workbench.errors import UserError
-
     labels, wanted_label = sorted(set(found)), settings(config).wanted_label
     if wanted_label not in labels:
         raise UserError(f"reward.train.wanted_label: {wanted_label!r} is not a label of the data: {', '.join(labels)}")
@@ -54,7 +54,6 @@ def label_names(config: Config, found: list[str]) -> list[str]:
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
     from reward_models.classifier import load
-    from workbench.errors import UserError
     from workbench.models import load_config
     from workbench.training import check_arguments
 
@@ -67,9 +66,9 @@ def plan(config: Config) -> list[str]:
             raise UserError(
                 f"reward.options.{name}: no such option of a classifier; valid: {', '.join(sorted(options))}"
             )
-    found, names = texts(train.data, None)
+    found, names = texts("data", train.data, None)
     labels = label_names(config, names)
-    texts(train.validation, labels)
+    texts("validation", train.validation, labels)
     load_config(train.model)
     steps = -(-len(found) // train.batch_size) * train.epochs
     return [
@@ -86,9 +85,9 @@ def run(run: Run) -> dict[str, Any]:
     from workbench.training import forget_checkpoints, run_trainer
 
     config, train, folder = run.config, settings(run.config), run.stage(NAME)
-    train_texts, train_labels = texts(train.data, None)
+    train_texts, train_labels = texts("data", train.data, None)
     labels = label_names(config, train_labels)
-    validation = texts(train.validation, labels)
+    validation = texts("validation", train.validation, labels)
     set_seed(config.seed)
     tokenizer = load_tokenizer(train.model)
     trainer = make_trainer(

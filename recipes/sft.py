@@ -22,11 +22,11 @@ def wanted(config: Config) -> bool:
     return config.sft is not None
 
 
-def rows(config: Config, source: DataSource) -> list[dict[str, Any]]:
-    """The rows to learn, with their responses."""
+def rows(config: Config, source: DataSource, key: str = "data") -> list[dict[str, Any]]:
+    """The rows to learn, with their responses; `key` names the source within the section."""
     from workbench.prompt_rows import prompt_rows
 
-    return prompt_rows(config.policy.model, source, label=NAME, max_new_tokens=1, response=True)
+    return prompt_rows(config.policy.model, source, key=f"sft.{key}", max_new_tokens=1, response=True)
 
 
 def plan(config: Config) -> list[str]:
@@ -57,7 +57,7 @@ def run(run: Run) -> dict[str, Any]:
 
     config, sft, folder = run.config, settings(run.config), run.stage(NAME)
     train_rows = rows(config, sft.data)
-    validation_rows = rows(config, sft.validation) if sft.validation else None
+    validation_rows = rows(config, sft.validation, "validation") if sft.validation else None
     set_seed(config.seed)
     tokenizer = load_policy_tokenizer(config.policy.model)
     trainer = make_trainer(config, tokenizer, folder, train_rows, validation_rows)

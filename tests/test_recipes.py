@@ -138,7 +138,7 @@ def test_every_configuration_loads_and_plans(
     printed = capsys.readouterr().out
     assert "% )" not in printed
     assert "trained (" in printed
-    assert "evaluation: " in printed
+    assert "evaluation.data." in printed
     assert not list(tmp_path.glob("runs*")), "a plan writes nothing"
 
 
@@ -266,8 +266,10 @@ def test_a_stage_alone_asks_for_the_one_before_it(in_project: Path, tmp_path: Pa
         (["--policy.precision", "fp16"], "fp16 overflows in T5"),
         (["--policy.lora.target_modules", "[nothing]"], "policy.lora.target_modules"),
         (["--policy.lora", "null", "--policy.quantization", "nf4"], "cannot be trained; add policy.lora"),
-        (["--sft.data.path", "missing.jsonl"], "missing.jsonl: no such file"),
-        (["--reward.model", "lexicn"], "did you mean lexicon?"),
+        (["--sft.data.path", "missing.jsonl"], "sft.data: missing.jsonl: no such file"),
+        (["--ppo.data.split", "trial"], "ppo.data: unknown split 'trial'"),
+        (["--reward.train.data.split", "trial", "--reward.model", "null"], "reward.train.data: unknown split 'trial'"),
+        (["--reward.model", "lexicn"], "reward.model: unknown reward 'lexicn', did you mean lexicon?"),
         (["--ppo.max_new_tokens", "6", "--ppo.data.max_prompt_tokens", "1"], "rows dropped"),
         (["--runs", "/proc/none"], "cannot be written"),
         (["--ppo.data.limit", "5"], "ppo.batch_size: 8 is above the 5 prompts"),
@@ -275,7 +277,7 @@ def test_a_stage_alone_asks_for_the_one_before_it(in_project: Path, tmp_path: Pa
         (["--track", "wandb"], "wandb is not installed"),
         (["--sft.trainer_args", "{warmup_stepz: 3}"], "did you mean warmup_steps?"),
         (["--sft.trainer_args", "{output_dir: x}"], "checkpoints belong to the run folder"),
-        (["--evaluation.judges", "[lexcon]"], "did you mean lexicon?"),
+        (["--evaluation.judges", "[lexcon]"], "evaluation.judges: unknown reward 'lexcon', did you mean lexicon?"),
     ],
 )
 def test_bad_input_is_one_line(options: list[str], message: str, in_project: Path, tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ UserError            a mistake in input, configuration or environment; exit code
 Interrupted          a stop asked for by a signal, after the work was saved; exit code 130
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """One line for the user: the value, the limit or the valid choices, and the fix."""
@@ -16,3 +19,14 @@ class RewardError(UserError):
 
 class Interrupted(Exception):
     """A signal asked the run to stop and everything needed to go on has been saved."""
+
+
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Put the configuration's key in front of what a UserError says."""
+    try:
+        yield
+    except RewardError:
+        raise
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
