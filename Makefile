@@ -3,7 +3,9 @@
 PYTHON ?= python3
 DATA ?= ../shared/data
 BIN := .venv/bin/python
-LAUNCH := $(BIN) -m accelerate.commands.launch --quiet --config_file accelerate_config.yaml -m
+# The launcher gives a process one thread unless it is told otherwise.
+THREADS ?= $(or $(OMP_NUM_THREADS),$(shell getconf _NPROCESSORS_ONLN))
+LAUNCH := $(BIN) -m accelerate.commands.launch --quiet --num_cpu_threads_per_process $(THREADS) --config_file accelerate_config.yaml -m
 INSTALL := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: quickstart quickstart-gpt2 seeds test check format real real-models embedded clean

@@ -60,7 +60,7 @@ def reward_of(run: Run) -> CheckedReward:
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
     from workbench.planning import model_plan
-    from workbench.ppo.trainer import enough_prompts
+    from workbench.ppo.batches import enough_prompts
 
     ppo, count = settings(config), len(rows(config))
     enough_prompts(ppo, count)

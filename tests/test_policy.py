@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from workbench.policy import Policy, token_logprobs
+from workbench.policy import Policy
 from workbench.sampling import is_truncated, mask_after_stop
 
 PROMPTS = ["hello there", "a", "what is it:", "tell me more about the sea."]
@@ -52,6 +52,27 @@ def test_padding_and_batch_never_change_a_logprob_or_a_value(architecture: str, 
         alone = policy(*policy.trim_prompts(ids, mask), response[:, :length], response_mask[:, :length], 1.0)
         assert torch.allclose(alone.logprobs[0], together.logprobs[row, :length], atol=1e-5)
         assert torch.allclose(alone.values[0], together.values[row, :length], atol=1e-5)
+
+
+@both
+def test_a_head_with_something_after_it_is_scored_through_its_logits(architecture: str) -> None:
+    policy = tiny.policy(architecture, lora=True).eval()
+    batch = sampled(policy, architecture)
+    expected = policy(*batch, 0.7, entropy=True)
+    assert policy.plain_head
+    policy.plain_head = False
+    found = policy(*batch, 0.7, entropy=True)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    forward = policy.base.forward
+
+    def capped(*arguments: object, **options: object) -> object:
+        output = forward(*arguments, **options)
+        output.logits = output.logits.tanh()
+        return output
+
+    policy.base.forward = capped
+    assert not policy._has_plain_head()
 
 
 @both
@@ -138,16 +159,10 @@ def test_sampling_follows_the_distribution_that_is_scored(architecture: str) -> 
     policy.base.generation_config.top_k = 2  # neutral options must not let a model's own come back
     ids, mask = policy.pad_prompts([tiny.tokenizer(architecture)("hello").input_ids] * 4000)
     response, response_mask = policy.generate(ids, mask, max_new_tokens=1, temperature=1.5)
-    logits, _ = policy._response_logits(policy.model, ids[:1], mask[:1], response[:1], response_mask[:1])
+    logits = policy._response_logits(policy.model, ids[:1], mask[:1], response[:1], response_mask[:1])
     probabilities = torch.softmax(logits[0, 0].detach() / 1.5, -1)
     shares = torch.bincount(response[:, 0], minlength=len(probabilities)) / 4000
     assert torch.allclose(shares, probabilities, atol=0.04)
-
-
-def test_token_logprobs_are_log_softmax_at_the_temperature() -> None:
-    logits, ids = torch.randn(2, 3, 5), torch.tensor([[0, 4, 2], [1, 1, 3]])
-    expected = torch.log_softmax(logits / 2, -1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-    assert torch.allclose(token_logprobs(logits, ids, 2.0), expected, atol=1e-6)
 
 
 def test_mask_keeps_the_first_stop_token_and_drops_what_follows() -> None:

@@ -18,7 +18,8 @@ from accelerate import Accelerator
 from workbench.config import DataSource, PPOConfig
 from workbench.errors import Interrupted, RewardError, UserError
 from workbench.policy import Policy
-from workbench.ppo.trainer import PPOTrainer, batch_indices
+from workbench.ppo.batches import batch_indices
+from workbench.ppo.trainer import PPOTrainer
 from workbench.rewards import checked
 
 both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)

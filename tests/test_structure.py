@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; a module may import its own floor's neighbours named in BESIDE and everything below.
 FLOORS = (
-    {"errors", "config", "interrupt", "progress", "statistics", "sampling"},
+    {"errors", "config", "interrupt", "progress", "statistics", "sampling", "logprobs"},
     {"config_file", "rewards", "templates"},
     {"runs", "sources", "embedded", "metrics"},
     {"data", "models", "training"},

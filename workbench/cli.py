@@ -88,6 +88,7 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
 
 def work(stages: Sequence[Stage], run: Run) -> None:
     """Do the stages that are not finished, one after the other."""
+    hint_at_idle_cores()
     for stage in stages:
         if run.finished(stage.name):
             say(f"{stage.name}: finished before, skipped (--force {stage.name} redoes it)")
@@ -103,6 +104,19 @@ def work(stages: Sequence[Stage], run: Run) -> None:
         wait_for_everyone()
         say(f"{stage.name}: finished in {minutes:.1f} min -> {run.folder / stage.name}")
         reset_accelerate()
+
+
+def hint_at_idle_cores() -> None:
+    """Say so when `accelerate launch`, as it does unless told otherwise, left a CPU run one thread of several cores."""
+    import torch
+
+    cores = (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", "1"))
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if launched and os.environ.get("OMP_NUM_THREADS") == "1" and cores > 1 and not torch.cuda.is_available():
+        say(
+            f"note: one thread of {cores} cores in use; "
+            f"accelerate launch --num_cpu_threads_per_process {cores} uses all"
+        )
 
 
 def wait_for_everyone() -> None:

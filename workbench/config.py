@@ -124,6 +124,8 @@ class RewardConfig:
     """A name in reward_models.TABLE, hub id or folder of a classifier, or package.module:object; wins over `train`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the reward, for example {wanted_label: nothate}."""
+    sanity_pair: list[str] | None = None
+    """A good and a bad response; the reward must score the first higher before PPO starts."""
     train: RewardTraining | None = None
     """Train the reward model in the stage `reward`."""
 
@@ -168,20 +170,38 @@ class PPOConfig:
     """Clip of the value change."""
     vf_coef: float = 0.1
     """Weight of the value loss."""
+    entropy_coef: float = 0.0
+    """Weight of an entropy bonus, per token."""
+    target_kl: float | None = None
+    """Nats per token; a minibatch that has moved further from the policy that sampled ends the rollout's epochs."""
+    value_model: Literal["shared", "separate"] = "shared"
+    """Values from a head on the policy's own states, or from a model (with LoRA: an adapter) of their own."""
+    value_warmup_steps: int = 0
+    """Steps at the start that train the value alone."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     max_new_tokens: int = 32
     """Longest response, in tokens."""
+    min_limit: int | None = None
+    """Draw each step's token limit between this and max_new_tokens, instead of always taking the latter."""
     temperature: float = 1.0
     """Sampling temperature; it divides the logits in old, new and reference log-probabilities alike."""
+    score_samples: int = 0
+    """Normalize scores by mean and standard deviation over this many responses of the initial policy; 0: do not."""
     score_clip: float | None = None
-    """Scores are clipped to +- this."""
+    """Scores, normalized or not, are clipped to +- this."""
     score_scale: float = 1.0
     """Scores are divided by this after clipping."""
     missing_eos_penalty: float = 0.0
     """Subtracted from the score of a response that was cut at max_new_tokens."""
     checkpoint_every: int = 20
-    """Steps between checkpoints."""
+    """Steps between checkpoints, and between samples in samples.jsonl."""
+    checkpoints_kept: int = 2
+    """Newest checkpoints to keep."""
+    validation: DataSource | None = None
+    """Prompts to answer at every checkpoint; the best policy on them, by score less KL penalty, is kept in ppo/best."""
+    self_checks: bool = True
+    """Before the first update: ratio 1, KL 0, a reference of its own, gradients everywhere, an ordered sanity pair."""
 
 
 @dataclass

@@ -290,11 +290,22 @@ POSITIVE = frozenset(
         *("r", "alpha", "epochs", "max_steps", "batch_size", "micro_batch_size", "minibatch_size", "save_every"),
         *("max_tokens", "steps", "kl_target", "kl_horizon", "max_new_tokens", "max_grad_norm", "clip_range"),
         *("value_clip_range", "checkpoint_every", "limit", "max_prompt_tokens", "max_response_tokens"),
-        *("score_clip", "score_scale"),
+        *("score_clip", "score_scale", "checkpoints_kept", "min_limit", "target_kl"),
     )
 )
 NOT_NEGATIVE = frozenset(
-    ("learning_rate", "value_learning_rate", "kl_coef", "vf_coef", "temperature", "missing_eos_penalty", "seed")
+    (
+        "learning_rate",
+        "value_learning_rate",
+        "kl_coef",
+        "vf_coef",
+        "temperature",
+        "missing_eos_penalty",
+        "seed",
+        "entropy_coef",
+        "value_warmup_steps",
+        "score_samples",
+    )
 )
 UNIT = frozenset(("gamma", "lam", "threshold"))
 

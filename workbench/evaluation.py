@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench import metrics
 from workbench.policy import Policy
+from workbench.ppo.batches import seed_of
 from workbench.ppo.rollout import ROW_FIELDS, decode
-from workbench.ppo.trainer import seed_of
 from workbench.progress import Progress
 from workbench.rewards import Judge, RewardModel
 from workbench.sampling import is_truncated

@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
+from workbench.logprobs import head_logprobs, logits_logprobs
 from workbench.models import stop_ids
 from workbench.sampling import SeededSampling, mask_after_stop
 
@@ -24,6 +25,7 @@ class TokenScores(NamedTuple):
 
     logprobs: Tensor  # (B, T) float32
     values: Tensor  # (B, T) float32, read before the token
+    entropies: Tensor | None  # (B, T) float32, nats, of the distribution that the token came from; if asked for
 
 
 class Policy(nn.Module):
@@ -35,11 +37,21 @@ class Policy(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         *,
         reference: PreTrainedModel | None = None,
+        value_model: PreTrainedModel | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
-        """`reference` is the frozen copy for full fine-tuning; a PEFT model finds its reference in itself."""
+        """Full fine-tuning gives a frozen copy as `reference`, and a copy as `value_model` if values shall have one.
+
+        A PEFT model finds both in itself, as its adapters `sft` and `value`.
+        """
         super().__init__()
         self.model = model
+        self.value_model = value_model
+        if value_model is not None and not value_model.config.tie_word_embeddings:
+            value_model.get_output_embeddings().requires_grad_(False)  # no value comes from it
+        self.trained_adapters = [
+            name for name in ("policy", "value") if self.has_adapters and name in model.peft_config
+        ]
         self.value_head = nn.Linear(model.config.get_text_config(decoder=True).hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -48,6 +60,9 @@ class Policy(nn.Module):
         self.pad_id: int = tokenizer.pad_token_id
         self.stop_ids = torch.tensor(stop_ids(self.base, tokenizer), device=model.device)
         self.autocast_dtype = autocast
+        self.model.get_output_embeddings().register_forward_pre_hook(contiguous_input)
+        self.plain_head = self._has_plain_head()
+        self._train_adapters()
         # In a tuple, so that it is neither trained, saved nor wrapped with this module.
         self._frozen = (reference,)
 
@@ -55,6 +70,21 @@ class Policy(nn.Module):
     def base(self) -> PreTrainedModel:
         """The transformers model inside the adapters."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether the variants are adapters on one base."""
+        return isinstance(self.model, PeftModel)
+
+    def reference_parameters(self) -> list[nn.Parameter]:
+        """What the reference is made of and must not move."""
+        (frozen,) = self._frozen
+        kept = [] if frozen is None else list(frozen.parameters())
+        return kept + [parameter for parameter in self.parameters() if not parameter.requires_grad]
+
+    def value_parameters(self) -> list[nn.Parameter]:
+        """What is trained for the values alone: the head, and the value model or adapter where there is one."""
+        return [p for name, p in self.named_parameters() if name.startswith("value_") or ".value." in name]
 
     @property
     def device(self) -> torch.device:
@@ -120,12 +150,24 @@ class Policy(nn.Module):
         return response_ids.masked_fill(~mask, self.pad_id), mask
 
     def forward(
-        self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor, temperature: float
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        response_ids: Tensor,
+        response_mask: Tensor,
+        temperature: float,
+        entropy: bool = False,
     ) -> TokenScores:
-        """Score responses (B, T) after prompts (B, P) with the trainable model."""
-        logits, hidden = self._response_logits(self.model, prompt_ids, prompt_mask, response_ids, response_mask)
-        values = self.value_head(hidden.float()).squeeze(-1)
-        return TokenScores(token_logprobs(logits, response_ids, temperature), values)
+        """Score responses (B, T) after prompts (B, P) with the trainable model; 0 at masked positions."""
+        batch = (prompt_ids, prompt_mask, response_ids, response_mask)
+        logprobs, entropies, states = self._score(self.model, *batch, temperature, entropy)
+        if self.value_model is not None:
+            states = self._states(self.value_model, *batch)
+        elif "value" in self.trained_adapters:
+            with self.using("value") as value_model:
+                states = self._states(value_model, *batch)
+        values = spread(self.value_head(states.float()).squeeze(-1), response_mask)
+        return TokenScores(logprobs, values, entropies)
 
     @torch.no_grad()
     def logprobs(
@@ -137,10 +179,10 @@ class Policy(nn.Module):
         response_mask: Tensor,
         temperature: float,
     ) -> Tensor:
-        """Log-probabilities (B, T) of responses under the variant `name` (see `using`)."""
+        """Log-probabilities (B, T) of responses under the variant `name` (see `using`); 0 at masked positions."""
+        batch = (prompt_ids, prompt_mask, response_ids, response_mask)
         with self.using(name) as model:
-            logits, _ = self._response_logits(model, prompt_ids, prompt_mask, response_ids, response_mask)
-        return token_logprobs(logits, response_ids, temperature)
+            return self._score(model, *batch, temperature, entropy=False)[0]
 
     @contextmanager
     def using(self, name: str) -> Iterator[PreTrainedModel | PeftModel]:
@@ -162,10 +204,52 @@ class Policy(nn.Module):
                 yield self.model
         else:
             self.model.set_adapter(name, inference_mode=True)
+            self._train_adapters()
             try:
                 yield self.model
             finally:
                 self.model.set_adapter(active)
+                self._train_adapters()
+
+    def _train_adapters(self) -> None:
+        """Let gradients reach every adapter that is trained; peft lets them reach the active one only."""
+        if len(self.trained_adapters) < 2:
+            return
+        for name, parameter in self.named_parameters():
+            if ".policy." in name or ".value." in name:
+                parameter.requires_grad_(True)
+
+    def _score(
+        self,
+        model: PreTrainedModel | PeftModel,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        response_ids: Tensor,
+        response_mask: Tensor,
+        temperature: float,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Log-probabilities and entropies (B, T) of a response, and the states (N, H) that its N tokens came from."""
+        batch = (prompt_ids, prompt_mask, response_ids, response_mask)
+        ids, head = response_ids[response_mask], model.get_output_embeddings()
+        if self.plain_head:
+            states = self._states(model, *batch)
+            with self._autocast():
+                logprobs, entropies = head_logprobs(states, head, ids, temperature, entropy=entropy)
+        else:
+            with self._autocast(), head_inputs(head) as seen:
+                logits = self._response_logits(model, *batch)[response_mask]
+            states = seen[0][response_mask]
+            logprobs, entropies = logits_logprobs(logits, ids, temperature, entropy=entropy)
+        spread_entropies = None if entropies is None else spread(entropies, response_mask)
+        return spread(logprobs, response_mask), spread_entropies, states
+
+    def _states(self, model: PreTrainedModel | PeftModel, *batch: Tensor) -> Tensor:
+        """The states (N, H) of `model` that its head would read to predict the response's N tokens."""
+        head = model.get_output_embeddings()
+        with self._autocast(), head_inputs(head) as seen, head_passing_through(head):
+            self._response_logits(model, *batch)
+        return seen[0][batch[-1]]
 
     def _response_logits(
         self,
@@ -174,36 +258,46 @@ class Policy(nn.Module):
         prompt_mask: Tensor,
         response_ids: Tensor,
         response_mask: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (B, T, V) that predict the response tokens, and the states (B, T, H) that the output head read."""
-        captured: list[Tensor] = []
-        head = model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    ) -> Tensor:
+        """What the model's head makes (B, T, V) of the states that predict the response tokens."""
+        if self.is_encoder_decoder:
+            start = torch.full_like(response_ids[:, :1], self.base.config.decoder_start_token_id)
+            return model(
+                input_ids=prompt_ids,
+                attention_mask=prompt_mask.long(),
+                decoder_input_ids=torch.cat((start, response_ids[:, :-1]), dim=1),
+                use_cache=False,
+            ).logits
+        mask = torch.cat((prompt_mask, response_mask), dim=1).long()
+        # The state at the last prompt token predicts the first response token.
+        first = prompt_ids.shape[1] - 1
+        return model(
+            input_ids=torch.cat((prompt_ids, response_ids), dim=1),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            logits_to_keep=torch.arange(first, first + response_ids.shape[1], device=mask.device),
+            use_cache=False,
+        ).logits
+
+    @torch.no_grad()
+    def _has_plain_head(self) -> bool:
+        """Whether the model's logits are what a plain linear head makes of its states, with nothing after it.
+
+        Some architectures scale or cap the logits afterwards, some adapters wrap the head.
+        """
+        head = self.model.get_output_embeddings()
+        if type(head) is not nn.Linear:
+            return False
+        made: list[Tensor] = []
+        hook = head.register_forward_hook(lambda module, inputs, output: made.append(output))
+        ids = torch.full((1, 2), self.pad_id, device=self.device)
+        mask = torch.ones_like(ids, dtype=torch.bool)
         try:
             with self._autocast():
-                if self.is_encoder_decoder:
-                    start = torch.full_like(response_ids[:, :1], self.base.config.decoder_start_token_id)
-                    logits = model(
-                        input_ids=prompt_ids,
-                        attention_mask=prompt_mask.long(),
-                        decoder_input_ids=torch.cat((start, response_ids[:, :-1]), dim=1),
-                        use_cache=False,
-                    ).logits
-                else:
-                    mask = torch.cat((prompt_mask, response_mask), dim=1).long()
-                    # The state at the last prompt token predicts the first response token. An index keeps the
-                    # selected states contiguous, which a bf16 product needs to be fast.
-                    first = prompt_ids.shape[1] - 1
-                    logits = model(
-                        input_ids=torch.cat((prompt_ids, response_ids), dim=1),
-                        attention_mask=mask,
-                        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-                        logits_to_keep=torch.arange(first, first + response_ids.shape[1], device=mask.device),
-                        use_cache=False,
-                    ).logits
+                logits = self._response_logits(self.model, ids, mask, ids, mask)
         finally:
             hook.remove()
-        return logits, captured[0]
+        return torch.equal(logits, made[0])
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
@@ -211,7 +305,32 @@ class Policy(nn.Module):
         )
 
 
-def token_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities (B, T) of `ids` (B, T) under softmax(logits / temperature), logits (B, T, V), in float32."""
-    logits = logits.float() / temperature
-    return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Values (N,) of the tokens where the mask (B, T) is True, at their places; 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+@contextmanager
+def head_passing_through(head: nn.Module) -> Iterator[None]:
+    """The output head returns the states it is given, so that its product can be made where it costs less."""
+    head.forward = lambda states: states
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+@contextmanager
+def head_inputs(head: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects the states that the output head reads."""
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def contiguous_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A hook for the head: of states that are a slice, a bf16 product on the CPU copies the weight once per row."""
+    return (inputs[0].contiguous(), *inputs[1:])

@@ -36,6 +36,23 @@ def shape_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> T
     return rewards.scatter_add(1, last, scores.to(rewards.dtype).unsqueeze(1))
 
 
+def paid_scores(
+    scores: Tensor,
+    truncated: Tensor,
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+    clip: float | None = None,
+    scale: float = 1.0,
+    missing_eos_penalty: float = 0.0,
+) -> Tensor:
+    """Scores (B,) as the policy is paid: normalized, clipped, over `scale`, less a penalty where truncated (B,)."""
+    paid = (scores - mean) / max(std, 1e-8)
+    if clip is not None:
+        paid = paid.clamp(-clip, clip)
+    return paid / scale - missing_eos_penalty * truncated
+
+
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
     """Generalized advantage estimates (B, T), arXiv 1506.02438 eq. 16, from rewards and values (B, T).
 

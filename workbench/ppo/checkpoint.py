@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import shutil
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,40 @@ from torch import nn
 from workbench.errors import UserError
 from workbench.runs import atomic_folder
 
-KEEP = 2
 NAME = re.compile(r"step_(\d{6})")
+
+
+@dataclass
+class Counters:
+    """What the loop carries from step to step beside weights and optimizer."""
+
+    kl_coef: float
+    bad_steps: int = 0
+    """Updates in a row without a finite gradient."""
+    score_mean: float = 0.0
+    score_std: float | None = None
+    """Statistics that scores are normalized by; None until they are taken."""
+    best: float | None = None
+    """Highest validation objective so far."""
+    log_offset: int = 0
+    """Bytes of metrics.jsonl that belong to the steps done."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the last step."""
 
 
 def save(
     folder: Path,
     step: int,
     *,
+    keep: int,
     accelerator: Accelerator,
     policy: nn.Module,
     optimizer: torch.optim.Optimizer,
-    counters: dict[str, Any],
+    counters: Counters,
 ) -> None:
-    """Write `folder`/step_NNNNNN as a whole, then remove all but the newest two.
+    """Write `folder`/step_NNNNNN as a whole, then remove all but the newest `keep`.
 
-    Holds trainable parameters, optimizer, counters and the random states of every process.
+    Holds trainable parameters, optimizer, counters and the random states of every process, and their checksum.
     """
     states = accelerator.gather_for_metrics([random_state()], use_gather_object=True)
     if accelerator.is_main_process:
@@ -40,13 +60,16 @@ def save(
             "step": step,
             "trainable": {name: p.detach().cpu() for name, p in module.named_parameters() if p.requires_grad},
             "optimizer": optimizer.state_dict(),
-            "counters": counters,
+            "counters": asdict(counters),
             "random": states,
         }
         with atomic_folder(folder / f"step_{step:06}") as partial:
             torch.save(state, partial / "state.pt")
-        for old in existing(folder)[:-KEEP]:
+            (partial / "sha256").write_text(sha256(partial / "state.pt"))
+        for old in existing(folder)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
+        for torn in folder.glob(".step_*"):  # left by a process that was killed while it saved
+            shutil.rmtree(torn, ignore_errors=True)
     accelerator.wait_for_everyone()
 
 
@@ -56,15 +79,18 @@ def load_latest(
     accelerator: Accelerator,
     policy: nn.Module,
     optimizer: torch.optim.Optimizer,
-) -> tuple[int, dict[str, Any]] | None:
-    """Restore the newest checkpoint in place and return its step and counters; None when there is none."""
-    found = existing(folder)
-    if not found:
+) -> tuple[int, Counters] | None:
+    """Restore the newest whole checkpoint in place and return its step and counters; None when there is none."""
+    for place in reversed(existing(folder)):
+        if is_whole(place):
+            break
+        accelerator.print(f"ppo: {place} is torn (its checksum does not fit); looking at the one before it")
+    else:
         return None
-    state = torch.load(found[-1] / "state.pt", map_location="cpu", weights_only=True)
+    state = torch.load(place / "state.pt", map_location="cpu", weights_only=True)
     if len(state["random"]) != accelerator.num_processes:
         raise UserError(
-            f"{found[-1]}: saved by {len(state['random'])} processes, resumed by {accelerator.num_processes}; "
+            f"{place}: saved by {len(state['random'])} processes, resumed by {accelerator.num_processes}; "
             "launch with the same number"
         )
     parameters = dict(accelerator.unwrap_model(policy).named_parameters())
@@ -73,11 +99,25 @@ def load_latest(
             parameters[name].copy_(value)
     optimizer.load_state_dict(state["optimizer"])
     restore_random_state(state["random"][accelerator.process_index])
-    return state["step"], state["counters"]
+    return state["step"], Counters(**state["counters"])
+
+
+def is_whole(place: Path) -> bool:
+    """Whether a checkpoint is what was written."""
+    try:
+        return (place / "sha256").read_text() == sha256(place / "state.pt")
+    except OSError:
+        return False
+
+
+def sha256(file: Path) -> str:
+    """Checksum of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def existing(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+    """Checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step_*") if NAME.fullmatch(path.name))
 
 

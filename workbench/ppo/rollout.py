@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Rollout:
     logprobs: Tensor  # (B, T) float32, of the policy that sampled
     ref_logprobs: Tensor  # (B, T) float32, of the reference
     values: Tensor  # (B, T) float32, read before each token
+    entropies: Tensor  # (B, T) float32, nats, of the distribution that each token was sampled from
     scores: Tensor  # (B,) float32, raw scores of the reward
     truncated: Tensor  # (B,) bool, cut at the token limit: no stop token
     prompts: list[str]  # B
@@ -38,6 +39,55 @@ class Rollout:
 
     def __len__(self) -> int:
         return len(self.completions)
+
+
+class Responses(NamedTuple):
+    """Answers to B prompts, scored as texts; shapes as in Rollout."""
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response_ids: Tensor
+    response_mask: Tensor
+    scores: Tensor
+    prompts: list[str]
+    completions: list[str]
+    seconds: dict[str, float]
+
+
+def respond(
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    reward: RewardModel,
+    rows: Sequence[dict[str, Any]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seeds: list[int] | None = None,
+) -> Responses:
+    """Answer `rows` (with prompt, prompt_ids and the reward's columns) and score the answers.
+
+    With `seeds`, one per row, a row's answer depends on nothing but its prompt and its seed.
+    """
+    start = time.perf_counter()
+    prompt_ids, prompt_mask = policy.pad_prompts([row["prompt_ids"] for row in rows])
+    response_ids, response_mask = policy.generate(
+        prompt_ids, prompt_mask, max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds
+    )
+    generated = time.perf_counter()
+    prompts = [row["prompt"] for row in rows]
+    completions = decode(tokenizer, response_ids, response_mask)
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ROW_FIELDS}
+    scores = torch.tensor(reward(prompts, completions, **columns), dtype=torch.float32, device=policy.device)
+    return Responses(
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        response_ids=response_ids,
+        response_mask=response_mask,
+        scores=scores,
+        prompts=prompts,
+        completions=completions,
+        seconds={"generate": generated - start, "score": time.perf_counter() - generated},
+    )
 
 
 def collect(
@@ -49,46 +99,33 @@ def collect(
     max_new_tokens: int,
     temperature: float,
     micro_batch_size: int,
+    seeds: list[int] | None = None,
 ) -> Rollout:
-    """Answer `rows` (with prompt, prompt_ids and the reward's columns), score the answers, and score their tokens.
+    """Answer `rows` as `respond` does, and score the tokens of the answers.
 
     Old log-probabilities are recomputed by the code that the update runs, not taken from the sampler, so that
     the first ratio is 1.
     """
+    found = respond(
+        policy, tokenizer, reward, rows, max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds
+    )
     start = time.perf_counter()
-    prompt_ids, prompt_mask = policy.pad_prompts([row["prompt_ids"] for row in rows])
-    response_ids, response_mask = policy.generate(
-        prompt_ids, prompt_mask, max_new_tokens=max_new_tokens, temperature=temperature
-    )
-    generated = time.perf_counter()
-
-    prompts = [row["prompt"] for row in rows]
-    completions = decode(tokenizer, response_ids, response_mask)
-    columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ROW_FIELDS}
-    scores = torch.tensor(reward(prompts, completions, **columns), dtype=torch.float32, device=policy.device)
-    scored = time.perf_counter()
-
-    logprobs, ref_logprobs, values = score_tokens(
-        policy, prompt_ids, prompt_mask, response_ids, response_mask, temperature, micro_batch_size
-    )
-    seconds = {
-        "generate": generated - start,
-        "score": scored - generated,
-        "forward": time.perf_counter() - scored,
-    }
+    batch = (found.prompt_ids, found.prompt_mask, found.response_ids, found.response_mask)
+    logprobs, ref_logprobs, values, entropies = score_tokens(policy, *batch, temperature, micro_batch_size)
     return Rollout(
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        response_ids=response_ids,
-        response_mask=response_mask,
+        prompt_ids=found.prompt_ids,
+        prompt_mask=found.prompt_mask,
+        response_ids=found.response_ids,
+        response_mask=found.response_mask,
         logprobs=logprobs,
         ref_logprobs=ref_logprobs,
         values=values,
-        scores=scores,
-        truncated=is_truncated(response_ids, response_mask, policy.stop_ids),
-        prompts=prompts,
-        completions=completions,
-        seconds=seconds,
+        entropies=entropies,
+        scores=found.scores,
+        truncated=is_truncated(found.response_ids, found.response_mask, policy.stop_ids),
+        prompts=found.prompts,
+        completions=found.completions,
+        seconds=found.seconds | {"forward": time.perf_counter() - start},
     )
 
 
@@ -107,16 +144,17 @@ def score_tokens(
     response_mask: Tensor,
     temperature: float,
     micro_batch_size: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of policy and reference, and values, each (B, T) and 0 at masked positions."""
-    columns: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-probabilities of policy and reference, values, and the policy's entropies, each (B, T)."""
+    columns: tuple[list[Tensor], ...] = ([], [], [], [])
     for first in range(0, len(prompt_ids), micro_batch_size):
         part = slice(first, first + micro_batch_size)
         batch = (prompt_ids[part], prompt_mask[part], response_ids[part], response_mask[part], temperature)
-        scores = policy(*batch)
+        scores = policy(*batch, entropy=True)
+        ref_logprobs = policy.logprobs("reference", *batch)
         for column, values in zip(
-            columns, (scores.logprobs, policy.logprobs("reference", *batch), scores.values), strict=True
+            columns, (scores.logprobs, ref_logprobs, scores.values, scores.entropies), strict=True
         ):
-            column.append(values * response_mask[part])
-    logprobs, ref_logprobs, values = (torch.cat(column) for column in columns)
-    return logprobs, ref_logprobs, values
+            column.append(values)
+    logprobs, ref_logprobs, values, entropies = (torch.cat(column) for column in columns)
+    return logprobs, ref_logprobs, values, entropies

@@ -17,16 +17,21 @@ from workbench.config import PPOConfig
 from workbench.config_file import per_process
 from workbench.errors import Interrupted, UserError
 from workbench.interrupt import stop_requests
+from workbench.models import save_model, window
 from workbench.policy import Policy
 from workbench.ppo import algorithm, checkpoint
-from workbench.ppo.rollout import Rollout, collect
+from workbench.ppo.batches import batch_indices, enough_prompts, seed_of, token_limit
+from workbench.ppo.metrics import rollout_metrics
+from workbench.ppo.rollout import Rollout, collect, respond
+from workbench.ppo.selfcheck import check_sanity_pair, check_start
 from workbench.ppo.update import UpdateSettings, update
+from workbench.ppo.validation import samples, validate
 from workbench.progress import Progress
 from workbench.rewards import RewardModel
+from workbench.runs import atomic_folder, write_text
 
-# The first rollout precedes every update, so what it differs from 1 and 0 by is rounding; bf16 keeps 8 bits.
-FIRST_STEP_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 BAD_STEPS_LIMIT = 3
+SAMPLES_SHOWN = 8
 
 
 class PPOTrainer:
@@ -43,6 +48,8 @@ class PPOTrainer:
         accelerator: Accelerator,
         folder: Path,
         seed: int,
+        validation_rows: Sequence[dict[str, Any]] = (),
+        sanity_pair: list[str] | None = None,
     ) -> None:
         """`rows` hold prompt, prompt_ids and the reward's columns; checkpoints and metrics go to `folder`."""
         processes = accelerator.num_processes
@@ -57,18 +64,22 @@ class PPOTrainer:
             clip_range=config.clip_range,
             value_clip_range=config.value_clip_range,
             vf_coef=config.vf_coef,
+            entropy_coef=config.entropy_coef,
+            target_kl=config.target_kl,
             max_grad_norm=config.max_grad_norm,
             temperature=config.temperature,
         )
         self.tokenizer, self.reward, self.rows, self.config = tokenizer, reward, rows, config
         self.accelerator, self.folder, self.seed = accelerator, folder, seed
-        optimizer = torch.optim.AdamW(parameter_groups(policy, config), eps=1e-5, weight_decay=0.0)
+        self.validation_rows, self.sanity_pair = validation_rows, sanity_pair
+        self.window = None if policy.is_encoder_decoder else window(policy.base.config, tokenizer)
+        groups = parameter_groups(policy, config)
+        self.policy_parameters: list[torch.nn.Parameter] = groups[0]["params"]
+        optimizer = torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
         self.policy, self.optimizer = accelerator.prepare(policy, optimizer)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.kl_coef = config.kl_coef
         self.step = 0
-        self.bad_steps = 0
-        self.metrics: dict[str, float] = {}
+        self.state = checkpoint.Counters(kl_coef=config.kl_coef)
 
     @property
     def unwrapped(self) -> Policy:
@@ -81,11 +92,16 @@ class PPOTrainer:
         Raises Interrupted, with a checkpoint saved, when a signal asks for it.
         """
         self.resume()
-        progress = Progress("ppo", self.config.steps, done=self.step, show=self.accelerator.is_main_process)
-        with stop_requests() as stop_asked, self.metrics_file() as log:
-            while self.step < self.config.steps:
+        steps = self.config.steps
+        progress = Progress("ppo", steps, done=self.step, show=self.accelerator.is_main_process)
+        with stop_requests() as stop_asked, (self.folder / "metrics.jsonl").open("ab") as log:
+            while self.step < steps:
                 rollout = self.rollout_or_save(log.tell())
-                self.metrics = metrics = self.update(rollout)
+                metrics = self.update(rollout)
+                due = self.step % self.config.checkpoint_every == 0
+                if due or self.step == steps:
+                    metrics |= self.look(rollout)
+                self.state.metrics = metrics
                 if self.accelerator.is_main_process:
                     log.write((json.dumps({"step": self.step} | metrics) + "\n").encode())
                     log.flush()
@@ -94,18 +110,18 @@ class PPOTrainer:
                     note=f"score {metrics['objective/score_mean']:.3f}, kl {metrics['objective/kl']:.2f}, "
                     f"length {metrics['response/length_mean']:.1f}"
                 )
-                stop = self.any_process(stop_asked())
-                if stop or self.bad_steps >= BAD_STEPS_LIMIT or self.step % self.config.checkpoint_every == 0:
+                stop, failing = self.any_process(stop_asked()), self.state.bad_steps >= BAD_STEPS_LIMIT
+                if stop or failing or due:
                     self.save_checkpoint(log.tell())
-                if self.bad_steps >= BAD_STEPS_LIMIT:
+                if failing:
                     raise UserError(
-                        f"ppo: {self.bad_steps} updates in a row had no finite gradient; saved at step {self.step}; "
+                        f"ppo: {BAD_STEPS_LIMIT} updates in a row had no finite gradient; saved at step {self.step}; "
                         "lower ppo.learning_rate or use policy.precision fp32"
                     )
-                if stop and self.step < self.config.steps:
-                    raise Interrupted(f"stopped and saved at step {self.step} of {self.config.steps}")
+                if stop and self.step < steps:
+                    raise Interrupted(f"stopped and saved at step {self.step} of {steps}")
         progress.close()
-        return self.metrics
+        return self.state.metrics
 
     def rollout_or_save(self, log_offset: int) -> Rollout:
         """This step's rollout; a reward that fails on any process stops all of them with a checkpoint saved."""
@@ -122,43 +138,81 @@ class PPOTrainer:
 
     def rollout(self, rows: Sequence[dict[str, Any]]) -> Rollout:
         """Sample and score a response to each of `rows`; the same step samples the same, also after a resume."""
+        config = self.config
+        limit = token_limit(self.step, config.min_limit, config.max_new_tokens, self.seed)
+        self.check_rows(rows, limit)
+        if config.score_samples and self.state.score_std is None:
+            self.initial_scores = self.score_initial_policy()
         torch.manual_seed(seed_of(self.seed, self.step, self.accelerator.process_index))
         return collect(
             self.unwrapped,
             self.tokenizer,
             self.reward,
             rows,
-            max_new_tokens=self.config.max_new_tokens,
-            temperature=self.config.temperature,
+            max_new_tokens=limit,
+            temperature=config.temperature,
             micro_batch_size=self.micro_batch_size,
         )
+
+    def check_rows(self, rows: Sequence[dict[str, Any]], limit: int) -> None:
+        """Raises UserError for rows that cannot be answered in `limit` tokens."""
+        if not rows:
+            raise UserError("ppo: a rollout of no prompts; give at least one row")
+        for index, row in enumerate(rows):
+            length = len(row["prompt_ids"])
+            if length == 0:
+                raise UserError(f"ppo: row {index} has a prompt without tokens")
+            if self.window is not None and length + limit > self.window:
+                raise UserError(
+                    f"ppo: row {index} has {length} prompt tokens, and with {limit} response tokens it does not fit "
+                    f"the model's window of {self.window}; lower ppo.max_new_tokens or shorten the prompt"
+                )
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Improve the policy on a rollout and return the step's metrics."""
         start = time.perf_counter()
-        config, mask = self.config, rollout.response_mask
+        config, mask, state = self.config, rollout.response_mask, self.state
+        if config.score_samples and state.score_std is None:
+            state.score_mean, state.score_std = self.score_statistics()
         kl = algorithm.kl_penalty(rollout.logprobs, rollout.ref_logprobs, config.kl_estimator) * mask
-        rewards = algorithm.shape_rewards(self.shaped_scores(rollout), kl, mask, self.kl_coef)
+        scores = algorithm.paid_scores(
+            rollout.scores,
+            rollout.truncated,
+            mean=state.score_mean,
+            std=1.0 if state.score_std is None else state.score_std,
+            clip=config.score_clip,
+            scale=config.score_scale,
+            missing_eos_penalty=config.missing_eos_penalty,
+        )
+        rewards = algorithm.shape_rewards(scores, kl, mask, state.kl_coef)
         advantages = algorithm.gae(rewards, rollout.values, mask, config.gamma, config.lam)
         returns = (advantages + rollout.values) * mask
         whitened = algorithm.whiten(advantages, mask, lambda sums: self.accelerator.reduce(sums, "sum"))
 
-        metrics = self.rollout_metrics(rollout, kl, rewards, advantages, returns)
-        if self.step == 0:
-            self.check_first_step(rollout, metrics)
+        metrics = rollout_metrics(rollout, kl, rewards, advantages, returns, self.accelerator)
+        metrics["objective/kl_coef"] = state.kl_coef
+        if self.step == 0 and config.self_checks:
+            self.check_start(rollout, metrics)
         fraction = algorithm.rate_fraction(self.step, config.steps, config.schedule)
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * fraction
-        generator = torch.Generator().manual_seed(seed_of(self.seed, self.step, self.accelerator.process_index))
         metrics |= update(
-            self.policy, self.optimizer, self.accelerator, rollout, whitened, returns, self.settings, generator
+            self.policy,
+            self.optimizer,
+            self.accelerator,
+            rollout,
+            whitened,
+            returns,
+            self.settings,
+            torch.Generator().manual_seed(seed_of(self.seed, self.step, self.accelerator.process_index)),
+            frozen=self.policy_parameters if self.step < config.value_warmup_steps else None,
         )
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        self.bad_steps = self.bad_steps + 1 if metrics["skipped_steps"] == metrics["optimizer_steps"] else 0
+        state.bad_steps = state.bad_steps + 1 if metrics["skipped_steps"] == metrics["optimizer_steps"] else 0
         self.step += 1
         if config.kl_target is not None:
-            self.kl_coef = algorithm.next_kl_coef(
-                self.kl_coef, metrics["objective/kl"], config.kl_target, config.kl_horizon, config.batch_size
+            state.kl_coef = algorithm.next_kl_coef(
+                state.kl_coef, metrics["objective/kl"], config.kl_target, config.kl_horizon, config.batch_size
             )
         seconds = rollout.seconds | {"update": time.perf_counter() - start}
         metrics |= {f"seconds/{name}": round(value, 4) for name, value in seconds.items()}
@@ -166,80 +220,76 @@ class PPOTrainer:
         metrics["tokens_per_second"] = metrics["response/length_mean"] * metrics["episodes_per_second"]
         return metrics
 
-    def shaped_scores(self, rollout: Rollout) -> Tensor:
-        """Scores (B,) as the policy is paid: clipped, scaled, less the penalty for a missing stop token."""
-        scores = rollout.scores
-        if self.config.score_clip is not None:
-            scores = scores.clamp(-self.config.score_clip, self.config.score_clip)
-        return scores / self.config.score_scale - self.config.missing_eos_penalty * rollout.truncated
-
-    def rollout_metrics(
-        self, rollout: Rollout, kl: Tensor, rewards: Tensor, advantages: Tensor, returns: Tensor
-    ) -> dict[str, float]:
-        """Metrics of a rollout over all processes; KL, entropy and reward are sums over a response, in nats."""
-        mask = rollout.response_mask
-        kl_k3 = algorithm.kl_penalty(rollout.logprobs, rollout.ref_logprobs, "k3") * mask
-        lengths = mask.sum(dim=1).float()
-        columns = torch.stack(
-            (
-                kl.sum(dim=1),
-                kl_k3.sum(dim=1),
-                -rollout.logprobs.sum(dim=1),
-                rollout.scores,
-                rewards.sum(dim=1),
-                lengths,
-                rollout.truncated.float(),
-                (advantages * mask).sum(dim=1) / lengths,
-                (returns * mask).sum(dim=1) / lengths,
-            ),
-            dim=1,
+    def check_start(self, rollout: Rollout, metrics: dict[str, float]) -> None:
+        """The self-checks, on the first responses of the first rollout."""
+        if self.sanity_pair:
+            check_sanity_pair(self.reward, self.sanity_pair, self.rows[0])
+        check_start(
+            self.policy,
+            self.accelerator,
+            rollout,
+            rows=self.micro_batch_size,
+            temperature=self.config.temperature,
+            kl_per_token=metrics["objective/kl_k3"] / metrics["response/length_mean"],
         )
-        columns = self.accelerator.gather(columns).float()
-        mean = columns.mean(dim=0).tolist()
-        return {
-            "objective/kl": mean[0],
-            "objective/kl_k3": mean[1],
-            "objective/kl_coef": self.kl_coef,
-            "objective/entropy": mean[2],
-            "objective/score_mean": mean[3],
-            "objective/score_std": columns[:, 3].std(correction=0).item(),
-            "objective/reward": mean[4],
-            "response/length_mean": mean[5],
-            "response/length_min": columns[:, 5].min().item(),
-            "response/length_max": columns[:, 5].max().item(),
-            "response/truncated_share": mean[6],
-            "advantages/mean": mean[7],
-            "returns/mean": mean[8],
-            "value/explained_variance": algorithm.explained_variance(
-                rollout.values, returns, mask, lambda sums: self.accelerator.reduce(sums, "sum")
-            ).item(),
-        }
 
-    def check_first_step(self, rollout: Rollout, metrics: dict[str, float]) -> None:
-        """Raises UserError unless, before any update, KL is 0 and the ratio of new to old probabilities is 1."""
-        tolerance = FIRST_STEP_TOLERANCE[self.unwrapped.autocast_dtype or torch.float32]
-        kl = metrics["objective/kl_k3"] / metrics["response/length_mean"]
-        if not kl <= tolerance:
+    def score_initial_policy(self) -> Tensor:
+        """Scores of this process's share of the responses that scores are normalized by."""
+        scores: list[Tensor] = []
+        for batch in range(-(-self.config.score_samples // self.config.batch_size)):
+            torch.manual_seed(seed_of(self.seed, batch, self.accelerator.process_index, 1))
+            scores.append(
+                respond(
+                    self.unwrapped,
+                    self.tokenizer,
+                    self.reward,
+                    self.batch(batch),
+                    max_new_tokens=self.config.max_new_tokens,
+                    temperature=self.config.temperature,
+                ).scores
+            )
+        return torch.cat(scores)
+
+    def score_statistics(self) -> tuple[float, float]:
+        """Mean and standard deviation of the initial policy's scores over all processes."""
+        found = self.accelerator.gather(self.initial_scores)
+        std = found.std(correction=0).item()
+        if std < 1e-6:
             raise UserError(
-                f"ppo: KL to the reference is {kl:.2g} nats a token before the first update (limit {tolerance}); "
-                "the policy must start as a copy of its reference: is dropout on, or was another adapter loaded?"
+                f"ppo.score_samples: all {len(found)} responses of the initial policy score {found[0].item():g}, so "
+                "there is nothing to normalize by; set it to 0, or look at the reward"
             )
-        part = slice(0, self.micro_batch_size)
-        mask = rollout.response_mask[part]
-        with torch.no_grad():
-            scores = self.policy(
-                rollout.prompt_ids[part],
-                rollout.prompt_mask[part],
-                rollout.response_ids[part],
-                mask,
-                self.config.temperature,
+        return found.mean().item(), std
+
+    def look(self, rollout: Rollout) -> dict[str, float]:
+        """Write samples, answer the validation prompts if there are some, and keep the policy that did best on them."""
+        metrics: dict[str, float] = {}
+        kl = (rollout.logprobs - rollout.ref_logprobs).sum(dim=1)
+        shown = samples(rollout.prompts, rollout.completions, rollout.scores.tolist(), kl.tolist())
+        if self.validation_rows:
+            metrics, shown = validate(
+                self.unwrapped,
+                self.tokenizer,
+                self.reward,
+                self.validation_rows,
+                self.accelerator,
+                batch_size=self.share,
+                max_new_tokens=self.config.max_new_tokens,
+                temperature=self.config.temperature,
+                kl_coef=self.config.kl_coef * self.config.score_scale,
+                seed=self.seed,
             )
-        log_ratio = ((scores.logprobs - rollout.logprobs[part]) * mask).abs().max().item()
-        if not log_ratio <= tolerance:
-            raise UserError(
-                f"ppo: the log ratio of new to old probabilities is {log_ratio:.2g} before the first update (limit "
-                f"{tolerance}); the same weights must give the same probabilities: is dropout on?"
-            )
+            objective = metrics["validation/objective"]
+            if self.state.best is None or objective > self.state.best:
+                self.state.best = objective
+                if self.accelerator.is_main_process:
+                    with atomic_folder(self.folder / "best") as folder:
+                        save_model(self.unwrapped.model, folder)
+        if self.accelerator.is_main_process:
+            with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+                for sample in shown[:SAMPLES_SHOWN]:
+                    file.write(json.dumps({"step": self.step} | sample, ensure_ascii=False) + "\n")
+        return metrics
 
     def batch(self, step: int) -> list[dict[str, Any]]:
         """This process's rows of rollout `step`."""
@@ -254,74 +304,38 @@ class PPOTrainer:
 
     def save_checkpoint(self, log_offset: int) -> None:
         """Save everything that `resume` needs."""
+        self.state.log_offset = log_offset
         checkpoint.save(
             self.folder / "checkpoints",
             self.step,
+            keep=self.config.checkpoints_kept,
             accelerator=self.accelerator,
             policy=self.policy,
             optimizer=self.optimizer,
-            counters={
-                "kl_coef": self.kl_coef,
-                "bad_steps": self.bad_steps,
-                "log_offset": log_offset,
-                "metrics": self.metrics,
-            },
+            counters=self.state,
         )
 
     def resume(self) -> None:
-        """Go back to the newest checkpoint, where there is one, and forget metrics logged after it."""
+        """Go back to the newest whole checkpoint, where there is one, and forget what was logged after it."""
         found = checkpoint.load_latest(
-            self.folder / "checkpoints",
-            accelerator=self.accelerator,
-            policy=self.policy,
-            optimizer=self.optimizer,
+            self.folder / "checkpoints", accelerator=self.accelerator, policy=self.policy, optimizer=self.optimizer
         )
-        offset = 0
         if found is not None:
-            self.step, counters = found
-            self.kl_coef, self.bad_steps = counters["kl_coef"], counters["bad_steps"]
-            offset, self.metrics = counters["log_offset"], counters["metrics"]
+            self.step, self.state = found
             self.accelerator.print(f"ppo: going on from step {self.step}")
         if self.accelerator.is_main_process:
             with (self.folder / "metrics.jsonl").open("ab") as log:
-                log.truncate(offset)
-
-    def metrics_file(self) -> Any:
-        """metrics.jsonl, opened to append; closed by the caller."""
-        return (self.folder / "metrics.jsonl").open("ab")
-
-
-def enough_prompts(config: PPOConfig, prompts: int) -> None:
-    """Raises UserError when a batch would need a prompt twice."""
-    if prompts < config.batch_size:
-        raise UserError(
-            f"ppo.batch_size: {config.batch_size} is above the {prompts} prompts there are; lower it or add prompts"
-        )
+                log.truncate(self.state.log_offset)
+            file = self.folder / "samples.jsonl"
+            if file.exists():
+                lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= self.step]
+                write_text(file, "".join(line + "\n" for line in lines))
 
 
 def parameter_groups(policy: Policy, config: PPOConfig) -> list[dict[str, Any]]:
-    """The policy's trainable parameters and the value head's, each with its rate."""
+    """What is trained by the policy's loss and what for the values alone, each with its rate."""
     value_rate = config.learning_rate if config.value_learning_rate is None else config.value_learning_rate
-    return [
-        {"params": [p for p in policy.model.parameters() if p.requires_grad], "lr": config.learning_rate},
-        {"params": list(policy.value_head.parameters()), "lr": value_rate},
-    ]
-
-
-def batch_indices(step: int, batch_size: int, rows: int, seed: int) -> list[int]:
-    """Rows of the batch at `step`: the data in a new order every epoch, one epoch after the other."""
-    indices: list[int] = []
-    position = step * batch_size
-    while len(indices) < batch_size:
-        epoch, offset = divmod(position + len(indices), rows)
-        order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed_of(seed, epoch)))
-        indices += order[offset : offset + batch_size - len(indices)].tolist()
-    return indices
-
-
-def seed_of(*numbers: int) -> int:
-    """One seed from several numbers, different for different numbers."""
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed * 1_000_003 + number + 1) % 2**63
-    return mixed
+    values = [p for p in policy.value_parameters() if p.requires_grad]
+    of_values = {id(p) for p in values}
+    trained = [p for p in policy.parameters() if p.requires_grad and id(p) not in of_values]
+    return [{"params": trained, "lr": config.learning_rate}, {"params": values, "lr": value_rate}]

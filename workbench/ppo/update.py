@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -27,8 +25,14 @@ class UpdateSettings:
     clip_range: float
     value_clip_range: float
     vf_coef: float
+    entropy_coef: float
+    target_kl: float | None
     max_grad_norm: float
     temperature: float
+
+
+# What is summed over the tokens of a micro batch, in the order of the vector that carries the sums.
+SUMS = ("tokens", "policy_loss", "value_loss", "entropy", "clipped", "value_clipped", "approx_kl", "ratio")
 
 
 def update(
@@ -40,34 +44,67 @@ def update(
     returns: Tensor,
     settings: UpdateSettings,
     generator: torch.Generator,
+    *,
+    frozen: list[nn.Parameter] | None = None,
 ) -> dict[str, float]:
     """Take the optimizer steps for `advantages` and `returns` (B, T) and return the metrics over all of them.
 
-    `policy` is the module as prepared by `accelerator`, so that gradients are averaged over processes.
-    A step whose gradient is not finite is skipped and counted.
+    `policy` is the module as prepared by `accelerator`, so that gradients are averaged over processes. A step whose
+    gradient is not finite is skipped and counted; one whose minibatch has moved past `target_kl` ends the update. The
+    parameters in `frozen` keep their values.
     """
-    sums: dict[str, float] = defaultdict(float)
+    total = torch.zeros(len(SUMS), device=accelerator.device)
+    ratio_max = torch.zeros((), device=accelerator.device)
+    steps = skipped = 0
+    norms, stopped = 0.0, False
     for rows in minibatches(len(rollout), settings.epochs, settings.minibatch_size, generator):
         tokens = accelerator.reduce(rollout.response_mask[rows].sum(), "sum").item()
         # Gradients are averaged over processes; this makes the average the mean over all tokens.
         weight = accelerator.num_processes / max(tokens, 1)
+        of_minibatch = torch.zeros_like(total)
         for micro in rows.split(settings.micro_batch_size):
             last = micro[-1] == rows[-1]
             with accelerator.no_sync(policy) if not last else nullcontext():
-                loss, statistics = micro_loss(policy, accelerator, rollout, advantages, returns, micro, settings)
+                loss, sums, largest = micro_loss(policy, accelerator, rollout, advantages, returns, micro, settings)
                 accelerator.backward(loss * weight)
-            for name, value in statistics.items():
-                sums[name] = max(sums[name], value) if name == "ratio_max" else sums[name] + value
+            of_minibatch += sums
+            ratio_max = torch.maximum(ratio_max, largest)
+        total += of_minibatch
+        if settings.target_kl is not None:
+            moved = accelerator.reduce(of_minibatch[SUMS.index("approx_kl")], "sum").item() / max(tokens, 1)
+            if moved > settings.target_kl:
+                optimizer.zero_grad()
+                stopped = True
+                break
+        for parameter in frozen or ():
+            parameter.grad = None
         norm = accelerator.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)
-        norm = math.nan if norm is None else float(norm)
-        if math.isfinite(norm):
+        assert norm is not None
+        steps += 1
+        if torch.isfinite(norm):
             optimizer.step()
-            sums["grad_norm"] += norm
+            norms += norm.item()
         else:
-            sums["skipped"] += 1
-        sums["steps"] += 1
+            skipped += 1
         optimizer.zero_grad()
-    return summarise(sums, accelerator)
+    largest = accelerator.gather(ratio_max.unsqueeze(0)).max().item()
+    mean = dict(zip(SUMS, accelerator.reduce(total, "sum").tolist(), strict=True))
+    tokens = max(mean.pop("tokens"), 1)
+    mean = {name: value / tokens for name, value in mean.items()}
+    metrics = {
+        "policy/loss": mean["policy_loss"],
+        "policy/approx_kl": mean["approx_kl"],
+        "policy/clip_fraction": mean["clipped"],
+        "policy/ratio_mean": mean["ratio"],
+        "policy/ratio_max": largest,
+        "value/loss": mean["value_loss"],
+        "value/clip_fraction": mean["value_clipped"],
+        "grad_norm": norms / max(steps - skipped, 1),
+        "optimizer_steps": steps,
+        "skipped_steps": skipped,
+        "stopped_early": float(stopped),
+    }
+    return metrics | ({"policy/entropy": mean["entropy"]} if settings.entropy_coef else {})
 
 
 def micro_loss(
@@ -78,54 +115,36 @@ def micro_loss(
     returns: Tensor,
     rows: Tensor,
     settings: UpdateSettings,
-) -> tuple[Tensor, dict[str, float]]:
-    """Loss, as a sum over the tokens of `rows`, and the sums that make the metrics."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, as a sum over the tokens of `rows`, the SUMS that make the metrics, and the largest ratio."""
     module: Policy = accelerator.unwrap_model(policy)
     length = int(rollout.response_mask[rows].sum(dim=1).max())
     prompt_ids, prompt_mask = module.trim_prompts(rollout.prompt_ids[rows], rollout.prompt_mask[rows])
     response_ids, mask = rollout.response_ids[rows, :length], rollout.response_mask[rows, :length]
-    scores = policy(prompt_ids, prompt_mask, response_ids, mask, settings.temperature)
+    bonus = settings.entropy_coef != 0
+    scores = policy(prompt_ids, prompt_mask, response_ids, mask, settings.temperature, bonus)
     surrogate = algorithm.policy_loss(
         scores.logprobs, rollout.logprobs[rows, :length], advantages[rows, :length], mask, settings.clip_range
     )
     value = algorithm.value_loss(
         scores.values, rollout.values[rows, :length], returns[rows, :length], mask, settings.value_clip_range
     )
-    statistics = {
-        "tokens": mask.sum(),
-        "policy_loss": surrogate.loss,
-        "value_loss": value.loss,
-        "clipped": surrogate.clipped,
-        "value_clipped": value.clipped,
-        "approx_kl": surrogate.approx_kl,
-        "ratio": surrogate.ratio,
-        "ratio_max": surrogate.ratio_max,
-    }
-    return surrogate.loss + settings.vf_coef * value.loss, {k: v.item() for k, v in statistics.items()}
+    entropy = scores.entropies.sum() if bonus else torch.zeros_like(surrogate.loss)
+    loss = surrogate.loss + settings.vf_coef * value.loss - settings.entropy_coef * entropy
+    sums = (
+        mask.sum(),
+        surrogate.loss,
+        value.loss,
+        entropy,
+        surrogate.clipped,
+        value.clipped,
+        surrogate.approx_kl,
+        surrogate.ratio,
+    )
+    return loss, torch.stack([part.detach().float() for part in sums]), surrogate.ratio_max
 
 
 def minibatches(rows: int, epochs: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Row indices of each minibatch: every epoch visits every row once, in a new order."""
     for _ in range(epochs):
         yield from torch.randperm(rows, generator=generator).split(size)
-
-
-def summarise(sums: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
-    """Metrics over all minibatches and processes."""
-    names = sorted(set(sums) - {"ratio_max", "steps", "skipped", "grad_norm"})
-    local = torch.tensor([sums[name] for name in names], dtype=torch.float64).float()
-    total = dict(zip(names, accelerator.reduce(local.to(accelerator.device), "sum").tolist(), strict=True))
-    largest = accelerator.gather(torch.tensor([sums["ratio_max"]], device=accelerator.device)).max().item()
-    tokens = max(total["tokens"], 1)
-    return {
-        "policy/loss": total["policy_loss"] / tokens,
-        "policy/approx_kl": total["approx_kl"] / tokens,
-        "policy/clip_fraction": total["clipped"] / tokens,
-        "policy/ratio_mean": total["ratio"] / tokens,
-        "policy/ratio_max": largest,
-        "value/loss": total["value_loss"] / tokens,
-        "value/clip_fraction": total["value_clipped"] / tokens,
-        "grad_norm": sums["grad_norm"] / max(sums["steps"] - sums["skipped"], 1),
-        "optimizer_steps": sums["steps"],
-        "skipped_steps": sums["skipped"],
-    }

@@ -1,0 +1,77 @@
+"""Log-probabilities and entropies of a head: one sweep over a frozen head equals the softmax, gradients included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from workbench import logprobs
+from workbench.logprobs import entropies, head_logprobs, token_logprobs
+
+N, H, V = 11, 6, 33
+frozen_or_not = pytest.mark.parametrize("frozen", [True, False])
+
+
+def head(bias: bool) -> nn.Linear:
+    """A head whose logits are spread widely enough that a running maximum rises."""
+    torch.manual_seed(0)
+    made = nn.Linear(H, V, bias=bias)
+    with torch.no_grad():
+        made.weight.mul_(5)
+    return made
+
+
+def reference(states: Tensor, made: nn.Linear, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """torch's own distribution, in float64."""
+    bias = None if made.bias is None else made.bias.double()
+    logits = nn.functional.linear(states.double(), made.weight.double(), bias) / temperature
+    distribution = torch.distributions.Categorical(logits=logits)
+    return distribution.log_prob(ids), distribution.entropy()
+
+
+@frozen_or_not
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("chunk", [1, 7, 33, 4096])
+def test_values_and_gradients_are_those_of_the_softmax(
+    frozen: bool, bias: bool, temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logprobs, "CHUNK", chunk)
+    made, states, ids = head(bias), torch.randn(N, H, requires_grad=True), torch.randint(0, V, (N,))
+    made.requires_grad_(not frozen)
+    expected = reference(states, made, ids, temperature)
+    found = head_logprobs(states, made, ids, temperature, entropy=True)
+    for of_found, of_expected in zip(found, expected, strict=True):
+        assert of_found.dtype == torch.float32
+        assert torch.allclose(of_found, of_expected.float(), atol=1e-5)
+    upstream = torch.randn(2, N)  # different for every token, as advantages are
+    (gradient,) = torch.autograd.grad(found, states, list(upstream), retain_graph=True)
+    (expected_gradient,) = torch.autograd.grad(expected, states, list(upstream.double()))
+    assert torch.allclose(gradient, expected_gradient.float(), atol=2e-5)
+
+
+def test_a_trained_head_gets_its_gradient() -> None:
+    made, states, ids = head(bias=True), torch.randn(N, H), torch.randint(0, V, (N,))
+    logprob, entropy = head_logprobs(states, made, ids, 1.0, entropy=False)
+    assert entropy is None
+    logprob.sum().backward()
+    expected = torch.zeros(V).index_add(0, ids, torch.ones(N)) - torch.softmax(made(states), -1).sum(0)
+    assert torch.allclose(made.bias.grad, expected, atol=1e-5)
+
+
+def test_huge_logits_do_not_overflow() -> None:
+    made = head(bias=False).requires_grad_(False)
+    states = torch.full((N, H), 1e4, requires_grad=True)
+    logprob, entropy = head_logprobs(states, made, torch.arange(N), 1.0, entropy=True)
+    (gradient,) = torch.autograd.grad((logprob + entropy).sum(), states)
+    assert torch.isfinite(logprob).all()
+    assert torch.isfinite(entropy).all()
+    assert torch.isfinite(gradient).all()
+
+
+def test_logprobs_of_logits_are_log_softmax_at_the_temperature() -> None:
+    logits, ids = torch.randn(6, 5), torch.tensor([0, 4, 2, 1, 1, 3])
+    expected = torch.log_softmax(logits / 2, -1)
+    assert torch.allclose(token_logprobs(logits, ids, 2.0), expected[torch.arange(6), ids], atol=1e-6)
+    assert torch.allclose(entropies(logits, 2.0), -(expected.exp() * expected).sum(-1), atol=1e-6)

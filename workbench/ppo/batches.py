@@ -1,0 +1,43 @@
+"""Which prompts a step answers, and the seeds of everything random, as functions of the step alone."""
+
+from __future__ import annotations
+
+import torch
+
+from workbench.config import PPOConfig
+from workbench.errors import UserError
+
+
+def enough_prompts(config: PPOConfig, prompts: int) -> None:
+    """Raises UserError when a batch would need a prompt twice."""
+    if prompts < config.batch_size:
+        raise UserError(
+            f"ppo.batch_size: {config.batch_size} is above the {prompts} prompts there are; lower it or add prompts"
+        )
+
+
+def batch_indices(step: int, batch_size: int, rows: int, seed: int) -> list[int]:
+    """Rows of the batch at `step`: the data in a new order every epoch, one epoch after the other."""
+    indices: list[int] = []
+    position = step * batch_size
+    while len(indices) < batch_size:
+        epoch, offset = divmod(position + len(indices), rows)
+        order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed_of(seed, epoch)))
+        indices += order[offset : offset + batch_size - len(indices)].tolist()
+    return indices
+
+
+def token_limit(step: int, shortest: int | None, longest: int, seed: int) -> int:
+    """The token limit of the responses at `step`: `longest`, or drawn evenly from `shortest` to `longest`."""
+    if shortest is None:
+        return longest
+    generator = torch.Generator().manual_seed(seed_of(seed, step))
+    return int(torch.randint(shortest, longest + 1, (), generator=generator))
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed from several numbers, different for different numbers."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 1_000_003 + number + 1) % 2**63
+    return mixed

@@ -1,0 +1,89 @@
+"""Checks on the first rollout, before any update: what fails here would fail silently later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from workbench.errors import UserError
+from workbench.policy import Policy
+from workbench.ppo.rollout import ROW_FIELDS, Rollout
+from workbench.rewards import RewardModel
+
+# What 1 and 0 may be missed by is rounding alone; bf16 keeps 8 bits.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def check_start(
+    policy: nn.Module, accelerator: Accelerator, rollout: Rollout, *, rows: int, temperature: float, kl_per_token: float
+) -> None:
+    """Raises UserError, with the likely cause, unless the first `rows` responses show a sound beginning.
+
+    KL to the reference is 0, the ratio of new to old probabilities is 1, the reference shares no weight with what
+    is trained, and a gradient reaches every adapter and the value head.
+    """
+    module: Policy = accelerator.unwrap_model(policy)
+    tolerance = TOLERANCE[module.autocast_dtype or torch.float32]
+    if not kl_per_token <= tolerance:
+        raise UserError(
+            f"ppo: KL to the reference is {kl_per_token:.2g} nats a token before the first update (limit {tolerance}); "
+            "the policy must start as a copy of its reference: is dropout on, or was another adapter loaded?"
+        )
+    check_reference(module)
+    part = slice(0, rows)
+    mask = rollout.response_mask[part]
+    scores = policy(rollout.prompt_ids[part], rollout.prompt_mask[part], rollout.response_ids[part], mask, temperature)
+    log_ratio = ((scores.logprobs.detach() - rollout.logprobs[part]) * mask).abs().max().item()
+    if not log_ratio <= tolerance:
+        raise UserError(
+            f"ppo: the log ratio of new to old probabilities is {log_ratio:.2g} before the first update (limit "
+            f"{tolerance}); the same weights must give the same probabilities: is dropout on?"
+        )
+    accelerator.backward((scores.logprobs * mask).sum() + (scores.values * mask).sum())
+    unreached = without_gradient(module)
+    policy.zero_grad()
+    if unreached:
+        raise UserError(
+            f"ppo: no gradient reaches {len(unreached)} of the trained weights, the first is {unreached[0]}; an "
+            "adapter that is not active, a module that the model does not use (policy.lora.target_modules), or 4-bit layers "
+            "repacked for inference end a gradient"
+        )
+
+
+def check_reference(policy: Policy) -> None:
+    """Raises UserError where the reference would move with the policy."""
+    trained = {parameter.data_ptr() for parameter in policy.parameters() if parameter.requires_grad}
+    frozen = policy.reference_parameters()
+    if not frozen or any(parameter.data_ptr() in trained for parameter in frozen):
+        raise UserError(
+            "ppo: the reference shares weights with the policy and would follow it, so that KL stays 0; give full "
+            "fine-tuning a frozen copy, and an adapter one of its own"
+        )
+
+
+def without_gradient(policy: Policy) -> list[str]:
+    """Names of trained weights that the backward pass left out.
+
+    A new adapter's A has a gradient of exactly 0, because its B is 0: it counts as reached where a gradient is there.
+    """
+    missing = [name for name, p in policy.named_parameters() if p.requires_grad and p.grad is None]
+    silent = [
+        name
+        for name, p in policy.named_parameters()
+        if p.requires_grad and p.grad is not None and "lora_B" in name and ".policy." in name and not p.grad.any()
+    ]
+    return missing + silent
+
+
+def check_sanity_pair(reward: RewardModel, pair: list[str], row: dict[str, Any]) -> None:
+    """Raises UserError unless the first of a pair of responses to the prompt of `row` scores higher."""
+    columns = {name: [value] * 2 for name, value in row.items() if name not in ROW_FIELDS}
+    good, bad = reward([row["prompt"]] * 2, pair, **columns)
+    if not good > bad:
+        raise UserError(
+            f"reward.sanity_pair: {pair[0]!r} scores {good:g} and {pair[1]!r} scores {bad:g}, but the first must score "
+            "higher; the reward points the wrong way or cannot tell them apart"
+        )

@@ -1,0 +1,69 @@
+"""How the policy of the moment does on prompts that it does not learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from transformers import PreTrainedTokenizerBase
+
+from workbench.policy import Policy
+from workbench.ppo.batches import seed_of
+from workbench.ppo.rollout import collect
+from workbench.rewards import RewardModel
+
+Sample = dict[str, Any]
+
+
+def validate(
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    reward: RewardModel,
+    rows: Sequence[dict[str, Any]],
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    temperature: float,
+    kl_coef: float,
+    seed: int,
+) -> tuple[dict[str, float], list[Sample]]:
+    """Metrics and samples of responses to `rows`, shared out over the processes; row i always has the same seed.
+
+    The objective is the mean score less `kl_coef` times the mean KL per response, in units of the reward.
+    """
+    found: list[Sample] = []
+    with accelerator.split_between_processes(list(range(len(rows)))) as mine:
+        for first in range(0, len(mine), batch_size):
+            indices = mine[first : first + batch_size]
+            rollout = collect(
+                policy,
+                tokenizer,
+                reward,
+                [rows[index] for index in indices],
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                micro_batch_size=batch_size,
+                seeds=[seed_of(seed, index) for index in indices],
+            )
+            kl = (rollout.logprobs - rollout.ref_logprobs).sum(dim=1)
+            found += samples(rollout.prompts, rollout.completions, rollout.scores.tolist(), kl.tolist())
+    gathered = gather_object(found)
+    scores, kls = (torch.tensor([sample[name] for sample in gathered]) for name in ("score", "kl"))
+    metrics = {
+        "validation/score_mean": scores.mean().item(),
+        "validation/kl": kls.mean().item(),
+        "validation/objective": (scores.mean() - kl_coef * kls.mean()).item(),
+    }
+    return metrics, gathered
+
+
+def samples(prompts: list[str], completions: list[str], scores: list[float], kl: list[float]) -> list[Sample]:
+    """One record per response; `kl` in nats per response."""
+    return [
+        {"prompt": prompt, "completion": completion, "score": score, "kl": nats}
+        for prompt, completion, score, nats in zip(prompts, completions, scores, kl, strict=True)
+    ]
