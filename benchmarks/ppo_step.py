@@ -97,10 +97,10 @@ def make_trainer(options: argparse.Namespace, folder: Path) -> PPOTrainer:
         else LoraSettings(r=16, alpha=32, target_modules={"gpt2": ["c_attn"], "t5": ["q", "v"]}[options.arch]),
     )
     accelerator = Accelerator(mixed_precision="no")
-    model, reference = load_trainable(settings, None, device=accelerator.device)
+    parts = load_trainable(settings, None, device=accelerator.device)
     tokens = torch.randint(5, len(tokenizer) - 5, (options.batch * 4, options.prompt))
     return PPOTrainer(
-        Policy(model, tokenizer, reference=reference, autocast=autocast_dtype(settings)),
+        Policy(parts.model, tokenizer, reference=parts.reference, autocast=autocast_dtype(settings)),
         tokenizer,
         lambda prompts, completions, **columns: [float(i % 3) for i in range(len(completions))],
         [{"prompt": "", "prompt_ids": row} for row in tokens.tolist()],

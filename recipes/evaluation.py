@@ -79,8 +79,8 @@ def variants(run: Run, accelerator: Accelerator) -> Iterator[tuple[str, Policy, 
         return
     for title, start in {"base": None, **folders}.items():
         if title == "base" or start is not None:
-            _, reference = load_trainable(config.policy, folders["sft"], device=device)
-            model, _ = load_trainable(config.policy, start, device=device)
+            reference = load_trainable(config.policy, folders["sft"], device=device).reference
+            model = load_trainable(config.policy, start, device=device).model
             yield title, Policy(model, tokenizer, reference=reference, autocast=autocast), "policy"
 
 

@@ -3,6 +3,7 @@
 # Imports of torch and transformers stand inside the functions, so that --help answers at once.
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.cli import Stage, main
@@ -11,6 +12,7 @@ from workbench.errors import named
 from workbench.runs import Run
 
 if TYPE_CHECKING:
+    from workbench.policy import Policy
     from workbench.rewards import CheckedReward
 
 NAME = "ppo"
@@ -33,6 +35,16 @@ def rows(config: Config) -> list[dict[str, Any]]:
 
     ppo = settings(config)
     return prompt_rows(config.policy.model, ppo.data, key="ppo.data", max_new_tokens=ppo.max_new_tokens)
+
+
+def validation_rows(config: Config) -> list[dict[str, Any]]:
+    """The prompts to watch PPO by, with the reward's columns; none unless the configuration names some."""
+    from workbench.prompt_rows import prompt_rows
+
+    ppo = settings(config)
+    if ppo.validation is None:
+        return []
+    return prompt_rows(config.policy.model, ppo.validation, key="ppo.validation", max_new_tokens=ppo.max_new_tokens)
 
 
 def given_reward(model: str, options: dict[str, Any]) -> CheckedReward:
@@ -64,6 +76,7 @@ def plan(config: Config) -> list[str]:
 
     ppo, count = settings(config), len(rows(config))
     enough_prompts(ppo, count)
+    validation_rows(config)
     assert config.reward is not None
     if config.reward.model is not None:
         given_reward(config.reward.model, config.reward.options)
@@ -79,7 +92,6 @@ def run(run: Run) -> dict[str, Any]:
     """Train and save an adapter, or a model, and its value head in the run's ppo folder."""
     from accelerate import Accelerator
     from accelerate.utils import set_seed
-    from safetensors.torch import save_file
 
     from workbench.models import autocast_dtype, load_policy_tokenizer, load_trainable, save_model
     from workbench.policy import Policy
@@ -90,7 +102,7 @@ def run(run: Run) -> dict[str, Any]:
     sft = run.folder / "sft" if config.sft else None
     if sft:
         run.record("sft")
-    prompts, reward = rows(config), reward_of(run)
+    prompts, validation, reward = rows(config), validation_rows(config), reward_of(run)
 
     # The policy casts by itself, so that sampling and scoring run under the same precision.
     accelerator = Accelerator(mixed_precision="no", log_with=config.track, project_dir=str(folder))
@@ -98,10 +110,26 @@ def run(run: Run) -> dict[str, Any]:
         accelerator.init_trackers(config.name)
     set_seed(config.seed, device_specific=True)
     tokenizer = load_policy_tokenizer(config.policy.model)
-    model, reference = load_trainable(config.policy, sft, device=accelerator.device)
-    policy = Policy(model, tokenizer, reference=reference, autocast=autocast_dtype(config.policy))
+    parts = load_trainable(config.policy, sft, device=accelerator.device, value_model=ppo.value_model == "separate")
+    policy = Policy(
+        parts.model,
+        tokenizer,
+        reference=parts.reference,
+        value_model=parts.value_model,
+        autocast=autocast_dtype(config.policy),
+    )
+    assert config.reward is not None
     trainer = PPOTrainer(
-        policy, tokenizer, reward, prompts, ppo, accelerator=accelerator, folder=folder, seed=config.seed
+        policy,
+        tokenizer,
+        reward,
+        prompts,
+        ppo,
+        accelerator=accelerator,
+        folder=folder,
+        seed=config.seed,
+        validation_rows=validation,
+        sanity_pair=config.reward.sanity_pair,
     )
     metrics = trainer.train()
     for tracker in accelerator.trackers:  # end_training would also end the process group, which evaluation needs
@@ -110,10 +138,22 @@ def run(run: Run) -> dict[str, Any]:
         with writing(folder):
             save_model(trainer.unwrapped.model, folder)
             tokenizer.save_pretrained(folder)
-            save_file(trainer.unwrapped.value_head.state_dict(), folder / "value_head.safetensors")
+            save_values(trainer.unwrapped, folder)
     accelerator.wait_for_everyone()
     inputs = {"model": config.policy.model, "sft": folder_hash(sft) if sft else None, "data": ppo.data.path}
     return {"inputs": inputs, "metrics": metrics}
+
+
+def save_values(policy: Policy, folder: Path) -> None:
+    """Write the value head, and the value model or adapter where there is one, beside the policy."""
+    from peft import PeftModel
+    from safetensors.torch import save_file
+
+    save_file(policy.value_head.state_dict(), folder / "value_head.safetensors")
+    if policy.value_model is not None:
+        policy.value_model.save_pretrained(folder / "value")
+    elif isinstance(policy.model, PeftModel) and "value" in policy.model.peft_config:
+        policy.model.save_pretrained(folder, selected_adapters=["value"], save_embedding_layers=False)
 
 
 STAGE = Stage(NAME, wanted, plan, run)

@@ -20,7 +20,7 @@ ignore_bitsandbytes = pytest.mark.filterwarnings("ignore::FutureWarning:bitsandb
 def quantized(name: str) -> Policy:
     """A 4-bit embedded model whose adapters are away from zero."""
     settings = PolicyConfig(model=f"embedded:{name}", quantization="nf4")
-    model, _ = load_trainable(settings, None, device=CPU)
+    model = load_trainable(settings, None, device=CPU).model
     for parameter_name, parameter in model.named_parameters():
         if "lora_B" in parameter_name:
             torch.nn.init.normal_(parameter, std=0.02)
@@ -58,7 +58,7 @@ def test_no_configuration_keeps_a_dropout(config: object) -> None:
 
 @pytest.mark.parametrize("name", ["t5", "gpt2"])
 def test_an_adapter_folder_holds_the_adapter_alone(name: str, tmp_path: Path) -> None:
-    model, _ = load_trainable(PolicyConfig(model=f"embedded:{name}"), None, device=CPU)
+    model = load_trainable(PolicyConfig(model=f"embedded:{name}"), None, device=CPU).model
     save_model(model, tmp_path)
     names = load_file(tmp_path / "adapter_model.safetensors").keys()
     assert names

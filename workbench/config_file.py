@@ -266,6 +266,9 @@ def check(config: Config) -> None:
         raise UserError(
             f"reward.train.polarity_pair: {len(train.polarity_pair)} sentences; give a polite and a rude one"
         )
+    pair = config.reward.sanity_pair if config.reward else None
+    if pair is not None and len(pair) != 2:
+        raise UserError(f"reward.sanity_pair: {len(pair)} responses; give a good and a bad one")
     if config.sft is None and config.ppo is None:
         raise UserError("sft, ppo: both missing, so nothing would be trained; give at least one")
     if config.policy.quantization and config.policy.lora is None:
@@ -277,6 +280,13 @@ def check(config: Config) -> None:
         if ppo.temperature == 0:
             raise UserError(
                 "ppo.temperature: 0.0 must be above 0: PPO learns from samples, and greedy answers are none"
+            )
+        if ppo.min_limit and ppo.min_limit > ppo.max_new_tokens:
+            raise UserError(f"ppo.min_limit: {ppo.min_limit} is above ppo.max_new_tokens {ppo.max_new_tokens}")
+        if ppo.value_model == "separate" and config.policy.gradient_checkpointing:
+            raise UserError(
+                "ppo.value_model: separate does not go with policy.gradient_checkpointing, whose second forward pass "
+                "would run under the wrong adapter; use shared, or switch checkpointing off"
             )
         divides("ppo.batch_size", ppo.batch_size, "ppo.minibatch_size", ppo.minibatch_size)
         if ppo.micro_batch_size:

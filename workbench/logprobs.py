@@ -14,6 +14,9 @@ from torch.nn.functional import linear
 # Columns of the head in work at a time: the logits of a few hundred tokens then stay in a CPU's cache, and on a
 # GPU take some megabytes instead of the gigabytes of (N, V).
 CHUNK = 4096
+# A share of e**-60 is nothing beside 1 in float32, and anything below e**-87 is denormal, which a CPU takes ten times
+# as long to work with.
+LEAST = -60.0
 
 
 def token_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
@@ -83,7 +86,9 @@ class _FrozenHead(torch.autograd.Function):
             column = ids.unsqueeze(1) - first
             inside = (column >= 0) & (column < len(part))
             target += logits.gather(1, column.clamp(0, len(part) - 1)) * inside
-            weights = (logits - maximum).exp_()
+            # In place where the logits are not needed again: fresh pages cost a CPU more than the arithmetic.
+            shifted = logits - maximum if entropy else logits.sub_(maximum)
+            weights = shifted.clamp_(min=LEAST).exp_()
             denominator.mul_(rescale).add_(weights.sum(dim=1, keepdim=True))
             if gradients:
                 mean_weight.mul_(rescale).add_(weights.to(part.dtype) @ part)

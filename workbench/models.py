@@ -6,13 +6,14 @@ import dataclasses
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,6 +25,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.activations import NewGELUActivation
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.pytorch_utils import Conv1D
 
 from workbench.config import LoraSettings, PolicyConfig
@@ -133,6 +137,8 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     without_dropout(config)
     options: dict[str, Any] = {"dtype": dtype, "config": config}
+    if device.type == "cpu" and policy.precision == "bf16":
+        options["attn_implementation"] = "eager"  # the fused kernel's backward pass is three to six times slower there
     if policy.quantization:
         options |= {"quantization_config": quantization_config(policy), "device_map": {"": device}}
     model = from_pretrained(auto_class, policy.model, **options)
@@ -144,9 +150,22 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
     if policy.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
+    fuse_kernels(model)
     model.requires_grad_(policy.lora is None)
     neutralise_generation(model)
     return model
+
+
+def fuse_kernels(model: PreTrainedModel) -> None:
+    """Put torch's one kernel in the place of the same function written as five to eight; weights keep their names."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
+            elif isinstance(child, T5LayerNorm | LlamaRMSNorm):
+                fused = nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon)
+                fused.weight = child.weight
+                setattr(module, name, fused)
 
 
 def keep_differentiable(model: PreTrainedModel) -> None:
@@ -217,25 +236,40 @@ def add_lora(model: PreTrainedModel, lora: LoraSettings, name: str) -> PeftModel
         raise UserError(f"policy.lora.target_modules: {lora.target_modules}: {str(error).splitlines()[0]}") from error
 
 
-def load_trainable(
-    policy: PolicyConfig, start: Path | None, *, device: torch.device
-) -> tuple[PreTrainedModel | PeftModel, PreTrainedModel | None]:
-    """The model that PPO trains and, for full fine-tuning, the frozen copy that is its reference.
+class Trainable(NamedTuple):
+    """What PPO trains, and for full fine-tuning the copies that LoRA has as adapters."""
 
-    `start` is the folder of the SFT stage: an adapter, loaded twice (frozen as `sft`, trainable as `policy`), or a
-    full model. Without it the base is where PPO starts.
+    model: PreTrainedModel | PeftModel
+    reference: PreTrainedModel | None
+    value_model: PreTrainedModel | None
+
+
+def load_trainable(
+    policy: PolicyConfig, start: Path | None, *, device: torch.device, value_model: bool = False
+) -> Trainable:
+    """The model that PPO trains and its reference, and a model for the values if asked for.
+
+    `start` is the folder of the SFT stage: an adapter, loaded twice (frozen as `sft`, trainable as `policy`) or three
+    times (trainable as `value`), or a full model. Without it the base is where PPO starts.
     """
     if policy.lora is None:
         place = policy if start is None else dataclasses.replace(policy, model=str(start))
         reference = load_model(place, device=device).requires_grad_(False)
-        return load_model(place, device=device), reference
+        return Trainable(
+            load_model(place, device=device), reference, load_model(place, device=device) if value_model else None
+        )
     model = load_model(policy, device=device)
+    trained = ["policy", "value"] if value_model else ["policy"]
     if start is None:
-        return add_lora(model, policy.lora, "policy"), None
-    trainable = load_adapters(model, {"sft": start})
-    trainable.load_adapter(start, adapter_name="policy", is_trainable=True)
+        trainable = add_lora(model, policy.lora, "policy")
+        if value_model:
+            trainable.add_adapter("value", trainable.peft_config["policy"])
+    else:
+        trainable = load_adapters(model, {"sft": start})
+        for name in trained:
+            trainable.load_adapter(start, adapter_name=name, is_trainable=True)
     trainable.set_adapter("policy")
-    return trainable, None
+    return Trainable(trainable, None, None)
 
 
 def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:

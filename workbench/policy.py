@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.logprobs import head_logprobs, logits_logprobs
 from workbench.models import stop_ids
-from workbench.sampling import SeededSampling, mask_after_stop
+from workbench.sampling import InverseSampling, SeededSampling, mask_after_stop
 
 
 class TokenScores(NamedTuple):
@@ -63,6 +64,9 @@ class Policy(nn.Module):
         self.model.get_output_embeddings().register_forward_pre_hook(contiguous_input)
         self.plain_head = self._has_plain_head()
         self._train_adapters()
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.cast_input_dtype_enabled = False  # autocast does; a cast to fp32 and back costs time for nothing
         # In a tuple, so that it is neither trained, saved nor wrapped with this module.
         self._frozen = (reference,)
 
@@ -124,16 +128,13 @@ class Policy(nn.Module):
         is greedy.
         """
         processors = LogitsProcessorList()
-        if seeds is not None and temperature > 0:
-            processors.append(SeededSampling(seeds, temperature))
-        sample = temperature > 0 and seeds is None
-        options = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if sample else {}
+        if temperature > 0:
+            processors.append(InverseSampling(temperature) if seeds is None else SeededSampling(seeds, temperature))
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             pad_token_id=self.pad_id,
             eos_token_id=self.stop_ids.tolist(),
             use_cache=True,
-            **options,
         )
         was_training = self.training
         self.eval()

@@ -24,6 +24,25 @@ class SeededSampling(LogitsProcessor):
         return scores.float() / self.temperature - exponential.log().to(scores.device)
 
 
+class InverseSampling(LogitsProcessor):
+    """Turns greedy decoding into sampling: one uniform number a row picks a token from the cumulated softmax.
+
+    `generate` samples by one exponential number a row and token of the vocabulary, which on a CPU takes longer than a
+    small model does.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores (B, V) whose largest is the token sampled from logits (B, V)."""
+        probabilities = torch.softmax(scores / self.temperature, dim=-1, dtype=torch.float32)
+        cumulated = probabilities.cumsum(dim=-1, dtype=torch.float64)
+        drawn = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * cumulated[:, -1:]
+        token = torch.searchsorted(cumulated, drawn, right=True).clamp(max=scores.shape[1] - 1)
+        return torch.full_like(probabilities, -torch.inf).scatter_(1, token, 0.0)
+
+
 def mask_after_stop(response_ids: Tensor, stop_ids: Tensor) -> Tensor:
     """Mask (B, T) of sampled tokens: all of `response_ids` (B, T) up to and with the first of `stop_ids` (S,).
 

@@ -41,6 +41,10 @@ class Rollout:
         return len(self.completions)
 
 
+# A forward pass that keeps no activations for a backward one takes this many times the rows.
+NO_GRADIENT_FACTOR = 4
+
+
 class Responses(NamedTuple):
     """Answers to B prompts, scored as texts; shapes as in Rollout."""
 
@@ -147,8 +151,9 @@ def score_tokens(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log-probabilities of policy and reference, values, and the policy's entropies, each (B, T)."""
     columns: tuple[list[Tensor], ...] = ([], [], [], [])
-    for first in range(0, len(prompt_ids), micro_batch_size):
-        part = slice(first, first + micro_batch_size)
+    size = NO_GRADIENT_FACTOR * micro_batch_size
+    for first in range(0, len(prompt_ids), size):
+        part = slice(first, first + size)
         batch = (prompt_ids[part], prompt_mask[part], response_ids[part], response_mask[part], temperature)
         scores = policy(*batch, entropy=True)
         ref_logprobs = policy.logprobs("reference", *batch)
