@@ -8,7 +8,7 @@ THREADS ?= $(or $(OMP_NUM_THREADS),$(shell getconf _NPROCESSORS_ONLN))
 LAUNCH := $(BIN) -m accelerate.commands.launch --quiet --num_cpu_threads_per_process $(THREADS) --config_file accelerate_config.yaml -m
 INSTALL := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart quickstart-gpt2 seeds test check format real real-models embedded clean
+.PHONY: quickstart quickstart-gpt2 seeds test gpu mutate check format real real-models embedded clean
 
 quickstart: .venv/installed
 	$(LAUNCH) recipes.detox --config recipes/configs/quickstart.yaml
@@ -24,6 +24,14 @@ seeds: .venv/installed
 
 test: .venv/installed
 	$(BIN) -m pytest
+
+# What only a CUDA device can show.
+gpu: .venv/installed
+	$(BIN) -m pytest -m gpu
+
+# One broken line at a time, in a copy of the tree; a test must turn red.
+mutate: .venv/installed
+	$(BIN) -m benchmarks.mutate --write docs/mutations.md
 
 check: .venv/installed
 	$(BIN) -m ruff check .

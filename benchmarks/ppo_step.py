@@ -68,27 +68,26 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=2, help="timed steps, after one that warms up")
     parser.add_argument("--dtype", choices=PRECISIONS, default="float32")
     parser.add_argument("--no-lora", action="store_true", help="train every weight")
-    parser.add_argument("--width", type=float, default=1.0, help="multiplies the hidden sizes and the heads")
+    parser.add_argument("--depth", type=int, default=1, help="multiplies the layers")
     return parser.parse_args()
 
 
-def save_model(folder: Path, arch: str, width: float) -> PreTrainedTokenizerFast:
+def save_model(folder: Path, arch: str, depth: int) -> PreTrainedTokenizerFast:
     """A model with random weights and a tokenizer of words t0, t1, ... in `folder`."""
     shape, vocabulary, pad, stop = SHAPES[arch]
     torch.manual_seed(0)
     if arch == "gpt2":
-        config = GPT2Config(n_embd=int(768 * width), n_head=int(12 * width), **shape)
-        GPT2LMHeadModel(config).save_pretrained(folder)
+        GPT2LMHeadModel(GPT2Config(**shape | {"n_layer": 6 * depth})).save_pretrained(folder)
     else:
-        wide = {name: int(shape[name] * width) for name in ("d_model", "d_ff", "num_heads")}
-        T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, **shape | wide)).save_pretrained(folder)
+        config = T5Config(vocab_size=vocabulary, **shape | {"num_layers": 8 * depth})
+        T5ForConditionalGeneration(config).save_pretrained(folder)
     words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(vocabulary)}, unk_token="t3"))
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token=f"t{pad}", eos_token=f"t{stop}")
 
 
 def make_trainer(options: argparse.Namespace, folder: Path) -> PPOTrainer:
     """The trainer as the ppo recipe makes it."""
-    tokenizer = save_model(folder / "model", options.arch, options.width)
+    tokenizer = save_model(folder / "model", options.arch, options.depth)
     settings = PolicyConfig(
         model=str(folder / "model"),
         precision=PRECISIONS[options.dtype],

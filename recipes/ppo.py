@@ -93,7 +93,7 @@ def run(run: Run) -> dict[str, Any]:
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
-    from workbench.models import autocast_dtype, load_policy_tokenizer, load_trainable, save_model
+    from workbench.models import autocast_dtype, load_policy_tokenizer, load_trainable, pages_optimizer, save_model
     from workbench.policy import Policy
     from workbench.ppo.trainer import PPOTrainer
     from workbench.runs import folder_hash, writing
@@ -130,6 +130,7 @@ def run(run: Run) -> dict[str, Any]:
         seed=config.seed,
         validation_rows=validation,
         sanity_pair=config.reward.sanity_pair,
+        paged_optimizer=pages_optimizer(config.policy, accelerator.device),
     )
     metrics = trainer.train()
     for tracker in accelerator.trackers:  # end_training would also end the process group, which evaluation needs

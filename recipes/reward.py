@@ -143,6 +143,7 @@ def make_trainer(
         save_every=train.save_every,
         seed=config.seed,
         on_cpu=state.device.type == "cpu",
+        paged=False,
         track=config.track,
         extra={"train_sampling_strategy": "group_by_length"} | train.trainer_args,
     )

@@ -88,7 +88,7 @@ def make_trainer(
     from trl import SFTConfig as TrlConfig
     from trl import SFTTrainer
 
-    from workbench.models import add_lora, load_model
+    from workbench.models import add_lora, load_model, pages_optimizer
     from workbench.training import arguments
 
     sft, state = settings(config), PartialState()
@@ -109,6 +109,7 @@ def make_trainer(
         save_every=sft.save_every,
         seed=config.seed,
         on_cpu=state.device.type == "cpu",
+        paged=pages_optimizer(config.policy, state.device),
         track=config.track,
         extra=sft.trainer_args,
     )

@@ -118,6 +118,17 @@ def test_masked_tokens_have_no_part_in_the_losses() -> None:
     assert all(torch.equal(x, y) for x, y in zip(value, algorithm.value_loss(a + noise, b, d, mask, 0.2), strict=True))
 
 
+def test_a_ratio_that_explodes_keeps_losses_and_gradients_finite() -> None:
+    log_ratio = torch.tensor([[200.0, -200.0]], requires_grad=True)
+    advantages, mask = torch.tensor([[-1.0, -1.0]]), torch.ones(1, 2, dtype=torch.bool)
+    result = algorithm.policy_loss(log_ratio, torch.zeros(1, 2), advantages, mask, 0.2)
+    result.loss.backward()
+    assert torch.isfinite(torch.stack([part.detach() for part in result])).all()
+    assert log_ratio.grad is not None
+    assert torch.isfinite(log_ratio.grad).all()
+    assert torch.isfinite(algorithm.kl_penalty(torch.tensor([-200.0]), torch.zeros(1), "k3")).all()
+
+
 def test_value_loss_takes_the_larger_error_and_stops_outside_the_clip() -> None:
     values = torch.tensor([[1.0, 0.1, -1.0]], requires_grad=True)
     result = algorithm.value_loss(values, torch.zeros(1, 3), torch.ones(1, 3), torch.ones(1, 3, dtype=torch.bool), 0.2)

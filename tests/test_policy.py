@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from workbench.policy import Policy
+from workbench.policy import Policy, adapter_of
 from workbench.sampling import is_truncated, mask_after_stop
 
 PROMPTS = ["hello there", "a", "what is it:", "tell me more about the sea."]
@@ -103,6 +103,14 @@ def test_switching_adapters_leaves_the_policy_trainable_and_the_rest_frozen(arch
         trainable = {name for name, p in policy.named_parameters() if p.requires_grad}
         assert trainable
         assert all(".policy." in name or name.startswith("value_head") for name in trainable)
+
+
+def test_a_layer_called_value_is_no_value_adapter() -> None:
+    layer = "model.base_model.model.roberta.encoder.layer.0.attention.self.value"
+    assert adapter_of(f"{layer}.lora_A.policy.weight") == "policy"
+    assert adapter_of(f"{layer}.lora_B.value.weight") == "value"
+    assert adapter_of(f"{layer}.base_layer.weight") is None
+    assert adapter_of("model.embeddings.lora_embedding_A.value") == "value"
 
 
 @both

@@ -63,21 +63,28 @@ def model(architecture: str, seed: int = 0) -> PreTrainedModel:
     return T5ForConditionalGeneration(config)
 
 
-def policy(architecture: str, *, lora: bool, seed: int = 0) -> Policy:
-    """A policy on a tiny model; its adapter starts away from zero, as one that SFT has trained would."""
+def policy(architecture: str, *, lora: bool, seed: int = 0, separate: bool = False) -> Policy:
+    """A policy on a tiny model; its adapter starts away from zero, as one that SFT has trained would.
+
+    With `separate`, its values come from an adapter, or a copy, of their own.
+    """
     base = model(architecture, seed)
     neutralise_generation(base)
     if not lora:
         reference = model(architecture, seed).requires_grad_(False)
-        return Policy(base, tokenizer(architecture), reference=reference)
+        value_model = model(architecture, seed) if separate else None
+        return Policy(base, tokenizer(architecture), reference=reference, value_model=value_model)
     base.requires_grad_(False)
     peft: PeftModel = add_lora(base, LoraSettings(r=4, alpha=8), "sft")
-    peft.add_adapter("policy", peft.peft_config["sft"])
+    trained = ["policy", "value"] if separate else ["policy"]
+    for name in trained:
+        peft.add_adapter(name, peft.peft_config["sft"])
     weights = dict(peft.named_parameters())
     with torch.no_grad():
         for name, weight in weights.items():
             if ".sft." in name:
                 weight.copy_(torch.randn_like(weight) * 0.1)
-                weights[name.replace(".sft.", ".policy.")].copy_(weight)
+                for copy in trained:
+                    weights[name.replace(".sft.", f".{copy}.")].copy_(weight)
     peft.set_adapter("policy")
     return Policy(peft, tokenizer(architecture))

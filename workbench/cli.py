@@ -122,8 +122,16 @@ def hint_at_idle_cores() -> None:
 def wait_for_everyone() -> None:
     """Meet the other processes; a stage must find what the one before it wrote."""
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    PartialState().wait_for_everyone()
+    # The first state decides for all that come after it, and only later ones would look for this flag by themselves.
+    state, started = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")), os.environ.get("WORLD_SIZE", "1")
+    if state.num_processes != int(started):
+        raise UserError(
+            f"launch: {started} processes were started, but there is no GPU for them to meet on; "
+            "for processes on CPUs put ACCELERATE_USE_CPU=true before the command"
+        )
+    state.wait_for_everyone()
 
 
 def calm_libraries() -> None:

@@ -144,11 +144,11 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
     model = from_pretrained(auto_class, policy.model, **options)
     if policy.quantization:
         keep_differentiable(model)
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=policy.gradient_checkpointing)
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     else:
         model.to(device)
     if policy.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     fuse_kernels(model)
     model.requires_grad_(policy.lora is None)
@@ -307,6 +307,20 @@ def save_model(model: PreTrainedModel | PeftModel, folder: Path) -> None:
         file.replace(folder / file.name)
     if (folder / name).is_dir():
         (folder / name).rmdir()
+
+
+def pages_optimizer(policy: PolicyConfig, device: torch.device) -> bool:
+    """Whether the optimizer's state shall move to the host when a GPU is full (arXiv 2305.14314 section 3)."""
+    return policy.quantization is not None and device.type == "cuda"
+
+
+def make_optimizer(groups: list[dict[str, Any]], *, paged: bool) -> torch.optim.Optimizer:
+    """AdamW without weight decay on parameter groups, each with its lr; bitsandbytes' paged one if asked for."""
+    if not paged:
+        return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
+    from bitsandbytes.optim import PagedAdamW32bit
+
+    return PagedAdamW32bit(groups, eps=1e-5, weight_decay=0.0)
 
 
 def autocast_dtype(policy: PolicyConfig) -> torch.dtype | None:

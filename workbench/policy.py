@@ -6,6 +6,7 @@ T response tokens, V vocabulary, H hidden size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -88,7 +89,7 @@ class Policy(nn.Module):
 
     def value_parameters(self) -> list[nn.Parameter]:
         """What is trained for the values alone: the head, and the value model or adapter where there is one."""
-        return [p for name, p in self.named_parameters() if name.startswith("value_") or ".value." in name]
+        return [p for name, p in self.named_parameters() if name.startswith("value_") or adapter_of(name) == "value"]
 
     @property
     def device(self) -> torch.device:
@@ -217,7 +218,7 @@ class Policy(nn.Module):
         if len(self.trained_adapters) < 2:
             return
         for name, parameter in self.named_parameters():
-            if ".policy." in name or ".value." in name:
+            if adapter_of(name) in self.trained_adapters:
                 parameter.requires_grad_(True)
 
     def _score(
@@ -304,6 +305,12 @@ class Policy(nn.Module):
         return torch.autocast(
             self.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=self.autocast_dtype is not None
         )
+
+
+def adapter_of(name: str) -> str | None:
+    """The LoRA adapter that a parameter belongs to; a layer may itself be called value, as in BERT's attention."""
+    found = re.search(r"\.lora_\w+\.(\w+)", name)
+    return found[1] if found else None
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:

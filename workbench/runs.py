@@ -163,6 +163,14 @@ def write_text(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add to the end of a file, and return when it is on the disk: what is saved afterwards may rely on it."""
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder that takes the place of `path` if the block succeeds, and vanishes if it fails."""
@@ -172,10 +180,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         try:
             yield partial
             partial.chmod(0o755)
+            for file in partial.rglob("*"):  # a crash of the machine must not find the new name on old blocks
+                if file.is_file():
+                    with file.open("rb") as stream:
+                        os.fsync(stream.fileno())
             shutil.rmtree(path, ignore_errors=True)
             os.replace(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial(folder: Path, prefix: str) -> None:
+    """Remove what processes that were killed within `atomic_folder` left of folders whose names start so."""
+    for partial in folder.glob(f".{prefix}*"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def folder_hash(path: Path) -> str:

@@ -109,6 +109,7 @@ def arguments(
     save_every: int,
     seed: int,
     on_cpu: bool,
+    paged: bool,
     track: str | None,
     extra: dict[str, Any],
 ) -> dict[str, Any]:
@@ -125,6 +126,7 @@ def arguments(
         "lr_scheduler_type": "linear",
         "warmup_steps": 0.03,
         "weight_decay": 0.0,
+        "optim": "paged_adamw_32bit" if paged else "adamw_torch_fused",
         "bf16": precision == "bf16",
         # Set either way: TRL's own default is on.
         "activation_checkpointing": checkpointing,

@@ -120,11 +120,13 @@ class ValueLoss(NamedTuple):
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> ValueLoss:
     """Half the larger of the squared errors of the values and of the clipped values, summed; arguments (B, T)."""
-    near = old_values + (values - old_values).clamp(-clip, clip)
+    change = values - old_values
+    near = old_values + change.clamp(-clip, clip)
     error, error_near = (values - returns).square(), (near - returns).square()
     return ValueLoss(
         loss=0.5 * (torch.maximum(error, error_near) * mask).sum(),
-        clipped=((error_near > error) & mask).sum(),
+        # Below the limit the two errors differ by rounding alone.
+        clipped=((error_near > error) & (change.abs() > clip) & mask).sum(),
     )
 
 

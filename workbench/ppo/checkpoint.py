@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 import shutil
@@ -13,10 +14,11 @@ from typing import Any
 import numpy
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from workbench.errors import UserError
-from workbench.runs import atomic_folder
+from workbench.runs import atomic_folder, remove_partial, write_text, writing
 
 NAME = re.compile(r"step_(\d{6})")
 
@@ -33,8 +35,6 @@ class Counters:
     """Statistics that scores are normalized by; None until they are taken."""
     best: float | None = None
     """Highest validation objective so far."""
-    log_offset: int = 0
-    """Bytes of metrics.jsonl that belong to the steps done."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the last step."""
 
@@ -63,13 +63,15 @@ def save(
             "counters": asdict(counters),
             "random": states,
         }
-        with atomic_folder(folder / f"step_{step:06}") as partial:
-            torch.save(state, partial / "state.pt")
-            (partial / "sha256").write_text(sha256(partial / "state.pt"))
+        place = folder / f"step_{step:06}"
+        # A reward that fails right after a checkpoint asks for the same one again; to replace it would risk it.
+        if not is_whole(place):
+            with atomic_folder(place) as partial:
+                torch.save(state, partial / "state.pt")
+                (partial / "sha256").write_text(sha256(partial / "state.pt"))
         for old in existing(folder)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
-        for torn in folder.glob(".step_*"):  # left by a process that was killed while it saved
-            shutil.rmtree(torn, ignore_errors=True)
+        remove_partial(folder, "step_")
     accelerator.wait_for_everyone()
 
 
@@ -81,12 +83,11 @@ def load_latest(
     optimizer: torch.optim.Optimizer,
 ) -> tuple[int, Counters] | None:
     """Restore the newest whole checkpoint in place and return its step and counters; None when there is none."""
-    for place in reversed(existing(folder)):
-        if is_whole(place):
-            break
-        accelerator.print(f"ppo: {place} is torn (its checksum does not fit); looking at the one before it")
-    else:
+    # One process looks, so that all of them find the same.
+    found = broadcast_object_list([newest_whole(folder) if accelerator.is_main_process else None])
+    if found[0] is None:
         return None
+    place = folder / found[0]
     state = torch.load(place / "state.pt", map_location="cpu", weights_only=True)
     if len(state["random"]) != accelerator.num_processes:
         raise UserError(
@@ -102,10 +103,39 @@ def load_latest(
     return state["step"], Counters(**state["counters"])
 
 
+def newest_whole(folder: Path) -> str | None:
+    """Name of the newest checkpoint that is whole; torn ones are said and set aside, to be removed at the next save."""
+    remove_partial(folder, "step_")
+    places = existing(folder)
+    for place in reversed(places):
+        if is_whole(place):
+            return place.name
+        print(f"ppo: {place} is torn (its checksum does not fit); looking at the one before it", flush=True)
+        with writing(place):  # under its own name it would count among those to keep
+            place.replace(folder / f".{place.name}.torn")
+    if places:
+        print(f"ppo: no whole checkpoint in {folder}; starting from the beginning", flush=True)
+    return None
+
+
+def forget_after(file: Path, step: int) -> None:
+    """Keep of a log of JSON lines those that are whole and of no later step."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_bytes().split(b"\n"):  # splitlines would also split at separators within a text
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line.decode() + "\n")
+        except (ValueError, TypeError, KeyError):
+            continue  # the end of a file, or what a process killed while it wrote left there
+    write_text(file, "".join(kept))
+
+
 def is_whole(place: Path) -> bool:
     """Whether a checkpoint is what was written."""
     try:
-        return (place / "sha256").read_text() == sha256(place / "state.pt")
+        return (place / "sha256").read_bytes() == sha256(place / "state.pt").encode()
     except OSError:
         return False
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -17,21 +17,23 @@ from workbench.config import PPOConfig
 from workbench.config_file import per_process
 from workbench.errors import Interrupted, UserError
 from workbench.interrupt import stop_requests
-from workbench.models import save_model, window
+from workbench.models import make_optimizer, save_model, window
 from workbench.policy import Policy
 from workbench.ppo import algorithm, checkpoint
 from workbench.ppo.batches import batch_indices, enough_prompts, seed_of, token_limit
 from workbench.ppo.metrics import rollout_metrics
 from workbench.ppo.rollout import Rollout, collect, respond
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
-from workbench.ppo.update import UpdateSettings, update
-from workbench.ppo.validation import samples, validate
+from workbench.ppo.update import UpdateSettings, parameter_groups, update
+from workbench.ppo.validation import Sample, answer, samples, summarize
 from workbench.progress import Progress
 from workbench.rewards import RewardModel
-from workbench.runs import atomic_folder, write_text
+from workbench.runs import append_text, atomic_folder, remove_partial
 
 BAD_STEPS_LIMIT = 3
 SAMPLES_SHOWN = 8
+
+T = TypeVar("T")
 
 
 class PPOTrainer:
@@ -50,6 +52,7 @@ class PPOTrainer:
         seed: int,
         validation_rows: Sequence[dict[str, Any]] = (),
         sanity_pair: list[str] | None = None,
+        paged_optimizer: bool = False,
     ) -> None:
         """`rows` hold prompt, prompt_ids and the reward's columns; checkpoints and metrics go to `folder`."""
         processes = accelerator.num_processes
@@ -73,9 +76,9 @@ class PPOTrainer:
         self.accelerator, self.folder, self.seed = accelerator, folder, seed
         self.validation_rows, self.sanity_pair = validation_rows, sanity_pair
         self.window = None if policy.is_encoder_decoder else window(policy.base.config, tokenizer)
-        groups = parameter_groups(policy, config)
+        groups = parameter_groups(policy, config.learning_rate, config.value_learning_rate)
         self.policy_parameters: list[torch.nn.Parameter] = groups[0]["params"]
-        optimizer = torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
+        optimizer = make_optimizer(groups, paged=paged_optimizer)
         self.policy, self.optimizer = accelerator.prepare(policy, optimizer)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0
@@ -94,25 +97,22 @@ class PPOTrainer:
         self.resume()
         steps = self.config.steps
         progress = Progress("ppo", steps, done=self.step, show=self.accelerator.is_main_process)
-        with stop_requests() as stop_asked, (self.folder / "metrics.jsonl").open("ab") as log:
+        with stop_requests() as stop_asked:
             while self.step < steps:
-                rollout = self.rollout_or_save(log.tell())
-                metrics = self.update(rollout)
-                due = self.step % self.config.checkpoint_every == 0
-                if due or self.step == steps:
-                    metrics |= self.look(rollout)
-                self.state.metrics = metrics
-                if self.accelerator.is_main_process:
-                    log.write((json.dumps({"step": self.step} | metrics) + "\n").encode())
-                    log.flush()
-                self.accelerator.log(metrics, step=self.step)
+                rollout = self.or_save(lambda: self.rollout(self.batch(self.step)))
+                metrics = self.state.metrics = self.update(rollout)
+                due = self.step % self.config.checkpoint_every == 0 or self.step == steps
+                if due:
+                    validated = self.or_save(self.answer_validation, metrics)
+                    metrics |= self.look(rollout, validated)
+                self.log(metrics)
                 progress.advance(
                     note=f"score {metrics['objective/score_mean']:.3f}, kl {metrics['objective/kl']:.2f}, "
                     f"length {metrics['response/length_mean']:.1f}"
                 )
                 stop, failing = self.any_process(stop_asked()), self.state.bad_steps >= BAD_STEPS_LIMIT
                 if stop or failing or due:
-                    self.save_checkpoint(log.tell())
+                    self.save_checkpoint()
                 if failing:
                     raise UserError(
                         f"ppo: {BAD_STEPS_LIMIT} updates in a row had no finite gradient; saved at step {self.step}; "
@@ -123,18 +123,30 @@ class PPOTrainer:
         progress.close()
         return self.state.metrics
 
-    def rollout_or_save(self, log_offset: int) -> Rollout:
-        """This step's rollout; a reward that fails on any process stops all of them with a checkpoint saved."""
-        rollout, failure = None, None
+    def or_save(self, scored: Callable[[], T], unlogged: dict[str, float] | None = None) -> T:
+        """What calls the reward; where that fails on any process, all save a checkpoint and stop.
+
+        `unlogged` are the metrics of an update that is done and not yet in the log.
+        """
+        results: list[T] = []
+        failure, before = None, checkpoint.random_state()
         try:
-            rollout = self.rollout(self.batch(self.step))
+            results.append(scored())
         except Exception as error:  # a user's reward can fail in any way
             failure = error
         if self.any_process(failure is not None):
-            self.save_checkpoint(log_offset)
+            checkpoint.restore_random_state(before)  # a rollout is done again from its start
+            if unlogged:
+                self.log(unlogged)
+            self.save_checkpoint()
             raise failure or UserError(f"ppo: the reward failed on another process; saved at step {self.step}")
-        assert rollout is not None
-        return rollout
+        return results[0]
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Write this step's line and tell the tracker."""
+        if self.accelerator.is_main_process:
+            append_text(self.folder / "metrics.jsonl", json.dumps({"step": self.step} | metrics) + "\n")
+        self.accelerator.log(metrics, step=self.step)
 
     def rollout(self, rows: Sequence[dict[str, Any]]) -> Rollout:
         """Sample and score a response to each of `rows`; the same step samples the same, also after a resume."""
@@ -261,24 +273,28 @@ class PPOTrainer:
             )
         return found.mean().item(), std
 
-    def look(self, rollout: Rollout) -> dict[str, float]:
-        """Write samples, answer the validation prompts if there are some, and keep the policy that did best on them."""
+    def answer_validation(self) -> list[Sample]:
+        """This process's share of the answers to the validation prompts."""
+        return answer(
+            self.unwrapped,
+            self.tokenizer,
+            self.reward,
+            self.validation_rows,
+            self.accelerator,
+            batch_size=self.share,
+            max_new_tokens=self.config.max_new_tokens,
+            temperature=self.config.temperature,
+            seed=self.seed,
+        )
+
+    def look(self, rollout: Rollout, validated: list[Sample]) -> dict[str, float]:
+        """Write samples, and keep the policy if it is the best so far on the validation prompts; metrics of those."""
         metrics: dict[str, float] = {}
-        kl = (rollout.logprobs - rollout.ref_logprobs).sum(dim=1)
-        shown = samples(rollout.prompts, rollout.completions, rollout.scores.tolist(), kl.tolist())
+        shown = samples(rollout)
         if self.validation_rows:
-            metrics, shown = validate(
-                self.unwrapped,
-                self.tokenizer,
-                self.reward,
-                self.validation_rows,
-                self.accelerator,
-                batch_size=self.share,
-                max_new_tokens=self.config.max_new_tokens,
-                temperature=self.config.temperature,
-                kl_coef=self.config.kl_coef * self.config.score_scale,
-                seed=self.seed,
-            )
+            # In units of the reward, where the penalty is in units of what is paid.
+            kl_coef = self.config.kl_coef * self.config.score_scale * (self.state.score_std or 1.0)
+            metrics, shown = summarize(validated, kl_coef)
             objective = metrics["validation/objective"]
             if self.state.best is None or objective > self.state.best:
                 self.state.best = objective
@@ -286,9 +302,8 @@ class PPOTrainer:
                     with atomic_folder(self.folder / "best") as folder:
                         save_model(self.unwrapped.model, folder)
         if self.accelerator.is_main_process:
-            with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
-                for sample in shown[:SAMPLES_SHOWN]:
-                    file.write(json.dumps({"step": self.step} | sample, ensure_ascii=False) + "\n")
+            lines = [json.dumps({"step": self.step} | sample, ensure_ascii=False) for sample in shown[:SAMPLES_SHOWN]]
+            append_text(self.folder / "samples.jsonl", "".join(line + "\n" for line in lines))
         return metrics
 
     def batch(self, step: int) -> list[dict[str, Any]]:
@@ -302,9 +317,8 @@ class PPOTrainer:
         local = torch.tensor([float(flag)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(local, "sum").item())
 
-    def save_checkpoint(self, log_offset: int) -> None:
+    def save_checkpoint(self) -> None:
         """Save everything that `resume` needs."""
-        self.state.log_offset = log_offset
         checkpoint.save(
             self.folder / "checkpoints",
             self.step,
@@ -324,18 +338,6 @@ class PPOTrainer:
             self.step, self.state = found
             self.accelerator.print(f"ppo: going on from step {self.step}")
         if self.accelerator.is_main_process:
-            with (self.folder / "metrics.jsonl").open("ab") as log:
-                log.truncate(self.state.log_offset)
-            file = self.folder / "samples.jsonl"
-            if file.exists():
-                lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= self.step]
-                write_text(file, "".join(line + "\n" for line in lines))
-
-
-def parameter_groups(policy: Policy, config: PPOConfig) -> list[dict[str, Any]]:
-    """What is trained by the policy's loss and what for the values alone, each with its rate."""
-    value_rate = config.learning_rate if config.value_learning_rate is None else config.value_learning_rate
-    values = [p for p in policy.value_parameters() if p.requires_grad]
-    of_values = {id(p) for p in values}
-    trained = [p for p in policy.parameters() if p.requires_grad and id(p) not in of_values]
-    return [{"params": trained, "lr": config.learning_rate}, {"params": values, "lr": value_rate}]
+            remove_partial(self.folder, "best")
+            for name in ("metrics.jsonl", "samples.jsonl"):
+                checkpoint.forget_after(self.folder / name, self.step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -148,3 +149,14 @@ def minibatches(rows: int, epochs: int, size: int, generator: torch.Generator) -
     """Row indices of each minibatch: every epoch visits every row once, in a new order."""
     for _ in range(epochs):
         yield from torch.randperm(rows, generator=generator).split(size)
+
+
+def parameter_groups(policy: Policy, rate: float, value_rate: float | None) -> list[dict[str, Any]]:
+    """What is trained by the policy's loss and what for the values alone, each with its rate."""
+    values = [p for p in policy.value_parameters() if p.requires_grad]
+    of_values = {id(p) for p in values}
+    trained = [p for p in policy.parameters() if p.requires_grad and id(p) not in of_values]
+    return [
+        {"params": trained, "lr": rate},
+        {"params": values, "lr": rate if value_rate is None else value_rate},
+    ]

@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.policy import Policy
 from workbench.ppo.batches import seed_of
-from workbench.ppo.rollout import collect
+from workbench.ppo.rollout import Rollout, collect
 from workbench.rewards import RewardModel
 
 Sample = dict[str, Any]
 
 
-def validate(
+def answer(
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     reward: RewardModel,
@@ -28,13 +28,9 @@ def validate(
     batch_size: int,
     max_new_tokens: int,
     temperature: float,
-    kl_coef: float,
     seed: int,
-) -> tuple[dict[str, float], list[Sample]]:
-    """Metrics and samples of responses to `rows`, shared out over the processes; row i always has the same seed.
-
-    The objective is the mean score less `kl_coef` times the mean KL per response, in units of the reward.
-    """
+) -> list[Sample]:
+    """Responses to this process's share of `rows`; row i always has the same seed."""
     found: list[Sample] = []
     with accelerator.split_between_processes(list(range(len(rows)))) as mine:
         for first in range(0, len(mine), batch_size):
@@ -49,8 +45,15 @@ def validate(
                 micro_batch_size=batch_size,
                 seeds=[seed_of(seed, index) for index in indices],
             )
-            kl = (rollout.logprobs - rollout.ref_logprobs).sum(dim=1)
-            found += samples(rollout.prompts, rollout.completions, rollout.scores.tolist(), kl.tolist())
+            found += samples(rollout)
+    return found
+
+
+def summarize(found: list[Sample], kl_coef: float) -> tuple[dict[str, float], list[Sample]]:
+    """Metrics over all processes' samples, and the samples.
+
+    The objective is the mean score less `kl_coef` times the mean KL per response, in units of the reward.
+    """
     gathered = gather_object(found)
     scores, kls = (torch.tensor([sample[name] for sample in gathered]) for name in ("score", "kl"))
     metrics = {
@@ -61,9 +64,11 @@ def validate(
     return metrics, gathered
 
 
-def samples(prompts: list[str], completions: list[str], scores: list[float], kl: list[float]) -> list[Sample]:
+def samples(rollout: Rollout) -> list[Sample]:
     """One record per response; `kl` in nats per response."""
+    kl = (rollout.logprobs - rollout.ref_logprobs).sum(dim=1).tolist()
+    columns = (rollout.prompts, rollout.completions, rollout.scores.tolist(), kl)
     return [
         {"prompt": prompt, "completion": completion, "score": score, "kl": nats}
-        for prompt, completion, score, nats in zip(prompts, completions, scores, kl, strict=True)
+        for prompt, completion, score, nats in zip(*columns, strict=True)
     ]

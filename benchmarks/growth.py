@@ -1,0 +1,50 @@
+"""How a PPO step grows with batch, response length and model size: runs ppo_step at 1x, 2x and 4x and plots it.
+
+python -m benchmarks.growth docs/growth.svg     (needs the extra `plot`; about ten minutes on two cores)
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+FACTORS = (1, 2, 4)
+# A flag and its value at 1x. Batches keep their number of optimizer steps, minibatches grow with them.
+AXES = {"batch": 16, "new": 16, "depth": 1}
+TITLES = {"batch": "prompts a step", "new": "tokens a response", "depth": "layers (6 and 8 at 1x)"}
+
+
+def measure(arch: str, axis: str, factor: int) -> float:
+    """Median seconds of a bf16 step."""
+    values = AXES | {axis: AXES[axis] * factor}
+    flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    flags += ["--mini", str(values["batch"] // 4), "--arch", arch, "--dtype", "bfloat16", "--steps", "2"]
+    command = [sys.executable, "-m", "benchmarks.ppo_step", *flags]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(result.stdout.splitlines()[-1])
+    print(arch, axis, factor, found["step_s"], found["floor_s"], flush=True)
+    return found["step_s"]
+
+
+def main() -> None:
+    """Measure, print and plot."""
+    figure, panels = plt.subplots(1, len(AXES), figsize=(10, 3.2), sharey=True, layout="constrained")
+    for panel, (axis, at_one) in zip(panels, AXES.items(), strict=True):
+        for arch in ("gpt2", "t5"):
+            seconds = [measure(arch, axis, factor) for factor in FACTORS]
+            panel.plot([at_one * factor for factor in FACTORS], seconds, marker="o", label=arch)
+        panel.set_xlabel(TITLES[axis])
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log", base=2)
+        panel.set_xticks([at_one * f for f in FACTORS], [str(at_one * f) for f in FACTORS])
+    panels[0].set_ylabel("seconds a step")
+    panels[0].legend()
+    figure.savefig(Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

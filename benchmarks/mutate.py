@@ -1,0 +1,199 @@
+"""Break one line at a time in a copy of the tree, and see that a test turns red (`make mutate`)."""
+
+# ruff: noqa: E501 (a mutation is one row of a table)
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 600
+
+
+class Mutation(NamedTuple):
+    """A breakage of one place in a file, and the test files of which one must turn red."""
+
+    words: str
+    file: str  # below workbench/
+    old: str
+    new: str
+    tests: str  # below tests/
+
+
+ALGORITHM, OPTIONS = "test_algorithm.py", "test_options.py"
+POLICY, LOGPROBS, CHECKS = "test_policy.py", "test_logprobs.py", "test_selfcheck.py"
+PPO = "test_ppo.py"  # takes a minute as a whole, so one test of it
+
+# fmt: off
+MUTATIONS = [
+    Mutation("sign of the KL penalty", "ppo/algorithm.py", "rewards = -kl_coef", "rewards = kl_coef", ALGORITHM),
+    Mutation("sign of k3's log ratio", "ppo/algorithm.py", "(-log_ratio).clamp(", "log_ratio.clamp(", ALGORITHM),
+    Mutation("k2 is not halved", "ppo/algorithm.py", "0.5 * log_ratio.square()", "log_ratio.square()", ALGORITHM),
+    Mutation("score at the first token", "ppo/algorithm.py", "scatter_add(1, last,", "scatter_add(1, 0 * last,", ALGORITHM),
+    Mutation("lambda left out", "ppo/algorithm.py", "gamma * lam * advantage_after", "gamma * advantage_after", ALGORITHM),
+    Mutation("advantages pass through the mask", "ppo/algorithm.py", "advantage_after) * mask[:, t]", "advantage_after)", ALGORITHM),
+    Mutation("whitening without the mask", "ppo/algorithm.py", "(values - total / count.clamp(min=1)) * mask", "values - total / count.clamp(min=1)", ALGORITHM),
+    Mutation("one token divides by zero", "ppo/algorithm.py", "if count < 2:", "if count < 1:", ALGORITHM),
+    Mutation("the clip takes the better side", "ppo/algorithm.py", "torch.maximum(unclipped, clipped)", "torch.minimum(unclipped, clipped)", ALGORITHM),
+    Mutation("log ratio not clamped", "ppo/algorithm.py", ".clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)", "", ALGORITHM),
+    Mutation("value loss takes the smaller error", "ppo/algorithm.py", "torch.maximum(error, error_near)", "torch.minimum(error, error_near)", ALGORITHM),
+    Mutation("KL controller not clipped", "ppo/algorithm.py", "min(max(kl / target - 1, -0.2), 0.2)", "kl / target - 1", ALGORITHM),
+    Mutation("scores divided by the variance", "ppo/algorithm.py", "(scores - mean) / max(std, 1e-8)", "(scores - mean) / max(std**2, 1e-8)", OPTIONS),
+    Mutation("missing stop token is paid for", "ppo/algorithm.py", "/ scale - missing", "/ scale + missing", OPTIONS),
+    Mutation("cosine falls to a half only", "ppo/algorithm.py", "0.5 * (1 + math.cos(math.pi * done))", "0.5 * (1 + math.cos(math.pi * done / 2))", OPTIONS),
+    Mutation("mask from the pad id", "sampling.py", "return stops_before == 0", "return response_ids != stop_ids[0]", POLICY),
+    Mutation("inverse sampling one token too far", "sampling.py", "torch.searchsorted(cumulated, drawn, right=True)", "(torch.searchsorted(cumulated, drawn, right=True) + 1)", POLICY),
+    Mutation("sampling ignores the temperature", "sampling.py", "torch.softmax(scores / self.temperature,", "torch.softmax(scores,", POLICY),
+    Mutation("padding counts as a stop token", "sampling.py", "(torch.isin(response_ids, stop_ids) & response_mask)", "torch.isin(response_ids, stop_ids)", POLICY),
+    Mutation("position_ids left out", "policy.py", "position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),", "", POLICY),
+    Mutation("decoder starts from token 2", "policy.py", "self.base.config.decoder_start_token_id)", "2)", POLICY),
+    Mutation("log-probabilities one token late", "policy.py", "first = prompt_ids.shape[1] - 1", "first = prompt_ids.shape[1]", POLICY),
+    Mutation("reference is the base, not the SFT adapter", "policy.py", 'name = "sft" if "sft" in self.model.peft_config else "base"', 'name = "base"', POLICY),
+    Mutation("encoder padded on the left", "policy.py", "slice(0, len(prompt)) if self.is_encoder_decoder", "slice(0, len(prompt)) if False", POLICY),
+    Mutation("value head not at zero", "policy.py", "nn.init.zeros_(self.value_head.weight)", "nn.init.ones_(self.value_head.weight)", POLICY),
+    Mutation("separate values read the policy's states", "policy.py", 'elif "value" in self.trained_adapters:', 'elif "values" in self.trained_adapters:', OPTIONS),
+    Mutation("temperature does not divide in the sweep", "logprobs.py", "logits /= temperature", "logits /= 1", LOGPROBS),
+    Mutation("frozen head not rescaled at a new maximum", "logprobs.py", "denominator.mul_(rescale)", "denominator.mul_(1)", LOGPROBS),
+    Mutation("sign of the entropy's gradient", "logprobs.py", "mean_logit * mean_weight - mean_product", "mean_product - mean_logit * mean_weight", LOGPROBS),
+    Mutation("sign of the entropy bonus", "ppo/update.py", "- settings.entropy_coef * entropy", "+ settings.entropy_coef * entropy", OPTIONS),
+    Mutation("gradients not clipped", "ppo/update.py", "settings.max_grad_norm)", "1e9)", OPTIONS),
+    Mutation("target_kl ignored", "ppo/update.py", "if moved > settings.target_kl:", "if False:", OPTIONS),
+    Mutation("warm-up of the values trains the policy", "ppo/update.py", "for parameter in frozen or ():", "for parameter in ():", OPTIONS),
+    Mutation("one epoch whatever is asked for", "ppo/update.py", "for _ in range(epochs):", "for _ in range(1):", OPTIONS),
+    Mutation("mean over rows instead of tokens", "ppo/update.py", "accelerator.num_processes / max(tokens, 1)", "accelerator.num_processes / len(rows)", OPTIONS),
+    Mutation("mean of the means of micro batches", "ppo/update.py", "accelerator.backward(loss * weight)", "accelerator.backward(loss * weight * len(rows) / len(micro))", OPTIONS),
+    Mutation("a step is taken on a NaN gradient", "ppo/update.py", "if torch.isfinite(norm):", "if True:", f"{PPO}::test_a_gradient_that_is_not_finite_skips_the_step_and_stops_after_a_few"),
+    Mutation("the reference scores as the policy", "ppo/rollout.py", 'policy.logprobs("reference",', 'policy.logprobs("policy",', OPTIONS),
+    Mutation("special tokens shown to the reward", "ppo/rollout.py", "skip_special_tokens=True", "skip_special_tokens=False", CHECKS),
+    Mutation("whitened returns", "ppo/trainer.py", "returns = (advantages + rollout.values) * mask", "returns = (algorithm.whiten(advantages, mask) + rollout.values) * mask", OPTIONS),
+    Mutation("the rate does not fall", "ppo/trainer.py", 'group["lr"] = peak * fraction', 'group["lr"] = peak', OPTIONS),
+    Mutation("adaptive coefficient not applied", "ppo/trainer.py", "rewards = algorithm.shape_rewards(scores, kl, mask, state.kl_coef)", "rewards = algorithm.shape_rewards(scores, kl, mask, config.kl_coef)", OPTIONS),
+    Mutation("KL coefficient not restored", "ppo/checkpoint.py", 'Counters(**state["counters"])', 'Counters(**state["counters"] | {"kl_coef": 0.01})', OPTIONS),
+    Mutation("optimizer not restored", "ppo/checkpoint.py", 'optimizer.load_state_dict(state["optimizer"])', "pass", f"{PPO}::test_a_stopped_run_goes_on_to_the_same_metrics_and_weights"),
+    Mutation("KL at the start not looked at", "ppo/selfcheck.py", "if not kl_per_token <= tolerance:", "if False:", f"{PPO}::test_a_policy_that_is_not_its_reference_is_refused_before_any_update"),
+    Mutation("a shared reference passes", "ppo/selfcheck.py", "parameter.data_ptr() in trained for", "False for", CHECKS),
+    Mutation("weights without a gradient pass", "ppo/selfcheck.py", "if unreached:", "if False:", CHECKS),
+    Mutation("a sanity pair that ties or inverts passes", "ppo/selfcheck.py", "if not good > bad:", "if not good != bad:", CHECKS),
+]
+# fmt: on
+
+
+class Result(NamedTuple):
+    """What a mutation came to."""
+
+    mutation: Mutation
+    caught: bool
+    by: str  # the first test that failed, or why there is none
+
+
+def main() -> int:
+    """Try every mutation, print the table, and return 1 if one survives or its place is not found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="store the result as Markdown")
+    parser.add_argument("--only", default="", metavar="WORDS", help="only mutations whose words or file hold this")
+    arguments = parser.parse_args()
+    chosen = [m for m in MUTATIONS if arguments.only in f"{m.words} {m.file}"]
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        copy_tree(tree)
+        preload()
+        tests = list(dict.fromkeys(test for m in chosen for test in m.tests.split()))
+        status, failed = run_tests(tree, tests)
+        if status != 0:
+            print(f"the tests must pass before anything is broken: {failed}", file=sys.stderr)
+            return 1
+        results = []
+        for mutation in chosen:
+            result = attempt(tree, mutation)
+            results.append(result)
+            print(f"{'caught  ' if result.caught else 'SURVIVED'} | {mutation.words} | {result.by}", flush=True)
+    caught = sum(result.caught for result in results)
+    print(f"{caught} of {len(results)} caught")
+    if arguments.write:
+        arguments.write.write_text(markdown(results))
+    return 0 if caught == len(results) else 1
+
+
+def copy_tree(tree: Path) -> None:
+    """Copy what git tracks or would track."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name)
+
+
+def attempt(tree: Path, mutation: Mutation) -> Result:
+    """Break the file, run its tests and mend it again."""
+    path = tree / "workbench" / mutation.file
+    text = path.read_text()
+    if text.count(mutation.old) != 1:
+        return Result(mutation, False, f"{mutation.old!r} stands {text.count(mutation.old)} times in {mutation.file}")
+    path.write_text(text.replace(mutation.old, mutation.new))
+    try:
+        status, failed = run_tests(tree, mutation.tests.split())
+    finally:
+        path.write_text(text)
+    return Result(mutation, status == 1, failed)
+
+
+def run_tests(tree: Path, tests: list[str]) -> tuple[int, str]:
+    """Exit status of pytest, 1 where a test failed, and the first test that did."""
+    sys.stdout.flush()
+    with tempfile.TemporaryFile("w+") as output:
+        child = os.fork()
+        if child == 0:
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(output.fileno(), stream.fileno())
+            os.chdir(tree)
+            sys.path[0] = str(tree)
+            sys.dont_write_bytecode = True  # a file mended within the second must not meet its broken self
+            signal.alarm(SECONDS)
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+            status = pytest.main([*options, *(f"tests/{test}" for test in tests)])
+            sys.stdout.flush()
+            os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        output.seek(0)
+        said = output.read()
+    found = re.search(r"^FAILED (.+?)(?: - |$)", said, flags=re.MULTILINE)
+    if status == 0:
+        return 0, "no test"
+    return status, found[1] if found else f"exit {status}: {said.strip().splitlines()[-1:]}"
+
+
+def preload() -> None:
+    """Import what the tests need of other packages once, so that a fork starts where a process would wait seconds."""
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    for name in ("accelerate", "peft", "transformers.models.gpt2.modeling_gpt2", "transformers.models.t5.modeling_t5"):
+        importlib.import_module(name)
+
+
+def markdown(results: list[Result]) -> str:
+    """The table with its commit and date."""
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=8"]
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    rows = [f"| {r.mutation.words} | `workbench/{r.mutation.file}` | `{r.by}` |\n" for r in results]
+    return (
+        "# Mutations\n\n`make mutate` breaks one place at a time in a copy of the tree; a test must turn red. "
+        f"The last run:\ncommit {commit}, {datetime.date.today()}, {sum(r.caught for r in results)} of {len(results)} "
+        f"caught.\n\n| breakage | file | first test that failed |\n|---|---|---|\n{''.join(rows)}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

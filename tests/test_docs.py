@@ -1,0 +1,65 @@
+"""docs/ppo.md keeps its word: its code runs, its options are all, the tests and metrics it names exist."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from test_options import step
+from test_ppo import trainer
+
+from workbench.config import PPOConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+PPO = (ROOT / "docs" / "ppo.md").read_text()
+NAMED = {
+    (document.name, file, name)
+    for document in sorted((ROOT / "docs").glob("*.md"))
+    for file, name in re.findall(r"`tests/(\w+\.py)::(\w+)", document.read_text())
+}
+
+
+def test_the_loop_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", PPO, flags=re.DOTALL)
+    exec(compile(code, "docs/ppo.md", "exec"), {})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2", "3"]
+
+
+def test_every_option_is_in_the_table() -> None:
+    listed = {
+        name for row in re.findall(r"^\| (`.*?) \|", PPO, flags=re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert listed == {field.name for field in dataclasses.fields(PPOConfig)}
+
+
+def test_the_points_are_numbered_without_a_gap() -> None:
+    assert re.findall(r"^(\d+)\. ", PPO, flags=re.MULTILINE) == [str(i) for i in range(1, 27)]
+
+
+@pytest.mark.parametrize("file", sorted({file for _, file, _ in NAMED}))
+def test_every_test_that_is_named_exists(file: str) -> None:
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    assert {name for _, where, name in NAMED if where == file} <= defined
+
+
+def test_every_metric_that_is_named_is_logged(tmp_path: Path) -> None:
+    _, metrics = step(trainer(tmp_path, "gpt2"))
+    families = {name.split("/")[0] for name in metrics if "/" in name}
+    assert families == {"objective", "policy", "value", "returns", "advantages", "response", "seconds"}
+    named = set(re.findall(r"`((?:objective|policy|value|returns|advantages|response)/\w+)`", PPO)) | {"grad_norm"}
+    assert named <= metrics.keys()
+    assert {f"seconds/{part}" for part in ("generate", "score", "forward", "update")} <= metrics.keys()
+    assert {
+        "learning_rate",
+        "optimizer_steps",
+        "skipped_steps",
+        "tokens_per_second",
+        "episodes_per_second",
+    } <= metrics.keys()

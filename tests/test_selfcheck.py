@@ -1,0 +1,98 @@
+"""What would fail silently is refused before the first update, and odd input is named or stays finite."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from test_options import step
+from test_ppo import both, trainer
+
+from workbench.errors import RewardError, UserError
+from workbench.policy import Policy
+
+
+@both
+@pytest.mark.parametrize("shared", ["nothing frozen", "one weight", "all weights"])
+def test_a_reference_that_would_follow_the_policy_is_refused(architecture: str, shared: str, tmp_path: Path) -> None:
+    model, reference = tiny.model(architecture), tiny.model(architecture)
+    if shared == "one weight":
+        reference.set_input_embeddings(model.get_input_embeddings())
+    given = {"nothing frozen": None, "one weight": reference, "all weights": model}[shared]
+    policy = Policy(model, tiny.tokenizer(architecture), reference=given)
+    with pytest.raises(UserError, match="the reference shares weights with the policy"):
+        step(trainer(tmp_path, architecture, policy=policy))
+
+
+@both
+def test_an_adapter_that_no_gradient_reaches_is_refused_by_name(architecture: str, tmp_path: Path) -> None:
+    policy = tiny.policy(architecture, lora=True)
+    name, layer = next((n, m) for n, m in policy.named_modules() if isinstance(m, BaseTunerLayer))
+    with torch.no_grad():  # without its adapter the layer must still say what the reference's says
+        for adapter in ("sft", "policy"):
+            layer.lora_B[adapter].weight.zero_()
+    layer.forward = layer.get_base_layer().forward
+    with pytest.raises(UserError, match=f"no gradient reaches 2 of the trained weights, the first is {name}"):
+        step(trainer(tmp_path, architecture, policy=policy))
+
+
+def test_a_sanity_pair_the_wrong_way_round_is_refused_unless_checks_are_off(tmp_path: Path) -> None:
+    run = trainer(tmp_path, "gpt2")
+    run.sanity_pair = ["xxx", "eee"]
+    with pytest.raises(UserError, match=r"reward.sanity_pair: 'xxx' scores 0 and 'eee' scores 1"):
+        step(run)
+    unchecked = trainer(tmp_path, "gpt2", self_checks=False)
+    unchecked.sanity_pair = ["xxx", "eee"]
+    step(unchecked)
+    run.sanity_pair = ["eee", "xxx"]
+    step(run)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([], "a rollout of no prompts"),
+        ([3, 0], "row 1 has a prompt without tokens"),
+        ([3, 57], "row 1 has 57 prompt tokens, and with 8 response tokens it does not fit the model's window of 64"),
+    ],
+)
+def test_prompts_that_cannot_be_answered_are_refused(lengths: list[int], message: str, tmp_path: Path) -> None:
+    rows = [{"prompt": "a" * length, "prompt_ids": [5] * length} for length in lengths]
+    with pytest.raises(UserError, match=message):
+        trainer(tmp_path, "gpt2").rollout(rows)
+    fitting = [{"prompt": "a" * 56, "prompt_ids": [5] * 56}]
+    assert len(trainer(tmp_path, "gpt2").rollout(fitting)) == 1
+
+
+@both
+def test_a_response_that_stops_at_once_is_counted_and_learned_from(architecture: str, tmp_path: Path) -> None:
+    run = trainer(tmp_path, architecture)
+    policy, eos = run.unwrapped, int(run.unwrapped.stop_ids[0])
+    generate = policy.generate
+
+    def stopping_at_once(*arguments: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, mask = generate(*arguments, **options)
+        ids[:8], mask[:8] = policy.pad_id, False
+        ids[:8, 0], mask[:8, 0] = eos, True
+        return ids, mask
+
+    policy.generate = stopping_at_once
+    rollout, metrics = step(run)
+    assert rollout.completions[:8] == [""] * 8
+    assert metrics["response/empty_share"] >= 0.5
+    assert metrics["response/length_min"] == 1
+    assert (rollout.logprobs[:8, 0] < 0).all()
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"), [([0.5], "1 numbers for 16 texts"), ([math.nan] * 16, "row 0"), (["good"] * 16, "'good'")]
+)
+def test_a_reward_that_does_not_keep_its_contract_is_named(answer: list[Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(RewardError, match=message):
+        step(trainer(tmp_path, "gpt2", reward=lambda prompts, completions, **_: answer))
