@@ -19,10 +19,10 @@ TITLES = {"batch": "prompts a step", "new": "tokens a response", "depth": "layer
 
 
 def measure(arch: str, axis: str, factor: int) -> float:
-    """Median seconds of a bf16 step."""
+    """Seconds of a bf16 step."""
     values = AXES | {axis: AXES[axis] * factor}
     flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
-    flags += ["--mini", str(values["batch"] // 4), "--arch", arch, "--dtype", "bfloat16", "--steps", "2"]
+    flags += ["--mini", str(values["batch"] // 4), "--arch", arch, "--dtype", "bfloat16", "--steps", "1"]
     command = [sys.executable, "-m", "benchmarks.ppo_step", *flags]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(result.stdout.splitlines()[-1])

@@ -41,6 +41,23 @@ def test_an_adapter_that_no_gradient_reaches_is_refused_by_name(architecture: st
         step(trainer(tmp_path, architecture, policy=policy))
 
 
+@both
+@pytest.mark.parametrize(("share", "refused"), [(0.3, False), (0.7, True)])
+def test_adapters_at_zero_gradient_are_refused_when_they_are_most(
+    architecture: str, share: float, refused: bool, tmp_path: Path
+) -> None:
+    policy = tiny.policy(architecture, lora=True)
+    outputs = [p for name, p in policy.named_parameters() if "lora_B" in name and ".policy." in name]
+    for parameter in outputs[: round(share * len(outputs))]:
+        parameter.register_hook(lambda gradient: gradient * 0)
+    run = trainer(tmp_path, architecture, policy=policy)
+    if refused:
+        with pytest.raises(UserError, match="no gradient reaches"):
+            step(run)
+    else:
+        step(run)
+
+
 def test_a_sanity_pair_the_wrong_way_round_is_refused_unless_checks_are_off(tmp_path: Path) -> None:
     run = trainer(tmp_path, "gpt2")
     run.sanity_pair = ["xxx", "eee"]

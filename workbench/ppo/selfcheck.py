@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from workbench.errors import UserError
-from workbench.policy import Policy
+from workbench.policy import Policy, adapter_of
 from workbench.ppo.rollout import ROW_FIELDS, Rollout
 from workbench.rewards import RewardModel
 
@@ -67,15 +67,14 @@ def check_reference(policy: Policy) -> None:
 def without_gradient(policy: Policy) -> list[str]:
     """Names of trained weights that the backward pass left out.
 
-    A new adapter's A has a gradient of exactly 0, because its B is 0: it counts as reached where a gradient is there.
+    A new adapter's A has a gradient of exactly 0 because its B is 0, and a saturated attention may leave a B at 0 too;
+    but when most B are at 0, something between the layers ends the gradient.
     """
-    missing = [name for name, p in policy.named_parameters() if p.requires_grad and p.grad is None]
-    silent = [
-        name
-        for name, p in policy.named_parameters()
-        if p.requires_grad and p.grad is not None and "lora_B" in name and ".policy." in name and not p.grad.any()
-    ]
-    return missing + silent
+    trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+    missing = [name for name, p in trained.items() if p.grad is None]
+    outputs = {name: p.grad for name, p in trained.items() if "lora_B" in name and adapter_of(name) == "policy"}
+    silent = [name for name, gradient in outputs.items() if gradient is not None and not gradient.any()]
+    return missing + (silent if len(silent) > len(outputs) / 2 else [])
 
 
 def check_sanity_pair(reward: RewardModel, pair: list[str], row: dict[str, Any]) -> None:
