@@ -40,6 +40,7 @@ def main() -> None:
         panel.set_xlabel(TITLES[axis])
         panel.set_xscale("log", base=2)
         panel.set_yscale("log", base=2)
+        panel.set_yticks([2, 4, 8], ["2", "4", "8"])
         panel.set_xticks([at_one * f for f in FACTORS], [str(at_one * f) for f in FACTORS])
     panels[0].set_ylabel("seconds a step")
     panels[0].legend()
