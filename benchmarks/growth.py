@@ -5,6 +5,7 @@ python -m benchmarks.growth docs/growth.svg     (needs the extra `plot`; about t
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -32,6 +33,9 @@ def measure(arch: str, axis: str, factor: int) -> float:
 
 def main() -> None:
     """Measure, print and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("picture", type=Path, help="file to write, .svg or .png")
+    picture = parser.parse_args().picture
     figure, panels = plt.subplots(1, len(AXES), figsize=(10, 3.2), sharey=True, layout="constrained")
     for panel, (axis, at_one) in zip(panels, AXES.items(), strict=True):
         for arch in ("gpt2", "t5"):
@@ -44,7 +48,7 @@ def main() -> None:
         panel.set_xticks([at_one * f for f in FACTORS], [str(at_one * f) for f in FACTORS])
     panels[0].set_ylabel("seconds a step")
     panels[0].legend()
-    figure.savefig(Path(sys.argv[1]))
+    figure.savefig(picture)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,18 @@ def test_a_mistake_on_the_command_line_is_one_line_too(options: list[str], messa
     assert "\n" not in str(raised.value)
 
 
+def test_limits_are_for_our_own_keys_and_not_for_the_users(in_project: Path) -> None:
+    config, _ = parse(
+        make_parser("test", ""),
+        [
+            *("--config", "recipes/configs/quickstart.yaml", "--ppo.data.columns", "{limit: maximum}"),
+            *("--reward.options", "{threshold: 5}", "--sft.trainer_args", "{max_steps: -1}"),
+        ],
+    )
+    assert config.reward is not None
+    assert config.reward.options == {"threshold": 5}
+
+
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="empty"):
         load(tmp_path, "")

@@ -60,6 +60,22 @@ def test_a_trained_head_gets_its_gradient() -> None:
     assert torch.allclose(made.bias.grad, expected, atol=1e-5)
 
 
+def test_an_offset_that_logits_share_leaves_the_entropys_gradient_exact_in_bf16() -> None:
+    torch.manual_seed(0)
+    made = nn.Linear(32, 2000, bias=False).requires_grad_(False)
+    states = torch.randn(16, 32)
+    made.weight[:, 0] = -25  # an offset of -100 on every logit
+    states[:, 0] = 4
+    exact = states.clone().requires_grad_()
+    _, entropy = reference(exact, made.bfloat16(), torch.zeros(16, dtype=torch.long), 1.0)
+    (expected,) = torch.autograd.grad(entropy.sum(), exact)
+    found = states.bfloat16().requires_grad_()
+    _, entropy = head_logprobs(found, made, torch.zeros(16, dtype=torch.long), 1.0, entropy=True)
+    (gradient,) = torch.autograd.grad(entropy.sum(), found)
+    cosine = torch.cosine_similarity(gradient[:, 1:].float(), expected[:, 1:].float(), dim=1)
+    assert cosine.min() > 0.9, cosine
+
+
 def test_huge_logits_do_not_overflow() -> None:
     made = head(bias=False).requires_grad_(False)
     states = torch.full((N, H), 1e4, requires_grad=True)

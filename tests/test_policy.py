@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from workbench.config import LoraSettings
+from workbench.models import add_lora
 from workbench.policy import Policy, adapter_of
 from workbench.sampling import is_truncated, mask_after_stop
 
@@ -73,6 +76,36 @@ def test_a_head_with_something_after_it_is_scored_through_its_logits(architectur
 
     policy.base.forward = capped
     assert not policy._has_plain_head()
+
+
+def test_a_softcap_is_seen_though_the_padding_row_is_zero() -> None:
+    config = Gemma2Config(
+        vocab_size=len(tiny.tokenizer("gpt2")),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        pad_token_id=0,
+        eos_token_id=0,
+        final_logit_softcapping=0.5,
+    )
+    torch.manual_seed(0)
+    assert not Policy(Gemma2ForCausalLM(config), tiny.tokenizer("gpt2")).plain_head
+
+
+@both
+def test_scoring_the_bare_base_leaves_every_adapter_trainable(architecture: str) -> None:
+    base = tiny.model(architecture).requires_grad_(False)
+    model = add_lora(base, LoraSettings(r=4, alpha=8), "policy")
+    model.add_adapter("value", model.peft_config["policy"])
+    model.set_adapter("policy")
+    policy = Policy(model, tiny.tokenizer(architecture))
+    trained = {name for name, p in policy.named_parameters() if p.requires_grad}
+    policy.logprobs("reference", *sampled(policy, architecture), 1.0)
+    assert trained == {name for name, p in policy.named_parameters() if p.requires_grad}
+    assert any(".value." in name for name in trained)
 
 
 @both

@@ -277,6 +277,11 @@ def test_a_stage_alone_asks_for_the_one_before_it(in_project: Path, tmp_path: Pa
         (["--track", "wandb"], "wandb is not installed"),
         (["--sft.trainer_args", "{warmup_stepz: 3}"], "did you mean warmup_steps?"),
         (["--sft.trainer_args", "{output_dir: x}"], "checkpoints belong to the run folder"),
+        (["--ppo.kl_target", "5", "--ppo.kl_horizon", "4"], "ppo.kl_horizon: 4 is below ppo.batch_size 8"),
+        (["--ppo.kl_target", "5", "--ppo.kl_coef", "0"], "ppo.kl_target: it scales ppo.kl_coef, which is 0"),
+        (["--ppo.min_limit", "9"], "ppo.min_limit: 9 is above ppo.max_new_tokens 6"),
+        (["--reward.sanity_pair", "[one]"], "reward.sanity_pair: 1 responses"),
+        (["--ppo.learning_rate", ".nan"], "ppo.learning_rate: nan must be a finite number"),
         (["--evaluation.judges", "[lexcon]"], "evaluation.judges: unknown reward 'lexcon', did you mean lexicon?"),
     ],
 )
@@ -322,12 +327,17 @@ def test_help_answers_without_loading_torch(recipe: str, in_project: Path) -> No
     assert "--ppo.kl_coef" in result.stdout or "--ppo" in result.stdout
 
 
-def test_print_config_prints_what_would_run(in_project: Path) -> None:
+def test_print_config_prints_what_would_run_and_loads_back(in_project: Path, tmp_path: Path) -> None:
     result = command(
         "-m", "recipes.ppo", "--config", "recipes/configs/quickstart.yaml", "--seed", "5", "--print_config"
     )
     assert result.returncode == 0, result.stderr
     assert "seed: 5" in result.stdout
+    (tmp_path / "printed.yaml").write_text(result.stdout)
+    parser = make_parser("test", "")
+    printed, _ = parse(parser, ["--config", str(tmp_path / "printed.yaml")])
+    given, _ = parse(parser, ["--config", "recipes/configs/quickstart.yaml", "--seed", "5"])
+    assert printed == given
 
 
 def test_it_runs_by_path_under_the_launcher_and_ctrl_c_leaves_a_run_that_goes_on(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 import re
 import types
 import typing
@@ -78,6 +79,8 @@ def check_yaml(file: Path, given: set[str]) -> dict[str, str]:
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{file}: empty or not a mapping; see recipes/configs for examples")
     places: dict[str, str] = {}
+    # What --print_config prints holds the command's own options too.
+    node.value = [(name, value) for name, value in node.value if name.value not in ("dry_run", "force")]
     visit(node, Config, "", file, places, given)
     return places
 
@@ -248,7 +251,11 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def check(config: Config) -> None:
     """Raises UserError for a value that is out of range or does not divide another."""
     for key, value in flatten(dataclasses.asdict(config)).items():
-        name = key.split(".")[-1]
+        *sections, name = key.split(".")
+        if not USERS_OWN.isdisjoint(sections):
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}: {value} must be a finite number")
         if name in POSITIVE and value is not None and value <= 0:
             raise UserError(f"{key}: {value} must be above 0")
         if name in NOT_NEGATIVE and value is not None and value < 0:
@@ -281,6 +288,10 @@ def check(config: Config) -> None:
             raise UserError(
                 "ppo.temperature: 0.0 must be above 0: PPO learns from samples, and greedy answers are none"
             )
+        if ppo.kl_target is not None and ppo.kl_coef == 0:
+            raise UserError("ppo.kl_target: it scales ppo.kl_coef, which is 0 and would stay so; give a start above 0")
+        if ppo.kl_target is not None and ppo.kl_horizon < ppo.batch_size:
+            raise UserError(f"ppo.kl_horizon: {ppo.kl_horizon} is below ppo.batch_size {ppo.batch_size}; raise it")
         if ppo.min_limit and ppo.min_limit > ppo.max_new_tokens:
             raise UserError(f"ppo.min_limit: {ppo.min_limit} is above ppo.max_new_tokens {ppo.max_new_tokens}")
         if ppo.value_model == "separate" and config.policy.gradient_checkpointing:
@@ -295,6 +306,8 @@ def check(config: Config) -> None:
         divides("sft.batch_size", config.sft.batch_size, "sft.micro_batch_size", config.sft.micro_batch_size)
 
 
+# Mappings whose keys are the user's.
+USERS_OWN = frozenset(("columns", "options", "trainer_args", "fractions"))
 POSITIVE = frozenset(
     (
         *("r", "alpha", "epochs", "max_steps", "batch_size", "micro_batch_size", "minibatch_size", "save_every"),

@@ -80,6 +80,10 @@ class _FrozenHead(torch.autograd.Function):
             logits = linear(states, part, None if bias is None else bias[first : first + CHUNK]).float()
             if temperature != 1:
                 logits /= temperature
+            if first == 0:
+                # Logits may share a large offset, which changes nothing and would cancel in the entropy's gradient.
+                origin = logits.amax(dim=1, keepdim=True)
+            logits -= origin
             raised = torch.maximum(maximum, logits.amax(dim=1, keepdim=True))
             rescale = (maximum - raised).exp_()
             maximum = raised

@@ -202,12 +202,15 @@ class Policy(nn.Module):
         if name == active:
             yield self.model
         elif name == "base":
-            with self.model.disable_adapter():
-                yield self.model
-        else:
-            self.model.set_adapter(name, inference_mode=True)
-            self._train_adapters()
             try:
+                with self.model.disable_adapter():
+                    yield self.model
+            finally:
+                self._train_adapters()
+        else:
+            try:
+                self.model.set_adapter(name, inference_mode=True)
+                self._train_adapters()
                 yield self.model
             finally:
                 self.model.set_adapter(active)
@@ -292,14 +295,15 @@ class Policy(nn.Module):
             return False
         made: list[Tensor] = []
         hook = head.register_forward_hook(lambda module, inputs, output: made.append(output))
-        ids = torch.full((1, 2), self.pad_id, device=self.device)
+        # Several tokens, because a padding row of zeros can make logits of zeros, which no cap or scale would change.
+        ids = torch.arange(min(16, head.out_features), device=self.device).unsqueeze(0)
         mask = torch.ones_like(ids, dtype=torch.bool)
         try:
             with self._autocast():
                 logits = self._response_logits(self.model, ids, mask, ids, mask)
         finally:
             hook.remove()
-        return torch.equal(logits, made[0])
+        return torch.equal(logits, made[0]) and bool(logits.amax() > logits.amin())
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(

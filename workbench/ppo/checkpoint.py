@@ -56,9 +56,11 @@ def save(
     states = accelerator.gather_for_metrics([random_state()], use_gather_object=True)
     if accelerator.is_main_process:
         module = accelerator.unwrap_model(policy)
+        # By the optimizer, because switching adapters switches requires_grad.
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         state = {
             "step": step,
-            "trainable": {name: p.detach().cpu() for name, p in module.named_parameters() if p.requires_grad},
+            "trainable": {name: p.detach().cpu() for name, p in module.named_parameters() if id(p) in trained},
             "optimizer": optimizer.state_dict(),
             "counters": asdict(counters),
             "random": states,

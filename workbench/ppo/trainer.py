@@ -220,7 +220,8 @@ class PPOTrainer:
             frozen=self.policy_parameters if self.step < config.value_warmup_steps else None,
         )
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        state.bad_steps = state.bad_steps + 1 if metrics["skipped_steps"] == metrics["optimizer_steps"] else 0
+        all_skipped = metrics["skipped_steps"] > 0 and metrics["skipped_steps"] == metrics["optimizer_steps"]
+        state.bad_steps = state.bad_steps + 1 if all_skipped else 0
         self.step += 1
         if config.kl_target is not None:
             state.kl_coef = algorithm.next_kl_coef(
