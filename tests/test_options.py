@@ -207,7 +207,7 @@ def test_a_drawn_limit_lies_between_the_bounds_and_is_the_seeds(tmp_path: Path) 
     assert limits == [token_limit(i, 3, 8, seed=0) for i in range(200)]
     assert limits != [token_limit(i, 3, 8, seed=1) for i in range(200)]
     assert token_limit(5, None, 8, seed=0) == 8
-    run = trainer(tmp_path, "gpt2", min_limit=3)
+    run = trainer(tmp_path, "gpt2", min_token_limit=3)
     for run.step in range(4):
         assert run.rollout(run.batch(0)).response_ids.shape[1] == limits[run.step]
 

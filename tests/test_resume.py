@@ -28,8 +28,6 @@ from recipes import ppo
 from workbench import cli
 from workbench.config import DataSource, PPOConfig
 from workbench.errors import Interrupted, RewardError
-from workbench.models import neutralise_generation
-from workbench.policy import Policy
 from workbench.ppo import checkpoint
 from workbench.ppo.rollout import Rollout
 from workbench.ppo.trainer import PPOTrainer
@@ -51,7 +49,7 @@ CONFIG = PPOConfig(
     kl_horizon=25,
     score_samples=8,
     max_new_tokens=5,
-    min_limit=2,
+    min_token_limit=2,
     checkpoint_every=3,
     value_model="separate",
 )
@@ -62,23 +60,6 @@ def paid(prompts: list[str], completions: list[str], **columns: list) -> list[fl
     return [text.count("e") + 0.1 * random.random() + 0.1 * numpy.random.random() for text in completions]
 
 
-def policy_with_values(architecture: str, *, lora: bool) -> Policy:
-    """A tiny policy whose values come from a model or an adapter of their own."""
-    if lora:
-        model = tiny.policy(architecture, lora=True).model
-        model.add_adapter("value", model.peft_config["sft"])
-        model.set_adapter("policy")
-        return Policy(model, tiny.tokenizer(architecture))
-    model = tiny.model(architecture)
-    neutralise_generation(model)
-    return Policy(
-        model,
-        tiny.tokenizer(architecture),
-        reference=tiny.model(architecture).requires_grad_(False),
-        value_model=tiny.model(architecture),
-    )
-
-
 def trainer(folder: Path, architecture: str = "gpt2", *, lora: bool = True, **changes: Any) -> PPOTrainer:
     """A trainer that answers prompts of different lengths; like a recipe, it starts from one seed every time."""
     config = dataclasses.replace(CONFIG, **changes)
@@ -86,9 +67,8 @@ def trainer(folder: Path, architecture: str = "gpt2", *, lora: bool = True, **ch
     texts = [f"{'ab' * (i % 4)} {chr(97 + i % 26)}:" for i in range(24)]
     rows = [{"prompt": text, "prompt_ids": tokenizer(text).input_ids} for text in texts]
     folder.mkdir(parents=True, exist_ok=True)
-    made = policy_with_values if config.value_model == "separate" else tiny.policy
     run = PPOTrainer(
-        made(architecture, lora=lora),
+        tiny.policy(architecture, lora=lora, separate=config.value_model == "separate"),
         tokenizer,
         checked(paid, "test"),
         rows,

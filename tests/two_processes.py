@@ -183,7 +183,7 @@ def lengths(folder: Path) -> None:
             steps=3,
             checkpoint_every=1,
             score_samples=16,
-            min_limit=2,
+            min_token_limit=2,
             target_kl=1e-4,
             kl_target=1.0,
             value_warmup_steps=1,

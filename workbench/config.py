@@ -182,7 +182,7 @@ class PPOConfig:
     """Gradients are clipped to this norm."""
     max_new_tokens: int = 32
     """Longest response, in tokens."""
-    min_limit: int | None = None
+    min_token_limit: int | None = None
     """Draw each step's token limit between this and max_new_tokens, instead of always taking the latter."""
     temperature: float = 1.0
     """Sampling temperature; it divides the logits in old, new and reference log-probabilities alike."""

@@ -292,8 +292,10 @@ def check(config: Config) -> None:
             raise UserError("ppo.kl_target: it scales ppo.kl_coef, which is 0 and would stay so; give a start above 0")
         if ppo.kl_target is not None and ppo.kl_horizon < ppo.batch_size:
             raise UserError(f"ppo.kl_horizon: {ppo.kl_horizon} is below ppo.batch_size {ppo.batch_size}; raise it")
-        if ppo.min_limit and ppo.min_limit > ppo.max_new_tokens:
-            raise UserError(f"ppo.min_limit: {ppo.min_limit} is above ppo.max_new_tokens {ppo.max_new_tokens}")
+        if ppo.min_token_limit and ppo.min_token_limit > ppo.max_new_tokens:
+            raise UserError(
+                f"ppo.min_token_limit: {ppo.min_token_limit} is above ppo.max_new_tokens {ppo.max_new_tokens}"
+            )
         if ppo.value_model == "separate" and config.policy.gradient_checkpointing:
             raise UserError(
                 "ppo.value_model: separate does not go with policy.gradient_checkpointing, whose second forward pass "
@@ -313,7 +315,7 @@ POSITIVE = frozenset(
         *("r", "alpha", "epochs", "max_steps", "batch_size", "micro_batch_size", "minibatch_size", "save_every"),
         *("max_tokens", "steps", "kl_target", "kl_horizon", "max_new_tokens", "max_grad_norm", "clip_range"),
         *("value_clip_range", "checkpoint_every", "limit", "max_prompt_tokens", "max_response_tokens"),
-        *("score_clip", "score_scale", "checkpoints_kept", "min_limit", "target_kl"),
+        *("score_clip", "score_scale", "checkpoints_kept", "min_token_limit", "target_kl"),
     )
 )
 NOT_NEGATIVE = frozenset(

@@ -116,20 +116,14 @@ def collect(
     start = time.perf_counter()
     batch = (found.prompt_ids, found.prompt_mask, found.response_ids, found.response_mask)
     logprobs, ref_logprobs, values, entropies = score_tokens(policy, *batch, temperature, micro_batch_size)
+    seconds = found.seconds | {"forward": time.perf_counter() - start}
     return Rollout(
-        prompt_ids=found.prompt_ids,
-        prompt_mask=found.prompt_mask,
-        response_ids=found.response_ids,
-        response_mask=found.response_mask,
+        **found._asdict() | {"seconds": seconds},
         logprobs=logprobs,
         ref_logprobs=ref_logprobs,
         values=values,
         entropies=entropies,
-        scores=found.scores,
         truncated=is_truncated(found.response_ids, found.response_mask, policy.stop_ids),
-        prompts=found.prompts,
-        completions=found.completions,
-        seconds=found.seconds | {"forward": time.perf_counter() - start},
     )
 
 

@@ -151,7 +151,7 @@ class PPOTrainer:
     def rollout(self, rows: Sequence[dict[str, Any]]) -> Rollout:
         """Sample and score a response to each of `rows`; the same step samples the same, also after a resume."""
         config = self.config
-        limit = token_limit(self.step, config.min_limit, config.max_new_tokens, self.seed)
+        limit = token_limit(self.step, config.min_token_limit, config.max_new_tokens, self.seed)
         self.check_rows(rows, limit)
         if config.score_samples and self.state.score_std is None:
             self.initial_scores = self.score_initial_policy()
