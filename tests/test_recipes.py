@@ -327,6 +327,18 @@ def test_help_answers_without_loading_torch(recipe: str, in_project: Path) -> No
     assert "--ppo.kl_coef" in result.stdout or "--ppo" in result.stdout
 
 
+@pytest.mark.parametrize(("threads", "said"), [("1", True), ("2", False)])
+def test_a_launcher_that_left_cores_idle_is_named(
+    threads: str, said: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    cli.hint_at_idle_cores()
+    assert ("--num_cpu_threads_per_process 4" in capsys.readouterr().out) == said
+
+
 def test_print_config_prints_what_would_run_and_loads_back(in_project: Path, tmp_path: Path) -> None:
     result = command(
         "-m", "recipes.ppo", "--config", "recipes/configs/quickstart.yaml", "--seed", "5", "--print_config"

@@ -23,7 +23,6 @@ from torch import Tensor
 from workbench.config import DataSource, PPOConfig
 from workbench.errors import Interrupted, UserError
 from workbench.evaluation import answer
-from workbench.policy import Policy
 from workbench.ppo import update as update_module
 from workbench.ppo.rollout import Rollout, decode, score_tokens
 from workbench.ppo.trainer import PPOTrainer
@@ -55,18 +54,6 @@ def share_of_e(prompts: list[str], completions: list[str], **columns: list) -> l
     return [text.count("e") / max(len(text), 1) for text in completions]
 
 
-def make_policy(architecture: str, lora: bool, value_model: str) -> Policy:
-    """A tiny policy, with values of its own or with a value model or adapter."""
-    made = tiny.policy(architecture, lora=lora)
-    if value_model == "shared":
-        return made
-    if not lora:
-        copy = tiny.model(architecture)
-        return Policy(made.model, tiny.tokenizer(architecture), reference=made._frozen[0], value_model=copy)
-    made.model.add_adapter("value", made.model.peft_config["sft"])
-    return Policy(made.model, tiny.tokenizer(architecture))
-
-
 def make_rows(architecture: str, count: int) -> list[dict[str, Any]]:
     """Prompts of different lengths."""
     tokenizer = tiny.tokenizer(architecture)
@@ -81,7 +68,7 @@ def make_trainer(
     architecture = kind[0]
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    policy = make_policy(*kind)
+    policy = tiny.policy(kind[0], lora=kind[1], separate=kind[2] == "separate")
     torch.nn.init.normal_(policy.value_head.weight, std=0.1)
     return PPOTrainer(
         policy,
