@@ -72,17 +72,17 @@ def reward_of(run: Run) -> CheckedReward:
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
     from workbench.planning import model_plan
-    from workbench.ppo.batches import enough_prompts
+    from workbench.ppo.batches import check_columns, enough_prompts
 
-    ppo, count = settings(config), len(rows(config))
-    enough_prompts(ppo, count)
-    validation_rows(config)
+    ppo, prompts = settings(config), rows(config)
+    enough_prompts(ppo, len(prompts))
+    check_columns(prompts, validation_rows(config))
     assert config.reward is not None
     if config.reward.model is not None:
         given_reward(config.reward.model, config.reward.options)
     updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
     return [
-        f"{ppo.steps} steps of {ppo.batch_size} from {count} prompts, {updates} optimizer steps each, "
+        f"{ppo.steps} steps of {ppo.batch_size} from {len(prompts)} prompts, {updates} optimizer steps each, "
         f"reward {config.reward.model or 'trained'}, KL coefficient {ppo.kl_coef}",
         *model_plan(config, ppo.micro_batch_size or ppo.minibatch_size),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, OPTConfig, OPTForCausalLM
 
 from workbench.config import LoraSettings
 from workbench.models import add_lora
@@ -218,3 +218,17 @@ def test_a_response_is_truncated_unless_it_sampled_a_stop_token() -> None:
     assert is_truncated(ids, mask, stop).tolist() == [False, True, False]
     # Padding with the stop token, as GPT-2 does, is no stop token that was sampled.
     assert is_truncated(torch.tensor([[5, 6, 0]]), torch.tensor([[True, True, False]]), stop).tolist() == [True]
+
+
+def test_values_are_read_from_states_of_the_width_that_the_head_reads() -> None:
+    """OPT may project its states down to the width of its word embeddings before the head."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 32, "num_attention_heads": 2}
+    tokenizer = tiny.tokenizer("gpt2")
+    model = OPTForCausalLM(
+        OPTConfig(vocab_size=len(tokenizer), num_hidden_layers=1, pad_token_id=0, do_layer_norm_before=False, **sizes)
+    )
+    policy = Policy(add_lora(model, LoraSettings(r=2, target_modules=["q_proj"]), "policy"), tokenizer).eval()
+    ids, mask = policy.pad_prompts([[5, 6], [7]])
+    response, response_mask = policy.generate(ids, mask, max_new_tokens=3, temperature=1.0)
+    assert policy(ids, mask, response, response_mask, 1.0).values.shape == response.shape

@@ -161,19 +161,36 @@ def test_a_signal_at_any_step_changes_nothing(architecture: str, lora: bool, who
     assert finish(tmp_path / "every", architecture, lora=lora) == expected
 
 
-def test_a_reward_that_fails_changes_nothing_either(whole: Whole, tmp_path: Path) -> None:
-    run = trainer(tmp_path)
-    inner = run.reward
+@pytest.mark.parametrize("steps", [2, CONFIG.checkpoint_every, CONFIG.steps])  # a rollout, and both validations
+def test_a_reward_that_fails_changes_nothing_either(steps: int, whole: Whole, tmp_path: Path) -> None:
+    def fail_at(run: PPOTrainer) -> None:
+        inner = run.reward
 
-    def failing(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        scores = inner(prompts, completions, **columns)
-        if run.step == 2:
-            raise RewardError("the scorer did not answer")
-        return scores
+        def failing(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+            scores = inner(prompts, completions, **columns)
+            if run.step == steps:
+                raise RewardError("the scorer did not answer")
+            return scores
 
-    run.reward = failing
-    with pytest.raises(RewardError):
-        run.train()
+        run.reward = failing
+        with pytest.raises(RewardError):
+            run.train()
+
+    for _ in range(2):  # the second time right after it went on
+        fail_at(trainer(tmp_path))
+    assert finish(tmp_path) == whole()
+
+
+def test_a_validation_made_up_for_and_lost_again_is_made_up_for_again(whole: Whole, tmp_path: Path) -> None:
+    def unanswered(*arguments: Any) -> None:
+        raise RewardError("the scorer did not answer")
+
+    for call, logged in (("answer_validation", [1, 2]), ("rollout", [1, 2, 3])):
+        run = trainer(tmp_path)
+        setattr(run, call, unanswered)
+        with pytest.raises(RewardError):
+            run.train()
+        assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == logged
     assert finish(tmp_path) == whole()
 
 
@@ -190,7 +207,7 @@ def test_best_is_the_policy_of_the_highest_objective_and_loads_without_this_proj
         run = trainer(folder, architecture, lora=lora, **changes)
         look = run.look
 
-        def looking(*arguments: Any) -> dict[str, float]:
+        def looking(*arguments: Any) -> Any:
             model = run.unwrapped.model
             state = get_peft_model_state_dict(model, adapter_name="policy") if lora else model.state_dict()
             kept[run.step] = {name: value.clone() for name, value in state.items()}

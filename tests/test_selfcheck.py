@@ -15,6 +15,7 @@ from test_ppo import both, trainer
 
 from workbench.errors import RewardError, UserError
 from workbench.policy import Policy
+from workbench.ppo.batches import check_columns
 
 
 @both
@@ -84,6 +85,16 @@ def test_prompts_that_cannot_be_answered_are_refused(lengths: list[int], message
         trainer(tmp_path, "gpt2").rollout(rows)
     fitting = [{"prompt": "a" * 56, "prompt_ids": [5] * 56}]
     assert len(trainer(tmp_path, "gpt2").rollout(fitting)) == 1
+
+
+def test_validation_prompts_without_a_column_that_the_reward_is_given_are_refused_before_the_first_step(
+    tmp_path: Path,
+) -> None:
+    row = {"prompt": "a", "prompt_ids": [5], "topic": "work", "reference": "b"}
+    check_columns([row], [row | {"another": "column"}])
+    check_columns([row], [])
+    with pytest.raises(UserError, match=r"ppo\.validation: has no column reference, topic, which ppo.data has"):
+        check_columns([row], [{"prompt": "a", "prompt_ids": [5]}])
 
 
 @both

@@ -187,7 +187,7 @@ class PPOConfig:
     temperature: float = 1.0
     """Sampling temperature; it divides the logits in old, new and reference log-probabilities alike."""
     score_samples: int = 0
-    """Normalize scores by mean and standard deviation over this many responses of the initial policy; 0: do not."""
+    """Normalize scores by mean and deviation over this many (whole batches) of the initial policy's; 0: do not."""
     score_clip: float | None = None
     """Scores, normalized or not, are clipped to +- this."""
     score_scale: float = 1.0

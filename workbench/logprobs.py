@@ -5,6 +5,8 @@ Shapes: N tokens, H hidden size, V vocabulary. Everything returned is float32.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -120,3 +122,29 @@ class _FrozenHead(torch.autograd.Function):
         if of_entropy is not None:
             gradient += gradients[1].unsqueeze(1) * of_entropy
         return gradient.to(context.dtype), None, None, None, None, None
+
+
+@contextmanager
+def head_passing_through(head: nn.Module) -> Iterator[None]:
+    """The output head returns the states it is given, so that its product can be made where it costs less."""
+    head.forward = lambda states: states
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+@contextmanager
+def head_inputs(head: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects the states that the output head reads."""
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def contiguous_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A hook for the head: of states that are a slice, a bf16 product on the CPU copies the weight once per row."""
+    return (inputs[0].contiguous(), *inputs[1:])

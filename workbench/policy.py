@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from workbench.logprobs import head_logprobs, logits_logprobs
+from workbench.logprobs import contiguous_input, head_inputs, head_logprobs, head_passing_through, logits_logprobs
 from workbench.models import stop_ids
 from workbench.sampling import InverseSampling, SeededSampling, mask_after_stop
 
@@ -54,7 +54,7 @@ class Policy(nn.Module):
         self.trained_adapters = [
             name for name in ("policy", "value") if self.has_adapters and name in model.peft_config
         ]
-        self.value_head = nn.Linear(model.config.get_text_config(decoder=True).hidden_size, 1)
+        self.value_head = nn.Linear(model.get_output_embeddings().in_features, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.value_head.to(model.device)
@@ -320,29 +320,3 @@ def adapter_of(name: str) -> str | None:
 def spread(values: Tensor, mask: Tensor) -> Tensor:
     """Values (N,) of the tokens where the mask (B, T) is True, at their places; 0 elsewhere."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
-
-
-@contextmanager
-def head_passing_through(head: nn.Module) -> Iterator[None]:
-    """The output head returns the states it is given, so that its product can be made where it costs less."""
-    head.forward = lambda states: states
-    try:
-        yield
-    finally:
-        del head.forward
-
-
-@contextmanager
-def head_inputs(head: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects the states that the output head reads."""
-    seen: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        yield seen
-    finally:
-        hook.remove()
-
-
-def contiguous_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A hook for the head: of states that are a slice, a bf16 product on the CPU copies the weight once per row."""
-    return (inputs[0].contiguous(), *inputs[1:])

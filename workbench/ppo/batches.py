@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from workbench.config import PPOConfig
@@ -14,6 +17,31 @@ def enough_prompts(config: PPOConfig, prompts: int) -> None:
         raise UserError(
             f"ppo.batch_size: {config.batch_size} is above the {prompts} prompts there are; lower it or add prompts"
         )
+
+
+def check_columns(rows: Sequence[dict[str, Any]], validation_rows: Sequence[dict[str, Any]]) -> None:
+    """Raises UserError where validation prompts lack a column that the reward is handed with the others."""
+    missing = set(rows[0]) - set(validation_rows[0]) if validation_rows else set()
+    if missing:
+        raise UserError(
+            f"ppo.validation: has no column {', '.join(sorted(missing))}, which ppo.data has and the reward is given; "
+            "add it, or map another with columns"
+        )
+
+
+def check_rows(rows: Sequence[dict[str, Any]], limit: int, window: int | None) -> None:
+    """Raises UserError for rows that cannot be answered in `limit` tokens within the model's `window`."""
+    if not rows:
+        raise UserError("ppo: a rollout of no prompts; give at least one row")
+    for index, row in enumerate(rows):
+        length = len(row["prompt_ids"])
+        if length == 0:
+            raise UserError(f"ppo: row {index} has a prompt without tokens")
+        if window is not None and length + limit > window:
+            raise UserError(
+                f"ppo: row {index} has {length} prompt tokens, and with {limit} response tokens it does not fit "
+                f"the model's window of {window}; lower ppo.max_new_tokens or shorten the prompt"
+            )
 
 
 def batch_indices(step: int, batch_size: int, rows: int, seed: int) -> list[int]:

@@ -35,6 +35,8 @@ class Counters:
     """Statistics that scores are normalized by; None until they are taken."""
     best: float | None = None
     """Highest validation objective so far."""
+    validation_due: bool = False
+    """Whether the last step's policy has yet to answer the validation prompts."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the last step."""
 

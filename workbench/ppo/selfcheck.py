@@ -48,8 +48,9 @@ def check_start(
     if unreached:
         raise UserError(
             f"ppo: no gradient reaches {len(unreached)} of the trained weights, the first is {unreached[0]}; an "
-            "adapter that is not active, a module that the model does not use (policy.lora.target_modules) and "
-            "4-bit layers repacked for inference end a gradient"
+            "adapter that is not active, a module that the model does not use (policy.lora.target_modules), an output "
+            "head adapted for a separate value model, which reads the states before it, and 4-bit layers repacked for "
+            "inference end a gradient"
         )
 
 

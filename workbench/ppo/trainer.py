@@ -20,7 +20,7 @@ from workbench.interrupt import stop_requests
 from workbench.models import make_optimizer, save_model, window
 from workbench.policy import Policy
 from workbench.ppo import algorithm, checkpoint
-from workbench.ppo.batches import batch_indices, enough_prompts, seed_of, token_limit
+from workbench.ppo.batches import batch_indices, check_columns, check_rows, enough_prompts, seed_of, token_limit
 from workbench.ppo.metrics import rollout_metrics
 from workbench.ppo.rollout import Rollout, collect, respond
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
@@ -57,6 +57,7 @@ class PPOTrainer:
         """`rows` hold prompt, prompt_ids and the reward's columns; checkpoints and metrics go to `folder`."""
         processes = accelerator.num_processes
         enough_prompts(config, len(rows))
+        check_columns(rows, validation_rows)
         self.share = per_process("ppo.batch_size", config.batch_size, processes)
         minibatch = per_process("ppo.minibatch_size", config.minibatch_size, processes)
         self.micro_batch_size = min(config.micro_batch_size or minibatch, minibatch)
@@ -96,15 +97,24 @@ class PPOTrainer:
         """
         self.resume()
         steps = self.config.steps
-        progress = Progress("ppo", steps, done=self.step, show=self.accelerator.is_main_process)
+        done, show = self.step - self.state.validation_due, self.accelerator.is_main_process
+        progress = Progress("ppo", steps, done=done, show=show)
         with stop_requests() as stop_asked:
-            while self.step < steps:
-                rollout = self.or_save(lambda: self.rollout(self.batch(self.step)))
-                metrics = self.state.metrics = self.update(rollout)
-                due = self.step % self.config.checkpoint_every == 0 or self.step == steps
+            while self.step < steps or self.state.validation_due:
+                # A run whose reward failed in validation was saved between the update and its validation.
+                if not self.state.validation_due:
+                    rollout = self.or_save(lambda: self.rollout(self.batch(self.step)))
+                    self.state.metrics = self.update(rollout)
+                    shown = samples(rollout)
+                metrics, due = self.state.metrics, self.step % self.config.checkpoint_every == 0 or self.step == steps
+                self.state.validation_due = due and bool(self.validation_rows)
+                if self.state.validation_due:
+                    validated = self.or_save(self.answer_validation)
+                    found, shown = self.look(validated)
+                    metrics |= found
+                    self.state.validation_due = False
                 if due:
-                    validated = self.or_save(self.answer_validation, metrics)
-                    metrics |= self.look(rollout, validated)
+                    self.show(shown)
                 self.log(metrics)
                 progress.advance(
                     note=f"score {metrics['objective/score_mean']:.3f}, kl {metrics['objective/kl']:.2f}, "
@@ -123,11 +133,8 @@ class PPOTrainer:
         progress.close()
         return self.state.metrics
 
-    def or_save(self, scored: Callable[[], T], unlogged: dict[str, float] | None = None) -> T:
-        """What calls the reward; where that fails on any process, all save a checkpoint and stop.
-
-        `unlogged` are the metrics of an update that is done and not yet in the log.
-        """
+    def or_save(self, scored: Callable[[], T]) -> T:
+        """What calls the reward; where that fails on any process, all save a checkpoint and stop."""
         results: list[T] = []
         failure, before = None, checkpoint.random_state()
         try:
@@ -135,9 +142,7 @@ class PPOTrainer:
         except Exception as error:  # a user's reward can fail in any way
             failure = error
         if self.any_process(failure is not None):
-            checkpoint.restore_random_state(before)  # a rollout is done again from its start
-            if unlogged:
-                self.log(unlogged)
+            checkpoint.restore_random_state(before)  # what failed is done again from its start
             self.save_checkpoint()
             raise failure or UserError(f"ppo: the reward failed on another process; saved at step {self.step}")
         return results[0]
@@ -152,7 +157,7 @@ class PPOTrainer:
         """Sample and score a response to each of `rows`; the same step samples the same, also after a resume."""
         config = self.config
         limit = token_limit(self.step, config.min_token_limit, config.max_new_tokens, self.seed)
-        self.check_rows(rows, limit)
+        check_rows(rows, limit, self.window)
         if config.score_samples and self.state.score_std is None:
             self.initial_scores = self.score_initial_policy()
         torch.manual_seed(seed_of(self.seed, self.step, self.accelerator.process_index))
@@ -165,20 +170,6 @@ class PPOTrainer:
             temperature=config.temperature,
             micro_batch_size=self.micro_batch_size,
         )
-
-    def check_rows(self, rows: Sequence[dict[str, Any]], limit: int) -> None:
-        """Raises UserError for rows that cannot be answered in `limit` tokens."""
-        if not rows:
-            raise UserError("ppo: a rollout of no prompts; give at least one row")
-        for index, row in enumerate(rows):
-            length = len(row["prompt_ids"])
-            if length == 0:
-                raise UserError(f"ppo: row {index} has a prompt without tokens")
-            if self.window is not None and length + limit > self.window:
-                raise UserError(
-                    f"ppo: row {index} has {length} prompt tokens, and with {limit} response tokens it does not fit "
-                    f"the model's window of {self.window}; lower ppo.max_new_tokens or shorten the prompt"
-                )
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Improve the policy on a rollout and return the step's metrics."""
@@ -288,24 +279,24 @@ class PPOTrainer:
             seed=self.seed,
         )
 
-    def look(self, rollout: Rollout, validated: list[Sample]) -> dict[str, float]:
-        """Write samples, and keep the policy if it is the best so far on the validation prompts; metrics of those."""
-        metrics: dict[str, float] = {}
-        shown = samples(rollout)
-        if self.validation_rows:
-            # In units of the reward, where the penalty is in units of what is paid.
-            kl_coef = self.config.kl_coef * self.config.score_scale * (self.state.score_std or 1.0)
-            metrics, shown = summarize(validated, kl_coef)
-            objective = metrics["validation/objective"]
-            if self.state.best is None or objective > self.state.best:
-                self.state.best = objective
-                if self.accelerator.is_main_process:
-                    with atomic_folder(self.folder / "best") as folder:
-                        save_model(self.unwrapped.model, folder)
+    def look(self, validated: list[Sample]) -> tuple[dict[str, float], list[Sample]]:
+        """Keep the policy if it is the best so far on the validation prompts; metrics and samples of all processes."""
+        # In units of the reward, where the penalty is in units of what is paid.
+        kl_coef = self.config.kl_coef * self.config.score_scale * (self.state.score_std or 1.0)
+        metrics, gathered = summarize(validated, kl_coef)
+        objective = metrics["validation/objective"]
+        if self.state.best is None or objective > self.state.best:
+            self.state.best = objective
+            if self.accelerator.is_main_process:
+                with atomic_folder(self.folder / "best") as folder:
+                    save_model(self.unwrapped.model, folder)
+        return metrics, gathered
+
+    def show(self, shown: list[Sample]) -> None:
+        """Write some samples to samples.jsonl."""
         if self.accelerator.is_main_process:
             lines = [json.dumps({"step": self.step} | sample, ensure_ascii=False) for sample in shown[:SAMPLES_SHOWN]]
             append_text(self.folder / "samples.jsonl", "".join(line + "\n" for line in lines))
-        return metrics
 
     def batch(self, step: int) -> list[dict[str, Any]]:
         """This process's rows of rollout `step`."""
@@ -340,5 +331,6 @@ class PPOTrainer:
             self.accelerator.print(f"ppo: going on from step {self.step}")
         if self.accelerator.is_main_process:
             remove_partial(self.folder, "best")
+            done = self.step - self.state.validation_due
             for name in ("metrics.jsonl", "samples.jsonl"):
-                checkpoint.forget_after(self.folder / name, self.step)
+                checkpoint.forget_after(self.folder / name, done)
