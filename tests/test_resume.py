@@ -172,7 +172,7 @@ def test_a_reward_that_fails_changes_nothing_either(steps: int, whole: Whole, tm
                 raise RewardError("the scorer did not answer")
             return scores
 
-        run.reward = failing
+        run.reward = checked(failing, "failing")
         with pytest.raises(RewardError):
             run.train()
 

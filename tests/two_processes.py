@@ -104,6 +104,7 @@ def uneven_rollout(run: PPOTrainer) -> Rollout:
         values,
         entropies,
         scores=torch.randn(size, generator=generator)[part],
+        terms={},
         truncated=is_truncated(ids, mask, policy.stop_ids),
         prompts=[row["prompt"] for row in rows[part]],
         completions=decode(run.tokenizer, ids, mask),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,6 +35,15 @@ class JudgingReward(Protocol):
 
 
 @runtime_checkable
+class TermedReward(Protocol):
+    """A reward that is the sum of named terms."""
+
+    def terms(self, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
+        """The terms by name, each with one number per completion; their sum is the reward."""
+        ...
+
+
+@runtime_checkable
 class Array(Protocol):
     """What numpy and torch share: conversion to plain Python numbers."""
 
@@ -57,14 +66,29 @@ class CheckedReward:
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         """One finite float per completion; raises RewardError for anything else."""
+        answer = self._ask(self.reward, prompts, completions, columns)
+        return _numbers(answer, completions, f"reward {self.name}")
+
+    def terms(self, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
+        """The terms that the reward is the sum of, checked likewise; of a reward without terms, the reward itself."""
+        if not isinstance(self.reward, TermedReward):
+            return {self.name: self(prompts, completions, **columns)}
+        answer = self._ask(self.reward.terms, prompts, completions, columns)
+        name = f"reward {self.name}"
+        if not isinstance(answer, dict) or not answer:
+            raise RewardError(f"{name} returned terms {_short(answer)}; they must be lists by name")
+        return {term: _numbers(values, completions, f"{name}, term {term}") for term, values in answer.items()}
+
+    def _ask(
+        self, scorer: Callable[..., Any], prompts: list[str], completions: list[str], columns: dict[str, list]
+    ) -> Any:
         # By keyword, as TRL calls: its own functions take `completions` and keep the prompts in **kwargs.
         try:
-            answer = self.reward(prompts=prompts, completions=completions, **columns)
+            return scorer(prompts=prompts, completions=completions, **columns)
         except UserError:
             raise
         except Exception as error:  # a user's reward can fail in any way
             raise RewardError(f"reward {self.name}: it failed with {type(error).__name__}: {error}") from error
-        return _numbers(answer, completions, f"reward {self.name}")
 
 
 @dataclass(frozen=True)

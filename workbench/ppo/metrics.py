@@ -30,6 +30,7 @@ def rollout_metrics(
             mask.sum(dim=1).float(),
             rollout.truncated.float(),
             torch.tensor([float(not text) for text in rollout.completions], device=mask.device),
+            *rollout.terms.values(),
         ),
         dim=1,
     )
@@ -43,7 +44,8 @@ def rollout_metrics(
             ]
         )
     ).tolist()
-    return {
+    terms = zip(rollout.terms, mean[8:], strict=True) if len(rollout.terms) > 1 else ()
+    return {f"objective/term/{name}": value for name, value in terms} | {
         "objective/kl": mean[0],
         "objective/kl_k3": mean[1],
         "objective/entropy": mean[2],

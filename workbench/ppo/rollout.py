@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from workbench.policy import Policy
-from workbench.rewards import RewardModel
+from workbench.rewards import CheckedReward
 from workbench.sampling import is_truncated
 
 # What a row holds beside the columns that a reward gets by name; a reward's own arguments are no columns.
@@ -32,6 +32,7 @@ class Rollout:
     values: Tensor  # (B, T) float32, read before each token
     entropies: Tensor  # (B, T) float32, nats, of the distribution that each token was sampled from
     scores: Tensor  # (B,) float32, raw scores of the reward
+    terms: dict[str, Tensor]  # (B,) float32 each: what the scores are the sum of, by name
     truncated: Tensor  # (B,) bool, cut at the token limit: no stop token
     prompts: list[str]  # B
     completions: list[str]  # B
@@ -53,6 +54,7 @@ class Responses(NamedTuple):
     response_ids: Tensor
     response_mask: Tensor
     scores: Tensor
+    terms: dict[str, Tensor]
     prompts: list[str]
     completions: list[str]
     seconds: dict[str, float]
@@ -61,7 +63,7 @@ class Responses(NamedTuple):
 def respond(
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
-    reward: RewardModel,
+    reward: CheckedReward,
     rows: Sequence[dict[str, Any]],
     *,
     max_new_tokens: int,
@@ -81,13 +83,17 @@ def respond(
     prompts = [row["prompt"] for row in rows]
     completions = decode(tokenizer, response_ids, response_mask)
     columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ROW_FIELDS}
-    scores = torch.tensor(reward(prompts, completions, **columns), dtype=torch.float32, device=policy.device)
+    terms = {
+        name: torch.tensor(values, device=policy.device)
+        for name, values in reward.terms(prompts, completions, **columns).items()
+    }
     return Responses(
         prompt_ids=prompt_ids,
         prompt_mask=prompt_mask,
         response_ids=response_ids,
         response_mask=response_mask,
-        scores=scores,
+        scores=torch.stack(list(terms.values())).sum(dim=0),
+        terms=terms,
         prompts=prompts,
         completions=completions,
         seconds={"generate": generated - start, "score": time.perf_counter() - generated},
@@ -97,7 +103,7 @@ def respond(
 def collect(
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
-    reward: RewardModel,
+    reward: CheckedReward,
     rows: Sequence[dict[str, Any]],
     *,
     max_new_tokens: int,

@@ -27,7 +27,7 @@ from workbench.ppo.selfcheck import check_sanity_pair, check_start
 from workbench.ppo.update import UpdateSettings, parameter_groups, update
 from workbench.ppo.validation import Sample, answer, samples, summarize
 from workbench.progress import Progress
-from workbench.rewards import RewardModel
+from workbench.rewards import CheckedReward, RewardModel, checked
 from workbench.runs import append_text, atomic_folder, remove_partial
 
 BAD_STEPS_LIMIT = 3
@@ -73,7 +73,8 @@ class PPOTrainer:
             max_grad_norm=config.max_grad_norm,
             temperature=config.temperature,
         )
-        self.tokenizer, self.reward, self.rows, self.config = tokenizer, reward, rows, config
+        self.reward = reward if isinstance(reward, CheckedReward) else checked(reward, "reward")
+        self.tokenizer, self.rows, self.config = tokenizer, rows, config
         self.accelerator, self.folder, self.seed = accelerator, folder, seed
         self.validation_rows, self.sanity_pair = validation_rows, sanity_pair
         self.window = None if policy.is_encoder_decoder else window(policy.base.config, tokenizer)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench.policy import Policy
 from workbench.ppo.batches import seed_of
 from workbench.ppo.rollout import Rollout, collect
-from workbench.rewards import RewardModel
+from workbench.rewards import CheckedReward
 
 Sample = dict[str, Any]
 
@@ -21,7 +21,7 @@ Sample = dict[str, Any]
 def answer(
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
-    reward: RewardModel,
+    reward: CheckedReward,
     rows: Sequence[dict[str, Any]],
     accelerator: Accelerator,
     *,
