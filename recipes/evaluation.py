@@ -26,8 +26,8 @@ NAME = "evaluation"
 
 
 def wanted(config: Config) -> bool:
-    """Without a comparison nothing is known."""
-    return True
+    """Whether a policy was trained, whose answers can be compared with the base's."""
+    return config.sft is not None or config.ppo is not None
 
 
 def max_new_tokens(config: Config) -> int:
@@ -49,12 +49,11 @@ def rows(config: Config, name: str, source: DataSource) -> list[dict[str, Any]]:
 
 def judges(config: Config, reward: CheckedReward | None) -> dict[str, Judge]:
     """The reward model as a judge, where it can judge, and the judges that were never a reward."""
-    from reward_models import load_judge
-    from workbench.rewards import CheckedJudge, JudgingReward
+    from reward_models import judge_of, load_judge
 
     found: dict[str, Judge] = {}
-    if reward is not None and isinstance(reward.reward, JudgingReward):
-        found["reward"] = CheckedJudge(reward.reward.toxicity, "reward")
+    if reward is not None and (judge := judge_of(reward)) is not None:
+        found["reward"] = judge
     for name in config.evaluation.judges:
         with named("evaluation.judges"):
             found[name] = load_judge(name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.cli import Stage, main
 from workbench.config import Config, PPOConfig
-from workbench.errors import named
+from workbench.errors import UserError, named
 from workbench.runs import Run
 
 if TYPE_CHECKING:
@@ -47,12 +47,22 @@ def validation_rows(config: Config) -> list[dict[str, Any]]:
     return prompt_rows(config.policy.model, ppo.validation, key="ppo.validation", max_new_tokens=ppo.max_new_tokens)
 
 
-def given_reward(model: str, options: dict[str, Any]) -> CheckedReward:
-    """The reward that the configuration names."""
+def given_reward(key: str, model: str, options: dict[str, Any]) -> CheckedReward:
+    """The reward that the configuration names at `key`."""
     from reward_models import load_reward
 
-    with named("reward.model"):
+    with named(key):
         return load_reward(model, **options)
+
+
+def watch_of(config: Config) -> CheckedReward | None:
+    """The scorer that watches PPO; raises UserError where it would have nothing to score."""
+    assert config.reward is not None
+    if config.reward.watch is None:
+        return None
+    if settings(config).validation is None:
+        raise UserError("reward.watch: it scores the answers to ppo.validation, which is not set; give it prompts")
+    return given_reward("reward.watch", config.reward.watch, {})
 
 
 def reward_of(run: Run) -> CheckedReward:
@@ -62,10 +72,12 @@ def reward_of(run: Run) -> CheckedReward:
     reward = run.config.reward
     assert reward is not None
     if reward.model is not None:
-        return given_reward(reward.model, reward.options)
+        return given_reward("reward.model", reward.model, reward.options)
     assert reward.train is not None
     run.record("reward")
-    options = {"wanted_label": reward.train.wanted_label, "polarity_pair": tuple(reward.train.polarity_pair)}
+    options: dict[str, Any] = {"max_tokens": reward.train.max_tokens}
+    if reward.train.objective == "classifier":
+        options = {"wanted_label": reward.train.wanted_label, "polarity_pair": tuple(reward.train.polarity_pair)}
     return load_reward(str(run.folder / "reward"), **options | reward.options)
 
 
@@ -79,7 +91,8 @@ def plan(config: Config) -> list[str]:
     check_columns(prompts, validation_rows(config))
     assert config.reward is not None
     if config.reward.model is not None:
-        given_reward(config.reward.model, config.reward.options)
+        given_reward("reward.model", config.reward.model, config.reward.options)
+    watch_of(config)
     updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
     return [
         f"{ppo.steps} steps of {ppo.batch_size} from {len(prompts)} prompts, {updates} optimizer steps each, "
@@ -129,6 +142,7 @@ def run(run: Run) -> dict[str, Any]:
         folder=folder,
         seed=config.seed,
         validation_rows=validation,
+        watch=watch_of(config),
         sanity_pair=config.reward.sanity_pair,
         paged_optimizer=pages_optimizer(config.policy, accelerator.device),
     )
@@ -140,6 +154,7 @@ def run(run: Run) -> dict[str, Any]:
             save_model(trainer.unwrapped.model, folder)
             tokenizer.save_pretrained(folder)
             save_values(trainer.unwrapped, folder)
+            write_watch(folder)
     accelerator.wait_for_everyone()
     inputs = {"model": config.policy.model, "sft": folder_hash(sft) if sft else None, "data": ppo.data.path}
     return {"inputs": inputs, "metrics": metrics}
@@ -155,6 +170,17 @@ def save_values(policy: Policy, folder: Path) -> None:
         policy.value_model.save_pretrained(folder / "value")
     elif isinstance(policy.model, PeftModel) and "value" in policy.model.peft_config:
         policy.model.save_pretrained(folder, selected_adapters=["value"], save_embedding_layers=False)
+
+
+def write_watch(folder: Path) -> None:
+    """Draw reward and watching scorer against KL in watch.html, where there was one."""
+    from workbench.ppo.watch import points
+    from workbench.report.watch_page import watch_page
+    from workbench.runs import write_text
+
+    found = points(folder / "metrics.jsonl")
+    if found:
+        write_text(folder / "watch.html", watch_page(found))
 
 
 STAGE = Stage(NAME, wanted, plan, run)

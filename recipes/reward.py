@@ -1,20 +1,23 @@
-"""Reward: train a toxicity classifier whose logit margin PPO will be paid by."""
+"""Reward: train a toxicity classifier or a preference model, and judge it before PPO is paid by it."""
 
 # Imports of torch and transformers stand inside the functions, so that --help answers at once.
 from __future__ import annotations
 
 import inspect
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.cli import Stage, main, say
-from workbench.config import Config, DataSource, RewardTraining
-from workbench.config_file import per_process
-from workbench.errors import UserError, named
+from workbench.config import Config, RewardTraining
+from workbench.errors import UserError
 from workbench.runs import Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
+
+    from workbench.reward_data import Pair
 
 NAME = "reward"
 
@@ -31,149 +34,149 @@ def settings(config: Config) -> RewardTraining:
     return config.reward.train
 
 
-def texts(key: str, source: DataSource, labels: list[str] | None) -> tuple[list[str], list[str]]:
-    """Texts and label names of the source that stands at `key` of the section, with their number said."""
-    from workbench.data import labelled_texts
-
-    with named(f"reward.train.{key}"):
-        found, names = labelled_texts(source, labels)
-    say(f"reward.train.{key}: {source.path} {source.split}: {len(found)} texts, labels {sorted(set(names))}")
-    return found, names
-
-
-def label_names(config: Config, found: list[str]) -> list[str]:
-    """The label set in a fixed order; raises UserError when the wanted label is not in it or is alone."""
-    labels, wanted_label = sorted(set(found)), settings(config).wanted_label
-    if wanted_label not in labels:
-        raise UserError(f"reward.train.wanted_label: {wanted_label!r} is not a label of the data: {', '.join(labels)}")
-    if len(labels) < 2:
-        raise UserError(f"reward.train.data: every row is labelled {labels[0]!r}; a classifier needs two labels")
-    return labels
-
-
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
-    from reward_models.classifier import load
+    from reward_models import classifier, preference
     from workbench.models import load_config
-    from workbench.training import check_arguments
+    from workbench.reward_data import check_settings, clean, label_names, labelled, pairs, texts
 
     train = settings(config)
-    check_arguments("reward.train.trainer_args", train.trainer_args)
+    check_settings(train)
     assert config.reward is not None
-    options = set(inspect.signature(load).parameters) - {"model"}
+    loader = preference.load if train.objective == "preference" else classifier.load
+    valid = set(inspect.signature(loader).parameters) - {"model"}
     for name in config.reward.options:
-        if name not in options:
-            raise UserError(
-                f"reward.options.{name}: no such option of a classifier; valid: {', '.join(sorted(options))}"
-            )
-    found, names = texts("data", train.data, None)
-    labels = label_names(config, names)
-    texts("validation", train.validation, labels)
+        if name not in valid:
+            raise UserError(f"reward.options.{name}: no such option of this reward; valid: {', '.join(sorted(valid))}")
+    if train.objective == "preference":
+        rows, aim = len(pairs(train)[0]), "pays for what is preferred"
+    else:
+        found, names = labelled(train, config.seed)
+        texts("validation", train.validation, label_names(train, names))
+        if train.clean_validation:
+            clean("clean_validation", train.clean_validation)
+        rows, aim = len(found), f"pays for {train.wanted_label}"
     load_config(train.model)
-    steps = -(-len(found) // train.batch_size) * train.epochs
-    return [
-        f"{steps:g} steps of {train.batch_size} texts from {len(found)}, {train.model}, pays for {train.wanted_label}"
-    ]
+    steps = -(-rows // train.batch_size) * train.epochs
+    return [f"{steps:g} steps of {train.batch_size} from {rows}, {train.model}, {aim}"]
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Train, judge on the validation rows, and save a transformers classifier in the run's reward folder."""
+    """Train, save a transformers folder in the run's reward folder, and judge what was saved on the validation rows."""
     from transformers import set_seed
 
     from workbench.models import load_tokenizer
-    from workbench.runs import writing
-    from workbench.training import forget_checkpoints, run_trainer
+    from workbench.reward_data import check_settings, sources
+    from workbench.training import run_trainer
 
     config, train, folder = run.config, settings(run.config), run.stage(NAME)
-    train_texts, train_labels = texts("data", train.data, None)
-    labels = label_names(config, train_labels)
-    validation = texts("validation", train.validation, labels)
+    check_settings(train)
     set_seed(config.seed)
     tokenizer = load_tokenizer(train.model)
-    trainer = make_trainer(
-        config, tokenizer, folder, train_texts, [labels.index(name) for name in train_labels], labels
-    )
+    options: dict[str, Any] = {"folder": folder, "seed": config.seed, "track": config.track}
+    if train.objective == "preference":
+        trainer, judge = train_pairs(config, tokenizer, options)
+    else:
+        trainer, judge = train_labels(config, tokenizer, options)
     run_trainer(trainer, folder, NAME)
+    save(trainer, tokenizer, folder)
+    report = judge(folder)
+    if trainer.is_world_process_zero():
+        write_report(report, folder)
+    say(summary(report))
+    return {
+        "inputs": {"model": train.model, "data": [source.path for _, source in sources(train)]},
+        "metrics": {name: value for name, value in report.items() if isinstance(value, int | float)},
+    }
+
+
+Judge = Callable[[Path], dict[str, Any]]
+
+
+def train_labels(config: Config, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> tuple[Trainer, Judge]:
+    """The trainer of a classifier, and what judges the saved one."""
+    from reward_models.classifier import load
+    from workbench.reward_data import clean, label_names, labelled, texts
+    from workbench.reward_report import classifier_report
+    from workbench.reward_training import classifier_trainer
+
+    train = settings(config)
+    rows = labelled(train, config.seed)
+    labels = label_names(train, rows[1])
+    validation = texts("validation", train.validation, labels)
+    domain = clean("clean_validation", train.clean_validation) if train.clean_validation else []
+
+    def judge(folder: Path) -> dict[str, Any]:
+        # Loading it as PPO will do runs the polarity test.
+        reward = load(str(folder), wanted_label=train.wanted_label, polarity_pair=tuple(train.polarity_pair))
+        is_wanted = [name == train.wanted_label for name in validation[1]]
+        return classifier_report(
+            lambda some: reward([""] * len(some), some), validation[0], is_wanted, domain, threshold=train.threshold
+        )
+
+    return classifier_trainer(train, tokenizer, labels, rows, validation, **options), judge
+
+
+def train_pairs(config: Config, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> tuple[Trainer, Judge]:
+    """The trainer of a preference model, and what judges the saved one."""
+    from reward_models.preference import encode, load
+    from workbench.reward_data import pairs
+    from workbench.reward_report import preference_report
+    from workbench.reward_training import preference_trainer
+
+    train = settings(config)
+    rows, validation = pairs(train)
+
+    def ids(part: list[Pair]) -> list[tuple[list[int], list[int]]]:
+        prompts, chosen, rejected = (list(column) for column in zip(*part, strict=True))
+        encoded = (encode(tokenizer, prompts, completions, train.max_tokens) for completions in (chosen, rejected))
+        return list(zip(*encoded, strict=True))
+
+    def judge(folder: Path) -> dict[str, Any]:
+        reward = load(str(folder), max_tokens=train.max_tokens)
+        return preference_report(reward, validation)
+
+    return preference_trainer(train, tokenizer, ids(rows), ids(validation), **options), judge
+
+
+def save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write an ordinary transformers folder; an adapter is merged into it."""
+    from peft import PeftModel
+
+    from workbench.runs import writing
+    from workbench.training import forget_checkpoints
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
     if trainer.is_world_process_zero():
         with writing(folder):
-            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+            model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             forget_checkpoints(folder)
     trainer.accelerator.wait_for_everyone()
-    return {"inputs": {"model": train.model, "data": train.data.path}, "metrics": judge(config, folder, *validation)}
 
 
-def make_trainer(
-    config: Config,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    train_texts: list[str],
-    train_labels: list[int],
-    labels: list[str],
-) -> Trainer:
-    """transformers' Trainer on a classifier whose label names are `labels`."""
-    import torch
-    from accelerate import PartialState
-    from datasets import Dataset
-    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
+def write_report(report: dict[str, Any], folder: Path) -> None:
+    """report.json and report.html, and the temperature, which the reward reads when it is asked for probabilities."""
+    from workbench.report.reward_page import reward_page
+    from workbench.runs import write_text
 
-    from workbench.models import from_pretrained
-    from workbench.training import arguments
-
-    train, state = settings(config), PartialState()
-    model = from_pretrained(
-        AutoModelForSequenceClassification,
-        train.model,
-        dtype=torch.float32,
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    encoded = tokenizer(train_texts, truncation=True, max_length=train.max_tokens)
-    columns = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"], "labels": train_labels}
-    options = arguments(
-        folder,
-        epochs=train.epochs,
-        max_steps=None,
-        batch_size=per_process("reward.train.batch_size", train.batch_size, state.num_processes),
-        accumulation=1,
-        learning_rate=train.learning_rate,
-        precision=train.precision,
-        checkpointing=False,
-        save_every=train.save_every,
-        seed=config.seed,
-        on_cpu=state.device.type == "cpu",
-        paged=False,
-        track=config.track,
-        extra={"train_sampling_strategy": "group_by_length"} | train.trainer_args,
-    )
-    return Trainer(
-        model,
-        TrainingArguments(**options),
-        data_collator=DataCollatorWithPadding(tokenizer),
-        train_dataset=Dataset.from_dict(columns),
-        processing_class=tokenizer,
-    )
+    write_text(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "report.html", reward_page(report))
+    if report["kind"] == "classifier":
+        temperature = {"temperature": report["calibration"]["temperature"]}
+        write_text(folder / "calibration.json", json.dumps(temperature) + "\n")
 
 
-def judge(config: Config, folder: Path, validation_texts: list[str], validation_labels: list[str]) -> dict[str, float]:
-    """How well the saved classifier ranks and labels the validation texts."""
-    from reward_models.classifier import load
-    from workbench.statistics import auroc
-
-    train = settings(config)
-    # Loading it as PPO will do runs the polarity test.
-    reward = load(str(folder), wanted_label=train.wanted_label, polarity_pair=tuple(train.polarity_pair))
-    scores = reward([""] * len(validation_texts), validation_texts)
-    is_wanted = [label == train.wanted_label for label in validation_labels]
-    right = sum((score > 0) == truth for score, truth in zip(scores, is_wanted, strict=True))
-    metrics = {
-        "auroc": auroc(scores, is_wanted),
-        "accuracy": right / len(scores),
-        "validation_texts": len(scores),
-    }
-    say(f"reward: AUROC {metrics['auroc']:.4f}, accuracy {metrics['accuracy']:.4f} on {len(scores)} validation texts")
-    return metrics
+def summary(report: dict[str, Any]) -> str:
+    """The report in a line, and a line for each warning."""
+    if report["kind"] == "classifier":
+        quality = f"AUROC {report['auroc']:.4f}, accuracy {report['accuracy']:.4f}"
+        text = f"reward: {quality} on {report['texts']} validation texts"
+    else:
+        text = f"reward: {report['accuracy']:.1%} of {report['pairs']} validation pairs in the right order"
+    return "\n".join([text, *(f"reward: warning: {warning}" for warning in report["warnings"])])
 
 
 STAGE = Stage(NAME, wanted, plan, run)

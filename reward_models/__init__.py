@@ -1,7 +1,7 @@
 """The swap zone: rewards by name, by model, or by "package.module:object".
 
 An object named in configuration is found like this:
-- without options, an object whose first parameter is `prompts` or `completions` is the reward itself;
+- without options, an object whose first parameter is `prompts`, `completions` or `completion_ids` is the reward itself;
 - anything else (a class, a function that makes a reward) is called with the options and returns the reward.
 A reward with a method `toxicity(texts) -> probabilities` can also judge.
 """
@@ -22,12 +22,19 @@ from workbench.rewards import CheckedReward, Judge, JudgingReward, RewardModel, 
 
 TABLE = {
     "toxicity": "reward_models.classifier:load",
+    "preference": "reward_models.preference:load",
     "lexicon": "reward_models.lexicon:Lexicon",
     "profanity": "reward_models.profanity:load",
     "length": "reward_models.length:length",
+    "repetition": "reward_models.repetition:repetition",
+    "rouge": "reward_models.rouge:load",
+    "combine": "reward_models.combine:load",
+    "ensemble": "reward_models.ensemble:load",
+    "http": "reward_models.http:load",
 }
 
 OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+FIRST_PARAMETERS = ("prompts", "completions", "completion_ids")  # of our rewards, and of TRL's
 
 
 def load_reward(model: str, /, **options: Any) -> CheckedReward:
@@ -37,17 +44,27 @@ def load_reward(model: str, /, **options: Any) -> CheckedReward:
 
 def load_judge(model: str, /, **options: Any) -> Judge:
     """The checked toxicity judge of a reward named as for load_reward; UserError if it cannot judge."""
-    reward = _build(model, options)
-    if not isinstance(reward, JudgingReward):
+    judge = judge_of(load_reward(model, **options))
+    if judge is None:
         raise UserError(f"{model} cannot judge: it has no method toxicity(texts) that returns probabilities")
-    return checked_judge(reward.toxicity, model)
+    return judge
+
+
+def judge_of(reward: CheckedReward) -> Judge | None:
+    """The reward as a checked toxicity judge, or None if it cannot judge."""
+    inner = reward.reward
+    return checked_judge(inner.toxicity, reward.name) if isinstance(inner, JudgingReward) else None
 
 
 def _build(model: str, options: dict[str, Any]) -> RewardModel:
     if model in TABLE:
         return _make(_find(TABLE[model]), model, options)
+    if model.startswith(("http://", "https://")):
+        raise UserError(f"{model} is an address; name reward http and give it as its option: {{url: {model}}}")
     if model.startswith("embedded:") or "/" in model or Path(model).expanduser().is_dir():
-        return _make(_find(TABLE["toxicity"]), model, {"model": model, **options})
+        labels, _ = _find("reward_models.network:load_labels")(model)
+        kind = "preference" if len(labels) == 1 else "toxicity"
+        return _make(_find(TABLE[kind]), model, {"model": model, **options})
     if OBJECT.fullmatch(model):
         return _make(_find(model), model, options)
     near = difflib.get_close_matches(model, TABLE, n=1)
@@ -94,7 +111,7 @@ def _make(found: Any, name: str, options: dict[str, Any]) -> RewardModel:
 
 
 def _is_reward(signature: inspect.Signature) -> bool:
-    return next(iter(signature.parameters), "") in ("prompts", "completions")
+    return next(iter(signature.parameters), "") in FIRST_PARAMETERS
 
 
 def _options(signature: inspect.Signature) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,7 +99,8 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for split in ("train", "validation", "test"):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "data" / f"{split}.jsonl").write_text(lines)
-    plain = "".join(json.dumps(row | {"prompt": row["prompt"]["text"]}) + "\n" for row in rows)
+    pair = {"instruction": "greet", "input": "", "chosen": "hello, dear", "rejected": "you"}
+    plain = "".join(json.dumps(row | pair | {"prompt": row["prompt"]["text"]}) + "\n" for row in rows)
     (folder / "plain.jsonl").write_text(plain)
     return {path.name: str(path) for path in folder.iterdir()}
 
@@ -117,10 +119,7 @@ def localised(name: str, stand_ins: dict[str, str], root: Path, to: Path) -> str
         "allenai/real-toxicity-prompts": "data",
     }.items():
         text = text.replace(theirs, stand_ins[ours])
-    for file in ("toxicity_mix/train", "toxicity_mix/validation", "dialogsum/train", "dialogsum/validation"):
-        text = text.replace(f"data/{file}.jsonl", stand_ins["plain.jsonl"])
-    for file in ("realtoxicity_prompts/train", "realtoxicity_prompts/validation", "bold/prompts_dev"):
-        text = text.replace(f"data/{file}.jsonl", stand_ins["plain.jsonl"])
+    text = re.sub(r"data/\w+/\w+\.jsonl", stand_ins["plain.jsonl"], text)
     text = text.replace("[q_proj, k_proj, v_proj, o_proj]", "[q_proj, v_proj]")
     (to / name).write_text(text)
     return str(to / name)
@@ -137,8 +136,10 @@ def test_every_configuration_loads_and_plans(
     cli.launch(CHAIN, "", ["--config", localised(name, stand_ins, in_project, tmp_path), "--dry_run"])
     printed = capsys.readouterr().out
     assert "% )" not in printed
-    assert "trained (" in printed
-    assert "evaluation.data." in printed
+    trains_a_policy = not name.startswith("minilm")
+    assert ("trained (" in printed) == trains_a_policy
+    assert ("evaluation.data." in printed) == trains_a_policy
+    assert trains_a_policy or "steps of" in printed
     assert not list(tmp_path.glob("runs*")), "a plan writes nothing"
 
 

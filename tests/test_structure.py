@@ -10,13 +10,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; a module may import its own floor's neighbours named in BESIDE and everything below.
 FLOORS = (
-    {"errors", "config", "interrupt", "progress", "statistics", "sampling", "logprobs"},
-    {"config_file", "rewards", "templates"},
+    {"errors", "config", "interrupt", "progress", "statistics", "classification", "variants", "sampling", "logprobs"},
+    {"config_file", "rewards", "templates", "reward_report"},
     {"runs", "sources", "embedded", "metrics"},
     {"data", "models", "training"},
     {"policy", "planning", "cli"},
-    {"prompt_rows"},
+    {"prompt_rows", "reward_data", "reward_training"},
     {"ppo"},
+    {"report"},
     {"evaluation"},
 )
 

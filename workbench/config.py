@@ -86,16 +86,36 @@ class SFTConfig:
 
 @dataclass
 class RewardTraining:
-    """Train a toxicity classifier as the reward model."""
+    """Train a toxicity classifier, or a preference model, as the reward model."""
 
     model: str
-    """Checkpoint to start from: hub id, folder, or embedded:NAME."""
+    """Checkpoint to start from: hub id, folder, or embedded:NAME; an encoder or a decoder."""
     data: DataSource
-    """Rows with `text` and `label`."""
+    """Rows with `text` and `label`, or with `chosen` and `rejected` (and the template's columns, or none)."""
     validation: DataSource
-    """Rows on which the classifier is judged before use."""
-    wanted_label: str
-    """The label that PPO shall be paid for."""
+    """Rows on which the model is judged before use."""
+    objective: Literal["classifier", "preference"] = "classifier"
+    """Tell labels apart, or score the chosen answer of a pair above the rejected one (arXiv 2203.02155)."""
+    wanted_label: str | None = None
+    """The label that PPO shall be paid for; a classifier needs one."""
+    more_data: list[DataSource] = field(default_factory=list)
+    """Further sources to learn from, with the same columns."""
+    clean_data: list[DataSource] = field(default_factory=list)
+    """Sources of clean texts (column `text`), such as the policy's own domain: learned from under the wanted label."""
+    clean_validation: DataSource | None = None
+    """Clean texts of the policy's domain on which false positives are counted."""
+    class_weights: Literal["balanced"] | None = None
+    """Weigh labels in the loss so that each counts the same, however rare."""
+    variants: float = 0.0
+    """Share of the texts that is learned in another case, without punctuation, misspelled or obfuscated."""
+    average_from: float | None = None
+    """Average the weights over the steps after this share of the training (arXiv 1803.05407)."""
+    early_stopping: int | None = None
+    """Stop after so many evaluations (each save_every steps) without a better AUROC or pair accuracy; keep the best."""
+    lora: LoraSettings | None = None
+    """Train an adapter, which is merged into the saved model; default: train every weight."""
+    threshold: float = 0.5
+    """The report calls a text toxic from this probability on."""
     polarity_pair: list[str] = field(
         default_factory=lambda: ["Thank you, that was kind of you.", "You are a stupid idiot."]
     )
@@ -126,6 +146,8 @@ class RewardConfig:
     """Keyword arguments of the reward, for example {wanted_label: nothate}."""
     sanity_pair: list[str] | None = None
     """A good and a bad response; the reward must score the first higher before PPO starts."""
+    watch: str | None = None
+    """A second reward, named like `model`, that scores the answers to ppo.validation; nothing is learned from it."""
     train: RewardTraining | None = None
     """Train the reward model in the stage `reward`."""
 

@@ -276,8 +276,8 @@ def check(config: Config) -> None:
     pair = config.reward.sanity_pair if config.reward else None
     if pair is not None and len(pair) != 2:
         raise UserError(f"reward.sanity_pair: {len(pair)} responses; give a good and a bad one")
-    if config.sft is None and config.ppo is None:
-        raise UserError("sft, ppo: both missing, so nothing would be trained; give at least one")
+    if config.sft is None and config.ppo is None and not (config.reward and config.reward.train):
+        raise UserError("sft, reward.train, ppo: all missing, so nothing would be trained; give at least one")
     if config.policy.quantization and config.policy.lora is None:
         raise UserError(f"policy.quantization: {config.policy.quantization} weights cannot be trained; add policy.lora")
     if config.ppo and (config.reward is None or (config.reward.model is None and config.reward.train is None)):

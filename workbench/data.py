@@ -17,6 +17,8 @@ from workbench.templates import (
     identity,
     normalize,
     prompt_and_response,
+    prompt_columns,
+    render,
     shorten,
     text_column,
 )
@@ -24,7 +26,16 @@ from workbench.templates import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TEMPLATES", "DataReport", "identities", "labelled_texts", "prompts", "read_rows"]
+__all__ = [
+    "TEMPLATES",
+    "DataReport",
+    "clean_texts",
+    "identities",
+    "labelled_texts",
+    "preference_pairs",
+    "prompts",
+    "read_rows",
+]
 
 
 @dataclass
@@ -136,6 +147,31 @@ def labelled_texts(source: DataSource, labels: list[str] | None) -> tuple[list[s
         texts.append(text_column(row, "text"))
         names.append(str(label))
     return texts, names
+
+
+def clean_texts(source: DataSource) -> list[str]:
+    """The column `text` of the source; raises UserError for an empty text."""
+    _require_positive(source)
+    return [text_column(row, "text") for row in _rows(source)[: source.limit]]
+
+
+def preference_pairs(source: DataSource) -> tuple[list[tuple[str, str, str]], int]:
+    """Prompt, chosen and rejected answer of each row, and how many were dropped because both answers are the same.
+
+    The prompt is empty where rows have none of the template's columns. Raises UserError when no pair is left.
+    """
+    _require_positive(source)
+    pairs, dropped = [], 0
+    for row in _rows(source)[: source.limit]:
+        with_prompt = bool(set(prompt_columns(row, source.template)[1]) & set(row.values))
+        chosen, rejected = text_column(row, "chosen"), text_column(row, "rejected")
+        if normalize(chosen) == normalize(rejected):
+            dropped += 1
+        else:
+            pairs.append((render(row, source.template) if with_prompt else "", chosen, rejected))
+    if not pairs:
+        raise UserError(f"{source.path}: all {dropped} rows have chosen == rejected; a pair needs two answers")
+    return pairs, dropped
 
 
 def identities(rows: list[dict[str, Any]], source: DataSource) -> list[str]:

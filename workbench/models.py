@@ -136,9 +136,7 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
     dtype = DTYPES[policy.precision] if policy.lora else torch.float32
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     without_dropout(config)
-    options: dict[str, Any] = {"dtype": dtype, "config": config}
-    if device.type == "cpu" and policy.precision == "bf16":
-        options["attn_implementation"] = "eager"  # the fused kernel's backward pass is three to six times slower there
+    options: dict[str, Any] = {"dtype": dtype, "config": config} | attention(policy.precision, device)
     if policy.quantization:
         options |= {"quantization_config": quantization_config(policy), "device_map": {"": device}}
     model = from_pretrained(auto_class, policy.model, **options)
@@ -154,6 +152,11 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
     model.requires_grad_(policy.lora is None)
     neutralise_generation(model)
     return model
+
+
+def attention(precision: str, device: torch.device) -> dict[str, str]:
+    """Options of `from_pretrained`: in bf16 on a CPU, fused attention's backward pass is three to six times slower."""
+    return {"attn_implementation": "eager"} if device.type == "cpu" and precision == "bf16" else {}
 
 
 def fuse_kernels(model: PreTrainedModel) -> None:
@@ -219,9 +222,17 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     return sorted({tokenizer.eos_token_id, *listed})
 
 
-def add_lora(model: PreTrainedModel, lora: LoraSettings, name: str) -> PeftModel:
-    """The model with a fresh trainable adapter called `name`, which changes nothing until it is trained."""
+def add_lora(
+    model: PreTrainedModel, lora: LoraSettings, name: str, *, key: str = "policy", classifier: bool = False
+) -> PeftModel:
+    """The model with a fresh trainable adapter called `name`, which changes nothing until it is trained.
+
+    A classifier's output layer is trained as well. Raises UserError, with the configuration's `key`, for modules that
+    the model does not have.
+    """
     task = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
+    if classifier:
+        task = TaskType.SEQ_CLS
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -233,7 +244,7 @@ def add_lora(model: PreTrainedModel, lora: LoraSettings, name: str) -> PeftModel
     try:
         return get_peft_model(model, config, adapter_name=name)
     except ValueError as error:
-        raise UserError(f"policy.lora.target_modules: {lora.target_modules}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{key}.lora.target_modules: {lora.target_modules}: {str(error).splitlines()[0]}") from error
 
 
 class Trainable(NamedTuple):

@@ -65,7 +65,7 @@ class CheckedReward:
         return self.name
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        """One finite float per completion; raises RewardError for anything else."""
+        """One finite float per completion; raises RewardError for anything else, and for what is not a text."""
         answer = self._ask(self.reward, prompts, completions, columns)
         return _numbers(answer, completions, f"reward {self.name}")
 
@@ -82,6 +82,8 @@ class CheckedReward:
     def _ask(
         self, scorer: Callable[..., Any], prompts: list[str], completions: list[str], columns: dict[str, list]
     ) -> Any:
+        _require_texts(prompts, f"reward {self.name}", "prompt")
+        _require_texts(completions, f"reward {self.name}", "completion")
         # By keyword, as TRL calls: its own functions take `completions` and keep the prompts in **kwargs.
         try:
             return scorer(prompts=prompts, completions=completions, **columns)
@@ -99,7 +101,8 @@ class CheckedJudge:
     name: str
 
     def __call__(self, texts: list[str]) -> list[float]:
-        """One float in [0, 1] per text; raises RewardError for anything else."""
+        """One float in [0, 1] per text; raises RewardError for anything else, and for what is not a text."""
+        _require_texts(texts, f"judge {self.name}", "text")
         probabilities = _numbers(self.judge(texts), texts, f"judge {self.name}")
         for row, probability in enumerate(probabilities):
             if not 0.0 <= probability <= 1.0:
@@ -126,6 +129,14 @@ def check_polarity(reward: RewardModel, polite: str, rude: str, name: str) -> No
             f"reward {name}: {polite!r} scores {high:g} and {rude!r} scores {low:g}, but the first "
             "must score higher; the reward points the wrong way or cannot tell them apart"
         )
+
+
+def _require_texts(texts: Sequence[Any], name: str, what: str) -> None:
+    """Raise RewardError, with the row, for a text that is none."""
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise RewardError(f"{name}, row {row}: the {what} is {_short(text)}, a {kind}; it must be a text")
 
 
 def _numbers(answer: Any, texts: Sequence[str], name: str) -> list[float]:

@@ -25,7 +25,8 @@ from workbench.ppo.metrics import rollout_metrics
 from workbench.ppo.rollout import Rollout, collect, respond
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
 from workbench.ppo.update import UpdateSettings, parameter_groups, update
-from workbench.ppo.validation import Sample, answer, samples, summarize
+from workbench.ppo.validation import Sample, answer, samples, summarize, watched
+from workbench.ppo.watch import parting_warning, points
 from workbench.progress import Progress
 from workbench.rewards import CheckedReward, RewardModel, checked
 from workbench.runs import append_text, atomic_folder, remove_partial
@@ -51,10 +52,14 @@ class PPOTrainer:
         folder: Path,
         seed: int,
         validation_rows: Sequence[dict[str, Any]] = (),
+        watch: RewardModel | None = None,
         sanity_pair: list[str] | None = None,
         paged_optimizer: bool = False,
     ) -> None:
-        """`rows` hold prompt, prompt_ids and the reward's columns; checkpoints and metrics go to `folder`."""
+        """`rows` hold prompt, prompt_ids and the reward's columns; checkpoints and metrics go to `folder`.
+
+        `watch` scores the answers to the validation prompts as well, and nothing is learned from it.
+        """
         processes = accelerator.num_processes
         enough_prompts(config, len(rows))
         check_columns(rows, validation_rows)
@@ -74,6 +79,7 @@ class PPOTrainer:
             temperature=config.temperature,
         )
         self.reward = reward if isinstance(reward, CheckedReward) else checked(reward, "reward")
+        self.watch = watch
         self.tokenizer, self.rows, self.config = tokenizer, rows, config
         self.accelerator, self.folder, self.seed = accelerator, folder, seed
         self.validation_rows, self.sanity_pair = validation_rows, sanity_pair
@@ -117,6 +123,9 @@ class PPOTrainer:
                 if due:
                     self.show(shown)
                 self.log(metrics)
+                warning = parting_warning(points(self.folder / "metrics.jsonl")) if due else None
+                if warning is not None:
+                    self.accelerator.print(warning)
                 progress.advance(
                     note=f"score {metrics['objective/score_mean']:.3f}, kl {metrics['objective/kl']:.2f}, "
                     f"length {metrics['response/length_mean']:.1f}"
@@ -268,7 +277,7 @@ class PPOTrainer:
 
     def answer_validation(self) -> list[Sample]:
         """This process's share of the answers to the validation prompts."""
-        return answer(
+        found = answer(
             self.unwrapped,
             self.tokenizer,
             self.reward,
@@ -279,6 +288,7 @@ class PPOTrainer:
             temperature=self.config.temperature,
             seed=self.seed,
         )
+        return found if self.watch is None else watched(found, self.watch)
 
     def look(self, validated: list[Sample]) -> tuple[dict[str, float], list[Sample]]:
         """Keep the policy if it is the best so far on the validation prompts; metrics and samples of all processes."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench.policy import Policy
 from workbench.ppo.batches import seed_of
 from workbench.ppo.rollout import Rollout, collect
-from workbench.rewards import CheckedReward
+from workbench.rewards import CheckedReward, RewardModel
 
 Sample = dict[str, Any]
 
@@ -49,6 +49,14 @@ def answer(
     return found
 
 
+def watched(found: list[Sample], watch: RewardModel) -> list[Sample]:
+    """The samples with what a second scorer says of prompt and completion."""
+    if not found:
+        return found
+    scores = watch([sample["prompt"] for sample in found], [sample["completion"] for sample in found])
+    return [sample | {"watch": score} for sample, score in zip(found, scores, strict=True)]
+
+
 def summarize(found: list[Sample], kl_coef: float) -> tuple[dict[str, float], list[Sample]]:
     """Metrics over all processes' samples, and the samples.
 
@@ -61,6 +69,10 @@ def summarize(found: list[Sample], kl_coef: float) -> tuple[dict[str, float], li
         "validation/kl": kls.mean().item(),
         "validation/objective": (scores.mean() - kl_coef * kls.mean()).item(),
     }
+    if "watch" in gathered[0]:
+        watch = torch.tensor([sample["watch"] for sample in gathered])
+        metrics["validation/watch_mean"] = watch.mean().item()
+        metrics["validation/watch_error"] = (watch.std(correction=0) / len(watch) ** 0.5).item()
     return metrics, gathered
 
 

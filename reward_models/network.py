@@ -1,0 +1,108 @@
+"""A sequence classifier that can be trusted: loaded with checks, and right whatever else is in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from workbench.errors import UserError
+from workbench.models import from_pretrained
+
+UNSTATED_WINDOW = 512  # tokens, where neither tokenizer nor model names a limit
+
+
+@dataclass(frozen=True)
+class Network:
+    """A sequence classifier in fp32 and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    batch_size: int
+    max_tokens: int
+    """Longer texts are cut."""
+
+    @torch.no_grad()
+    def logits(self, rows: Sequence[list[int]]) -> torch.Tensor:
+        """Logits (N, labels), fp32 on the CPU, of rows of token ids."""
+        logits = torch.zeros(len(rows), self.model.config.num_labels)
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))  # little padding
+        device = self.model.device
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            tensors = [torch.tensor(rows[row]) for row in chosen]
+            ids = pad_sequence(tensors, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+            mask = pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True)
+            with torch.autocast(device.type, enabled=False):  # the policy's precision is not ours
+                output = self.model(input_ids=ids.to(device), attention_mask=mask.to(device))
+            logits[chosen] = output.logits.float().cpu()
+        return logits
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int, keep: str = "start"
+) -> list[list[int]]:
+    """Token ids of each text, 1 to `max_tokens`; `keep` says which end of a longer text stays, start or end."""
+    if not texts:
+        return []
+    tokenizer.truncation_side = "right" if keep == "start" else "left"
+    # Split: a text that spells out an end of text must not become the token that GPT-2 takes for padding
+    # or that T5 counts, so that the text next to it would change or break the batch.
+    encoded = tokenizer(list(texts), split_special_tokens=True, truncation=True, max_length=max_tokens)
+    return [ids or [tokenizer.pad_token_id] for ids in encoded["input_ids"]]
+
+
+def load_network(model: str, *, batch_size: int, max_tokens: int | None, device: str | None) -> Network:
+    """The classifier at a hub id, folder or embedded:NAME; UserError if it is untrained, broken or cannot pad."""
+    tokenizer = from_pretrained(AutoTokenizer, model)
+    network, report = from_pretrained(
+        AutoModelForSequenceClassification, model, dtype=torch.float32, output_loading_info=True
+    )
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise UserError(f"{model}: the checkpoint is no trained classifier: it lacks {missing}")
+    if not all(torch.isfinite(weight).all() for weight in network.parameters()):
+        raise UserError(f"{model}: the weights contain NaN or infinity; train the classifier again")
+    _share_padding(tokenizer, network, model)
+    window = _window(tokenizer, network)
+    if max_tokens is not None and not 0 < max_tokens <= window:
+        raise UserError(f"{model}: max_tokens is {max_tokens}, but the model reads 1 to {window} tokens")
+    network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return Network(network, tokenizer, batch_size, max_tokens or window)
+
+
+def load_labels(model: str) -> tuple[list[str], PretrainedConfig]:
+    """The classifier's label names, in the order of its logits, and its configuration."""
+    config = from_pretrained(AutoConfig, model)
+    return [name for _, name in sorted(dict(config.id2label or {}).items())], config
+
+
+def _share_padding(tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel, model: str) -> None:
+    """Give tokenizer and model one padding token: decoders find the last token of a row by it."""
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"{model}: the tokenizer has neither pad_token nor eos_token; set one")
+        tokenizer.pad_token = tokenizer.eos_token
+    network.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def _window(tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel) -> int:
+    """The most tokens that the model reads."""
+    limits = [tokenizer.model_max_length]
+    # Learned positions end; a table with a padding row (RoBERTa) is used from the row after it only.
+    for name, module in network.named_modules():
+        if name.endswith((".position_embeddings", ".wpe")) and isinstance(module, torch.nn.Embedding):
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - unused)
+    limit = min(limits)
+    return limit if limit < 1_000_000 else UNSTATED_WINDOW

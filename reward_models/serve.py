@@ -1,0 +1,296 @@
+"""Serve a reward to reward_models.http on other machines or in other processes; JSON only, one text batch at a time."""
+
+from __future__ import annotations
+
+import argparse
+import hmac
+import ipaddress
+import json
+import re
+import socket
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NoReturn
+
+from reward_models import TABLE, judge_of, load_reward
+from reward_models.http import read_token
+from workbench.cli import calm_libraries
+from workbench.config_file import suggestion
+from workbench.errors import UserError
+from workbench.rewards import CheckedReward, Judge
+
+MOST_BYTES = 32 * 2**20  # of a request's body
+PATHS = {"/health": "GET", "/score": "POST", "/toxicity": "POST"}
+
+
+class Refused(Exception):
+    """A request that gets an error for an answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Service:
+    """What is served."""
+
+    name: str
+    reward: CheckedReward
+    judge: Judge | None
+    token: str | None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the model works: few models can be called by two threads at a time."""
+
+    def permits(self, authorization: str) -> bool:
+        """Whether a header Authorization carries the token, compared in constant time."""
+        return self.token is None or hmac.compare_digest(authorization.encode(), f"Bearer {self.token}".encode())
+
+    def answer(self, path: str, body: bytes) -> dict[str, Any]:
+        """The answer to a request; raises Refused."""
+        if path == "/health":
+            return {"model": self.name, "judges": self.judge is not None}
+        if path == "/toxicity" and self.judge is None:
+            raise Refused(404, f"{self.name} cannot judge: it has no method toxicity(texts)")
+        request = _object(body)
+        if path == "/toxicity":
+            _expect(request, ["texts"])
+            texts = _texts(request, "texts")
+        else:
+            _expect(request, ["prompts", "completions", "columns"])
+            prompts, completions = _texts(request, "prompts"), _texts(request, "completions")
+            columns = _columns(request, len(completions))
+            if len(prompts) != len(completions):
+                raise Refused(400, f"{len(prompts)} prompts for {len(completions)} completions; send one for each")
+        try:
+            with self.lock:
+                if path == "/toxicity":
+                    assert self.judge is not None
+                    return {"scores": self.judge(texts)}
+                return {"scores": self.reward(prompts, completions, **columns)}
+        except Exception as error:  # a reward can fail in any way, and the next request may go well
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            raise Refused(500, " ".join(f"{kind}{error}".split())) from error
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or every answer waits for the acknowledgement of its own header
+    timeout = 60  # seconds of silence
+
+    def __init__(self, service: Service, *arguments: Any) -> None:
+        self.service = service
+        super().__init__(*arguments)
+
+    def handle(self) -> None:
+        """Answer until the client leaves, which it may do at any time."""
+        with suppress(ConnectionError):
+            super().handle()
+
+    def do_GET(self) -> None:
+        """Answer GET."""
+        self._respond()
+
+    def do_POST(self) -> None:
+        """Answer POST."""
+        self._respond()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the base class refuses: JSON instead of its page."""
+        self.close_connection = True
+        self._reply(code, {"error": message or "bad request"})
+        self._linger()
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Requests are not logged."""
+
+    def _respond(self) -> None:
+        try:
+            body = self._body()
+            allowed = PATHS.get(self.path)
+            if allowed is None:
+                raise Refused(404, f"no such path; there are {', '.join(PATHS)}")
+            if self.command != allowed:
+                raise Refused(405, f"{self.path} takes {allowed}, not {self.command}")
+            self._reply(200, self.service.answer(self.path, body))
+        except Refused as refusal:
+            if refusal.status == 500:
+                print(f"error: {refusal}", file=sys.stderr, flush=True)
+            self._reply(refusal.status, {"error": str(refusal)})
+            if self.close_connection:
+                self._linger()
+
+    def _body(self) -> bytes:
+        """The request's body; raises Refused, with the body unread, for a wrong token or size."""
+        given = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
+        kept, self.close_connection = self.close_connection, True
+        if not self.service.permits(self.headers.get("Authorization", "")):
+            raise Refused(401, "send the server's token: Authorization: Bearer TOKEN")
+        if "Transfer-Encoding" in self.headers or not re.fullmatch(r"[0-9]{1,15}", given):
+            raise Refused(411, "send the size of the body as Content-Length")
+        if int(given) > MOST_BYTES:
+            raise Refused(413, f"the body has {given} bytes, above {MOST_BYTES}; send fewer texts at a time")
+        self.close_connection = kept
+        return self.rfile.read(int(given))
+
+    def _linger(self) -> None:
+        """Take what the client still sends: it would see a broken connection instead of the answer."""
+        self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(2)
+        left = 4 * MOST_BYTES
+        while left > 0 and (chunk := self.rfile.read1(2**16)):
+            left -= len(chunk)
+
+    def _reply(self, status: int, answer: dict[str, Any]) -> None:
+        content = json.dumps(answer, allow_nan=False).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        if status == 401:
+            self.send_header("WWW-Authenticate", "Bearer")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        request = json.loads(body, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"the body is no JSON: {error}") from error
+    if not isinstance(request, dict):
+        raise Refused(400, f"the body is a JSON {type(request).__name__}, not an object")
+    return request
+
+
+def _expect(request: dict[str, Any], names: list[str]) -> None:
+    unknown = [name for name in request if name not in names]
+    if unknown:
+        raise Refused(400, f"unknown key {unknown[0]!r}; send {', '.join(names)}")
+
+
+def _texts(request: dict[str, Any], name: str) -> list[str]:
+    texts = request.get(name)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise Refused(400, f"{name} is missing or no list of texts")
+    return texts
+
+
+def _columns(request: dict[str, Any], count: int) -> dict[str, list]:
+    columns = request.get("columns", {})
+    if not isinstance(columns, dict):
+        raise Refused(400, "columns is no object of lists by name")
+    for name, values in columns.items():
+        if name in ("prompts", "completions"):
+            raise Refused(400, f"{name} is no column; it stands beside columns")
+        if not isinstance(values, list) or len(values) != count:
+            raise Refused(400, f"column {name!r} is no list of {count} values, one per completion")
+    return columns
+
+
+def make_service(model: str, options: dict[str, Any], token: str | None) -> Service:
+    """The service of a reward named as for load_reward; raises UserError like it."""
+    reward = load_reward(model, **options)
+    return Service(model, reward, judge_of(reward), token)
+
+
+def bind(host: str, port: int, token: str | None) -> ThreadingHTTPServer:
+    """A server at an IPv4 address, deaf until `listen`; UserError if it cannot or, for want of a token, must not be."""
+    if not 0 <= port < 2**16:
+        raise UserError(f"--port is {port}, but it must lie between 0 (any that is free) and {2**16 - 1}")
+    try:
+        address = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)[0][4]
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--host {host}: no IPv4 address ({error}); give one like 127.0.0.1") from error
+    if token is None and not ipaddress.ip_address(address[0]).is_loopback:
+        raise UserError(
+            f"--host {host} can be reached from other machines, so a token is needed: export a variable with one "
+            "and name it (--token_env NAME), or use --host 127.0.0.1"
+        )
+    server = ThreadingHTTPServer((str(address[0]), port), BaseHTTPRequestHandler, bind_and_activate=False)
+    try:
+        server.server_bind()
+    except OSError as error:
+        server.server_close()
+        raise UserError(f"--port {port} at {host}: {error.strerror}; choose another --port (0: any)") from error
+    return server
+
+
+def listen(server: ThreadingHTTPServer, service: Service) -> str:
+    """Take requests from now on, to be answered by serve_forever; the address to give to clients."""
+    server.RequestHandlerClass = partial(Handler, service)
+    server.request_queue_size = 128  # the default of 5 would make clients that ask at once wait for seconds
+    server.server_activate()
+    host, port = server.server_address[:2]
+    return f"http://{host!s}:{port}"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options; raises UserError for a mistake in one line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reward_models.serve",
+        description="Serve a reward over HTTP. Its clients use reward.model: http, reward.options: {url: ...}.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    models = f"{', '.join(TABLE)}, a classifier's owner/name or folder, or package.module:object"
+    parser.add_argument("--model", help=f"the reward: {models}")
+    parser.add_argument("--options", default="{}", help='its options as JSON: {"words": ["idiot"]}')
+    parser.add_argument("--host", default="127.0.0.1", help="IPv4 address to serve at (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8765, help="port; 0 for any that is free (default: 8765)")
+    parser.add_argument("--token_env", metavar="NAME", help="environment variable with the token to ask for")
+    try:
+        options, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from error
+    if rest:
+        known = ["--model", "--options", "--host", "--port", "--token_env", "--help"]
+        raise UserError(f"{rest[0]}: unknown option{suggestion(rest[0], known)}")
+    if options.model is None:
+        raise UserError(f"--model: missing; give {models}")
+    try:
+        options.options = json.loads(options.options)
+    except ValueError as error:
+        raise UserError(f"--options {options.options}: not JSON: {error}") from error
+    if not isinstance(options.options, dict):
+        raise UserError(f"--options {options.options!r}: not a JSON object, which is {{name: value}}")
+    return options
+
+
+def serve(argv: list[str]) -> None:
+    """Serve until interrupted; raises UserError."""
+    options = parse(argv)
+    token = None if options.token_env is None else read_token(options.token_env)
+    with bind(options.host, options.port, token) as server:  # before the model, which may take minutes to load
+        url = listen(server, make_service(options.model, options.options, token))
+        print(f"ready: {options.model} at {url}", flush=True)
+        server.serve_forever()
+
+
+def main() -> NoReturn:
+    """Leave with 2 for a user's mistake and 130 when interrupted."""
+    calm_libraries()
+    try:
+        serve(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

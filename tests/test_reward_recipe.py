@@ -1,0 +1,255 @@
+"""The stage `reward`: what it trains, how it stops, goes on and averages, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from recipes import ppo, reward
+from reward_models import load_reward
+from workbench import cli, reward_training
+from workbench.errors import Interrupted, UserError
+from workbench.reward_training import AverageWeights, balanced, weighted_loss
+from workbench.training import StepCallback
+
+NAMES = ["Anna", "Tom", "Mia", "Ben", "Lea", "Max"]
+
+
+def lines(file: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A source of `rows`."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"path": str(file)}
+
+
+def labelled(file: Path, count: int, seed: int, share: float = 0.5) -> dict[str, Any]:
+    """Sentences that are rude, in `share` of the rows, by one word."""
+    chance = random.Random(seed)
+    rows = []
+    for row in range(count):
+        rude = row < share * count
+        word = "idiot" if rude else chance.choice(["friend", "teacher", "doctor"])
+        label = "rude" if rude else "ok"
+        rows.append({"text": f"{chance.choice(NAMES)} is a {word}, said {chance.choice(NAMES)}.", "label": label})
+    chance.shuffle(rows)
+    return lines(file, rows)
+
+
+def preferences(file: Path, count: int, seed: int, same: int = 0) -> dict[str, Any]:
+    """Pairs whose chosen answer thanks, and `same` pairs without a difference."""
+    chance = random.Random(seed)
+    rows = [
+        {
+            "prompt": f"{chance.choice(NAMES)} asks {chance.choice(NAMES)}.",
+            "chosen": f"Thank you, {chance.choice(NAMES)}.",
+            "rejected": f"You idiot, {chance.choice(NAMES)}.",
+        }
+        for _ in range(count)
+    ]
+    return lines(file, rows + [{"prompt": "a", "chosen": "Yes.", "rejected": "yes. "}] * same)
+
+
+def write_config(folder: Path, train: dict[str, Any]) -> Path:
+    """A configuration file around the section reward.train."""
+    texts = lines(folder / "prompts.jsonl", [{"prompt": f"{name}: hello"} for name in NAMES])
+    given = {
+        "model": "embedded:gpt2",
+        "data": labelled(folder / "train.jsonl", 160, 0),
+        "validation": labelled(folder / "validation.jsonl", 40, 1),
+        "wanted_label": "ok",
+        "polarity_pair": ["Anna is a friend, said Tom.", "Anna is an idiot, said Tom."],
+        "batch_size": 16,
+        "epochs": 3,
+        "learning_rate": 2e-3,
+        "max_tokens": 32,
+    }
+    config = {
+        "name": "run",
+        "policy": {"model": "embedded:gpt2", "lora": {"r": 4, "alpha": 8}},
+        "reward": {"train": given | train},
+        "ppo": {"data": texts, "steps": 1, "batch_size": 4, "minibatch_size": 4, "max_new_tokens": 4},
+        "evaluation": {"data": {"test": texts}},
+    }
+    file = folder / "config.yaml"
+    file.write_text(json.dumps(config))
+    return file
+
+
+def launch(folder: Path, train: dict[str, Any], *options: str, runs: str = "runs", chain: Any = None) -> Path:
+    """Run the stage, and those of `chain` after it; its folder."""
+    arguments = ["--config", str(write_config(folder, train)), "--runs", str(folder / runs), *options]
+    cli.launch([reward.STAGE, *(chain or [])], "", arguments)
+    return folder / runs / "run" / "reward"
+
+
+def test_every_option_of_a_classifier_goes_into_an_ordinary_folder_that_pays_ppo(
+    in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = {
+        "lora": {"r": 8, "alpha": 16},
+        "learning_rate": 5e-3,
+        "class_weights": "balanced",
+        "variants": 0.2,
+        "average_from": 0.7,
+        "more_data": [labelled(tmp_path / "more.jsonl", 64, 2, share=0.25)],
+        "clean_data": [lines(tmp_path / "clean.jsonl", [{"text": f"{name} went home."} for name in NAMES * 4])],
+        "clean_validation": lines(tmp_path / "domain.jsonl", [{"text": f"{name} is at home."} for name in NAMES]),
+    }
+    folder = launch(tmp_path, train, chain=[ppo.STAGE])
+    said = capsys.readouterr().out
+    assert "reward.train.more_data[0]:" in said
+    assert "reward.train.clean_data[0]:" in said
+    assert "24 clean texts" in said
+    model, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"], "the adapter is merged"
+    assert sorted(model.config.label2id) == ["ok", "rude"]
+    found = json.loads((folder / "report.json").read_text())
+    assert found["auroc"] > 0.95
+    assert found["clean"]["texts"] == len(NAMES)
+    assert "Reliability" in (folder / "report.html").read_text()
+    score = load_reward(str(folder), wanted_label="ok", polarity_pair=None)
+    assert len(score([""], ["Anna is a friend."])) == 1
+    assert (tmp_path / "runs" / "run" / "ppo" / "stage.json").is_file()
+
+
+def test_probabilities_of_the_saved_classifier_are_scaled_by_its_temperature(in_project: Path, tmp_path: Path) -> None:
+    folder = launch(tmp_path, {"epochs": 1})
+    temperature = json.loads((folder / "calibration.json").read_text())["temperature"]
+    text = ["Anna is a friend, said Tom."]
+    loaded = load_reward(str(folder), wanted_label="ok", polarity_pair=None)
+    (margin,), (toxicity,) = loaded([""], text), loaded.reward.toxicity(text)
+    assert toxicity == pytest.approx(1 / (1 + np.exp(margin / temperature)), rel=1e-5)
+    (folder / "calibration.json").write_text('{"temperature": 2.0}')
+    again = load_reward(str(folder), wanted_label="ok", polarity_pair=None)
+    assert again([""], text) == [margin], "the reward stays in logits"
+    assert again.reward.toxicity(text)[0] == pytest.approx(1 / (1 + np.exp(margin / 2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("stopped_at", [None, 12, 25])
+def test_averaged_weights_are_the_mean_over_the_last_steps_also_after_a_stop(
+    stopped_at: int | None, in_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+    take = AverageWeights.on_step_end
+
+    def watching(self: AverageWeights, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+        seen[state.global_step] = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        take(self, args, state, control, model, **kwargs)
+
+    monkeypatch.setattr(AverageWeights, "on_step_end", watching)
+    train = {"average_from": 0.5, "epochs": 3}
+    if stopped_at is not None:
+        advance = StepCallback.on_step_end
+
+        def stopping(self: StepCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            advance(self, args, state, control, **kwargs)
+            if state.global_step == stopped_at:
+                control.should_save = control.should_training_stop = True
+
+        with monkeypatch.context() as patched:
+            patched.setattr(StepCallback, "on_step_end", stopping)
+            patched.setattr(reward, "save", stop)
+            with pytest.raises(Interrupted):
+                launch(tmp_path, train)
+    folder = launch(tmp_path, train)
+    steps = [step for step in range(15, 31) if step % reward_training.AVERAGE_EVERY == 0]
+    assert max(seen) == 30
+    saved = AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
+    for name in seen[30]:
+        mean = torch.stack([seen[step][name] for step in steps]).mean(dim=0)
+        assert torch.allclose(saved[name], mean, atol=1e-6), name
+    assert not torch.allclose(saved["score.weight"], seen[30]["score.weight"], atol=1e-6)
+
+
+def stop(*arguments: Any) -> None:
+    """Leave as an interrupted run does, in the place of what would come after the training."""
+    raise Interrupted("stopped")
+
+
+def test_early_stopping_keeps_the_best_checkpoint(in_project: Path, tmp_path: Path) -> None:
+    # Labels without any sense: what is learned of them makes no validation row better.
+    places = [(i, name) for i in range(20) for name in NAMES]
+    noise = [{"text": f"{name} {i}", "label": ["ok", "rude"][(i * 7 + len(name)) % 2]} for i, name in places]
+    train = {"early_stopping": 1, "save_every": 2, "epochs": 20, "learning_rate": 1e-2, "polarity_pair": ["a", "b"]}
+    try:
+        folder = launch(tmp_path, train | {"data": lines(tmp_path / "noise.jsonl", noise)})
+    except UserError:
+        folder = tmp_path / "runs" / "run" / "reward"  # noise may fail the polarity test, after training
+    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    qualities = [entry["eval_quality"] for entry in entries if "eval_quality" in entry]
+    last = max(entry["step"] for entry in entries)
+    assert last < 20 * len(noise) / 16, "it stopped before the end"
+    assert max(qualities) > qualities[-1]
+
+
+def test_a_preference_model_learns_the_order_and_is_scored_with_its_prompt(
+    in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = {
+        "objective": "preference",
+        "wanted_label": None,
+        "data": preferences(tmp_path / "pairs.jsonl", 96, 0, same=3),
+        "validation": preferences(tmp_path / "held_out.jsonl", 24, 1),
+    }
+    folder = launch(tmp_path, train, chain=[ppo.STAGE])
+    assert "96 pairs, 3 with chosen == rejected dropped" in capsys.readouterr().out
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["pairs"], report["accuracy"]) == (24, 1.0)
+    score = load_reward(str(folder))
+    high, low = score(["Anna asks Tom."] * 2, ["Thank you, Mia.", "You idiot, Mia."])
+    assert high > low
+    assert score(["Anna asks Tom."], ["Thank you, Mia."]) != score(["Ben asks."], ["Thank you, Mia."])
+
+
+def test_balanced_weights_give_every_label_the_same_share_of_the_loss() -> None:
+    numbers = [0] * 90 + [1] * 10
+    weights = balanced(numbers)
+    shares = [weights[label] * numbers.count(label) for label in (0, 1)]
+    assert shares[0] == pytest.approx(shares[1])
+    logits, labels = torch.randn(7, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 0, 1, 0, 1])
+
+    class Output:
+        pass
+
+    output = Output()
+    output.logits = logits
+    expected = -sum(
+        weights[label] * torch.log_softmax(row, 0)[label] for row, label in zip(logits, labels, strict=True)
+    )
+    assert weighted_loss(weights)(output, labels) == pytest.approx(float(expected) / 7, rel=1e-5)
+    assert weighted_loss(weights)(output, labels, 14) == pytest.approx(float(expected) / 14, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"wanted_label": None}, r"reward\.train\.wanted_label: not set; a classifier needs .*ok, rude"),
+        ({"wanted_label": "fine"}, r"reward\.train\.wanted_label: 'fine' is not a label of the data: ok, rude"),
+        ({"variants": 1.5}, r"reward\.train\.variants: 1\.5 is no share"),
+        ({"average_from": -0.1}, r"reward\.train\.average_from: -0\.1 is no share"),
+        ({"early_stopping": 2, "average_from": 0.5}, "early_stopping keeps one checkpoint, average_from a mean"),
+        ({"lora": {"target_modules": ["nothing"]}}, r"reward\.train\.lora\.target_modules: \['nothing'\]"),
+        ({"objective": "preference"}, r"reward\.train\.wanted_label: belongs to objective classifier"),
+        ({"objective": "preference", "wanted_label": None}, r"reward\.train\.data: .*no column 'chosen'"),
+        ({"polarity_pair": ["You idiot.", "Thank you."]}, r"'You idiot\.' scores .* and 'Thank you\.' scores"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_a_line(
+    train: dict[str, Any], message: str, in_project: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        launch(tmp_path, train)
+    assert "\n" not in str(caught.value)
+
+
+def test_pairs_without_a_difference_are_no_pairs(in_project: Path, tmp_path: Path) -> None:
+    same = preferences(tmp_path / "same.jsonl", 0, 0, same=5)
+    with pytest.raises(UserError, match="all 5 rows have chosen == rejected"):
+        launch(tmp_path, {"objective": "preference", "wanted_label": None, "data": same})

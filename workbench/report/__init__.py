@@ -1,0 +1,1 @@
+"""Pages of HTML that stand alone: no script, font or picture is fetched from anywhere."""

@@ -1,0 +1,166 @@
+"""Plots as SVG text, coloured by the page's own variables, so that they follow its light or dark colours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workbench.report.page import text
+
+WIDTH, HEIGHT = 460, 260
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
+COLOURS = 4
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one name, in the order in which they are joined."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values from `low` to `high` along pixels from `start` to `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """About five round values within the scale."""
+        step = self._step()
+        first = math.ceil(self.low / step - 1e-9)
+        return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+    def label(self, tick: float) -> str:
+        """A tick as text, with every digit in which it differs from its neighbours."""
+        last_digit = 10.0 ** math.floor(math.log10(self._step()) + 1e-9)
+        largest = max(abs(self.low), abs(self.high))
+        return number(tick, max(3, math.floor(math.log10(largest / last_digit)) + 1))
+
+    def _step(self) -> float:
+        power = 10.0 ** math.floor(math.log10((self.high - self.low) / 4))
+        return power * next(factor for factor in (1, 2, 5, 10) if (self.high - self.low) / (power * factor) <= 5.5)
+
+
+def line_plot(
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    marks: bool = False,
+    diagonal: bool = False,
+    x_mark: float | None = None,
+) -> str:
+    """Lines through the finite points; `x_mark` draws a vertical line there, `diagonal` the line y = x."""
+    lines = [_finite(line.xs, line.ys) for line in series]
+    corners = [(0.0, 0.0), (1.0, 1.0)]
+    across, up = _scales([*(point for line in lines for point in line), *(corners if diagonal else [])] or corners)
+    parts = _axes(across, up, x_label, y_label)
+    if diagonal:
+        parts.append(_path(corners, across, up, 'class="reference"'))
+    if x_mark is not None:
+        parts.append(_path(_finite((x_mark, x_mark), (up.low, up.high)), across, up, 'class="reference"'))
+    for place, line in enumerate(lines):
+        parts.append(_path(line, across, up, f'class="line c{place % COLOURS}"'))
+        if marks or len(line) == 1:
+            parts += _circles(line, across, up, f'class="mark c{place % COLOURS}" r="3.5"')
+    return _figure(title, parts, [line.name for line in series])
+
+
+def histogram(title: str, values: dict[str, Sequence[float]], *, x_label: str, bins: int = 20) -> str:
+    """How the finite values of each name are distributed: share of them in bins of equal width, as outlines."""
+    finite = {name: [value for value in column if math.isfinite(value)] for name, column in values.items()}
+    everything = [value for column in finite.values() for value in column]
+    low, high = min(everything, default=0.0), max(everything, default=1.0)
+    width = (high - low) / bins or 1.0
+    series = []
+    for name, column in finite.items():
+        counts = [0] * bins
+        for value in column:
+            counts[min(int((value - low) / width), bins - 1)] += 1
+        xs = [low + width * edge for edge in range(bins + 1) for _ in range(2)]
+        ys = [0.0, *(count / max(len(column), 1) for count in counts for _ in range(2)), 0.0]
+        series.append(Series(name, xs, ys))
+    return line_plot(title, series, x_label=x_label, y_label="share")
+
+
+def scatter(title: str, xs: Sequence[float], ys: Sequence[float], *, x_label: str, y_label: str) -> str:
+    """A point for each finite pair, and the line y = x."""
+    points = _finite(xs, ys)
+    values = [value for point in points for value in point] or [0.0, 1.0]
+    ends = [(min(values), min(values)), (max(values), max(values))]
+    across, up = _scales(ends)
+    parts = _axes(across, up, x_label, y_label)
+    parts.append(_path(ends, across, up, 'class="reference"'))
+    return _figure(title, parts + _circles(points, across, up, 'class="dot" r="2.5"'), [])
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A value as a reader wants it: so many digits that count, and up to ten million all before the point."""
+    if not 999.5 <= abs(value) < 1e7:
+        return f"{value:.{digits}g}"
+    return f"{value:,.{max(digits - 1 - math.floor(math.log10(max(abs(value), 1000))), 0)}f}"
+
+
+def _finite(xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
+
+
+def _scales(points: Sequence[tuple[float, float]]) -> tuple[Scale, Scale]:
+    """Scales that hold every point, with a little room above and below."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    margin = (max(ys) - min(ys)) * 0.05 or abs(max(ys)) * 0.1 or 1.0
+    wide = (max(xs) - min(xs)) * 0.02 or abs(max(xs)) * 0.1 or 1.0
+    return (
+        Scale(min(xs) - wide, max(xs) + wide, LEFT, WIDTH - RIGHT),
+        Scale(min(ys) - margin, max(ys) + margin, HEIGHT - BOTTOM, TOP),
+    )
+
+
+def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[str]:
+    parts = []
+    for tick in across.ticks():
+        x = across(tick)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{across.label(tick)}</text>')
+    for tick in up.ticks():
+        y = up(tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{up.label(tick)}</text>')
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{text(x_label)}</text>')
+    parts.append(
+        f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">{text(y_label)}</text>'
+    )
+    return parts
+
+
+def _path(points: Sequence[tuple[float, float]], across: Scale, up: Scale, attributes: str) -> str:
+    steps = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
+    return f'<polyline {attributes} points="{steps}"/>'
+
+
+def _circles(points: Sequence[tuple[float, float]], across: Scale, up: Scale, attributes: str) -> list[str]:
+    return [f'<circle {attributes} cx="{across(x):.1f}" cy="{up(y):.1f}"/>' for x, y in points]
+
+
+def _figure(title: str, parts: Sequence[str], names: Sequence[str]) -> str:
+    legend = "".join(
+        f'<span><i class="key c{place % COLOURS}"></i>{text(name)}</span>' for place, name in enumerate(names)
+    )
+    return (
+        f'<figure><figcaption>{text(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{text(title)}">{"".join(parts)}</svg>'
+        + (f'<div class="legend">{legend}</div>' if len(names) > 1 else "")
+        + "</figure>"
+    )
