@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from workbench.rewards import CheckedReward
 
 NAME = "ppo"
+WATCHED_PROMPTS = 10
 
 
 def wanted(config: Config) -> bool:
@@ -55,13 +56,16 @@ def given_reward(key: str, model: str, options: dict[str, Any]) -> CheckedReward
         return load_reward(model, **options)
 
 
-def watch_of(config: Config) -> CheckedReward | None:
-    """The scorer that watches PPO; raises UserError where it would have nothing to score."""
+def watch_of(config: Config, count: int) -> CheckedReward | None:
+    """The scorer that watches PPO on `count` validation prompts; raises UserError where those are too few."""
     assert config.reward is not None
     if config.reward.watch is None:
         return None
-    if settings(config).validation is None:
-        raise UserError("reward.watch: it scores the answers to ppo.validation, which is not set; give it prompts")
+    if count < WATCHED_PROMPTS:
+        raise UserError(
+            f"reward.watch: it scores the answers to ppo.validation, which has {count} prompts; give at least "
+            f"{WATCHED_PROMPTS}, or its curve is noise"
+        )
     return given_reward("reward.watch", config.reward.watch, {})
 
 
@@ -88,11 +92,12 @@ def plan(config: Config) -> list[str]:
 
     ppo, prompts = settings(config), rows(config)
     enough_prompts(ppo, len(prompts))
-    check_columns(prompts, validation_rows(config))
+    validation = validation_rows(config)
+    check_columns(prompts, validation)
     assert config.reward is not None
     if config.reward.model is not None:
         given_reward("reward.model", config.reward.model, config.reward.options)
-    watch_of(config)
+    watch_of(config, len(validation))
     updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
     return [
         f"{ppo.steps} steps of {ppo.batch_size} from {len(prompts)} prompts, {updates} optimizer steps each, "
@@ -142,7 +147,7 @@ def run(run: Run) -> dict[str, Any]:
         folder=folder,
         seed=config.seed,
         validation_rows=validation,
-        watch=watch_of(config),
+        watch=watch_of(config, len(validation)),
         sanity_pair=config.reward.sanity_pair,
         paged_optimizer=pages_optimizer(config.policy, accelerator.device),
     )

@@ -39,6 +39,7 @@ def plan(config: Config) -> list[str]:
     from reward_models import classifier, preference
     from workbench.models import load_config
     from workbench.reward_data import check_settings, clean, label_names, labelled, pairs, texts
+    from workbench.reward_report import require_both
 
     train = settings(config)
     check_settings(train)
@@ -52,7 +53,8 @@ def plan(config: Config) -> list[str]:
         rows, aim = len(pairs(train)[0]), "pays for what is preferred"
     else:
         found, names = labelled(train, config.seed)
-        texts("validation", train.validation, label_names(train, names))
+        labels = label_names(train, names)
+        require_both([name == train.wanted_label for name in texts("validation", train.validation, labels)[1]])
         if train.clean_validation:
             clean("clean_validation", train.clean_validation)
         rows, aim = len(found), f"pays for {train.wanted_label}"
@@ -97,19 +99,20 @@ def train_labels(config: Config, tokenizer: PreTrainedTokenizerBase, options: di
     """The trainer of a classifier, and what judges the saved one."""
     from reward_models.classifier import load
     from workbench.reward_data import clean, label_names, labelled, texts
-    from workbench.reward_report import classifier_report
+    from workbench.reward_report import classifier_report, require_both
     from workbench.reward_training import classifier_trainer
 
     train = settings(config)
     rows = labelled(train, config.seed)
     labels = label_names(train, rows[1])
     validation = texts("validation", train.validation, labels)
+    is_wanted = [name == train.wanted_label for name in validation[1]]
+    require_both(is_wanted)
     domain = clean("clean_validation", train.clean_validation) if train.clean_validation else []
 
     def judge(folder: Path) -> dict[str, Any]:
         # Loading it as PPO will do runs the polarity test.
         reward = load(str(folder), wanted_label=train.wanted_label, polarity_pair=tuple(train.polarity_pair))
-        is_wanted = [name == train.wanted_label for name in validation[1]]
         return classifier_report(
             lambda some: reward([""] * len(some), some), validation[0], is_wanted, domain, threshold=train.threshold
         )

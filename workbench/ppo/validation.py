@@ -72,7 +72,7 @@ def summarize(found: list[Sample], kl_coef: float) -> tuple[dict[str, float], li
     if "watch" in gathered[0]:
         watch = torch.tensor([sample["watch"] for sample in gathered])
         metrics["validation/watch_mean"] = watch.mean().item()
-        metrics["validation/watch_error"] = (watch.std(correction=0) / len(watch) ** 0.5).item()
+        metrics["validation/watch_error"] = (watch.std() / len(watch) ** 0.5).item()
     return metrics, gathered
 
 
