@@ -11,14 +11,14 @@ COLUMNS = {"toxic share (lexicon)": "toxic share, lexicon", "ROUGE-L": "ROUGE-L"
 
 def row(run: Path) -> str:
     """The run's minutes, and before, after and difference of each column on its first prompt set."""
-    results = next(iter(json.loads((run / "evaluation" / "results.json").read_text()).values()))
+    results = next(iter(json.loads((run / "evaluation" / "results.json").read_text())["sets"].values()))
     records = [json.loads(path.read_text()) for path in run.glob("*/stage.json")]
     cells = [run.name, f"{sum(record['minutes'] for record in records):.1f}", records[0]["commit"]]
     for metric in COLUMNS:
-        means, difference = results["means"][metric], results["comparisons"]["aligned - sft"][metric]
+        means, difference = results["metrics"][metric]["means"], results["comparisons"]["aligned - sft"][metric]
         cells.append(f"{means['sft']:.3f} -> {means['aligned']:.3f}")
         cells.append(f"{difference['difference']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]")
-    cells.append(f"{results['means']['KL to reference, nats']['aligned']:.2f}")
+    cells.append(f"{results['metrics']['KL to reference, nats']['means']['aligned']:.2f}")
     return f"| {' | '.join(cells)} |"
 
 

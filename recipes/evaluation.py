@@ -4,22 +4,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes import ppo
-from workbench.cli import Stage, main
+from workbench.cli import Stage, main, say
 from workbench.config import Config, DataSource
 from workbench.errors import UserError, named
 from workbench.runs import Run
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from workbench.evaluation import Answers
-    from workbench.policy import Policy
+    from workbench.evaluation import Answer
     from workbench.rewards import CheckedReward, Judge
 
 NAME = "evaluation"
@@ -35,15 +32,16 @@ def max_new_tokens(config: Config) -> int:
     return config.evaluation.max_new_tokens or (config.ppo.max_new_tokens if config.ppo else 128)
 
 
-def rows(config: Config, name: str, source: DataSource) -> list[dict[str, Any]]:
-    """The rows of a prompt set."""
+def rows(config: Config, model: str, name: str, source: DataSource) -> list[dict[str, Any]]:
+    """The rows of a prompt set, as `model` reads them."""
+    from workbench.measuring import references
     from workbench.prompt_rows import prompt_rows
 
     key = f"evaluation.data.{name}"
-    found = prompt_rows(config.policy.model, source, key=key, max_new_tokens=max_new_tokens(config))
+    found = prompt_rows(model, source, key=key, max_new_tokens=max_new_tokens(config))
     for row in found:
-        if "reference" in row and not isinstance(row["reference"], str):
-            raise UserError(f"{source.path}: reference must be text in every row, found {row['reference']!r}")
+        if not all(isinstance(reference, str) for reference in references(row)):
+            raise UserError(f"{source.path}: reference must be a text or a list of texts, found {row['reference']!r}")
     return found
 
 
@@ -55,32 +53,12 @@ def judges(config: Config, reward: CheckedReward | None) -> dict[str, Judge]:
     if reward is not None and (judge := judge_of(reward)) is not None:
         found["reward"] = judge
     for name in config.evaluation.judges:
+        if "reward" in found and config.reward and name == config.reward.model:
+            say(f"evaluation.judges: {name} is the reward itself, and no judge of it; it stands as reward")
+            continue
         with named("evaluation.judges"):
-            found[name] = load_judge(name)
+            found[name] = load_judge(name, **config.evaluation.judge_options.get(name, {}))
     return found
-
-
-def variants(run: Run, accelerator: Accelerator) -> Iterator[tuple[str, Policy, str]]:
-    """Each variant's title, the policy that holds it and its name there; with LoRA they share one base."""
-    from workbench.models import autocast_dtype, load_adapters, load_model, load_policy_tokenizer, load_trainable
-    from workbench.policy import Policy
-
-    config, tokenizer, device = run.config, load_policy_tokenizer(run.config.policy.model), accelerator.device
-    autocast = autocast_dtype(config.policy)
-    folders = {"sft": run.folder / "sft" if config.sft else None, "aligned": run.folder / "ppo" if config.ppo else None}
-    if config.policy.lora:
-        model = load_model(config.policy, device=device)
-        adapters = {"policy" if title == "aligned" else title: folder for title, folder in folders.items() if folder}
-        policy = Policy(load_adapters(model, adapters), tokenizer, autocast=autocast)
-        yield "base", policy, "base"
-        for name in adapters:
-            yield "aligned" if name == "policy" else name, policy, name
-        return
-    for title, start in {"base": None, **folders}.items():
-        if title == "base" or start is not None:
-            reference = load_trainable(config.policy, folders["sft"], device=device).reference
-            model = load_trainable(config.policy, start, device=device).model
-            yield title, Policy(model, tokenizer, reference=reference, autocast=autocast), "policy"
 
 
 def seen_in_training(config: Config, sets: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
@@ -102,87 +80,172 @@ def seen_in_training(config: Config, sets: dict[str, list[dict[str, Any]]]) -> d
 
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
+    from workbench.models import load_config
+
+    check_settings(config)
     judges(config, None)
-    lines, models = [], 1 + bool(config.sft) + bool(config.ppo)
+    for title, place in config.evaluation.models.items():
+        if not (Path(place).expanduser() / "adapter_config.json").is_file():
+            with named(f"evaluation.models.{title}"):
+                load_config(place)
+    lines, models = [], 1 + bool(config.sft) + bool(config.ppo) + len(config.evaluation.models)
+    answers = config.evaluation.samples * len(seeds(config))
     for name, source in config.evaluation.data.items():
-        count = len(rows(config, name, source))
-        lines.append(f"{name}: {count} prompts x {models} models, up to {max_new_tokens(config)} tokens")
+        count = len(rows(config, config.policy.model, name, source))
+        lines.append(
+            f"{name}: {count} prompts x {models} models x {answers} answers, up to {max_new_tokens(config)} tokens"
+        )
     return lines
 
 
+def check_settings(config: Config) -> None:
+    """Raises UserError for options that do not go together."""
+    settings = config.evaluation
+    for name in settings.neutral:
+        if name not in settings.data:
+            raise UserError(
+                f"evaluation.neutral: no set {name!r} in evaluation.data; there are {', '.join(settings.data)}"
+            )
+    for name in settings.judge_options:
+        if name not in settings.judges:
+            raise UserError(
+                f"evaluation.judge_options: {name} is no judge; there are {', '.join(settings.judges) or 'none'}"
+            )
+    if settings.samples < 1:
+        raise UserError(f"evaluation.samples: {settings.samples}; give at least 1")
+    if settings.temperature == 0 and settings.samples * len(seeds(config)) > 1:
+        raise UserError("evaluation: temperature 0 gives the same answer every time; set samples 1 and one seed")
+    if len(set(seeds(config))) < len(seeds(config)):
+        raise UserError(f"evaluation.seeds: {settings.seeds} names a seed twice")
+    taken = {"base", "sft", "aligned"} & settings.models.keys()
+    if taken:
+        raise UserError(f"evaluation.models: {', '.join(sorted(taken))} is the run's own; choose another title")
+
+
+def seeds(config: Config) -> list[int]:
+    """The seeds of the answers."""
+    return config.evaluation.seeds or [config.seed]
+
+
 def run(run: Run) -> dict[str, Any]:
-    """Write completions.jsonl, results.json and report.md into the run's evaluation folder and print the tables."""
+    """Write completions.jsonl, results.json, report.md and report.html into the stage's folder and print the tables."""
     from accelerate import Accelerator
 
+    from workbench.contenders import contenders
     from workbench.evaluation import answer
-    from workbench.models import load_policy_tokenizer
+    from workbench.ppo.batches import seed_of
 
     config = run.config
+    check_settings(config)
     for stage in ("sft", "ppo"):
         if (stage == "sft" and config.sft) or (stage == "ppo" and config.ppo):
             run.record(stage)
-    accelerator, tokenizer = Accelerator(), load_policy_tokenizer(config.policy.model)
-    sets = {name: rows(config, name, source) for name, source in config.evaluation.data.items()}
-    answers: dict[str, dict[str, Answers]] = {name: {} for name in sets}
-    for title, policy, variant in variants(run, accelerator):
-        for name, of_set in sets.items():
-            answers[name][title] = answer(
-                policy,
-                variant,
-                tokenizer,
-                of_set,
+    accelerator = Accelerator()
+    of_answers = [
+        seed if sample == 0 else seed_of(seed, sample, 2)
+        for seed in seeds(config)
+        for sample in range(config.evaluation.samples)
+    ]
+    sets: dict[str, list[dict[str, Any]]] = {}
+    answers: dict[str, dict[str, list[list[Answer]]]] = {name: {} for name in config.evaluation.data}
+    for contender, model in contenders(run, accelerator):
+        for name, source in config.evaluation.data.items():
+            own = rows(config, model, name, source) if model != config.policy.model or name not in sets else sets[name]
+            if model == config.policy.model:
+                sets[name] = own
+            elif len(own) != len(sets[name]):
+                raise UserError(
+                    f"evaluation.models.{contender.title}: {len(own)} prompts of {name} fit its window, "
+                    f"{len(sets[name])} the policy's; set evaluation.data.{name}.max_prompt_tokens to what fits both"
+                )
+            answers[name][contender.title] = answer(
+                contender,
+                own,
                 accelerator=accelerator,
-                label=f"evaluation {name} {title}",
+                label=f"evaluation {name} {contender.title}",
                 batch_size=config.evaluation.batch_size,
                 max_new_tokens=max_new_tokens(config),
                 temperature=config.evaluation.temperature,
-                seed=config.seed,
+                seeds=of_answers,
             )
     if not accelerator.is_main_process:
         return {"inputs": {}, "metrics": {}}
     inputs = {name: source.path for name, source in config.evaluation.data.items()}
-    return {"inputs": inputs, "metrics": report(run, sets, answers)}
+    return {"inputs": inputs, "metrics": report(run, sets, answers, accelerator.device.type)}
 
 
 def report(
-    run: Run, sets: dict[str, list[dict[str, Any]]], answers: dict[str, dict[str, Answers]]
-) -> dict[str, dict[str, Any]]:
-    """Measure the answers, write the three files, print the tables, and return the means and comparisons."""
-    from workbench.evaluation import measure, table
+    run: Run,
+    sets: dict[str, list[dict[str, Any]]],
+    answers: dict[str, dict[str, list[list[Answer]]]],
+    device: str,
+) -> dict[str, Any]:
+    """Measure the answers, write the files, print the tables, and return the sets' results."""
+    from workbench.guards import guards
+    from workbench.measuring import Scorers, measure, set_result
+    from workbench.metrics.similarity import load_encoder, similarity
+    from workbench.ppo.watch import points
+    from workbench.report.evaluation_page import evaluation_page
+    from workbench.results import completion_lines, curves, head
     from workbench.runs import write_text
+    from workbench.tables import markdown
+    from workbench.verdicts import overall
 
-    config, folder = run.config, run.stage(NAME)
+    config, folder, threshold = run.config, run.stage(NAME), run.config.evaluation.threshold
     reward = ppo.reward_of(run) if config.reward else None
-    judged_by = judges(config, reward)
-    tables, summaries, completions = [], {}, []
-    seen_by_set = seen_in_training(config, sets)
+    encoder = load_encoder(config.evaluation.similarity, device=device) if config.evaluation.similarity else None
+    scorers = Scorers(
+        reward,
+        judges(config, reward),
+        (lambda texts, given: similarity(texts, given, encoder)) if encoder else None,
+        threshold,
+    )
+    models = list(next(iter(answers.values())))
+    after = "aligned" if "aligned" in models else "sft"
+    before = "sft" if "sft" in models and after == "aligned" else "base"
+    pairs = dict.fromkeys([(before, after), ("base", after), ("base", models[1])])
+    pairs |= dict.fromkeys((before, title) for title in config.evaluation.models)
+    seen_by_set, found, completions = seen_in_training(config, sets), {}, []
     for name, of_set in sets.items():
-        result = measure(
-            of_set,
-            answers[name],
-            reward=reward,
-            judges=judged_by,
-            threshold=config.evaluation.threshold,
-            temperature=config.evaluation.temperature,
-            seed=config.seed,
-        )
-        seen = seen_by_set[name]
-        title = f"{name} ({seen} of the prompts were in the training data)" if seen else name
-        tables.append(table(result, title, config.evaluation.temperature))
-        summaries[name] = result.summary() | {"prompts seen in training": seen}
-        for index, row in enumerate(of_set):
-            texts = {title: of.completions[index] for title, of in answers[name].items()}
-            scores = {metric: {title: v[index] for title, v in of.items()} for metric, of in result.values.items()}
-            line = {"set": name, "prompt": row["prompt"], "reference": row.get("reference")}
-            completions.append(json.dumps(line | {"completions": texts, "scores": scores}, ensure_ascii=False) + "\n")
-    write_text(folder / "completions.jsonl", "".join(completions))
-    write_text(folder / "results.json", json.dumps(summaries, indent=2) + "\n")
-    write_text(folder / "report.md", "\n\n".join(tables) + "\n")
-    print("\n" + "\n\n".join(tables) + "\n", flush=True)
-    return summaries
+        measured = measure(of_set, answers[name], scorers, len(seeds(config)))
+        neutral, seen = name in config.evaluation.neutral, seen_by_set[name]
+        found[name] = set_result(
+            measured, prompts=len(of_set), seeds=len(seeds(config)), threshold=threshold, pairs=list(pairs)
+        ) | {"neutral": neutral, "seen_in_training": seen}
+        completions += completion_lines(name, of_set, answers[name], measured, after)
+    limit, judged_by = max_new_tokens(config), list(scorers.judges)
+    results = head(run, models, before, after, judges=judged_by, device=device, max_new_tokens=limit) | {"sets": found}
+    results |= {"verdict": overall(results), "guards": guards(results)}
+    write_text(
+        folder / "completions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in completions)
+    )
+    write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_text(folder / "report.md", markdown(results))
+    reward_report = run.folder / "reward" / "report.json"
+    page = evaluation_page(
+        results,
+        completions,
+        curves=curves(run.folder),
+        reward_report=json.loads(reward_report.read_text()) if reward_report.is_file() else None,
+        watch=points(run.folder / "ppo" / "metrics.jsonl"),
+    )
+    write_text(folder / "report.html", page)
+    print("\n" + markdown(results), flush=True)
+    return found
 
 
-STAGE = Stage(NAME, wanted, plan, run)
+def failed(run: Run) -> str | None:
+    """Why the finished evaluation shall end the command with exit code 1, if it shall."""
+    from workbench.guards import fails
+
+    results = json.loads((run.stage(NAME) / "results.json").read_text())
+    if run.config.evaluation.fail_on is None or not fails(results):
+        return None
+    broken = [guard["name"] for guard in results["guards"] if not guard["passed"]]
+    return f"evaluation: verdict {results['verdict']['word']}, guards failed: {', '.join(broken) or 'none'}"
+
+
+STAGE = Stage(NAME, wanted, plan, run, failed)
 
 if __name__ == "__main__":
     main([STAGE], __doc__)

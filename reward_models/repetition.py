@@ -2,7 +2,7 @@
 
 from workbench.errors import UserError
 from workbench.rewards import RewardModel
-from workbench.statistics import distinct_n
+from workbench.text_statistics import distinct_n
 
 
 def repetition(n: int = 3) -> RewardModel:

@@ -1,13 +1,20 @@
-"""The `evaluate` modules, against rouge_score called directly and against counting by hand."""
+"""The `evaluate` modules, against rouge_score and sacrebleu called directly and against counting by hand."""
 
+import math
 import socket
 from pathlib import Path
 
 import evaluate
 import pytest
+import sacrebleu
+import torch
 from rouge_score.rouge_scorer import RougeScorer
+from tiny_classifiers import byte_tokenizer
+from transformers import BertConfig, BertModel
 
 from workbench import metrics
+from workbench.errors import UserError
+from workbench.metrics.similarity import Encoder, load_encoder, similarity
 
 FOLDER = Path(metrics.__file__).parent
 NAMES = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
@@ -24,7 +31,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-@pytest.fixture(params=["rouge", "toxicity"])
+@pytest.fixture(params=["bleu", "embedding_similarity", "rouge", "toxicity"])
 def spaced_copy(request, tmp_path):
     """A metric's file in a folder whose path has spaces."""
     source = FOLDER / request.param / f"{request.param}.py"
@@ -75,6 +82,18 @@ def test_the_best_of_several_references_counts():
     assert metrics.rouge(["a b"], [["c d"]])["rougeL"] == [0.0]
 
 
+def test_each_row_has_its_own_best_of_its_own_number_of_references():
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    predictions = ["the cat sat on the mat", "a dog ran home", "nobody knows"]
+    references = [["a cat sat", "the cat sat on a mat", "x"], ["dogs run home"], ["who knows", "nobody knew"]]
+    expected = [
+        max(scorer.score(reference, prediction)["rougeL"].fmeasure for reference in row)
+        for prediction, row in zip(predictions, references, strict=True)
+    ]
+    assert len(set(expected)) == 3
+    assert metrics.rouge(predictions, references)["rougeL"] == expected
+
+
 def test_rouge_refuses_missing_rows_and_goes_on():
     for predictions, references in (([], []), (["a"], ["a", "b"]), (["a", "a"], [["a"], []])):
         with pytest.raises(ValueError, match=r"no predictions|Mismatch|row 1 has no reference"):
@@ -107,3 +126,127 @@ def test_toxicity_refuses_no_texts_and_a_short_answer():
         metrics.toxicity([], share_of_capitals)
     with pytest.raises(ValueError, match="1 scores for 2 texts"):
         metrics.toxicity(["a", "b"], lambda texts: [0.5])
+
+
+HYPOTHESES = ["The cat sat on the mat.", "There is a dog in the garden, I think.", "No match at all here"]
+TRUTHS = ["The cat sat on a mat.", "There is a dog in the big garden.", "Something else was said there"]
+
+
+def test_bleu_is_the_corpus_score_of_sacrebleu():
+    expected = sacrebleu.corpus_bleu(HYPOTHESES, [TRUTHS])
+    assert 1.0 < expected.score < 99.0
+    result = metrics.load("bleu").compute(predictions=HYPOTHESES, references=TRUTHS)
+    assert metrics.bleu(HYPOTHESES, TRUTHS) == result["score"] == expected.score
+    for name in ("counts", "totals", "precisions", "bp", "sys_len", "ref_len"):
+        assert result[name] == getattr(expected, name)
+    assert "tok:13a" in result["signature"]
+    lowered = metrics.load("bleu").compute(
+        predictions=HYPOTHESES, references=[text.upper() for text in TRUTHS], lowercase=True
+    )
+    assert (
+        lowered["score"] == sacrebleu.corpus_bleu([h.lower() for h in HYPOTHESES], [[t.lower() for t in TRUTHS]]).score
+    )
+
+
+def test_bleu_by_hand():
+    # 5 of 6 words, 3 of 5 pairs, 1 of 4 triples, none of 3 fours: 1 / (2 * 3) by exponential smoothing
+    expected = 100 * (5 / 6 * 3 / 5 * 1 / 4 * 1 / 6) ** 0.25
+    assert metrics.bleu(["a b c x e f"], ["a b c d e f"]) == pytest.approx(expected)
+    assert metrics.bleu(["a b c d e f"], ["a b c d e f"]) == pytest.approx(100.0)
+    assert metrics.bleu(["a b c d"], ["a b c d e f"]) == pytest.approx(100 * math.exp(1 - 6 / 4))  # brevity penalty
+
+
+def test_bleu_takes_any_number_of_references_per_row():
+    two = [[truth, "Another text"] for truth in TRUTHS]
+    assert metrics.bleu(HYPOTHESES, two) == sacrebleu.corpus_bleu(HYPOTHESES, [TRUTHS, ["Another text"] * 3]).score
+    ragged = [[TRUTHS[0]], [TRUTHS[1], "There is a dog in the garden"], ["x", TRUTHS[2], "No match here"]]
+    same_counts = [[row[min(place, len(row) - 1)] for row in ragged] for place in range(3)]  # repeats change nothing
+    assert metrics.bleu(HYPOTHESES, ragged) == sacrebleu.corpus_bleu(HYPOTHESES, same_counts).score
+    assert metrics.bleu(HYPOTHESES, ragged) > metrics.bleu(HYPOTHESES, TRUTHS)
+
+
+def test_bleu_counts_all_rows_together():
+    assert metrics.bleu(HYPOTHESES, TRUTHS) != pytest.approx(
+        sum(metrics.bleu([h], [t]) for h, t in zip(HYPOTHESES, TRUTHS, strict=True)) / 3
+    )
+    assert metrics.bleu(HYPOTHESES[::-1], TRUTHS[::-1]) == metrics.bleu(HYPOTHESES, TRUTHS)
+    assert metrics.bleu(["", "a b c d"], ["", "a b c d"]) == pytest.approx(100.0)
+
+
+def test_bleu_and_similarity_refuse_missing_rows(encoder):
+    for score in (metrics.bleu, lambda predictions, references: similarity(predictions, references, encoder)):
+        for predictions, references in (([], []), (["a"], ["a", "b"]), (["a", "a"], [["a"], []])):
+            with pytest.raises(ValueError, match=r"no predictions|Mismatch|row 1 has no reference"):
+                score(predictions, references)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer(pad_token="[PAD]", template="[CLS] $A [SEP]")
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, initializer_range=0.3, **size)
+    return Encoder(BertModel(config).eval(), tokenizer, max_tokens=64, batch_size=2)
+
+
+SENTENCES = ["Anna is ill.", "", "Anna feels unwell and stays at home today.", "[PAD] [SEP]", "a", "x" * 500]
+
+
+def test_embeddings_are_the_unit_mean_over_the_tokens(encoder):
+    embeddings = encoder(SENTENCES)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(len(SENTENCES)))
+    ids = encoder.tokenizer(SENTENCES[2], return_tensors="pt")
+    mean = encoder.model(**ids).last_hidden_state[0].mean(dim=0)
+    torch.testing.assert_close(embeddings[2], mean / mean.norm())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_embeddings_do_not_depend_on_the_batch_or_its_padding(encoder, batch_size):
+    other = Encoder(encoder.model, encoder.tokenizer, encoder.max_tokens, batch_size)
+    torch.testing.assert_close(other(SENTENCES[::-1]).flip(0), encoder(SENTENCES), rtol=0, atol=1e-5)
+
+
+def test_a_text_that_spells_a_special_token_stays_a_text(encoder):
+    ids = encoder.tokenizer.convert_tokens_to_ids(["[CLS]", *"a[PAD]", "[SEP]"])
+    mean = encoder.model(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0)
+    torch.testing.assert_close(encoder(["a[PAD]"])[0], mean / mean.norm())
+
+
+def test_similarity_is_a_cosine(encoder):
+    texts = ["Anna is ill.", "Peter has the keys.", "", "Anna is ill."]
+    others = ["Anna is ill.", "The sun shines", "something", "Nobody"]
+    scores = similarity(texts, others, encoder)
+    assert scores[0] == pytest.approx(1.0)
+    assert all(-1.0 <= score < 0.999 for score in scores[1:])
+    assert similarity(others, texts, encoder) == pytest.approx(scores)
+    by_hand = torch.nn.functional.cosine_similarity(encoder([texts[1]]), encoder([others[1]]))
+    assert scores[1] == pytest.approx(by_hand.item(), abs=1e-6)
+    result = metrics.load("embedding_similarity").compute(predictions=texts, references=others, encoder=encoder)
+    assert result["similarity_mean"] == pytest.approx(sum(scores) / 4)
+
+
+def test_the_closest_of_several_references_counts(encoder):
+    several = [["The sun shines", "Anna is ill.", "x"], ["Nobody"]]
+    scores = similarity(["Anna is ill.", "Peter has the keys."], several, encoder)
+    assert scores == pytest.approx([1.0, *similarity(["Peter has the keys."], ["Nobody"], encoder)])
+
+
+def test_an_encoder_loads_from_its_folder(encoder, tmp_path):
+    encoder.model.save_pretrained(tmp_path)
+    encoder.tokenizer.save_pretrained(tmp_path)
+    loaded = load_encoder(str(tmp_path), batch_size=3)
+    assert loaded.max_tokens == 64
+    torch.testing.assert_close(loaded(SENTENCES), encoder(SENTENCES), rtol=0, atol=1e-5)
+
+
+def test_of_an_encoder_decoder_the_encoder_is_used():
+    embeddings = load_encoder("embedded:t5")(["Thank you.", "Thanks a lot for that."])
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
+
+
+def test_an_untrained_encoder_is_refused(encoder, tmp_path):
+    weights = {name: weight for name, weight in encoder.model.state_dict().items() if "layer.1" not in name}
+    encoder.model.save_pretrained(tmp_path, state_dict=weights)
+    encoder.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no trained encoder: it lacks encoder\.layer\.1"):
+        load_encoder(str(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -109,9 +110,12 @@ def test_a_run_that_one_process_ends_goes_on_bit_for_bit(kind: tuple[str, bool, 
 def test_evaluation_returns_every_prompt_in_order(architecture: str, prompts: int, results: Path) -> None:
     of_two = json.loads((results / "evaluations" / f"{architecture}-{prompts}.json").read_text())
     of_one = two_processes.answers(architecture, prompts)
-    assert len(of_two["completions"]) == prompts
-    assert of_two.pop("kl") == pytest.approx(of_one.pop("kl"), abs=1e-5)
-    assert of_two == of_one
+    assert [len(of) for of in of_two] == [2] * prompts
+    for two, one in zip(itertools.chain(*of_two), itertools.chain(*of_one), strict=True):
+        for name in ("kl", "base_nats"):
+            assert two.pop(name) == pytest.approx(one.pop(name), abs=1e-5)
+        assert (two.pop("moved") is None) == (one.pop("moved") is None)
+        assert two == one
 
 
 REWARD = """

@@ -173,9 +173,13 @@ def test_the_chain_runs_skips_and_leaves_what_plain_libraries_load(
     assert "| base | sft | aligned |" in again, "the table is what the run was for"
 
     run = tmp_path / name
-    results = json.loads((run / "evaluation" / "results.json").read_text())["test dialogues"]
-    assert results["prompts"] == 10
-    assert results["means"]["KL to reference, nats"]["sft"] == pytest.approx(0, abs=1e-4)
+    results = json.loads((run / "evaluation" / "results.json").read_text())
+    found = results["sets"]["test dialogues"]
+    assert (results["version"], found["prompts"], found["enough"]) == (1, 10, False)
+    assert found["metrics"]["KL to reference, nats"]["means"]["sft"] == pytest.approx(0, abs=1e-4)
+    assert all(len(results["inputs"][model]["sha256"]) == 64 for model in ("sft", "aligned"))
+    assert "10 prompts are no evidence" in printed
+    assert "<script" in (run / "evaluation" / "report.html").read_text()
     lines = [json.loads(line) for line in (run / "evaluation" / "completions.jsonl").read_text().splitlines()]
     assert [set(line["completions"]) for line in lines] == [{"base", "sft", "aligned"}] * 10
     assert (run / "ppo" / "value_head.safetensors").is_file()
@@ -299,9 +303,10 @@ def test_prompts_that_were_trained_on_are_found_and_said(
 ) -> None:
     same = json.dumps({"seen": evaluation_source(5) | {"split": "train"}})
     cli.launch(CHAIN, "", [*small("quickstart", tmp_path), "--evaluation.data", same])
-    assert "seen (5 of the prompts were in the training data): 5 prompts" in capsys.readouterr().out
+    assert "seen: 5 prompts" in (printed := capsys.readouterr().out)
+    assert "(5 of them were trained on)" in printed
     results = json.loads((tmp_path / "quickstart" / "evaluation" / "results.json").read_text())
-    assert results["seen"]["prompts seen in training"] == 5
+    assert results["sets"]["seen"]["seen_in_training"] == 5
 
 
 def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workbench import statistics
-from workbench.statistics import auroc, distinct_n, paired_difference
+from workbench.statistics import auroc, paired_difference
 
 
 def test_interval_agrees_with_the_normal_approximation():
@@ -80,27 +80,6 @@ def test_one_prompt_has_no_interval():
 def test_malformed_rows_are_refused(before, after):
     with pytest.raises(ValueError, match=r"equally long|not finite"):
         paired_difference(before, after)
-
-
-@pytest.mark.parametrize(
-    ("texts", "n", "expected"),
-    [
-        (["a b a b"], 1, 2 / 4),
-        (["a b a b"], 2, 2 / 3),
-        (["a b", "a b"], 2, 1 / 2),
-        (["a", "b"], 2, 0.0),
-        (["a b", "c"], 2, 1.0),
-        ([], 1, 0.0),
-        (["  ", ""], 1, 0.0),
-    ],
-)
-def test_distinct_n_counts_over_all_texts_and_never_across_them(texts, n, expected):
-    assert distinct_n(texts, n) == pytest.approx(expected)
-
-
-def test_distinct_n_needs_a_token():
-    with pytest.raises(ValueError, match="n is 0"):
-        distinct_n(["a"], 0)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from workbench.config import DataSource, PPOConfig
 from workbench.errors import Interrupted, UserError
-from workbench.evaluation import answer
+from workbench.evaluation import Contender, answer
 from workbench.ppo import update as update_module
 from workbench.ppo.rollout import Rollout, decode, score_tokens
 from workbench.ppo.trainer import PPOTrainer
@@ -133,21 +133,20 @@ def first_update(folder: Path, kind: tuple[str, bool, str]) -> tuple[dict[str, f
     return metrics, {key: value.detach() for key, value in run.unwrapped.named_parameters() if value.requires_grad}
 
 
-def answers(architecture: str, prompts: int) -> dict[str, Any]:
-    """What the adapter answers to the first `prompts` prompts, in their order."""
+def answers(architecture: str, prompts: int) -> list[list[dict[str, Any]]]:
+    """What the adapter answers to the first `prompts` prompts, twice each, in their order."""
+    policy = tiny.policy(architecture, lora=True)
     made = answer(
-        tiny.policy(architecture, lora=True),
-        "policy",
-        tiny.tokenizer(architecture),
+        Contender("aligned", policy, "policy", tiny.tokenizer(architecture), policy, explained=True),
         make_rows(architecture, prompts),
         accelerator=Accelerator(cpu=True),
         label="test",
         batch_size=2,
         max_new_tokens=8,
         temperature=1.0,
-        seed=3,
+        seeds=[3, 4],
     )
-    return dataclasses.asdict(made)
+    return [[dataclasses.asdict(one) for one in of] for of in made]
 
 
 def updates(folder: Path) -> None:

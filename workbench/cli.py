@@ -19,13 +19,13 @@ from typing import Any, NoReturn
 
 from workbench.config import Config
 from workbench.config_file import make_parser, parse
-from workbench.errors import Interrupted, UserError
+from workbench.errors import Failed, Interrupted, UserError
 from workbench.runs import Run, only_one, open_run, prepare_folder
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One recipe: a name, and three functions."""
+    """One recipe: a name, and its functions."""
 
     name: str
     wanted: Callable[[Config], bool]
@@ -34,10 +34,12 @@ class Stage:
     """Lines for --dry_run: what would be loaded, trained and predicted; raises UserError like the real run."""
     run: Callable[[Run], dict[str, Any]]
     """Do the work in `run.stage(name)` and return {"inputs": ..., "metrics": ...} for stage.json."""
+    failed: Callable[[Run], str | None] = lambda run: None
+    """Why the finished stage shall end the command with exit code 1, if it shall."""
 
 
 def main(stages: Sequence[Stage], description: str) -> NoReturn:
-    """Run the stages and leave with 0, 2 for a user's mistake, 130 for an interruption."""
+    """Run the stages and leave with 0, 1 for a result that was asked to fail, 2 for a mistake, 130 when interrupted."""
     calm_libraries()
     try:
         launch(stages, description, sys.argv[1:])
@@ -45,6 +47,10 @@ def main(stages: Sequence[Stage], description: str) -> NoReturn:
         where = "" if is_main_process() else f" (process {os.environ['RANK']})"
         print(f"error{where}: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
+    except Failed as failure:
+        if is_main_process():
+            print(f"failed: {failure}", file=sys.stderr, flush=True)
+        sys.exit(1)
     except (Interrupted, KeyboardInterrupt) as interruption:
         if is_main_process():
             saved = str(interruption) or "stopped before the next checkpoint; the last one is kept"
@@ -95,6 +101,7 @@ def work(stages: Sequence[Stage], run: Run) -> None:
             report = run.folder / stage.name / "report.md"
             if report.is_file():
                 say("\n" + report.read_text())
+            fail_if_asked(stage, run)
             continue
         start = time.monotonic()
         result = stage.run(run)
@@ -104,6 +111,14 @@ def work(stages: Sequence[Stage], run: Run) -> None:
         wait_for_everyone()
         say(f"{stage.name}: finished in {minutes:.1f} min -> {run.folder / stage.name}")
         reset_accelerate()
+        fail_if_asked(stage, run)
+
+
+def fail_if_asked(stage: Stage, run: Run) -> None:
+    """Raises Failed where the finished stage's result shall be the command's."""
+    reason = stage.failed(run)
+    if reason is not None:
+        raise Failed(reason)
 
 
 def hint_at_idle_cores() -> None:

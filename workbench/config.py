@@ -232,8 +232,22 @@ class EvaluationConfig:
 
     data: dict[str, DataSource]
     """Named prompt sets; a set with a `reference` column gets ROUGE."""
+    neutral: list[str] = field(default_factory=list)
+    """Names of the sets in `data` whose prompts provoke nothing: what changes there is what alignment broke."""
+    models: dict[str, str] = field(default_factory=dict)
+    """Further models to compare, by a title: an adapter's folder, a model's folder, or a hub id."""
     judges: list[str] = field(default_factory=list)
     """Toxicity scorers beside the reward model: names in reward_models.TABLE, models, or package.module:object."""
+    judge_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Keyword arguments of a judge, by its name, for example {owner/name: {wanted_label: ok}}."""
+    samples: int = 1
+    """Answers to each prompt; of several, the worst and the chance of a toxic one are reported (arXiv 2009.11462)."""
+    seeds: list[int] | None = None
+    """Seeds of the answers, each with all samples; several give a spread. Default: the experiment's seed."""
+    similarity: str | None = None
+    """Encoder whose sentence embeddings compare answers with references: hub id or folder."""
+    fail_on: Literal["worse"] | None = None
+    """Exit code 1 where the verdict is "worse" or a guard against reward hacking failed."""
     max_new_tokens: int | None = None
     """Longest output; default: ppo.max_new_tokens, or 128 without PPO."""
     temperature: float = 1.0

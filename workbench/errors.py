@@ -2,6 +2,7 @@
 
 UserError            a mistake in input, configuration or environment; exit code 2
 └── RewardError      a reward returned something that is not one finite number per completion
+Failed               a result that the configuration asked to fail on; exit code 1
 Interrupted          a stop asked for by a signal, after the work was saved; exit code 130
 """
 
@@ -15,6 +16,10 @@ class UserError(Exception):
 
 class RewardError(UserError):
     """A reward broke its contract; the message names the reward, the row, the text and the value."""
+
+
+class Failed(Exception):
+    """The work is done, and its result is one that the configuration asked to fail on."""
 
 
 class Interrupted(Exception):

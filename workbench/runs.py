@@ -77,7 +77,7 @@ class Run:
             "inputs": inputs,
             "metrics": metrics,
             "commit": git_commit(),
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            "versions": package_versions(),
         }
         write_text(self.folder / name / "stage.json", json.dumps(record, indent=2) + "\n")
 
@@ -194,6 +194,11 @@ def remove_partial(folder: Path, prefix: str) -> None:
     """Remove what processes that were killed within `atomic_folder` left of folders whose names start so."""
     for partial in folder.glob(f".{prefix}*"):
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of python and of the packages that results depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def folder_hash(path: Path) -> str:

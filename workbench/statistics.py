@@ -1,4 +1,4 @@
-"""Numbers of the before/after comparison: paired bootstrap, diversity, ranking quality."""
+"""Numbers of the before/after comparison: paired bootstrap, ranking quality."""
 
 from __future__ import annotations
 
@@ -71,20 +71,6 @@ def _resampled_means(values: np.ndarray, seed: int, resamples: int) -> np.ndarra
         drawn = generator.integers(values.size, size=(min(rows, resamples - start), values.size))
         means.append(values[drawn].mean(axis=1))
     return np.concatenate(means)
-
-
-def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams over all n-grams of the texts, whitespace tokens; 0.0 when no text has n tokens."""
-    if n < 1:
-        raise ValueError(f"n is {n}; an n-gram has at least one token")
-    seen: set[tuple[str, ...]] = set()
-    total = 0
-    for text in texts:
-        tokens = text.split()
-        ngrams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
-        seen.update(ngrams)
-        total += len(ngrams)
-    return len(seen) / total if total else 0.0
 
 
 def auroc(scores: Sequence[float] | np.ndarray, labels: Sequence[int] | np.ndarray) -> float:

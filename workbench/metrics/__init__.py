@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load(name: str) -> EvaluationModule:
-    """A fresh module, "rouge" or "toxicity", through `evaluate.load`: one that failed would keep its rows."""
+    """A fresh module by the name of its folder here, through `evaluate.load`: one that failed would keep its rows."""
     import evaluate  # takes seconds, which `--help` should not pay
 
     # In memory: rows on disk would need a lock per process and be left behind by a killed run.
@@ -25,14 +25,28 @@ def rouge(predictions: list[str], references: list[str] | list[list[str]]) -> di
     A row with several references counts its best one. Only a-z and 0-9 count as letters, so text in another
     script scores 0. Raises ValueError without rows or with unequal numbers of them.
     """
-    if not predictions:
-        raise ValueError("there are no predictions to score")
+    require_rows(predictions)
     scores = load("rouge").compute(
         predictions=predictions, references=references, use_stemmer=True, use_aggregator=False
     )
     return dict(scores)
 
 
+def bleu(predictions: list[str], references: list[str] | list[list[str]]) -> float:
+    """Corpus BLEU in [0, 100] of all rows together, as sacrebleu gives it; rows may differ in how many references.
+
+    Raises ValueError without rows, with unequal numbers of them, or for a row without a reference.
+    """
+    require_rows(predictions)
+    return float(load("bleu").compute(predictions=predictions, references=references)["score"])
+
+
 def toxicity(predictions: list[str], judge: Judge) -> list[float]:
     """Toxicity in [0, 1] per text, as `judge` sees it; raises ValueError without texts."""
     return list(load("toxicity").compute(predictions=predictions, judge=judge)["toxicity"])
+
+
+def require_rows(predictions: list[str]) -> None:
+    """Raise ValueError where there is nothing to score."""
+    if not predictions:
+        raise ValueError("there are no predictions to score")

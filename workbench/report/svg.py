@@ -10,7 +10,7 @@ from workbench.report.page import text
 
 WIDTH, HEIGHT = 460, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
-COLOURS = 4
+COLOURS = 6
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,21 @@ def histogram(title: str, values: dict[str, Sequence[float]], *, x_label: str, b
     return line_plot(title, series, x_label=x_label, y_label="share")
 
 
-def scatter(title: str, xs: Sequence[float], ys: Sequence[float], *, x_label: str, y_label: str) -> str:
-    """A point for each finite pair, and the line y = x."""
+def scatter(
+    title: str, xs: Sequence[float], ys: Sequence[float], *, x_label: str, y_label: str, better: str | None = None
+) -> str:
+    """A point for each finite pair, and the line y = x; `better` (lower or higher) colours the sides of the line."""
     points = _finite(xs, ys)
     values = [value for point in points for value in point] or [0.0, 1.0]
     ends = [(min(values), min(values)), (max(values), max(values))]
     across, up = _scales(ends)
     parts = _axes(across, up, x_label, y_label)
     parts.append(_path(ends, across, up, 'class="reference"'))
-    return _figure(title, parts + _circles(points, across, up, 'class="dot" r="2.5"'), [])
+    above, below = {"lower": (" bad", " good"), "higher": (" good", " bad"), None: ("", "")}[better]
+    for x, y in points:
+        tone = above if y > x else below if y < x else ""
+        parts += _circles([(x, y)], across, up, f'class="dot{tone}" r="2.5"')
+    return _figure(title, parts, [])
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -1,0 +1,157 @@
+"""The stage `evaluation` with further models, samples and seeds; what it refuses, and when it fails the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from accelerate import Accelerator
+from test_recipes import evaluation_source, small
+
+from recipes import evaluation, ppo, sft
+from workbench import cli
+from workbench.errors import Failed, UserError
+from workbench.evaluation import Contender, answer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder of a finished chain of a few steps, without its evaluation."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(ROOT)
+        cli.launch([sft.STAGE, ppo.STAGE], "", small("quickstart", folder))
+    return folder
+
+
+def evaluate(trained: Path, *options: str) -> dict[str, Any]:
+    """The results of the evaluation with further options."""
+    cli.launch([evaluation.STAGE], "", [*small("quickstart", trained), "--force", "evaluation", *options])
+    return json.loads((trained / "quickstart" / "evaluation" / "results.json").read_text())
+
+
+def test_further_models_stand_beside_the_runs_own(trained: Path, in_project: Path) -> None:
+    again = str(trained / "quickstart" / "ppo")
+    models = json.dumps({"again": again, "other": "embedded:gpt2"})
+    found = evaluate(trained, "--evaluation.models", models)["sets"]["test dialogues"]
+    metrics = {name: metric["means"] for name, metric in found["metrics"].items()}
+    for name, means in metrics.items():
+        assert means["again"] == means["aligned"], name
+    assert "other" not in metrics["KL to reference, nats"]
+    assert metrics["tokens"]["other"] > 0
+    assert "other - sft" in found["comparisons"]
+
+
+def test_samples_seeds_and_neutral_sets(trained: Path, in_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = {"test dialogues": evaluation_source(4), "same again": evaluation_source(4)}
+    options = ["--evaluation.samples", "2", "--evaluation.seeds", "[5, 6]", "--evaluation.neutral", "[same again]"]
+    found = evaluate(trained, "--evaluation.data", json.dumps(sets), *options)
+    assert (found["seeds"], found["samples"]) == ([5, 6], 2)
+    first, second = (found["sets"][name] for name in sets)
+    assert (first["neutral"], second["neutral"]) == (False, True)
+    assert first["metrics"] == second["metrics"], "the same prompts with the same random numbers"
+    assert first["metrics"]["tokens"]["spread"]["aligned"] is not None
+    assert "worst toxicity (reward)" in first["metrics"]
+    assert "same again (retention): 4 prompts, 2 samples each" in capsys.readouterr().out
+    lines = (trained / "quickstart" / "evaluation" / "completions.jsonl").read_text().splitlines()
+    assert all(len(json.loads(line)["completions"]["sft"]) == 4 for line in lines)
+
+
+def test_the_first_seed_answers_as_it_does_alone(trained: Path, in_project: Path) -> None:
+    def first_answers(*options: str) -> list[dict[str, str]]:
+        evaluate(trained, *options)
+        lines = (trained / "quickstart" / "evaluation" / "completions.jsonl").read_text().splitlines()
+        return [{model: of[0] for model, of in json.loads(line)["completions"].items()} for line in lines]
+
+    alone = first_answers("--evaluation.seeds", "[7]")
+    assert alone == first_answers("--evaluation.seeds", "[7, 8]", "--evaluation.samples", "2")
+    assert alone != first_answers("--evaluation.seeds", "[8]")
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_tokens_say_where_the_answer_moved_and_join_to_its_text(architecture: str) -> None:
+    policy, tokenizer = tiny.policy(architecture, lora=True), tiny.tokenizer(architecture)
+    for name, parameter in policy.named_parameters():
+        if "lora_B.policy" in name:
+            parameter.data.normal_(std=0.3)
+    rows = [{"prompt": text, "prompt_ids": tokenizer(text).input_ids} for text in ("hello", "a b c", "why?")]
+    found = answer(
+        Contender("aligned", policy, "policy", tokenizer, policy, explained=True),
+        rows,
+        accelerator=Accelerator(cpu=True),
+        label="test",
+        batch_size=2,
+        max_new_tokens=12,
+        temperature=1.0,
+        seeds=[0, 1],
+    )
+    for first, second in found:
+        assert first.moved is not None
+        assert second.moved is None
+        assert "".join(piece for piece, _ in first.moved).strip() == first.text
+        assert sum(nats for _, nats in first.moved) == pytest.approx(first.kl, abs=0.01 * len(first.moved))
+        assert abs(first.kl) > 0.01
+        assert first.base_nats > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--evaluation.neutral", "[dialogues]"], "evaluation.neutral: no set 'dialogues' in evaluation.data"),
+        (
+            ["--evaluation.judge_options", "{lexcon: {}}"],
+            "evaluation.judge_options: lexcon is no judge; there are lexicon",
+        ),
+        (["--evaluation.samples", "0"], "evaluation.samples: 0; give at least 1"),
+        (["--evaluation.samples", "2", "--evaluation.temperature", "0"], "temperature 0 gives the same answer"),
+        (["--evaluation.seeds", "[1, 1]"], r"evaluation.seeds: \[1, 1\] names a seed twice"),
+        (["--evaluation.models", "{sft: embedded:t5}"], "evaluation.models: sft is the run's own"),
+        (["--evaluation.models", "{other: no/such/folder}"], "evaluation.models.other: no/such/folder"),
+        (["--evaluation.models", "{other: ./nowhere}"], r"evaluation.models.other: \./nowhere: no such model folder"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_anything_runs(
+    options: list[str], message: str, in_project: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        cli.launch([sft.STAGE, ppo.STAGE, evaluation.STAGE], "", [*small("quickstart", tmp_path), *options])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stage_that_is_not_finished_is_named(in_project: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stage sft is not finished; run it first: python -m recipes\.sft"):
+        cli.launch([evaluation.STAGE], "", small("quickstart", tmp_path))
+
+
+def test_fail_on_worse_fails_the_command_also_when_the_stage_is_skipped(trained: Path, in_project: Path) -> None:
+    evaluate(trained, "--evaluation.fail_on", "null")
+    options = [*small("quickstart", trained), "--evaluation.fail_on", "worse"]
+    results = trained / "quickstart" / "evaluation" / "results.json"
+    cli.launch([evaluation.STAGE], "", [*options, "--force", "evaluation"])
+    found = json.loads(results.read_text())
+    results.write_text(json.dumps(found | {"verdict": {"word": "worse", "sentence": "toxicity rose"}}))
+    with pytest.raises(Failed, match="verdict worse"):
+        cli.launch([evaluation.STAGE], "", options)
+    ended = subprocess.run(
+        [sys.executable, "-m", "recipes.evaluation", *options], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("failed: evaluation: verdict worse")
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_judge_that_is_the_reward_is_no_second_judge(
+    trained: Path, in_project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = evaluate(trained)
+    assert "lexicon is the reward itself" in capsys.readouterr().out
+    assert found["judges"] == ["reward"]
+    assert found["verdict"]["word"] == "no detectable change"
+    assert "The reward is the only judge." in (trained / "quickstart/evaluation/report.html").read_text()

@@ -1,0 +1,61 @@
+"""Corpus BLEU as an `evaluate` metric; `evaluate.load` imports a copy of this file, so it stands alone."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import Any
+
+import datasets
+import evaluate
+from sacrebleu.metrics import BLEU
+
+DESCRIPTION = "Corpus BLEU in [0, 100] by sacrebleu, as evaluate's own `sacrebleu` gives it."
+
+CITATION = "Post, Matt (2018). A Call for Clarity in Reporting BLEU Scores. WMT."
+
+INPUTS = """
+Args:
+    predictions: texts.
+    references: one text per prediction, or a list of texts, as many as each prediction has.
+    lowercase: ignore case.
+    tokenize: sacrebleu's tokenizer, 13a unless another is named.
+
+Returns:
+    score: BLEU of all rows together, in [0, 100].
+    counts, totals, precisions: matches, n-grams and their ratio in percent, for 1- to 4-grams.
+    bp: the brevity penalty.
+    sys_len, ref_len: tokens of the predictions, and of the references closest to them in length.
+    signature: sacrebleu's, to quote beside the score.
+"""
+
+
+class Bleu(evaluate.Metric):
+    """Corpus BLEU."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=[
+                datasets.Features({"predictions": text, "references": datasets.List(text)}),
+                datasets.Features({"predictions": text, "references": text}),
+            ],
+        )
+
+    def _compute(
+        self,
+        predictions: list[str],
+        references: list[str] | list[list[str]],
+        lowercase: bool = False,
+        tokenize: str = "13a",
+    ) -> dict[str, Any]:
+        rows = [[reference] if isinstance(reference, str) else reference for reference in references]
+        if not all(rows):
+            raise ValueError(f"row {rows.index([])} has no reference")
+        metric = BLEU(lowercase=lowercase, tokenize=tokenize)
+        # One stream per place in the rows; None stands where a row has fewer references.
+        result = metric.corpus_score(predictions, list(zip_longest(*rows)))
+        names = ("score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len")
+        return {name: vars(result)[name] for name in names} | {"signature": str(metric.get_signature())}
