@@ -1,0 +1,81 @@
+"""The model that is published: its generation settings, and an adapter merged into its base."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from workbench.config import PolicyConfig
+from workbench.errors import UserError
+from workbench.models import (
+    DTYPES,
+    from_pretrained,
+    load_adapters,
+    load_config,
+    neutralise_generation,
+    stop_ids,
+)
+
+PROBE_TOKENS = 16
+LARGEST_DIFFERENCE = 1e-3  # of logits, as a share of the largest; rounding in fp32 is far below
+
+
+def language_model(model: str, **options: Any) -> PreTrainedModel:
+    """The model at a hub id, folder or embedded:NAME; without options its shapes alone, no weights."""
+    config = load_config(model)
+    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if options:
+        return from_pretrained(auto_class, model, **options)
+    with torch.device("meta"):
+        shapes = auto_class.from_config(config)
+    with suppress(UserError):  # a model without that file says in config.json what ends a text
+        shapes.generation_config = from_pretrained(GenerationConfig, model)
+    return shapes
+
+
+def state_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Leave in the generation_config what training used: the ids that end a text, and no sampling options."""
+    neutralise_generation(model)
+    model.generation_config.eos_token_id = stop_ids(model, tokenizer)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.use_cache = True  # config.json may say no, because training had no use for it
+
+
+def merged(policy: PolicyConfig, adapter: Path) -> PreTrainedModel:
+    """The unquantized base with the adapter in its weights, summed in fp32 and kept in the policy's precision.
+
+    Raises UserError where the sum is another function than base and adapter are.
+    """
+    if "quantization_config" in load_config(policy.model).to_dict():
+        raise UserError(
+            f"--merge: {policy.model} is stored quantized, where a merge loses what was learned; "
+            "export the adapter without --merge"
+        )
+    both = load_adapters(language_model(policy.model, dtype=torch.float32), {"policy": adapter})
+    expected = probe(both)
+    model = both.merge_and_unload()
+    difference = float((probe(model) - expected).abs().max() / expected.abs().max())
+    if not difference <= LARGEST_DIFFERENCE:
+        raise UserError(
+            f"--merge: merged, the logits differ by {difference:.1%} from those of base and adapter: the adapter is on "
+            "weights that the model uses twice, as tied embeddings are; export the adapter without --merge"
+        )
+    return model.to(DTYPES[policy.precision])
+
+
+@torch.no_grad()
+def probe(model: Any) -> torch.Tensor:
+    """Logits (1, T, V) of a few tokens."""
+    ids = torch.arange(min(PROBE_TOKENS, model.config.get_text_config(decoder=True).vocab_size)).unsqueeze(0)
+    options = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    return model(input_ids=ids, **options).logits
