@@ -66,7 +66,7 @@ def watch_of(config: Config, count: int) -> CheckedReward | None:
             f"reward.watch: it scores the answers to ppo.validation, which has {count} prompts; give at least "
             f"{WATCHED_PROMPTS}, or its curve is noise"
         )
-    return given_reward("reward.watch", config.reward.watch, {})
+    return given_reward("reward.watch", config.reward.watch, config.reward.watch_options)
 
 
 def reward_of(run: Run) -> CheckedReward:

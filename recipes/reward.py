@@ -37,7 +37,6 @@ def settings(config: Config) -> RewardTraining:
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
     from reward_models import classifier, preference
-    from workbench.models import load_config
     from workbench.reward_data import check_settings, clean, label_names, labelled, pairs, texts
     from workbench.reward_report import require_both
 
@@ -58,9 +57,21 @@ def plan(config: Config) -> list[str]:
         if train.clean_validation:
             clean("clean_validation", train.clean_validation)
         rows, aim = len(found), f"pays for {train.wanted_label}"
-    load_config(train.model)
+    check_window(config)
     steps = -(-rows // train.batch_size) * train.epochs
     return [f"{steps:g} steps of {train.batch_size} from {rows}, {train.model}, {aim}"]
+
+
+def check_window(config: Config) -> None:
+    """Raises UserError where texts would be longer than what the model reads."""
+    from workbench.models import load_config, load_tokenizer, window
+
+    train = settings(config)
+    limit = window(load_config(train.model), load_tokenizer(train.model))
+    if limit is not None and train.max_tokens > limit:
+        raise UserError(
+            f"reward.train.max_tokens: {train.max_tokens}, but {train.model} reads {limit} tokens; lower it"
+        )
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -69,18 +80,22 @@ def run(run: Run) -> dict[str, Any]:
 
     from workbench.models import load_tokenizer
     from workbench.reward_data import check_settings, sources
+    from workbench.reward_training import AVERAGE_FILE
     from workbench.training import run_trainer
 
     config, train, folder = run.config, settings(run.config), run.stage(NAME)
     check_settings(train)
     set_seed(config.seed)
     tokenizer = load_tokenizer(train.model)
+    check_window(config)
     options: dict[str, Any] = {"folder": folder, "seed": config.seed, "track": config.track}
     if train.objective == "preference":
         trainer, judge = train_pairs(config, tokenizer, options)
     else:
         trainer, judge = train_labels(config, tokenizer, options)
-    run_trainer(trainer, folder, NAME)
+    averaged = [AVERAGE_FILE] if train.average_from is not None else []
+    run_trainer(trainer, folder, NAME, last_files=["trainer_state.json", *averaged])
+    tokenizer.model_max_length = min(train.max_tokens, tokenizer.model_max_length)  # read as far as it was trained
     save(trainer, tokenizer, folder)
     report = judge(folder)
     if trainer.is_world_process_zero():

@@ -103,7 +103,13 @@ def _make(found: Any, name: str, options: dict[str, Any]) -> RewardModel:
         signature.bind(**options)
     except TypeError as error:
         raise UserError(f"{name}: {error}; its options are: {_options(signature)}") from error
-    reward = found(**options)
+    try:
+        reward = found(**options)
+    except UserError:
+        raise
+    except Exception as error:  # a factory can fail in any way, a user's above all
+        cause = " ".join(str(error).split())
+        raise UserError(f"{name}: it cannot be made: {type(error).__name__}: {cause}") from error
     if not callable(reward) or not _is_reward(inspect.signature(reward)):
         made = type(reward).__name__
         raise UserError(f"{name}: it made a {made}, not a reward(prompts, completions, **columns)")

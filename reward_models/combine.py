@@ -30,12 +30,12 @@ class Combination:
     toxicity: Judge | None
     """That of the one term that can judge; None where none can, or several, which may disagree."""
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+    def __call__(self, /, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         """The sum of the terms, per completion."""
         terms = self.terms(prompts, completions, **columns)
         return [sum(values) for values in zip(*terms.values(), strict=True)]
 
-    def terms(self, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
+    def terms(self, /, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
         """Weight times score, by the term's name."""
         return {
             name: [part.weight * score for score in part.reward(prompts, completions, **columns)]

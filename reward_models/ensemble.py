@@ -27,12 +27,12 @@ class Ensemble:
     toxicity: Judge | None
     """The mean of the members' toxicities; None where a member cannot judge."""
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+    def __call__(self, /, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         """The sum of the two terms."""
         terms = self.terms(prompts, completions, **columns)
         return [mean + spread for mean, spread in zip(terms["mean"], terms["spread"], strict=True)]
 
-    def terms(self, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
+    def terms(self, /, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
         """The mean, and the (population) standard deviation times -k as `spread`."""
         scores = np.array([member(prompts, completions, **columns) for member in self.members])
         return {"mean": scores.mean(axis=0).tolist(), "spread": (-self.k * scores.std(axis=0)).tolist()}

@@ -13,6 +13,8 @@ class Lexicon:
 
     def __init__(self, words: list[str] | None = None) -> None:
         chosen = list(RUDE_WORDS) if words is None else words
+        if isinstance(words, str):
+            raise UserError(f"lexicon: words is the text {words!r}; give a list of words")
         if not chosen:
             raise UserError("lexicon: words is empty; list at least one word")
         self.pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, chosen))})(?!\w)", re.IGNORECASE)

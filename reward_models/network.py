@@ -64,6 +64,8 @@ def encode(
 
 def load_network(model: str, *, batch_size: int, max_tokens: int | None, device: str | None) -> Network:
     """The classifier at a hub id, folder or embedded:NAME; UserError if it is untrained, broken or cannot pad."""
+    if batch_size < 1:
+        raise UserError(f"{model}: batch_size is {batch_size}; use at least 1")
     tokenizer = from_pretrained(AutoTokenizer, model)
     network, report = from_pretrained(
         AutoModelForSequenceClassification, model, dtype=torch.float32, output_loading_info=True

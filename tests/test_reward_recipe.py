@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ from transformers import AutoModelForSequenceClassification
 
 from recipes import ppo, reward
 from reward_models import load_reward
-from workbench import cli, reward_training
+from workbench import cli
 from workbench.errors import Interrupted, UserError
-from workbench.reward_training import AverageWeights, balanced, weighted_loss
+from workbench.reward_training import AverageWeights, balanced, grouped_order, weighted_loss
 from workbench.training import StepCallback
 
 NAMES = ["Anna", "Tom", "Mia", "Ben", "Lea", "Max"]
@@ -132,25 +134,32 @@ def test_probabilities_of_the_saved_classifier_are_scaled_by_its_temperature(in_
     assert again.reward.toxicity(text)[0] == pytest.approx(1 / (1 + np.exp(margin / 2)), rel=1e-5)
 
 
-@pytest.mark.parametrize("stopped_at", [None, 12, 25])
-def test_averaged_weights_are_the_mean_over_the_last_steps_also_after_a_stop(
-    stopped_at: int | None, in_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_averaged_weights_are_the_mean_over_the_last_steps_also_after_stops_in_later_epochs(
+    in_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[int, dict[str, torch.Tensor]] = {}
-    take = AverageWeights.on_step_end
+    take, advance = AverageWeights.on_step_end, StepCallback.on_step_end
 
     def watching(self: AverageWeights, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
         seen[state.global_step] = {name: weight.detach().clone() for name, weight in model.named_parameters()}
         take(self, args, state, control, model, **kwargs)
 
-    monkeypatch.setattr(AverageWeights, "on_step_end", watching)
-    train = {"average_from": 0.5, "epochs": 3}
-    if stopped_at is not None:
-        advance = StepCallback.on_step_end
+    train = {"average_from": 0.5, "epochs": 3, "variants": 0.3}
+    with monkeypatch.context() as patched:
+        patched.setattr(AverageWeights, "on_step_end", watching)
+        whole = AutoModelForSequenceClassification.from_pretrained(launch(tmp_path, train, runs="whole")).state_dict()
+    assert max(seen) == 30
+    steps = [15, 20, 25, 30]
+    for name in seen[30]:
+        mean = torch.stack([seen[step][name] for step in steps]).mean(dim=0)
+        assert torch.allclose(whole[name], mean, atol=1e-6), name
+    assert not torch.allclose(whole["score.weight"], seen[30]["score.weight"], atol=1e-6)
 
-        def stopping(self: StepCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    for stopped_at in (14, 22):
+
+        def stopping(self: Any, args: Any, state: Any, control: Any, at: int = stopped_at, **kwargs: Any) -> None:
             advance(self, args, state, control, **kwargs)
-            if state.global_step == stopped_at:
+            if state.global_step == at:
                 control.should_save = control.should_training_stop = True
 
         with monkeypatch.context() as patched:
@@ -158,14 +167,26 @@ def test_averaged_weights_are_the_mean_over_the_last_steps_also_after_a_stop(
             patched.setattr(reward, "save", stop)
             with pytest.raises(Interrupted):
                 launch(tmp_path, train)
-    folder = launch(tmp_path, train)
-    steps = [step for step in range(15, 31) if step % reward_training.AVERAGE_EVERY == 0]
-    assert max(seen) == 30
-    saved = AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
-    for name in seen[30]:
-        mean = torch.stack([seen[step][name] for step in steps]).mean(dim=0)
-        assert torch.allclose(saved[name], mean, atol=1e-6), name
-    assert not torch.allclose(saved["score.weight"], seen[30]["score.weight"], atol=1e-6)
+    (torn,) = (tmp_path / "runs").rglob("checkpoint-22")
+    shutil.copytree(torn, torn.with_name("checkpoint-23"))
+    (torn.with_name("checkpoint-23") / "average.pt").unlink()
+    resumed = AutoModelForSequenceClassification.from_pretrained(launch(tmp_path, train)).state_dict()
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+
+
+@pytest.mark.parametrize("epochs", [1, 1.5, 3])
+def test_batches_hold_texts_of_like_length_and_every_epoch_every_row(epochs: float) -> None:
+    lengths = torch.randint(1, 100, (203,), generator=torch.Generator().manual_seed(0)).tolist()
+    order = grouped_order(lengths, epochs, 8, seed=1)
+    assert len(order) == round(203 * epochs)
+    counts = torch.bincount(torch.tensor(order), minlength=203)
+    assert set(counts.tolist()) <= {math.floor(epochs), math.ceil(epochs)}
+    spans = [
+        max(span) - min(span) for i in range(0, len(order) - 8, 8) if (span := [lengths[r] for r in order[i : i + 8]])
+    ]
+    assert sum(spans) / len(spans) < 12, "at random it would be about 78"
+    assert order != grouped_order(lengths, epochs, 8, seed=2)
+    assert order == grouped_order(lengths, epochs, 8, seed=1)
 
 
 def stop(*arguments: Any) -> None:
@@ -208,6 +229,21 @@ def test_a_preference_model_learns_the_order_and_is_scored_with_its_prompt(
     assert score(["Anna asks Tom."], ["Thank you, Mia."]) != score(["Ben asks."], ["Thank you, Mia."])
 
 
+def test_a_classifier_may_start_from_one_with_other_labels_and_learn_texts_that_spell_out_an_end(
+    in_project: Path, tmp_path: Path
+) -> None:
+    first = launch(tmp_path, {"epochs": 1}, runs="first")
+    rows = [
+        {"text": f"{name} is {word} <|endoftext|> </s> x", "label": word}
+        for name in NAMES
+        for word in ("ok", "bad", "so")
+    ]
+    source = lines(tmp_path / "three.jsonl", rows)
+    train = {"model": str(first), "data": source, "validation": source, "polarity_pair": ["Mia is ok", "Mia is bad"]}
+    found = launch(tmp_path, train | {"epochs": 12}, runs="second")
+    assert AutoModelForSequenceClassification.from_pretrained(found).config.num_labels == 3
+
+
 def test_balanced_weights_give_every_label_the_same_share_of_the_loss() -> None:
     numbers = [0] * 90 + [1] * 10
     weights = balanced(numbers)
@@ -232,6 +268,8 @@ def test_balanced_weights_give_every_label_the_same_share_of_the_loss() -> None:
     [
         ({"wanted_label": None}, r"reward\.train\.wanted_label: not set; a classifier needs .*ok, rude"),
         ({"wanted_label": "fine"}, r"reward\.train\.wanted_label: 'fine' is not a label of the data: ok, rude"),
+        ({"early_stopping": 0}, r"reward\.train\.early_stopping: 0; give at least 1 evaluation"),
+        ({"max_tokens": 4000}, r"reward\.train\.max_tokens: 4000, but embedded:gpt2 reads \d+ tokens"),
         ({"variants": 1.5}, r"reward\.train\.variants: 1\.5 is no share"),
         ({"average_from": -0.1}, r"reward\.train\.average_from: -0\.1 is no share"),
         ({"early_stopping": 2, "average_from": 0.5}, "early_stopping keeps one checkpoint, average_from a mean"),
@@ -253,3 +291,24 @@ def test_pairs_without_a_difference_are_no_pairs(in_project: Path, tmp_path: Pat
     same = preferences(tmp_path / "same.jsonl", 0, 0, same=5)
     with pytest.raises(UserError, match="all 5 rows have chosen == rejected"):
         launch(tmp_path, {"objective": "preference", "wanted_label": None, "data": same})
+
+
+def test_what_watches_ppo_is_given_its_options_and_the_columns(in_project: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{name} {i}: hello", "reference": f"{name} says hello"} for i in range(3) for name in NAMES]
+    source = lines(tmp_path / "rows.jsonl", rows)
+    config = {
+        "name": "run",
+        "policy": {"model": "embedded:gpt2", "lora": {"r": 4, "alpha": 8}},
+        "reward": {"model": "length", "options": {"target": 3}, "watch": "rouge", "watch_options": {"type": "rouge1"}},
+        "ppo": {"data": source, "validation": source, "checkpoint_every": 1}
+        | {"steps": 2, "batch_size": 4, "minibatch_size": 4, "max_new_tokens": 4},
+        "evaluation": {"data": {"test": source}},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    arguments = ["--config", str(tmp_path / "config.yaml"), "--runs", str(tmp_path)]
+    cli.launch([ppo.STAGE], "", arguments)
+    found = [json.loads(line) for line in (tmp_path / "run" / "ppo" / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 <= line["validation/watch_mean"] <= 1 and line["validation/watch_error"] >= 0 for line in found)
+    assert "Both scorers against step" in (tmp_path / "run" / "ppo" / "watch.html").read_text()
+    with pytest.raises(UserError, match=r"reward\.watch: .*has 9 prompts; give at least 10"):
+        cli.launch([ppo.STAGE], "", [*arguments, "--name", "few", "--ppo.validation.limit", "9"])

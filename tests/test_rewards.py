@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.errors import RewardError
+from reward_models import load_reward
+from workbench.errors import RewardError, UserError
 from workbench.rewards import check_polarity, checked, checked_judge
 
 TEXTS = ["first text", "second\ntext", "third text"]
@@ -115,3 +116,37 @@ def test_polarity_refuses_a_reward_that_does_not_prefer_the_polite_sentence(poli
 
 def test_polarity_accepts_the_right_order():
     check_polarity(lambda prompts, completions: [-text.count("idiot") for text in completions], "thanks", "idiot", "x")
+
+
+def test_a_column_may_have_any_name() -> None:
+    seen = {}
+
+    def reward(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        seen.update(columns)
+        return [0.0] * len(completions)
+
+    columns = {"self": [1], "name": [2], "reward": [3]}
+    assert checked(reward, "any")(["p"], ["c"], **columns) == [0.0]
+    assert checked(reward, "any").terms(["p"], ["c"], **columns) == {"any": [0.0]}
+    assert seen == columns
+
+
+def broken(words: int) -> None:
+    """A factory that fails."""
+    raise FileNotFoundError(f"no list of\n{words} words")
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("test_rewards:broken", {"words": 3}, "it cannot be made: FileNotFoundError: no list of 3 words"),
+        ("lexicon", {"words": 5}, "lexicon: it cannot be made: TypeError"),
+        ("lexicon", {"words": "idiot"}, "words is the text 'idiot'; give a list"),
+        ("toxicity", {"model": 5}, "toxicity: it cannot be made: AttributeError"),
+        ("combine", {"terms": [{"model": "length", "options": {1: 2}}]}, "combine: it cannot be made: TypeError"),
+    ],
+)
+def test_a_factory_that_fails_is_one_line(model: str, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_reward(model, **options)
+    assert "\n" not in str(caught.value)

@@ -148,6 +148,8 @@ class RewardConfig:
     """A good and a bad response; the reward must score the first higher before PPO starts."""
     watch: str | None = None
     """A second reward, named like `model`, that scores the answers to ppo.validation; nothing is learned from it."""
+    watch_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the reward that watches."""
     train: RewardTraining | None = None
     """Train the reward model in the stage `reward`."""
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from workbench import metrics
 from workbench.evaluation import Answer
-from workbench.ppo.rollout import ROW_FIELDS
+from workbench.ppo.rollout import columns_of
 from workbench.rewards import Judge, RewardModel
 from workbench.statistics import paired_difference
 from workbench.text_statistics import (
@@ -69,13 +69,12 @@ def _per_answer(rows: Rows, by_prompt: Sequence[Sequence[Answer]], scorers: Scor
     flat = [answer for of in by_prompt for answer in of]
     repeated = [row for row, count in zip(rows, counts, strict=True) for _ in range(count)]
     texts, prompts = [answer.text for answer in flat], [row["prompt"] for row in repeated]
-    columns = {name: [row[name] for row in repeated] for name in rows[0] if name not in ROW_FIELDS}
     found: dict[str, list[float]] = {}
     for name, judge in scorers.judges.items():
         found[f"toxicity ({name})"] = metrics.toxicity(texts, judge)
         found[f"toxic share ({name})"] = [float(p >= scorers.threshold) for p in found[f"toxicity ({name})"]]
     if scorers.reward is not None:
-        found["reward"] = scorers.reward(prompts, texts, **columns)
+        found["reward"] = scorers.reward(prompts, texts, **columns_of(repeated))
     if any(row.get("reference") for row in rows):
         found |= _against_references(texts, [references(row) for row in repeated], scorers)
     if flat[0].base_nats is not None:

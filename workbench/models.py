@@ -60,7 +60,7 @@ def from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
         options["local_files_only"] = True
     try:
         return auto_class.from_pretrained(folder, **options)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         cause = lines[0] if lines else type(error).__name__
         if folder == model:

@@ -81,6 +81,8 @@ def check_settings(train: RewardTraining) -> None:
     for name, share in (("variants", train.variants), ("average_from", train.average_from or 0.0)):
         if not 0 <= share <= 1:
             raise UserError(f"reward.train.{name}: {share} is no share; use a number from 0 to 1")
+    if train.early_stopping is not None and train.early_stopping < 1:
+        raise UserError(f"reward.train.early_stopping: {train.early_stopping}; give at least 1 evaluation")
     if train.early_stopping is not None and train.average_from is not None:
         raise UserError(
             "reward.train: early_stopping keeps one checkpoint, average_from a mean of many; set one of them"

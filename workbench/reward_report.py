@@ -204,6 +204,8 @@ def preference_report(
     both, truth = np.concatenate((margins, -margins)), np.repeat((True, False), len(margins))
     bins = reliability(probability(both), truth)
     found = []
+    if right.mean() <= 0.5 + 2 * 0.5 / len(right) ** 0.5:
+        found.append(f"{right.mean():.0%} of {len(right)} pairs in the right order cannot be told from chance")
     if longer.any() and not longer.all() and right[longer].mean() - right[~longer].mean() > RECALL_LOST:
         found.append("it is right much more often where the chosen answer is the longer one")
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,18 @@ from workbench.statistics import auroc
 from workbench.training import arguments
 
 AVERAGE_EVERY = 5  # steps
+AVERAGE_FILE = "average.pt"
+GROUPED_BATCHES = 50
 
 
 class AverageWeights(TrainerCallback):
-    """Ends the training with the mean of the weights from step `first` on (arXiv 1803.05407); checkpoints hold it."""
+    """Ends the training with the mean of the weights after `share` of the steps (arXiv 1803.05407).
 
-    def __init__(self, first: int) -> None:
-        self.first, self.count = first, 0
+    Every AVERAGE_EVERY-th step counts, and the last; checkpoints hold the mean so far.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share, self.count = share, 0
         self.mean: dict[str, torch.Tensor] = {}
 
     def on_train_begin(
@@ -48,14 +54,15 @@ class AverageWeights(TrainerCallback):
         """Go on with the mean of the checkpoint that the trainer goes on from."""
         last = get_last_checkpoint(args.output_dir) if state.global_step else None
         if last is not None:
-            saved = torch.load(Path(last) / "average.pt", weights_only=True)
+            saved = torch.load(Path(last) / AVERAGE_FILE, map_location=args.device, weights_only=True)
             self.count, self.mean = saved["count"], saved["mean"]
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
         """Take the weights of this step into the mean."""
-        if state.global_step < self.first or state.global_step % AVERAGE_EVERY:
+        wanted = state.global_step >= self.share * state.max_steps and state.global_step % AVERAGE_EVERY == 0
+        if not wanted and state.global_step < state.max_steps:
             return
         self.count += 1
         for name, weight in model.named_parameters():
@@ -68,7 +75,7 @@ class AverageWeights(TrainerCallback):
         """Add the mean to the checkpoint."""
         if state.is_world_process_zero:
             place = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            torch.save({"count": self.count, "mean": self.mean}, place / "average.pt")
+            torch.save({"count": self.count, "mean": self.mean}, place / AVERAGE_FILE)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
@@ -100,7 +107,8 @@ def classifier_trainer(
 
     def encoded(part: tuple[list[str], list[str]]) -> Dataset:
         texts, names = part
-        ids = tokenizer(texts, truncation=True, max_length=train.max_tokens)
+        # Split as the reward will: a text that spells out an end of text must not become that token.
+        ids = tokenizer(texts, truncation=True, max_length=train.max_tokens, split_special_tokens=True)
         numbers = [labels.index(name) for name in names]
         return Dataset.from_dict({name: ids[name] for name in ("input_ids", "attention_mask")} | {"labels": numbers})
 
@@ -109,18 +117,24 @@ def classifier_trainer(
         logits = torch.as_tensor(np.asarray(predicted.predictions), dtype=torch.float64)
         return {"quality": auroc(logits.log_softmax(1)[:, wanted].numpy(), predicted.label_ids == wanted)}
 
+    learned = encoded(rows)
+    lengths = [len(ids) for ids in learned["input_ids"]]
+    learned = learned.select(grouped_order(lengths, train.epochs, train.batch_size, seed))
     return Trainer(
         model,
-        TrainingArguments(**options(train, folder, seed, track, {"train_sampling_strategy": "group_by_length"})),
+        # Every epoch stands in the order already; the trainer's own grouping could not go on where it was stopped.
+        TrainingArguments(
+            **options(train, folder, seed, track, {"num_train_epochs": 1, "train_sampling_strategy": "sequential"})
+        ),
         data_collator=DataCollatorWithPadding(tokenizer),
-        train_dataset=encoded(rows),
+        train_dataset=learned,
         eval_dataset=encoded(validation) if train.early_stopping else None,
         processing_class=tokenizer,
         compute_metrics=quality,
         compute_loss_func=weighted_loss(balanced([labels.index(name) for name in rows[1]]))
         if train.class_weights
         else None,
-        callbacks=callbacks(train, len(rows[0])),
+        callbacks=callbacks(train),
     )
 
 
@@ -148,13 +162,14 @@ def preference_trainer(
         train_dataset=dataset(pairs),
         eval_dataset=dataset(validation) if train.early_stopping else None,
         processing_class=tokenizer,
-        callbacks=callbacks(train, len(pairs)),
+        callbacks=callbacks(train),
     )
 
 
 def load_scorer(train: RewardTraining, tokenizer: PreTrainedTokenizerBase, **labels: Any) -> PreTrainedModel:
     """The model with a new classification layer, inside an adapter if there shall be one."""
-    options = {"dtype": torch.float32, "pad_token_id": tokenizer.pad_token_id} | labels
+    # A checkpoint that classifies already keeps its body and gets a new head where it had another number of labels.
+    options = {"dtype": torch.float32, "pad_token_id": tokenizer.pad_token_id, "ignore_mismatched_sizes": True} | labels
     options |= attention(train.precision, PartialState().device)
     model = from_pretrained(AutoModelForSequenceClassification, train.model, **options)
     return add_lora(model, train.lora, "default", key="reward.train", classifier=True) if train.lora else model
@@ -171,6 +186,7 @@ def options(train: RewardTraining, folder: Path, seed: int, track: str | None, e
             "load_best_model_at_end": True,
             "metric_for_best_model": name,
             "save_total_limit": 2,
+            "restore_callback_states_from_checkpoint": True,  # the patience that is left
         }
     return arguments(
         folder,
@@ -190,14 +206,29 @@ def options(train: RewardTraining, folder: Path, seed: int, track: str | None, e
     )
 
 
-def callbacks(train: RewardTraining, rows: int) -> list[TrainerCallback]:
+def callbacks(train: RewardTraining) -> list[TrainerCallback]:
     """What the options ask for beside the training itself."""
     found: list[TrainerCallback] = []
     if train.early_stopping:
         found.append(EarlyStoppingCallback(train.early_stopping))
     if train.average_from is not None:
-        found.append(AverageWeights(int(train.average_from * train.epochs * rows / train.batch_size)))
+        found.append(AverageWeights(train.average_from))
     return found
+
+
+def grouped_order(lengths: Sequence[int], epochs: float, batch_size: int, seed: int) -> list[int]:
+    """Rows of all epochs, each in a new order, in which batches hold rows of like length: little padding."""
+    generator = torch.Generator().manual_seed(seed)
+    passes = [torch.randperm(len(lengths), generator=generator) for _ in range(math.ceil(epochs))]
+    rows, length = torch.cat(passes)[: round(epochs * len(lengths))], torch.tensor(lengths)
+    order: list[int] = []
+    for part in rows.split(GROUPED_BATCHES * batch_size):
+        batches = part[length[part].argsort(stable=True)].split(batch_size)
+        whole = len(part) // batch_size
+        for number in torch.randperm(whole, generator=generator).tolist():
+            order += batches[number].tolist()
+        order += [row for batch in batches[whole:] for row in batch.tolist()]
+    return order
 
 
 def balanced(numbers: Sequence[int]) -> torch.Tensor:

@@ -64,12 +64,12 @@ class CheckedReward:
         """The label in TRL's logs."""
         return self.name
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+    def __call__(self, /, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         """One finite float per completion; raises RewardError for anything else, and for what is not a text."""
         answer = self._ask(self.reward, prompts, completions, columns)
         return _numbers(answer, completions, f"reward {self.name}")
 
-    def terms(self, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
+    def terms(self, /, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
         """The terms that the reward is the sum of, checked likewise; of a reward without terms, the reward itself."""
         if not isinstance(self.reward, TermedReward):
             return {self.name: self(prompts, completions, **columns)}
@@ -90,7 +90,8 @@ class CheckedReward:
         except UserError:
             raise
         except Exception as error:  # a user's reward can fail in any way
-            raise RewardError(f"reward {self.name}: it failed with {type(error).__name__}: {error}") from error
+            cause = " ".join(str(error).split())
+            raise RewardError(f"reward {self.name}: it failed with {type(error).__name__}: {cause}") from error
 
 
 @dataclass(frozen=True)

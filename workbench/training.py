@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +51,20 @@ class StepCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-def run_trainer(trainer: Trainer, folder: Path, label: str) -> None:
+def run_trainer(
+    trainer: Trainer, folder: Path, label: str, *, last_files: Sequence[str] = ("trainer_state.json",)
+) -> None:
     """Train from the last checkpoint below `folder`, or from the start, and write metrics.jsonl.
+
+    A checkpoint is whole that has all of `last_files`, which the trainer and its callbacks write near its end.
 
     Raises Interrupted, with a checkpoint saved, when a signal asks for it; checkpoints go once training is done.
     """
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    for torn in folder.glob("checkpoint-*"):  # the trainer writes trainer_state.json near the end of a save
-        if not (torn / "trainer_state.json").is_file():
-            shutil.rmtree(torn)
+    for place in folder.glob("checkpoint-*"):
+        if not all((place / name).is_file() for name in last_files):
+            shutil.rmtree(place)
     last = get_last_checkpoint(str(folder))
     with stop_requests() as stop_asked, writing(folder):
         trainer.add_callback(StepCallback(label, stop_asked))

@@ -82,10 +82,9 @@ def respond(
     generated = time.perf_counter()
     prompts = [row["prompt"] for row in rows]
     completions = decode(tokenizer, response_ids, response_mask)
-    columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ROW_FIELDS}
     terms = {
         name: torch.tensor(values, device=policy.device)
-        for name, values in reward.terms(prompts, completions, **columns).items()
+        for name, values in reward.terms(prompts, completions, **columns_of(rows)).items()
     }
     return Responses(
         prompt_ids=prompt_ids,
@@ -131,6 +130,11 @@ def collect(
         entropies=entropies,
         truncated=is_truncated(found.response_ids, found.response_mask, policy.stop_ids),
     )
+
+
+def columns_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The columns of the rows that a reward is handed by name."""
+    return {name: [row[name] for row in rows] for name in rows[0] if name not in ROW_FIELDS}
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, response_ids: Tensor, response_mask: Tensor) -> list[str]:

@@ -25,7 +25,7 @@ from workbench.ppo.metrics import rollout_metrics
 from workbench.ppo.rollout import Rollout, collect, respond
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
 from workbench.ppo.update import UpdateSettings, parameter_groups, update
-from workbench.ppo.validation import Sample, answer, samples, summarize, watched
+from workbench.ppo.validation import Sample, answer, samples, summarize
 from workbench.ppo.watch import parting_warning, points
 from workbench.progress import Progress
 from workbench.rewards import CheckedReward, RewardModel, checked
@@ -277,7 +277,7 @@ class PPOTrainer:
 
     def answer_validation(self) -> list[Sample]:
         """This process's share of the answers to the validation prompts."""
-        found = answer(
+        return answer(
             self.unwrapped,
             self.tokenizer,
             self.reward,
@@ -287,8 +287,8 @@ class PPOTrainer:
             max_new_tokens=self.config.max_new_tokens,
             temperature=self.config.temperature,
             seed=self.seed,
+            watch=self.watch,
         )
-        return found if self.watch is None else watched(found, self.watch)
 
     def look(self, validated: list[Sample]) -> tuple[dict[str, float], list[Sample]]:
         """Keep the policy if it is the best so far on the validation prompts; metrics and samples of all processes."""

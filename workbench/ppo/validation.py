@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.policy import Policy
 from workbench.ppo.batches import seed_of
-from workbench.ppo.rollout import Rollout, collect
+from workbench.ppo.rollout import Rollout, collect, columns_of
 from workbench.rewards import CheckedReward, RewardModel
 
 Sample = dict[str, Any]
@@ -29,8 +29,9 @@ def answer(
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    watch: RewardModel | None,
 ) -> list[Sample]:
-    """Responses to this process's share of `rows`; row i always has the same seed."""
+    """Responses to this process's share of `rows`, scored by `watch` as well; row i always has the same seed."""
     found: list[Sample] = []
     with accelerator.split_between_processes(list(range(len(rows)))) as mine:
         for first in range(0, len(mine), batch_size):
@@ -45,16 +46,13 @@ def answer(
                 micro_batch_size=batch_size,
                 seeds=[seed_of(seed, index) for index in indices],
             )
-            found += samples(rollout)
+            answered = samples(rollout)
+            if watch is not None:
+                columns = columns_of([rows[index] for index in indices])
+                scores = watch(rollout.prompts, rollout.completions, **columns)
+                answered = [sample | {"watch": score} for sample, score in zip(answered, scores, strict=True)]
+            found += answered
     return found
-
-
-def watched(found: list[Sample], watch: RewardModel) -> list[Sample]:
-    """The samples with what a second scorer says of prompt and completion."""
-    if not found:
-        return found
-    scores = watch([sample["prompt"] for sample in found], [sample["completion"] for sample in found])
-    return [sample | {"watch": score} for sample, score in zip(found, scores, strict=True)]
 
 
 def summarize(found: list[Sample], kl_coef: float) -> tuple[dict[str, float], list[Sample]]:
