@@ -17,6 +17,7 @@ from workbench.runs import Run
 
 if TYPE_CHECKING:
     from workbench.evaluation import Answer
+    from workbench.metrics.similarity import Encoder
     from workbench.rewards import CheckedReward, Judge
 
 NAME = "evaluation"
@@ -40,7 +41,8 @@ def rows(config: Config, model: str, name: str, source: DataSource) -> list[dict
     key = f"evaluation.data.{name}"
     found = prompt_rows(model, source, key=key, max_new_tokens=max_new_tokens(config))
     for row in found:
-        if not all(isinstance(reference, str) for reference in references(row)):
+        given = row.get("reference")
+        if not isinstance(given, str | list | None) or not all(isinstance(text, str) for text in references(row)):
             raise UserError(f"{source.path}: reference must be a text or a list of texts, found {row['reference']!r}")
     return found
 
@@ -53,12 +55,20 @@ def judges(config: Config, reward: CheckedReward | None) -> dict[str, Judge]:
     if reward is not None and (judge := judge_of(reward)) is not None:
         found["reward"] = judge
     for name in config.evaluation.judges:
-        if "reward" in found and config.reward and name == config.reward.model:
-            say(f"evaluation.judges: {name} is the reward itself, and no judge of it; it stands as reward")
+        if "reward" in found and name in parts_of_reward(config):
+            say(f"evaluation.judges: {name} is the reward itself or a part of it, and no judge of it")
             continue
         with named("evaluation.judges"):
             found[name] = load_judge(name, **config.evaluation.judge_options.get(name, {}))
     return found
+
+
+def parts_of_reward(config: Config) -> set[str]:
+    """The names of the reward and of everything that it is made of."""
+    assert config.reward is not None
+    options = config.reward.options
+    named_in = [options.get("model"), *options.get("models", []), *(term["model"] for term in options.get("terms", []))]
+    return {str(name) for name in (config.reward.model, *named_in)}
 
 
 def seen_in_training(config: Config, sets: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
@@ -84,6 +94,7 @@ def plan(config: Config) -> list[str]:
 
     check_settings(config)
     judges(config, None)
+    encoder_of(config, "cpu")
     for title, place in config.evaluation.models.items():
         if not (Path(place).expanduser() / "adapter_config.json").is_file():
             with named(f"evaluation.models.{title}"):
@@ -96,6 +107,16 @@ def plan(config: Config) -> list[str]:
             f"{name}: {count} prompts x {models} models x {answers} answers, up to {max_new_tokens(config)} tokens"
         )
     return lines
+
+
+def encoder_of(config: Config, device: str) -> Encoder | None:
+    """The encoder that compares answers with references, if one is wanted."""
+    from workbench.metrics.similarity import load_encoder
+
+    if config.evaluation.similarity is None:
+        return None
+    with named("evaluation.similarity"):
+        return load_encoder(config.evaluation.similarity, device=device)
 
 
 def check_settings(config: Config) -> None:
@@ -117,9 +138,15 @@ def check_settings(config: Config) -> None:
         raise UserError("evaluation: temperature 0 gives the same answer every time; set samples 1 and one seed")
     if len(set(seeds(config))) < len(seeds(config)):
         raise UserError(f"evaluation.seeds: {settings.seeds} names a seed twice")
-    taken = {"base", "sft", "aligned"} & settings.models.keys()
+    taken = {"base", "sft", "aligned", "reward", "data"} & settings.models.keys()
     if taken:
         raise UserError(f"evaluation.models: {', '.join(sorted(taken))} is the run's own; choose another title")
+    for title, place in settings.models.items():
+        if config.policy.lora is None and (Path(place).expanduser() / "adapter_config.json").is_file():
+            raise UserError(
+                f"evaluation.models.{title}: {place} is an adapter, and this run has none to join; merge it into a "
+                "model first: python -m workbench.export --merge"
+            )
 
 
 def seeds(config: Config) -> list[int]:
@@ -132,6 +159,7 @@ def run(run: Run) -> dict[str, Any]:
     from accelerate import Accelerator
 
     from workbench.contenders import contenders
+    from workbench.data import identities
     from workbench.evaluation import answer
     from workbench.ppo.batches import seed_of
 
@@ -153,10 +181,10 @@ def run(run: Run) -> dict[str, Any]:
             own = rows(config, model, name, source) if model != config.policy.model or name not in sets else sets[name]
             if model == config.policy.model:
                 sets[name] = own
-            elif len(own) != len(sets[name]):
+            elif identities(own, source) != identities(sets[name], source):
                 raise UserError(
-                    f"evaluation.models.{contender.title}: {len(own)} prompts of {name} fit its window, "
-                    f"{len(sets[name])} the policy's; set evaluation.data.{name}.max_prompt_tokens to what fits both"
+                    f"evaluation.models.{contender.title}: other prompts of {name} fit its window than the policy's; "
+                    f"set evaluation.data.{name}.max_prompt_tokens to what fits both, or leave limit out"
                 )
             answers[name][contender.title] = answer(
                 contender,
@@ -183,7 +211,7 @@ def report(
     """Measure the answers, write the files, print the tables, and return the sets' results."""
     from workbench.guards import guards
     from workbench.measuring import Scorers, measure, set_result
-    from workbench.metrics.similarity import load_encoder, similarity
+    from workbench.metrics.similarity import similarity
     from workbench.ppo.watch import points
     from workbench.report.evaluation_page import evaluation_page
     from workbench.results import completion_lines, curves, head
@@ -193,7 +221,7 @@ def report(
 
     config, folder, threshold = run.config, run.stage(NAME), run.config.evaluation.threshold
     reward = ppo.reward_of(run) if config.reward else None
-    encoder = load_encoder(config.evaluation.similarity, device=device) if config.evaluation.similarity else None
+    encoder = encoder_of(config, device)
     scorers = Scorers(
         reward,
         judges(config, reward),
@@ -213,7 +241,7 @@ def report(
             measured, prompts=len(of_set), seeds=len(seeds(config)), threshold=threshold, pairs=list(pairs)
         ) | {"neutral": neutral, "seen_in_training": seen}
         completions += completion_lines(name, of_set, answers[name], measured, after)
-    limit, judged_by = max_new_tokens(config), list(scorers.judges)
+    limit, judged_by = max_new_tokens(config), independent_of_reward(list(scorers.judges), completions)
     results = head(run, models, before, after, judges=judged_by, device=device, max_new_tokens=limit) | {"sets": found}
     results |= {"verdict": overall(results), "guards": guards(results)}
     write_text(
@@ -232,6 +260,17 @@ def report(
     write_text(folder / "report.html", page)
     print("\n" + markdown(results), flush=True)
     return found
+
+
+def independent_of_reward(judged_by: list[str], completions: list[dict[str, Any]]) -> list[str]:
+    """The judges without those that, under whatever name, say of every answer exactly what the reward says."""
+    if "reward" not in judged_by:
+        return judged_by
+    said = {judge: [line["scores"][f"toxicity ({judge})"] for line in completions] for judge in judged_by}
+    same = [judge for judge in judged_by if judge != "reward" and said[judge] == said["reward"]]
+    for judge in same:
+        say(f"evaluation.judges: {judge} says of every answer what the reward says, and is no judge of it")
+    return [judge for judge in judged_by if judge not in same]
 
 
 def failed(run: Run) -> str | None:

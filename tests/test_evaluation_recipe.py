@@ -17,6 +17,7 @@ from recipes import evaluation, ppo, sft
 from workbench import cli
 from workbench.errors import Failed, UserError
 from workbench.evaluation import Contender, answer
+from workbench.models import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,11 +40,11 @@ def evaluate(trained: Path, *options: str) -> dict[str, Any]:
 
 def test_further_models_stand_beside_the_runs_own(trained: Path, in_project: Path) -> None:
     again = str(trained / "quickstart" / "ppo")
-    models = json.dumps({"again": again, "other": "embedded:gpt2"})
+    models = json.dumps({"again": again, "policy": again, "kl 0.1": again, "other": "embedded:gpt2"})
     found = evaluate(trained, "--evaluation.models", models)["sets"]["test dialogues"]
     metrics = {name: metric["means"] for name, metric in found["metrics"].items()}
     for name, means in metrics.items():
-        assert means["again"] == means["aligned"], name
+        assert means["again"] == means["policy"] == means["kl 0.1"] == means["aligned"], name
     assert "other" not in metrics["KL to reference, nats"]
     assert metrics["tokens"]["other"] > 0
     assert "other - sft" in found["comparisons"]
@@ -113,6 +114,8 @@ def test_tokens_say_where_the_answer_moved_and_join_to_its_text(architecture: st
         (["--evaluation.samples", "2", "--evaluation.temperature", "0"], "temperature 0 gives the same answer"),
         (["--evaluation.seeds", "[1, 1]"], r"evaluation.seeds: \[1, 1\] names a seed twice"),
         (["--evaluation.models", "{sft: embedded:t5}"], "evaluation.models: sft is the run's own"),
+        (["--evaluation.models", "{data: embedded:t5}"], "evaluation.models: data is the run's own"),
+        (["--evaluation.similarity", "./nowhere"], r"evaluation.similarity: \./nowhere: no such model folder"),
         (["--evaluation.models", "{other: no/such/folder}"], "evaluation.models.other: no/such/folder"),
         (["--evaluation.models", "{other: ./nowhere}"], r"evaluation.models.other: \./nowhere: no such model folder"),
     ],
@@ -131,10 +134,10 @@ def test_a_stage_that_is_not_finished_is_named(in_project: Path, tmp_path: Path)
 
 
 def test_fail_on_worse_fails_the_command_also_when_the_stage_is_skipped(trained: Path, in_project: Path) -> None:
-    evaluate(trained, "--evaluation.fail_on", "null")
+    evaluate(trained)
     options = [*small("quickstart", trained), "--evaluation.fail_on", "worse"]
     results = trained / "quickstart" / "evaluation" / "results.json"
-    cli.launch([evaluation.STAGE], "", [*options, "--force", "evaluation"])
+    cli.launch([evaluation.STAGE], "", options)
     found = json.loads(results.read_text())
     results.write_text(json.dumps(found | {"verdict": {"word": "worse", "sentence": "toxicity rose"}}))
     with pytest.raises(Failed, match="verdict worse"):
@@ -145,6 +148,34 @@ def test_fail_on_worse_fails_the_command_also_when_the_stage_is_skipped(trained:
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith("failed: evaluation: verdict worse")
     assert "Traceback" not in ended.stderr
+
+
+def test_an_adapter_is_no_further_model_of_a_run_that_trains_every_weight(in_project: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    options = ["--policy.lora", "null", "--evaluation.models", json.dumps({"other": str(tmp_path / "adapter")})]
+    with pytest.raises(UserError, match="is an adapter, and this run has none to join"):
+        cli.launch([sft.STAGE, ppo.STAGE, evaluation.STAGE], "", [*small("quickstart", tmp_path / "runs"), *options])
+
+
+def test_models_that_drop_other_prompts_are_not_compared(trained: Path, in_project: Path, tmp_path: Path) -> None:
+    texts = ["say it " + "Thank you so much, doctor. " * (3 * (i % 2)) + str(i) for i in range(10)]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    # T5 reads one token more of each, its end of text, so that the long ones do not fit for it alone.
+    longest = max(len(ids) for ids in load_tokenizer("embedded:gpt2")(texts).input_ids)
+    sets = {"t": {"path": str(source), "limit": 5, "max_prompt_tokens": longest}}
+    with pytest.raises(UserError, match="other prompts of t fit its window than the policy's"):
+        evaluate(trained, "--evaluation.data", json.dumps(sets), "--evaluation.models", "{other: embedded:gpt2}")
+
+
+@pytest.mark.parametrize("judge", ["reward_models.lexicon:Lexicon", "lexicon"])
+def test_a_part_of_the_reward_by_any_name_is_no_judge(judge: str, in_project: Path, tmp_path: Path) -> None:
+    terms = {"terms": [{"model": "lexicon"}, {"model": "length", "weight": 0.1}]}
+    options = ["--reward.model", "combine", "--reward.options", json.dumps(terms), "--evaluation.judges", f"[{judge}]"]
+    cli.launch([sft.STAGE, ppo.STAGE, evaluation.STAGE], "", small("quickstart", tmp_path, *options))
+    found = json.loads((tmp_path / "quickstart" / "evaluation" / "results.json").read_text())
+    assert found["judges"] == ["reward"]
 
 
 def test_a_judge_that_is_the_reward_is_no_second_judge(

@@ -17,7 +17,6 @@ from workbench.runs import Run
 
 def contenders(run: Run, accelerator: Accelerator) -> Iterator[tuple[Contender, str]]:
     """Each model with the name of the model whose tokenizer it reads by; adapters share one base in memory."""
-
     config, device, own = run.config, accelerator.device, run.config.policy.model
     tokenizer, autocast = load_policy_tokenizer(own), autocast_dtype(config.policy)
     folders = {"sft": run.folder / "sft" if config.sft else None, "aligned": run.folder / "ppo" if config.ppo else None}
@@ -26,11 +25,12 @@ def contenders(run: Run, accelerator: Accelerator) -> Iterator[tuple[Contender, 
     adapters = {title: place for title, place in further.items() if (place / "adapter_config.json").is_file()}
     after = list(trained)[-1]
     if config.policy.lora:
-        names = {title: "policy" if title == "aligned" else title for title in (*trained, *adapters)}
+        # Never the titles of further ones: peft refuses a dot in a name, and "policy" and "reference" mean something.
+        names = {"sft": "sft", "aligned": "policy"} | {title: f"further_{i}" for i, title in enumerate(adapters)}
         model = load_model(config.policy, device=device)
         loaded = load_adapters(model, {names[title]: folder for title, folder in (trained | adapters).items()})
         base = Policy(loaded, tokenizer, autocast=autocast)
-        for title in ("base", *names):
+        for title in ("base", *trained, *adapters):
             yield Contender(title, base, names.get(title, "base"), tokenizer, base, title == after), own
     else:
         reference = load_trainable(config.policy, folders["sft"], device=device).reference

@@ -75,7 +75,7 @@ def _per_answer(rows: Rows, by_prompt: Sequence[Sequence[Answer]], scorers: Scor
         found[f"toxic share ({name})"] = [float(p >= scorers.threshold) for p in found[f"toxicity ({name})"]]
     if scorers.reward is not None:
         found["reward"] = scorers.reward(prompts, texts, **columns_of(repeated))
-    if any(row.get("reference") for row in rows):
+    if any(references(row) for row in rows):
         found |= _against_references(texts, [references(row) for row in repeated], scorers)
     if flat[0].base_nats is not None:
         found["KL to reference, nats"] = [answer.kl or 0.0 for answer in flat]
@@ -188,7 +188,9 @@ def compare(per_prompt: dict[str, dict[str, list[float]]], before: str, after: s
     for metric, by_model in per_prompt.items():
         if before not in by_model or after not in by_model:
             continue
-        kept = [pair for pair in zip(by_model[before], by_model[after], strict=True) if not any(map(math.isnan, pair))]
+        kept = [pair for pair in zip(by_model[before], by_model[after], strict=True) if all(map(math.isfinite, pair))]
+        if not kept:
+            continue
         first, second = [pair[0] for pair in kept], [pair[1] for pair in kept]
         difference = paired_difference(first, second)
         better = BETTER.get(metric.split(" (")[0])
@@ -204,7 +206,7 @@ def compare(per_prompt: dict[str, dict[str, list[float]]], before: str, after: s
 
 def mean(values: Sequence[float]) -> float | None:
     """Mean of the values that are there; None where none is."""
-    kept = [value for value in values if not math.isnan(value)]
+    kept = [value for value in values if math.isfinite(value)]
     return sum(kept) / len(kept) if kept else None
 
 

@@ -104,7 +104,14 @@ class CheckedJudge:
     def __call__(self, texts: list[str]) -> list[float]:
         """One float in [0, 1] per text; raises RewardError for anything else, and for what is not a text."""
         _require_texts(texts, f"judge {self.name}", "text")
-        probabilities = _numbers(self.judge(texts), texts, f"judge {self.name}")
+        try:
+            answer = self.judge(texts)
+        except UserError:
+            raise
+        except Exception as error:  # a user's judge can fail in any way
+            cause = " ".join(str(error).split())
+            raise RewardError(f"judge {self.name}: it failed with {type(error).__name__}: {cause}") from error
+        probabilities = _numbers(answer, texts, f"judge {self.name}")
         for row, probability in enumerate(probabilities):
             if not 0.0 <= probability <= 1.0:
                 place = _place(f"judge {self.name}", row, texts)

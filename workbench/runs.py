@@ -18,12 +18,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from workbench.config import STAGES, Config
-from workbench.config_file import differences, dump, parse_saved
+from workbench.config_file import differences, dump, make_parser, parse, parse_saved
 from workbench.errors import UserError
 
-# Where a run lies and who watches it do not change what it is.
-WHEREABOUTS = ("name", "runs", "track")
+# Where a run lies, who watches it and what its exit code says do not change what it is.
+WHEREABOUTS = ("name", "runs", "track", "evaluation.fail_on")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "evaluate")
 
 
@@ -99,8 +101,12 @@ def open_run(config: Config, force: str | None) -> Run:
     saved = run.folder / "config.yaml"
     redone = STAGES[STAGES.index(force) :] if force else ()
     if saved.is_file():
-        changes = differences(parse_saved(saved), config)
-        kept = [line for line in changes if re.split("[.:]", line)[0] not in (*redone, *WHEREABOUTS)]
+        changes = differences(with_defaults(saved), config)
+        kept = [
+            line
+            for line in changes
+            if re.split("[.:]", line)[0] not in (*redone, *WHEREABOUTS) and line.split(":")[0] not in WHEREABOUTS
+        ]
         kept = [] if force == first_stage(config) else kept  # with nothing kept, everything may change
         if kept:
             shown = "; ".join(kept[:6]) + (f"; and {len(kept) - 6} more" if len(kept) > 6 else "")
@@ -115,6 +121,15 @@ def open_run(config: Config, force: str | None) -> Run:
     prepare_folder(run.folder)
     write_text(saved, dump(config))
     return run
+
+
+def with_defaults(saved: Path) -> dict[str, Any]:
+    """The values of a saved configuration; what an older version saved gets the defaults of keys it did not have."""
+    try:
+        config, _ = parse(make_parser("", ""), ["--config", str(saved)])
+    except UserError:  # a key that is no more; the values then differ, which is said by name
+        return parse_saved(saved)
+    return yaml.safe_load(dump(config))
 
 
 def first_stage(config: Config) -> str:
