@@ -165,7 +165,8 @@ def test_the_chain_runs_skips_and_leaves_what_plain_libraries_load(
     printed = capsys.readouterr().out
     assert "| base | sft | aligned |" in printed
     assert "ROUGE-L" in printed
-    assert "toxic share (lexicon)" in printed
+    assert "toxic share (reward)" in printed
+    assert "lexicon is the reward itself" in printed
 
     cli.launch(CHAIN, "", options)
     again = capsys.readouterr().out

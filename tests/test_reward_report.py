@@ -134,10 +134,18 @@ def test_pairs_in_order_count_one_and_ties_a_half():
 
 
 def test_a_model_that_pays_for_length_is_found_out():
-    biased = preference([(1.0, 3, 1)] * 10 + [(-1.0, 1, 3)] * 4 + [(1.0, 1, 3)])
+    biased = preference([(1.0, 3, 1)] * 20 + [(-1.0, 1, 3)] * 4 + [(1.0, 1, 3)])
     assert (biased["accuracy_chosen_longer"], biased["accuracy_chosen_not_longer"]) == (1.0, 0.2)
     assert biased["warnings"] == ["it is right much more often where the chosen answer is the longer one"]
     assert preference([(1.0, 3, 1)] * 10 + [(1.0, 1, 3)] * 9 + [(-1.0, 1, 3)])["warnings"] == []
+
+
+@pytest.mark.parametrize(("right", "wrong", "warned"), [(0, 20, True), (10, 10, True), (14, 6, True), (15, 5, False)])
+def test_an_order_that_chance_would_find_as_well_is_said(right: int, wrong: int, warned: bool):
+    found = preference([(1.0, 1, 1)] * right + [(-1.0, 1, 1)] * wrong)["warnings"]
+    assert [warning.split(" pairs ")[1] for warning in found] == [
+        "in the right order cannot be told from chance"
+    ] * warned
 
 
 def test_calibration_of_pairs_does_not_ask_which_answer_stands_first():
