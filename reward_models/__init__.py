@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import UserError
+from workbench.errors import UserError, described
 from workbench.rewards import CheckedReward, Judge, JudgingReward, RewardModel, checked, checked_judge
 
 TABLE = {
@@ -108,8 +108,7 @@ def _make(found: Any, name: str, options: dict[str, Any]) -> RewardModel:
     except UserError:
         raise
     except Exception as error:  # a factory can fail in any way, a user's above all
-        cause = " ".join(str(error).split())
-        raise UserError(f"{name}: it cannot be made: {type(error).__name__}: {cause}") from error
+        raise UserError(f"{name}: it cannot be made: {described(error)}") from error
     if not callable(reward) or not _is_reward(inspect.signature(reward)):
         made = type(reward).__name__
         raise UserError(f"{name}: it made a {made}, not a reward(prompts, completions, **columns)")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from reward_models.network import Network, encode, load_labels, load_network
+from reward_models.network import Network, load_labels, load_network
+from workbench.encoding import encode
 from workbench.errors import UserError
 from workbench.models import resolve
 from workbench.rewards import check_polarity

@@ -7,7 +7,6 @@ The file's column `prompt`, if it has one, is the prompt of each text; all other
 from __future__ import annotations
 
 import json
-import sys
 import time
 from itertools import combinations
 from pathlib import Path
@@ -17,13 +16,13 @@ import numpy as np
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from reward_models import load_reward
-from workbench.cli import calm_libraries
+from workbench.cli import leave_with
 from workbench.config import DataSource
 from workbench.config_file import explain
 from workbench.data import labelled_texts, read_rows
 from workbench.errors import UserError, named
 from workbench.rewards import CheckedReward
-from workbench.statistics import auroc
+from workbench.statistics import auroc, ranks
 from workbench.templates import Row, text_column
 
 SHOWN_LABELS = 10
@@ -87,12 +86,6 @@ def read(options: Namespace) -> tuple[list[str], list[str] | None, list[str], di
     prompts = [row.get("prompt") or "" for row in rows]
     names = [name for name in rows[0] if name not in ("prompt", "prompts", "completions")]
     return texts, labels, prompts, {name: [row[name] for row in rows] for name in names}
-
-
-def ranks(scores: list[float]) -> np.ndarray:
-    """Ranks (N,) from 1 for the lowest; equal scores share their mean rank."""
-    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
-    return (np.cumsum(sizes) - (sizes - 1) / 2)[group]
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
@@ -216,9 +209,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    calm_libraries()
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    leave_with(main)

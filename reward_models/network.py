@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -16,10 +15,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from workbench.encoding import UNSTATED_WINDOW, padded_batches
 from workbench.errors import UserError
 from workbench.models import from_pretrained
-
-UNSTATED_WINDOW = 512  # tokens, where neither tokenizer nor model names a limit
 
 
 @dataclass(frozen=True)
@@ -36,30 +34,11 @@ class Network:
     def logits(self, rows: Sequence[list[int]]) -> torch.Tensor:
         """Logits (N, labels), fp32 on the CPU, of rows of token ids."""
         logits = torch.zeros(len(rows), self.model.config.num_labels)
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))  # little padding
-        device = self.model.device
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            tensors = [torch.tensor(rows[row]) for row in chosen]
-            ids = pad_sequence(tensors, batch_first=True, padding_value=self.tokenizer.pad_token_id)
-            mask = pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True)
-            with torch.autocast(device.type, enabled=False):  # the policy's precision is not ours
-                output = self.model(input_ids=ids.to(device), attention_mask=mask.to(device))
+        for chosen, ids, mask in padded_batches(rows, self.batch_size, self.tokenizer.pad_token_id, self.model.device):
+            with torch.autocast(ids.device.type, enabled=False):  # the policy's precision is not ours
+                output = self.model(input_ids=ids, attention_mask=mask)
             logits[chosen] = output.logits.float().cpu()
         return logits
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int, keep: str = "start"
-) -> list[list[int]]:
-    """Token ids of each text, 1 to `max_tokens`; `keep` says which end of a longer text stays, start or end."""
-    if not texts:
-        return []
-    tokenizer.truncation_side = "right" if keep == "start" else "left"
-    # Split: a text that spells out an end of text must not become the token that GPT-2 takes for padding
-    # or that T5 counts, so that the text next to it would change or break the batch.
-    encoded = tokenizer(list(texts), split_special_tokens=True, truncation=True, max_length=max_tokens)
-    return [ids or [tokenizer.pad_token_id] for ids in encoded["input_ids"]]
 
 
 def load_network(model: str, *, batch_size: int, max_tokens: int | None, device: str | None) -> Network:

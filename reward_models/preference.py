@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from reward_models import network
 from reward_models.network import Network, load_labels, load_network
+from workbench import encoding
 from workbench.errors import UserError
 
 PREFERENCE_SEPARATOR = "\n\n"
@@ -43,9 +43,9 @@ def encode(
     and has no prompt.
     """
     texts = [joined(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-    whole = network.encode(tokenizer, texts, max_tokens, keep="end")
+    whole = encoding.encode(tokenizer, texts, max_tokens, keep="end")
     # After the other: a tokenizer is saved with the side that it cut last.
-    alone = network.encode(tokenizer, completions, max_tokens)
+    alone = encoding.encode(tokenizer, completions, max_tokens)
     return [cut if len(cut) == max_tokens else ids for cut, ids in zip(alone, whole, strict=True)]
 
 

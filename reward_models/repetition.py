@@ -1,8 +1,8 @@
 """A reward against repetition: the share of word n-grams that stood in the completion before."""
 
+from workbench import text_statistics
 from workbench.errors import UserError
 from workbench.rewards import RewardModel
-from workbench.text_statistics import distinct_n
 
 
 def repetition(n: int = 3) -> RewardModel:
@@ -11,6 +11,6 @@ def repetition(n: int = 3) -> RewardModel:
         raise UserError(f"options.n is {n!r}; give the number of words in an n-gram, at least 1")
 
     def reward(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        return [distinct_n([text], n) - 1.0 if len(text.split()) >= n else 0.0 for text in completions]
+        return [-text_statistics.repetition(text, n) for text in completions]
 
     return reward

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from reward_models import TABLE, judge_of, load_reward
 from reward_models.http import read_token
-from workbench.cli import calm_libraries
+from workbench.cli import leave_with
 from workbench.config_file import suggestion
 from workbench.errors import UserError
 from workbench.rewards import CheckedReward, Judge
@@ -279,18 +279,5 @@ def serve(argv: list[str]) -> None:
         server.serve_forever()
 
 
-def main() -> NoReturn:
-    """Leave with 2 for a user's mistake and 130 when interrupted."""
-    calm_libraries()
-    try:
-        serve(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0)
-
-
 if __name__ == "__main__":
-    main()
+    leave_with(serve)

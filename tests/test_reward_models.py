@@ -10,8 +10,8 @@ from transformers import GPT2LMHeadModel
 
 from reward_models import load_judge, load_reward, preference
 from reward_models.classifier import ToxicityClassifier, load
-from reward_models.network import encode
 from reward_models.preference import PreferenceModel
+from workbench.encoding import encode
 from workbench.errors import RewardError, UserError
 
 PROMPT, LONG_PROMPT, LONG = "Say something.", "0123456789" * 10, "abcdefghij" * 10

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; a module may import its own floor's neighbours named in BESIDE and everything below.
 FLOORS = (
     {"errors", "config", "interrupt", "progress", "statistics", "classification", "variants", "sampling", "logprobs"}
-    | {"text_statistics", "verdicts", "guards"},
+    | {"text_statistics", "verdicts", "guards", "encoding"},
     {"config_file", "rewards", "templates", "reward_report"},
     {"runs", "sources", "embedded"},
     {"data", "models", "training", "metrics"},

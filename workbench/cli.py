@@ -59,6 +59,19 @@ def main(stages: Sequence[Stage], description: str) -> NoReturn:
     sys.exit(0)
 
 
+def leave_with(command: Callable[[list[str]], None]) -> NoReturn:
+    """Run a command that is no recipe and leave with 0, 2 for a user's mistake, 130 when interrupted."""
+    calm_libraries()
+    try:
+        command(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
 def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
     """Run or plan the stages that `argv` asks for."""
     config, options = parse(make_parser(f"python -m recipes.{Path(sys.argv[0]).stem}", description), argv)

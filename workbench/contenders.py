@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from workbench.errors import named
 from workbench.evaluation import Contender
-from workbench.models import autocast_dtype, load_adapters, load_model, load_policy_tokenizer, load_trainable
+from workbench.models import autocast_dtype, load_adapters, load_model, load_policy_tokenizer
 from workbench.policy import Policy
 from workbench.runs import Run
 
@@ -33,12 +33,12 @@ def contenders(run: Run, accelerator: Accelerator) -> Iterator[tuple[Contender, 
         for title in ("base", *trained, *adapters):
             yield Contender(title, base, names.get(title, "base"), tokenizer, base, title == after), own
     else:
-        reference = load_trainable(config.policy, folders["sft"], device=device).reference
-        model = load_trainable(config.policy, None, device=device).model
-        base = Policy(model, tokenizer, reference=reference, autocast=autocast)
+        models = {title: dataclasses.replace(config.policy, model=str(folder)) for title, folder in trained.items()}
+        reference = load_model(models.get("sft", config.policy), device=device)
+        base = Policy(load_model(config.policy, device=device), tokenizer, reference=reference, autocast=autocast)
         yield Contender("base", base, "base", tokenizer, base, explained=False), own
-        for title, folder in trained.items():
-            model = load_trainable(config.policy, folder, device=device).model
+        for title in trained:
+            model = load_model(models[title], device=device)
             policy = Policy(model, tokenizer, reference=reference, autocast=autocast)
             yield Contender(title, policy, "policy", tokenizer, base, title == after), own
     for title, place in config.evaluation.models.items():

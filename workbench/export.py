@@ -6,14 +6,13 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from workbench.cli import calm_libraries
+from workbench.cli import leave_with
 from workbench.config import Config
 from workbench.config_file import explain, make_parser, parse, suggestion
 from workbench.errors import UserError
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 MODEL = ("config.json", "model*.safetensors*")
 REPORTS = ("report.json", "report.html", "calibration.json")
-VERSION = 1  # of results.json
 
 
 def make_export_parser() -> ArgumentParser:
@@ -121,6 +119,8 @@ def empty_target(folder: Path) -> Path:
 
 def evaluated(run: Run) -> dict[str, Any] | None:
     """The results of the run's evaluation, None where it has none; raises UserError for those of another version."""
+    from workbench.results import VERSION
+
     if not run.finished("evaluation"):
         return None
     file = run.folder / "evaluation" / "results.json"
@@ -223,7 +223,7 @@ def push(folder: Path, name: str, private: bool) -> str:
     return str(url)
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: list[str]) -> None:
     """Export, and push if asked to; raises UserError for a mistake."""
     options = parse_options(argv)
     target = empty_target(Path(options.to).expanduser())
@@ -243,11 +243,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    calm_libraries()
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    leave_with(main)

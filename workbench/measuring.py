@@ -168,11 +168,11 @@ def set_result(
             "means": {model: mean(values) for model, values in by_model.items()},
             "spread": _spread(measured.values.get(metric), seeds),
         }
-    for metric, by_seed in measured.overall.items():
+    for metric, of_seeds in measured.overall.items():
         shown[metric] = {
             "better": BETTER.get(metric),
-            "means": {model: mean(values) for model, values in by_seed.items()},
-            "spread": {model: spread(values)[1] for model, values in by_seed.items()} if seeds > 1 else None,
+            "means": {model: mean(values) for model, values in of_seeds.items()},
+            "spread": {model: spread(values)[1] for model, values in of_seeds.items()} if seeds > 1 else None,
         }
     return {
         "prompts": prompts,

@@ -29,6 +29,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from workbench.config import RewardTraining
 from workbench.config_file import per_process
+from workbench.encoding import encode
 from workbench.models import add_lora, attention, from_pretrained
 from workbench.statistics import auroc
 from workbench.training import arguments
@@ -107,10 +108,8 @@ def classifier_trainer(
 
     def encoded(part: tuple[list[str], list[str]]) -> Dataset:
         texts, names = part
-        # Split as the reward will: a text that spells out an end of text must not become that token.
-        ids = tokenizer(texts, truncation=True, max_length=train.max_tokens, split_special_tokens=True)
-        numbers = [labels.index(name) for name in names]
-        return Dataset.from_dict({name: ids[name] for name in ("input_ids", "attention_mask")} | {"labels": numbers})
+        ids = encode(tokenizer, texts, train.max_tokens)  # as the reward will
+        return Dataset.from_dict({"input_ids": ids, "labels": [labels.index(name) for name in names]})
 
     def quality(predicted: EvalPrediction) -> dict[str, float]:
         wanted = labels.index(str(train.wanted_label))
@@ -169,9 +168,9 @@ def preference_trainer(
 def load_scorer(train: RewardTraining, tokenizer: PreTrainedTokenizerBase, **labels: Any) -> PreTrainedModel:
     """The model with a new classification layer, inside an adapter if there shall be one."""
     # A checkpoint that classifies already keeps its body and gets a new head where it had another number of labels.
-    options = {"dtype": torch.float32, "pad_token_id": tokenizer.pad_token_id, "ignore_mismatched_sizes": True} | labels
-    options |= attention(train.precision, PartialState().device)
-    model = from_pretrained(AutoModelForSequenceClassification, train.model, **options)
+    loading = {"dtype": torch.float32, "pad_token_id": tokenizer.pad_token_id, "ignore_mismatched_sizes": True} | labels
+    loading |= attention(train.precision, PartialState().device)
+    model = from_pretrained(AutoModelForSequenceClassification, train.model, **loading)
     return add_lora(model, train.lora, "default", key="reward.train", classifier=True) if train.lora else model
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from workbench.errors import RewardError, UserError
+from workbench.errors import RewardError, UserError, described
 
 SHOWN_CHARACTERS = 80
 
@@ -90,8 +90,7 @@ class CheckedReward:
         except UserError:
             raise
         except Exception as error:  # a user's reward can fail in any way
-            cause = " ".join(str(error).split())
-            raise RewardError(f"reward {self.name}: it failed with {type(error).__name__}: {cause}") from error
+            raise RewardError(f"reward {self.name}: it failed with {described(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,7 @@ class CheckedJudge:
         except UserError:
             raise
         except Exception as error:  # a user's judge can fail in any way
-            cause = " ".join(str(error).split())
-            raise RewardError(f"judge {self.name}: it failed with {type(error).__name__}: {cause}") from error
+            raise RewardError(f"judge {self.name}: it failed with {described(error)}") from error
         probabilities = _numbers(answer, texts, f"judge {self.name}")
         for row, probability in enumerate(probabilities):
             if not 0.0 <= probability <= 1.0:

@@ -73,6 +73,12 @@ def _resampled_means(values: np.ndarray, seed: int, resamples: int) -> np.ndarra
     return np.concatenate(means)
 
 
+def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Ranks (N,) from 1 for the lowest; equal values share their mean rank."""
+    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(sizes) - (sizes - 1) / 2)[group]
+
+
 def auroc(scores: Sequence[float] | np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
     """Chance that a positive row outranks a negative one, ties half; ValueError unless both labels occur."""
     values, positive = np.asarray(scores, dtype=np.float64), np.asarray(labels)
@@ -86,7 +92,5 @@ def auroc(scores: Sequence[float] | np.ndarray, labels: Sequence[int] | np.ndarr
     negatives = positive.size - positives
     if not positives or not negatives:
         raise ValueError(f"a ranking needs both labels: {positives} rows are 1, {negatives} are 0")
-    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(sizes) - (sizes - 1) / 2)[group]  # from 1; equal scores share their mean rank
-    rank_sum = ranks[positive.astype(bool)].sum()
+    rank_sum = ranks(values)[positive.astype(bool)].sum()
     return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench import metrics
+from workbench.encoding import UNSTATED_WINDOW, encode, padded_batches
 from workbench.errors import UserError
 from workbench.models import from_pretrained, load_config, load_tokenizer, window
-
-UNSTATED_WINDOW = 512  # tokens, where neither tokenizer nor model names a limit
 
 
 @dataclass(frozen=True)
@@ -31,18 +29,9 @@ class Encoder:
     @torch.no_grad()
     def __call__(self, texts: list[str]) -> Tensor:
         """Embeddings (N, D) of length 1, fp32 on the CPU: the mean of the last hidden states of each text's tokens."""
-        # Split: a text that spells out a special token must not become that token.
-        encoded = self.tokenizer(texts, split_special_tokens=True, truncation=True, max_length=self.max_tokens)
-        rows = [torch.tensor(ids or [self.tokenizer.pad_token_id]) for ids in encoded["input_ids"]]
+        rows = encode(self.tokenizer, texts, self.max_tokens)
         found: dict[int, Tensor] = {}
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))  # little padding
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            ids = pad_sequence(
-                [rows[row] for row in chosen], batch_first=True, padding_value=self.tokenizer.pad_token_id
-            )
-            mask = pad_sequence([torch.ones_like(rows[row]) for row in chosen], batch_first=True)
-            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        for chosen, ids, mask in padded_batches(rows, self.batch_size, self.tokenizer.pad_token_id, self.model.device):
             states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, T, D)
             weights = mask.unsqueeze(2).float()
             pooled = normalize((states * weights).sum(dim=1) / weights.sum(dim=1), dim=1).cpu()

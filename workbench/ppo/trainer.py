@@ -123,9 +123,10 @@ class PPOTrainer:
                 if due:
                     self.show(shown)
                 self.log(metrics)
-                warning = parting_warning(points(self.folder / "metrics.jsonl")) if due else None
-                if warning is not None:
-                    self.accelerator.print(warning)
+                if due and self.watch is not None:
+                    warning = parting_warning(points(self.folder / "metrics.jsonl"))
+                    if warning is not None:
+                        self.accelerator.print(warning)
                 progress.advance(
                     note=f"score {metrics['objective/score_mean']:.3f}, kl {metrics['objective/kl']:.2f}, "
                     f"length {metrics['response/length_mean']:.1f}"
