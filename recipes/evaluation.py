@@ -16,7 +16,7 @@ from workbench.errors import UserError, named
 from workbench.runs import Run
 
 if TYPE_CHECKING:
-    from workbench.evaluation import Answer
+    from workbench.evaluation.answers import Answer
     from workbench.metrics.similarity import Encoder
     from workbench.rewards import CheckedReward, Judge
 
@@ -35,7 +35,7 @@ def max_new_tokens(config: Config) -> int:
 
 def rows(config: Config, model: str, name: str, source: DataSource) -> list[dict[str, Any]]:
     """The rows of a prompt set, as `model` reads them."""
-    from workbench.measuring import references
+    from workbench.evaluation.measuring import references
     from workbench.prompt_rows import prompt_rows
 
     key = f"evaluation.data.{name}"
@@ -158,9 +158,9 @@ def run(run: Run) -> dict[str, Any]:
     """Write completions.jsonl, results.json, report.md and report.html into the stage's folder and print the tables."""
     from accelerate import Accelerator
 
-    from workbench.contenders import contenders
     from workbench.data import identities
-    from workbench.evaluation import answer
+    from workbench.evaluation.answers import answer
+    from workbench.evaluation.contenders import contenders
     from workbench.ppo.batches import seed_of
 
     config = run.config
@@ -209,15 +209,15 @@ def report(
     device: str,
 ) -> dict[str, Any]:
     """Measure the answers, write the files, print the tables, and return the sets' results."""
-    from workbench.guards import guards
-    from workbench.measuring import Scorers, measure, set_result
+    from workbench.evaluation.guards import guards
+    from workbench.evaluation.measuring import Scorers, measure, set_result
+    from workbench.evaluation.results import completion_lines, curves, head
+    from workbench.evaluation.tables import markdown
+    from workbench.evaluation.verdicts import overall
     from workbench.metrics.similarity import similarity
     from workbench.ppo.watch import points
     from workbench.report.evaluation_page import evaluation_page
-    from workbench.results import completion_lines, curves, head
     from workbench.runs import write_text
-    from workbench.tables import markdown
-    from workbench.verdicts import overall
 
     config, folder, threshold = run.config, run.stage(NAME), run.config.evaluation.threshold
     reward = ppo.reward_of(run) if config.reward else None
@@ -275,7 +275,7 @@ def independent_of_reward(judged_by: list[str], completions: list[dict[str, Any]
 
 def failed(run: Run) -> str | None:
     """Why the finished evaluation shall end the command with exit code 1, if it shall."""
-    from workbench.guards import fails
+    from workbench.evaluation.guards import fails
 
     results = json.loads((run.stage(NAME) / "results.json").read_text())
     if run.config.evaluation.fail_on is None or not fails(results):

@@ -17,7 +17,7 @@ from workbench.runs import Run
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
 
-    from workbench.reward_data import Pair
+    from workbench.reward_training.data import Pair
 
 NAME = "reward"
 
@@ -37,8 +37,8 @@ def settings(config: Config) -> RewardTraining:
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
     from reward_models import classifier, preference
-    from workbench.reward_data import check_settings, clean, label_names, labelled, pairs, texts
-    from workbench.reward_report import require_both
+    from workbench.reward_training.data import check_settings, clean, label_names, labelled, pairs, texts
+    from workbench.reward_training.report import require_both
 
     train = settings(config)
     check_settings(train)
@@ -79,8 +79,8 @@ def run(run: Run) -> dict[str, Any]:
     from transformers import set_seed
 
     from workbench.models import load_tokenizer
-    from workbench.reward_data import check_settings, sources
-    from workbench.reward_training import AVERAGE_FILE
+    from workbench.reward_training.data import check_settings, sources
+    from workbench.reward_training.training import AVERAGE_FILE
     from workbench.training import run_trainer
 
     config, train, folder = run.config, settings(run.config), run.stage(NAME)
@@ -113,9 +113,9 @@ Judge = Callable[[Path], dict[str, Any]]
 def train_labels(config: Config, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> tuple[Trainer, Judge]:
     """The trainer of a classifier, and what judges the saved one."""
     from reward_models.classifier import load
-    from workbench.reward_data import clean, label_names, labelled, texts
-    from workbench.reward_report import classifier_report, require_both
-    from workbench.reward_training import classifier_trainer
+    from workbench.reward_training.data import clean, label_names, labelled, texts
+    from workbench.reward_training.report import classifier_report, require_both
+    from workbench.reward_training.training import classifier_trainer
 
     train = settings(config)
     rows = labelled(train, config.seed)
@@ -138,9 +138,9 @@ def train_labels(config: Config, tokenizer: PreTrainedTokenizerBase, options: di
 def train_pairs(config: Config, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> tuple[Trainer, Judge]:
     """The trainer of a preference model, and what judges the saved one."""
     from reward_models.preference import encode, load
-    from workbench.reward_data import pairs
-    from workbench.reward_report import preference_report
-    from workbench.reward_training import preference_trainer
+    from workbench.reward_training.data import pairs
+    from workbench.reward_training.report import preference_report
+    from workbench.reward_training.training import preference_trainer
 
     train = settings(config)
     rows, validation = pairs(train)

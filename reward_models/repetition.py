@@ -1,7 +1,7 @@
 """A reward against repetition: the share of word n-grams that stood in the completion before."""
 
-from workbench import text_statistics
 from workbench.errors import UserError
+from workbench.metrics import text_statistics
 from workbench.rewards import RewardModel
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workbench.classification import (
+from workbench.reward_training.classification import (
     COLDEST,
     HOTTEST,
     Confusion,

@@ -16,7 +16,7 @@ from test_recipes import evaluation_source, small
 from recipes import evaluation, ppo, sft
 from workbench import cli
 from workbench.errors import Failed, UserError
-from workbench.evaluation import Contender, answer
+from workbench.evaluation.answers import Contender, answer
 from workbench.models import load_tokenizer
 
 ROOT = Path(__file__).parent.parent

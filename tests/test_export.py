@@ -31,10 +31,12 @@ from transformers import (
 
 from recipes import ppo, reward, sft
 from reward_models import load_reward
-from workbench import cli, embedded, export, model_card
+from workbench import cli, embedded
 from workbench.config import LoraSettings, RewardConfig
 from workbench.errors import UserError
-from workbench.exported import Subject, reward_name
+from workbench.export import card as model_card
+from workbench.export import command as export
+from workbench.export.subject import Subject, reward_name
 from workbench.models import add_lora, save_model
 
 ROOT = Path(__file__).resolve().parent.parent

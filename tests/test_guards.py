@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from workbench.guards import fails, guards
+from workbench.evaluation.guards import fails, guards
 
 
 def comparison(before, after, verdict=None, *, chance=False):

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from workbench.evaluation import Answer
-from workbench.measuring import Scorers, by_seed, measure, references, set_result
+from workbench.evaluation.answers import Answer
+from workbench.evaluation.measuring import Scorers, by_seed, measure, references, set_result
 
 ROWS = [
     {"prompt": "say one two", "prompt_ids": [1], "reference": "one two"},

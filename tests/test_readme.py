@@ -13,7 +13,7 @@ from test_recipes import CHAIN, small
 
 from recipes import evaluation, ppo, reward, sft
 from workbench import cli
-from workbench.export import parse_options
+from workbench.export.command import parse_options
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

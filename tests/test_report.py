@@ -19,7 +19,7 @@ from workbench.report.examples import as_json
 from workbench.report.page import text
 from workbench.report.set_tables import main_metric, shown, signed
 from workbench.report.svg import scatter
-from workbench.reward_report import preference_report
+from workbench.reward_training.report import preference_report
 from workbench.statistics import paired_difference
 
 HOSTILE = "</script><script>alert('1')</script><img src=x onerror=alert(2)><!--\"&amp;"

@@ -17,7 +17,7 @@ from workbench.report.page import page, table, text
 from workbench.report.reward_page import reward_page
 from workbench.report.svg import Scale, Series, histogram, line_plot, number, scatter
 from workbench.report.watch_page import watch_page
-from workbench.reward_report import classifier_report, preference_report
+from workbench.reward_training.report import classifier_report, preference_report
 
 HOSTILE = "<script>alert('1')</script>\"&amp;</td></title></style><img src=x>\u202e\u2066\x00\x1b\x7f\x9b\ud800"
 STYLE = files("workbench.report").joinpath("style.css").read_text()

@@ -18,7 +18,7 @@ from recipes import ppo, reward
 from reward_models import load_reward
 from workbench import cli
 from workbench.errors import Interrupted, UserError
-from workbench.reward_training import AverageWeights, balanced, grouped_order, weighted_loss
+from workbench.reward_training.training import AverageWeights, balanced, grouped_order, weighted_loss
 from workbench.training import StepCallback
 
 NAMES = ["Anna", "Tom", "Mia", "Ben", "Lea", "Max"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workbench.text_statistics import (
+from workbench.metrics.text_statistics import (
     copy_rate,
     distinct_n,
     expected_maximum_toxicity,

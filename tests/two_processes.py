@@ -22,7 +22,7 @@ from torch import Tensor
 
 from workbench.config import DataSource, PPOConfig
 from workbench.errors import Interrupted, UserError
-from workbench.evaluation import Contender, answer
+from workbench.evaluation.answers import Contender, answer
 from workbench.ppo import update as update_module
 from workbench.ppo.rollout import Rollout, decode, score_tokens
 from workbench.ppo.trainer import PPOTrainer

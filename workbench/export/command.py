@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from workbench.cli import leave_with
 from workbench.config import Config
 from workbench.config_file import explain, make_parser, parse, suggestion
 from workbench.errors import UserError
-from workbench.exported import Form, Subject, hub_id, shown
+from workbench.export.subject import Form, Subject, hub_id, shown
 from workbench.runs import Run, atomic_folder, folder_hash, write_text
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def empty_target(folder: Path) -> Path:
 
 def evaluated(run: Run) -> dict[str, Any] | None:
     """The results of the run's evaluation, None where it has none; raises UserError for those of another version."""
-    from workbench.results import VERSION
+    from workbench.evaluation.results import VERSION
 
     if not run.finished("evaluation"):
         return None
@@ -166,8 +165,8 @@ def copy_files(source: Path, folder: Path, patterns: Sequence[str]) -> None:
 
 def export(run: Run, stage: str, form: Form, target: Path, address: str) -> None:
     """Write model, tokenizer and card into `target`, as a whole or not at all."""
-    from workbench.merge import language_model, merged, state_stops
-    from workbench.model_card import card
+    from workbench.export.card import card
+    from workbench.export.merge import language_model, merged, state_stops
 
     source, policy, results = run.folder / stage, run.config.policy, evaluated(run)
     tokenizer, report, model = load_stage_tokenizer(source), None, None
@@ -240,7 +239,3 @@ def main(argv: list[str]) -> None:
         )
     if options.push_to_hub:
         print(f"pushed to {push(target, options.push_to_hub, options.private)}", flush=True)
-
-
-if __name__ == "__main__":
-    leave_with(main)

@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from workbench.errors import named
-from workbench.evaluation import Contender
+from workbench.evaluation.answers import Contender
 from workbench.models import autocast_dtype, load_adapters, load_model, load_policy_tokenizer
 from workbench.policy import Policy
 from workbench.runs import Run

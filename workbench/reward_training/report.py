@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from workbench.classification import (
+from workbench.errors import UserError
+from workbench.reward_training.classification import (
     COLDEST,
     HOTTEST,
     average_precision,
@@ -19,9 +20,8 @@ from workbench.classification import (
     fit_temperature,
     reliability,
 )
-from workbench.errors import UserError
+from workbench.reward_training.variants import VARIANTS
 from workbench.statistics import auroc
-from workbench.variants import VARIANTS
 
 Scorer = Callable[[list[str]], list[float]]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import Config
-from workbench.evaluation import Answer
-from workbench.measuring import Measured, mean, references
+from workbench.evaluation.answers import Answer
+from workbench.evaluation.measuring import Measured, mean, references
 from workbench.runs import Run, folder_hash, git_commit, package_versions
 
 VERSION = 1

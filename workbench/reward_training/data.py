@@ -6,8 +6,8 @@ from workbench.cli import say
 from workbench.config import DataSource, RewardTraining
 from workbench.data import clean_texts, labelled_texts, preference_pairs
 from workbench.errors import UserError, named
+from workbench.reward_training.variants import vary
 from workbench.training import check_arguments
-from workbench.variants import vary
 
 Pair = tuple[str, str, str]
 """Prompt, chosen and rejected answer."""

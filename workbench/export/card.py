@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from workbench.config import DataSource
-from workbench.exported import Subject, base_of, hub_id, loading, reward_name, shown, sources, stages, training
+from workbench.evaluation.results import file_hash, weights_hash
+from workbench.evaluation.tables import how
+from workbench.export.subject import Subject, base_of, hub_id, loading, reward_name, shown, sources, stages, training
 from workbench.report.page import text
-from workbench.results import file_hash, weights_hash
 from workbench.runs import folder_hash
-from workbench.tables import how
 
 TITLES = {"ppo": "aligned", "sft": "sft"}
 TAGS = {"ppo": ["rlhf", "ppo"], "sft": ["sft"], "reward": ["reward-model"]}

@@ -8,18 +8,18 @@ from dataclasses import asdict
 from typing import Any, NamedTuple, TypeVar
 
 from workbench import metrics
-from workbench.evaluation import Answer
-from workbench.ppo.rollout import columns_of
-from workbench.rewards import Judge, RewardModel
-from workbench.statistics import paired_difference
-from workbench.text_statistics import (
+from workbench.evaluation.answers import Answer
+from workbench.evaluation.verdicts import MINIMUM_PROMPTS, Better, prompts_needed, spread, word
+from workbench.metrics.text_statistics import (
     copy_rate,
     distinct_n,
     expected_maximum_toxicity,
     repetition,
     toxicity_probability,
 )
-from workbench.verdicts import MINIMUM_PROMPTS, Better, prompts_needed, spread, word
+from workbench.ppo.rollout import columns_of
+from workbench.rewards import Judge, RewardModel
+from workbench.statistics import paired_difference
 
 Rows = Sequence[dict[str, Any]]
 T = TypeVar("T")

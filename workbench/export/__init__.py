@@ -1,0 +1,1 @@
+"""Publishing: a finished model with a card, loadable without this project."""
