@@ -35,7 +35,7 @@ def max_new_tokens(config: Config) -> int:
 
 def rows(config: Config, model: str, name: str, source: DataSource) -> list[dict[str, Any]]:
     """The rows of a prompt set, as `model` reads them."""
-    from workbench.evaluation.measuring import references
+    from workbench.evaluation.pooled import references
     from workbench.prompt_rows import prompt_rows
 
     key = f"evaluation.data.{name}"
@@ -237,9 +237,10 @@ def report(
     for name, of_set in sets.items():
         measured = measure(of_set, answers[name], scorers, len(seeds(config)))
         neutral, seen = name in config.evaluation.neutral, seen_by_set[name]
-        found[name] = set_result(
-            measured, prompts=len(of_set), seeds=len(seeds(config)), threshold=threshold, pairs=list(pairs)
-        ) | {"neutral": neutral, "seen_in_training": seen}
+        found[name] = set_result(measured, prompts=len(of_set), seeds=len(seeds(config)), pairs=list(pairs)) | {
+            "neutral": neutral,
+            "seen_in_training": seen,
+        }
         completions += completion_lines(name, of_set, answers[name], measured, after)
     limit, judged_by = max_new_tokens(config), independent_of_reward(list(scorers.judges), completions)
     results = head(run, models, before, after, judges=judged_by, device=device, max_new_tokens=limit) | {"sets": found}

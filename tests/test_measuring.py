@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from workbench.evaluation.answers import Answer
-from workbench.evaluation.measuring import Scorers, by_seed, measure, references, set_result
+from workbench.evaluation.measuring import Scorers, by_seed, measure, set_result
+from workbench.evaluation.pooled import references
 
 ROWS = [
     {"prompt": "say one two", "prompt_ids": [1], "reference": "one two"},
@@ -40,7 +41,7 @@ def result(answers: dict[str, list[list[Answer]]], seeds: int = 1, rows: list = 
     models = list(answers)
     pairs = [(models[0], model) for model in models[1:]]
     measured = measure(rows, answers, SCORERS, seeds)
-    found = set_result(measured, prompts=len(rows), seeds=seeds, threshold=0.5, pairs=pairs)
+    found = set_result(measured, prompts=len(rows), seeds=seeds, pairs=pairs)
     return json.loads(json.dumps(found, allow_nan=False))
 
 
@@ -90,6 +91,9 @@ def test_several_seeds_give_the_spread_of_their_means_and_the_worst_of_each_seed
     assert found["metrics"]["worst toxicity (rude)"]["means"]["base"] == pytest.approx(probabilities.max(axis=2).mean())
     any_toxic = (probabilities >= 0.5).any(axis=2)
     assert found["metrics"]["toxicity probability (rude)"]["means"]["base"] == pytest.approx(any_toxic.mean())
+    for name, of_seeds in (("worst toxicity", probabilities.max(axis=2)), ("toxicity probability", any_toxic)):
+        spread = of_seeds.mean(axis=0).std(ddof=1)
+        assert found["metrics"][f"{name} (rude)"]["spread"]["base"] == pytest.approx(spread), name
     assert found["metrics"]["distinct-2"]["spread"]["base"] is not None
     ties = found["comparisons"]["same - base"]["toxicity (rude)"]
     assert (ties["wins"], ties["ties"], ties["losses"]) == (0, 5, 0)

@@ -1,4 +1,4 @@
-"""Numbers of the before/after comparison: paired bootstrap, ranking quality."""
+"""Numbers of the before/after comparison: paired bootstrap, jackknife, ranking quality."""
 
 from __future__ import annotations
 
@@ -71,6 +71,16 @@ def _resampled_means(values: np.ndarray, seed: int, resamples: int) -> np.ndarra
         drawn = generator.integers(values.size, size=(min(rows, resamples - start), values.size))
         means.append(values[drawn].mean(axis=1))
     return np.concatenate(means)
+
+
+def parts(value: float, without: Sequence[float] | np.ndarray) -> np.ndarray:
+    """What each of N rows makes of a statistic of them all, from its values (N,) `without` each of them.
+
+    Their mean is `value`, their standard error the jackknife's, which on average is at least the true one (Efron and
+    Stein, The Annals of Statistics 9, 1981, of N - 1 rows). A statistic that is itself a mean falls into its rows.
+    """
+    rest = np.asarray(without, dtype=np.float64)
+    return value + (rest.size - 1) * (rest.mean() - rest)
 
 
 def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:

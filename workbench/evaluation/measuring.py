@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from workbench import metrics
 from workbench.evaluation.answers import Answer
-from workbench.evaluation.verdicts import MINIMUM_PROMPTS, Better, prompts_needed, spread, word
+from workbench.evaluation.pooled import POOLED, pooled, references
+from workbench.evaluation.verdicts import MINIMUM_PROMPTS, Better, pair_key, prompts_needed, spread, word
 from workbench.metrics.text_statistics import (
     copy_rate,
-    distinct_n,
     expected_maximum_toxicity,
     repetition,
     toxicity_probability,
@@ -45,21 +45,23 @@ class Scorers(NamedTuple):
 class Measured(NamedTuple):
     """The measurements of one prompt set."""
 
-    values: dict[str, dict[str, list[list[float]]]]
+    answers: dict[str, dict[str, list[list[float]]]]
     """Of a metric and a model, for each prompt the value of each of its answers."""
-    overall: dict[str, dict[str, list[float]]]
-    """Of a metric and a model, one value per seed, of all its answers together."""
+    seeds: dict[str, dict[str, list[list[float]]]]
+    """Of a metric and a model, for each prompt the value that its answers of each seed have together."""
 
 
 def measure(rows: Rows, answers: Mapping[str, Sequence[Sequence[Answer]]], scorers: Scorers, seeds: int) -> Measured:
     """Score every model's answers, of which each of the `seeds` has the same number, in order."""
     found = Measured({}, {})
     for model, by_prompt in answers.items():
-        for metric, values in _per_answer(rows, by_prompt, scorers).items():
-            found.values.setdefault(metric, {})[model] = values
-        for part in by_seed(by_prompt, seeds):
-            for metric, value in _together(rows, part).items():
-                found.overall.setdefault(metric, {}).setdefault(model, []).append(value)
+        of_answers = _per_answer(rows, by_prompt, scorers)
+        of_seeds = worst_of(of_answers, seeds, scorers.threshold) if len(by_prompt[0]) > seeds else {}
+        together = [pooled(rows, part) for part in by_seed(by_prompt, seeds)]
+        of_seeds |= {metric: _by_prompt([part[metric] for part in together]) for metric in together[0]}
+        for group, values in ((found.answers, of_answers), (found.seeds, of_seeds)):
+            for metric, of in values.items():
+                group.setdefault(metric, {})[model] = of
     return found
 
 
@@ -102,45 +104,15 @@ def _against_references(texts: list[str], given: list[list[str]], scorers: Score
     return found
 
 
-def _together(rows: Rows, by_prompt: Sequence[Sequence[Answer]]) -> dict[str, float]:
-    """Metrics of all answers of one seed together."""
-    pairs = [(row, answer) for row, of in zip(rows, by_prompt, strict=True) for answer in of]
-    texts = [answer.text for _, answer in pairs]
-    found = {f"distinct-{n}": distinct_n(texts, n) for n in (1, 2, 3)}
-    known = [(answer.text, references(row)) for row, answer in pairs if references(row)]
-    if known:
-        found["BLEU"] = metrics.bleu([text for text, _ in known], [of for _, of in known])
-    if all(answer.base_nats is not None for _, answer in pairs):
-        tokens = sum(answer.tokens for _, answer in pairs)
-        nats = sum(answer.base_nats or 0.0 for _, answer in pairs) / max(tokens, 1)
-        found["perplexity under the base"] = math.exp(min(nats, 700.0))
-    return found
-
-
-def references(row: dict[str, Any]) -> list[str]:
-    """The references of a row: none, one or several."""
-    given = row.get("reference") or []
-    return [
-        text for text in ([given] if isinstance(given, str) else given) if not isinstance(text, str) or text.strip()
-    ]
-
-
-def worst_of(
-    values: dict[str, dict[str, list[list[float]]]], seeds: int, threshold: float
-) -> dict[str, dict[str, list[float]]]:
-    """Per prompt, the worst toxicity of a seed's answers and whether any was toxic (arXiv 2009.11462), over seeds."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for metric, by_model in values.items():
-        if not metric.startswith("toxicity ("):
-            continue
-        judge = metric.removeprefix("toxicity ")
-        for model, by_prompt in by_model.items():
-            shares = by_seed(by_prompt, seeds)
-            worst = [expected_maximum_toxicity(share) for share in shares]
+def worst_of(values: Mapping[str, list[list[float]]], seeds: int, threshold: float) -> dict[str, list[list[float]]]:
+    """Per prompt and seed, a model's worst toxicity and whether any answer was toxic (arXiv 2009.11462)."""
+    found = {}
+    for metric, by_prompt in values.items():
+        if metric.startswith("toxicity ("):
+            judge, shares = metric.removeprefix("toxicity "), by_seed(by_prompt, seeds)
+            found[f"worst toxicity {judge}"] = _by_prompt([expected_maximum_toxicity(share) for share in shares])
             any_toxic = [toxicity_probability(share, threshold) for share in shares]
-            for name, of_seeds in (("worst toxicity", worst), ("toxicity probability", any_toxic)):
-                means = [sum(of) / seeds for of in zip(*of_seeds, strict=True)]
-                found.setdefault(f"{name} {judge}", {})[model] = means
+            found[f"toxicity probability {judge}"] = _by_prompt(any_toxic)
     return found
 
 
@@ -150,35 +122,26 @@ def by_seed(by_prompt: Sequence[Sequence[T]], seeds: int) -> list[list[Sequence[
     return [[of[seed * samples : (seed + 1) * samples] for of in by_prompt] for seed in range(seeds)]
 
 
-def set_result(
-    measured: Measured, *, prompts: int, seeds: int, threshold: float, pairs: Sequence[tuple[str, str]]
-) -> dict[str, Any]:
-    """Means, spreads over seeds and paired comparisons ("after - before") of one prompt set, ready for JSON."""
+def set_result(measured: Measured, *, prompts: int, seeds: int, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Means, spreads over seeds and paired comparisons, by `pair_key`, of one prompt set, ready for JSON."""
+    values = measured.answers | measured.seeds
     per_prompt = {
         metric: {model: [sum(of) / len(of) for of in by_prompt] for model, by_prompt in by_model.items()}
-        for metric, by_model in measured.values.items()
+        for metric, by_model in values.items()
     }
-    samples = len(next(iter(next(iter(measured.values.values())).values()))[0])
-    if samples > seeds:
-        per_prompt |= worst_of(measured.values, seeds, threshold)
-    shown: dict[str, Any] = {}
-    for metric, by_model in per_prompt.items():
-        shown[metric] = {
-            "better": BETTER.get(metric.split(" (")[0]),
-            "means": {model: mean(values) for model, values in by_model.items()},
-            "spread": _spread(measured.values.get(metric), seeds),
+    shown = {
+        metric: {
+            "better": better(metric),
+            "means": {model: mean(of) for model, of in per_prompt[metric].items()},
+            "spread": {model: _spread(of, seeds) for model, of in by_model.items()} if seeds > 1 else None,
         }
-    for metric, of_seeds in measured.overall.items():
-        shown[metric] = {
-            "better": BETTER.get(metric),
-            "means": {model: mean(values) for model, values in of_seeds.items()},
-            "spread": {model: spread(values)[1] for model, values in of_seeds.items()} if seeds > 1 else None,
-        }
+        for metric, by_model in values.items()
+    }
     return {
         "prompts": prompts,
         "enough": prompts >= MINIMUM_PROMPTS,
         "metrics": shown,
-        "comparisons": {f"{after} - {before}": compare(per_prompt, before, after) for before, after in pairs},
+        "comparisons": {pair_key(before, after): compare(per_prompt, before, after) for before, after in pairs},
     }
 
 
@@ -193,15 +156,24 @@ def compare(per_prompt: dict[str, dict[str, list[float]]], before: str, after: s
             continue
         first, second = [pair[0] for pair in kept], [pair[1] for pair in kept]
         difference = paired_difference(first, second)
-        better = BETTER.get(metric.split(" (")[0])
-        found[metric] = asdict(difference) | {
-            "low": None if math.isnan(difference.low) else difference.low,
-            "high": None if math.isnan(difference.high) else difference.high,
-            "prompts": len(kept),
-            "verdict": word(difference, better),
-            "prompts_needed": prompts_needed(first, second),
-        }
+        counts = {} if metric not in POOLED else dict.fromkeys(("wins", "ties", "losses"))
+        found[metric] = (
+            asdict(difference)
+            | {
+                "low": None if math.isnan(difference.low) else difference.low,
+                "high": None if math.isnan(difference.high) else difference.high,
+                "prompts": len(kept),
+                "verdict": word(difference, better(metric)),
+                "prompts_needed": prompts_needed(first, second),
+            }
+            | counts
+        )
     return found
+
+
+def better(metric: str) -> Better | None:
+    """Which way is good, whoever judges; None where no direction is."""
+    return BETTER.get(metric.split(" (")[0])
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -210,15 +182,15 @@ def mean(values: Sequence[float]) -> float | None:
     return sum(kept) / len(kept) if kept else None
 
 
-def _spread(by_model: dict[str, list[list[float]]] | None, seeds: int) -> dict[str, float | None] | None:
-    """Standard deviation over seeds of each model's mean."""
-    if by_model is None or seeds < 2:
-        return None
-    found: dict[str, float | None] = {}
-    for model, by_prompt in by_model.items():
-        means = [mean([value for of in share for value in of]) for share in by_seed(by_prompt, seeds)]
-        found[model] = spread([value for value in means if value is not None])[1]
-    return found
+def _spread(by_prompt: Sequence[Sequence[float]], seeds: int) -> float | None:
+    """Standard deviation over seeds of a model's mean."""
+    means = [mean([value for of in share for value in of]) for share in by_seed(by_prompt, seeds)]
+    return spread([value for value in means if value is not None])[1]
+
+
+def _by_prompt(of_seeds: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Values by seed and prompt as values by prompt and seed."""
+    return [list(of) for of in zip(*of_seeds, strict=True)]
 
 
 def _regroup(values: Sequence[float], counts: Sequence[int]) -> list[list[float]]:

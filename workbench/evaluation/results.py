@@ -1,4 +1,4 @@
-"""What an evaluation leaves: results.json, version 1, and a line of completions.jsonl for every prompt."""
+"""What an evaluation leaves: results.json, version 2, and a line of completions.jsonl for every prompt."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Any
 
 from workbench.config import Config
 from workbench.evaluation.answers import Answer
-from workbench.evaluation.measuring import Measured, mean, references
+from workbench.evaluation.measuring import Measured, mean
+from workbench.evaluation.pooled import references
 from workbench.runs import Run, folder_hash, git_commit, package_versions
 
-VERSION = 1
+VERSION = 2
 
 
 def head(
@@ -102,7 +103,7 @@ def completion_lines(
             "completions": {model: [answer.text for answer in of[index]] for model, of in answers.items()},
             "scores": {
                 metric: {model: mean(of[index]) for model, of in by_model.items()}
-                for metric, by_model in measured.values.items()
+                for metric, by_model in measured.answers.items()
             },
             "moved": answers[after][index][0].moved,
         }

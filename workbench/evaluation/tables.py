@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from workbench.evaluation.verdicts import pair_of
+
 
 def markdown(results: dict[str, Any]) -> str:
     """The verdict, the guards, and a table for each prompt set; `results` as in results.json."""
@@ -19,7 +21,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 def set_table(name: str, found: dict[str, Any], results: dict[str, Any]) -> str:
     """Means of every model, and the last step's paired difference with its 95 % interval and its word."""
-    models, pair = results["models"], f"{results['after']} - {results['before']}"
+    models, pair = results["models"], pair_of(results)
     prompts, seen = found["prompts"], found["seen_in_training"]
     title = (
         f"{name}{' (retention)' if found['neutral'] else ''}: {prompts} prompt{'s' * (prompts != 1)}, {how(results)}"
@@ -33,7 +35,7 @@ def set_table(name: str, found: dict[str, Any], results: dict[str, Any]) -> str:
     for metric, values in found["metrics"].items():
         means = " | ".join(_mean(values, model) for model in models)
         difference = found["comparisons"].get(pair, {}).get(metric)
-        lines.append(f"| {metric} | {means} | {_difference(values, difference, results)} |")
+        lines.append(f"| {metric} | {means} | {_difference(difference)} |")
     return "\n".join(lines)
 
 
@@ -55,12 +57,14 @@ def _mean(values: dict[str, Any], model: str) -> str:
     return f"{mean:.3f}" + ("" if spread is None else f" +- {spread:.3f}")
 
 
-def _difference(values: dict[str, Any], difference: dict[str, Any] | None, results: dict[str, Any]) -> str:
-    """Difference, counts and word; of a metric of all answers together, the plain difference."""
-    if difference is None:
-        before, after = (values["means"].get(results[side]) for side in ("before", "after"))
-        return " | | " if before is None or after is None else f"{after - before:+.3f} | | "
-    low, high = difference["low"], difference["high"]
-    interval = "no interval" if low is None else f"[{low:+.3f}, {high:+.3f}]"
-    counts = " / ".join(str(difference[name]) for name in ("wins", "ties", "losses"))
-    return f"{difference['difference']:+.3f} {interval} | {counts} | {difference['verdict'] or ''}"
+def _difference(found: dict[str, Any] | None) -> str:
+    """Difference, counts and word; of a metric that one of the models does not have, nothing."""
+    if found is None:
+        return " | | "
+    counts = "" if found["wins"] is None else " / ".join(str(found[name]) for name in ("wins", "ties", "losses"))
+    return f"{found['difference']:+.3f} {interval(found)} | {counts} | {found['verdict'] or ''}"
+
+
+def interval(found: dict[str, Any]) -> str:
+    """The 95 % interval of a comparison; a single prompt has none."""
+    return "no interval" if found["low"] is None else f"[{found['low']:+.3f}, {found['high']:+.3f}]"

@@ -66,11 +66,21 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
     return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else None
 
 
+def pair_key(before: str, after: str) -> str:
+    """The name of a comparison in results.json."""
+    return f"{after} - {before}"
+
+
+def pair_of(results: Mapping[str, Any]) -> str:
+    """The name of the comparison that the verdict is about."""
+    return pair_key(results["before"], results["after"])
+
+
 def compared(results: Mapping[str, Any], *, neutral: bool) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Of each set that is neutral, or each that is not: its name, the set, its comparisons of `after` with `before`."""
     for name, of_set in results["sets"].items():
         if of_set["neutral"] == neutral:
-            yield name, of_set, of_set["comparisons"][f"{results['after']} - {results['before']}"]
+            yield name, of_set, of_set["comparisons"][pair_of(results)]
 
 
 def overall(results: Mapping[str, Any]) -> dict[str, str]:

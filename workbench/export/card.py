@@ -9,7 +9,8 @@ from typing import Any
 
 from workbench.config import DataSource
 from workbench.evaluation.results import file_hash, weights_hash
-from workbench.evaluation.tables import how
+from workbench.evaluation.tables import how, interval
+from workbench.evaluation.verdicts import pair_key
 from workbench.export.subject import Subject, base_of, hub_id, loading, reward_name, shown, sources, stages, training
 from workbench.report.page import text
 from workbench.runs import folder_hash
@@ -118,7 +119,7 @@ def measured(subject: Subject, results: dict[str, Any] | None) -> str:
 
 def set_table(found: dict[str, Any], models: Sequence[str], before: str, after: str) -> str:
     """Means of each model, and the paired difference after - before with its 95 % interval and its word."""
-    pair = f"{after} - {before}"
+    pair = pair_key(before, after)
     rows = []
     for metric, values in found["metrics"].items():
         means = ["" if values["means"].get(model) is None else f"{values['means'][model]:.3f}" for model in models]
@@ -128,11 +129,10 @@ def set_table(found: dict[str, Any], models: Sequence[str], before: str, after: 
 
 
 def _difference(found: dict[str, Any]) -> tuple[str, str]:
-    interval = "no interval" if found["low"] is None else f"[{found['low']:+.3f}, {found['high']:+.3f}]"
     word = found["verdict"] or ""
     if word == "no detectable change" and found["prompts_needed"]:
         word += f" (about {found['prompts_needed']} prompts would show this difference)"
-    return f"{found['difference']:+.3f} {interval}", word
+    return f"{found['difference']:+.3f} {interval(found)}", word
 
 
 def reward_measured(subject: Subject, report: dict[str, Any] | None) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from evaluate import EvaluationModule
 
@@ -39,6 +41,26 @@ def bleu(predictions: list[str], references: list[str] | list[list[str]]) -> flo
     """
     require_rows(predictions)
     return float(load("bleu").compute(predictions=predictions, references=references)["score"])
+
+
+def bleu_counts(predictions: list[str], references: list[str] | list[list[str]]) -> np.ndarray:
+    """Of each row (N, 10) what BLEU adds up: matches and n-grams of orders 1 to 4, tokens, tokens of the reference.
+
+    Raises ValueError as `bleu` does.
+    """
+    require_rows(predictions)
+    found = load("bleu").compute(predictions=predictions, references=references, use_aggregator=False)
+    lengths = [[row] for row in found["sys_len"]], [[row] for row in found["ref_len"]]
+    return np.hstack((found["counts"], found["totals"], *lengths))
+
+
+def bleu_of_counts(counts: np.ndarray) -> float:
+    """Corpus BLEU in [0, 100] of the summed counts (10,) of rows."""
+    from sacrebleu.metrics import BLEU
+
+    *ngrams, length, closest = counts.tolist()
+    score = BLEU.compute_bleu(ngrams[:4], ngrams[4:], length, closest, smooth_method="exp")  # as corpus_score does
+    return float(score.score)
 
 
 def toxicity(predictions: list[str], judge: Judge) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,19 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
         seen.update(ngrams)
         total += len(ngrams)
     return len(seen) / total if total else 0.0
+
+
+def distinct_n_without(rows: Sequence[Sequence[str]], n: int) -> list[float]:
+    """distinct_n (N,) of all texts but those of each of N rows."""
+    owner: dict[tuple[str, ...], int | None] = {}  # the one row that has the n-gram; None where several have it
+    totals = []
+    for row, texts in enumerate(rows):
+        ngrams = [ngram for text in texts for ngram in _ngrams(text.split(), n)]
+        totals.append(len(ngrams))
+        for ngram in ngrams:
+            owner[ngram] = row if owner.get(ngram, row) == row else None
+    alone, total = Counter(owner.values()), sum(totals)
+    return [(len(owner) - alone[row]) / (total - own) if total > own else 0.0 for row, own in enumerate(totals)]
 
 
 def repetition(text: str, n: int = 3) -> float:

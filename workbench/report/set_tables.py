@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from workbench.evaluation.verdicts import pair_of, too_few
 from workbench.report.page import table, text
 from workbench.report.svg import number
 
@@ -24,11 +25,6 @@ def main_metric(metrics: Iterable[str]) -> str | None:
     return next((name for name in names if is_toxicity(name)), "reward" if "reward" in names else None)
 
 
-def pair_of(results: dict[str, Any]) -> str:
-    """The key of the comparison that the verdict is about."""
-    return f"{results['after']} - {results['before']}"
-
-
 def set_title(name: str, found: dict[str, Any]) -> str:
     """A set's name; one that has nothing to do with the goal measures what was retained."""
     return f"Retention: {name}" if found["neutral"] else name
@@ -40,14 +36,10 @@ def sets_section(results: dict[str, Any]) -> str:
 
 
 def shortage(found: dict[str, Any], results: dict[str, Any]) -> str | None:
-    """What a set that is too small lacks, as text; None for one that is large enough."""
-    if found["enough"]:
-        return None
-    main = main_metric(found["metrics"])
-    compared = found["comparisons"].get(pair_of(results), {})
+    """What a set that is too small lacks, by the metric that is looked at first; None for one that is large enough."""
+    main, compared = main_metric(found["metrics"]), found["comparisons"].get(pair_of(results), {})
     needed = compared[main]["prompts_needed"] if main in compared else None
-    few = f"{found['prompts']} {'prompt is' if found['prompts'] == 1 else 'prompts are'} too few to tell"
-    return few + (f"; about {needed:,} would be needed for {main}." if needed else ".")
+    return None if found["enough"] else too_few(found["prompts"], needed)
 
 
 def signed(value: float) -> str:
@@ -87,15 +79,13 @@ def _means(found: dict[str, Any], results: dict[str, Any]) -> str:
     for metric, values in found["metrics"].items():
         means, spread = values["means"], values["spread"] or {}
         cells = [_mean(means.get(model), spread.get(model)) for model in models]
-        before, after = means.get(results["before"]), means.get(results["after"])
-        plain = None if before is None or after is None else after - before
         judged_by_itself = alone and metric.endswith("(reward)")
         rows.append(
             [
                 _metric(metric, values["better"], judged_by_itself),
                 _word(compared.get(metric)),
                 *cells,
-                *_difference(compared.get(metric), values["better"], plain),
+                *_difference(compared.get(metric), values["better"]),
             ]
         )
     caption = "Means over prompts" + (f" \u00b1 deviation over {len(results['seeds'])} seeds" if several else "")
@@ -107,7 +97,7 @@ def _comparison(pair: str, found: dict[str, Any]) -> str:
     rows = []
     for metric, difference in found["comparisons"][pair].items():
         better = found["metrics"][metric]["better"]
-        rows.append([_metric(metric, better, False), _word(difference), *_difference(difference, better, None)])
+        rows.append([_metric(metric, better, False), _word(difference), *_difference(difference, better)])
     return table(["", "", f"{_minus(pair)} [95 % interval]", "", "win / tie / loss"], rows)
 
 
@@ -136,17 +126,17 @@ def _word(found: dict[str, Any] | None) -> str:
     return f'<span class="chip {TONES.get(word, "same")}">{text(word)}</span>' if word else ""
 
 
-def _difference(found: dict[str, Any] | None, better: str | None, plain: float | None) -> list[str]:
+def _difference(found: dict[str, Any] | None, better: str | None) -> list[str]:
     """Three cells: the difference with its interval, a picture of them, and the counts."""
     if found is None:
-        return ["" if plain is None else f"<strong>{signed(plain)}</strong>", "", ""]
+        return ["", "", ""]
     low, high = found["low"], found["high"]
     known = low is not None and high is not None
     interval = f"[{signed(low)}, {signed(high)}]" if known else "no interval"
     return [
         f'<strong>{signed(found["difference"])}</strong> <span class="soft">{interval}</span>',
         _interval_mark(found["difference"], low, high, TONES.get(found["verdict"], "same")) if known else "",
-        _counts(found, better),
+        _counts(found, better) if found["wins"] is not None else "",
     ]
 
 

@@ -19,6 +19,7 @@ Args:
     references: one text per prediction, or a list of texts, as many as each prediction has.
     lowercase: ignore case.
     tokenize: sacrebleu's tokenizer, 13a unless another is named.
+    use_aggregator: False returns counts, totals, sys_len and ref_len as lists, of each row by itself.
 
 Returns:
     score: BLEU of all rows together, in [0, 100].
@@ -50,10 +51,16 @@ class Bleu(evaluate.Metric):
         references: list[str] | list[list[str]],
         lowercase: bool = False,
         tokenize: str = "13a",
+        use_aggregator: bool = True,
     ) -> dict[str, Any]:
         rows = [[reference] if isinstance(reference, str) else reference for reference in references]
         if not all(rows):
             raise ValueError(f"row {rows.index([])} has no reference")
+        if not use_aggregator:
+            # The order changes a row's score, which is not asked for, and not what is counted.
+            alone = BLEU(lowercase=lowercase, tokenize=tokenize, effective_order=True)
+            found = [vars(alone.sentence_score(text, row)) for text, row in zip(predictions, rows, strict=True)]
+            return {name: [row[name] for row in found] for name in ("counts", "totals", "sys_len", "ref_len")}
         metric = BLEU(lowercase=lowercase, tokenize=tokenize)
         # One stream per place in the rows; None stands where a row has fewer references.
         result = metric.corpus_score(predictions, list(zip_longest(*rows)))
