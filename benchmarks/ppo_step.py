@@ -28,8 +28,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from workbench.adapters import load_trainable
 from workbench.config import DataSource, LoraSettings, PolicyConfig, PPOConfig
-from workbench.models import autocast_dtype, load_trainable
+from workbench.models import autocast_dtype
 from workbench.policy import Policy
 from workbench.ppo.trainer import PPOTrainer
 

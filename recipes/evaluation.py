@@ -16,11 +16,14 @@ from workbench.errors import UserError, named
 from workbench.runs import Run
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from workbench.evaluation.answers import Answer
     from workbench.metrics.similarity import Encoder
     from workbench.rewards import CheckedReward, Judge
 
 NAME = "evaluation"
+Rows = list[dict[str, Any]]
 
 
 def wanted(config: Config) -> bool:
@@ -33,7 +36,7 @@ def max_new_tokens(config: Config) -> int:
     return config.evaluation.max_new_tokens or (config.ppo.max_new_tokens if config.ppo else 128)
 
 
-def rows(config: Config, model: str, name: str, source: DataSource) -> list[dict[str, Any]]:
+def rows(config: Config, model: str, name: str, source: DataSource) -> Rows:
     """The rows of a prompt set, as `model` reads them."""
     from workbench.evaluation.pooled import references
     from workbench.prompt_rows import prompt_rows
@@ -71,7 +74,7 @@ def parts_of_reward(config: Config) -> set[str]:
     return {str(name) for name in (config.reward.model, *named_in)}
 
 
-def seen_in_training(config: Config, sets: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
+def seen_in_training(config: Config, sets: dict[str, Rows]) -> dict[str, int]:
     """How many rows of each set were trained on as well, whatever the template around them."""
     from recipes import sft
     from workbench.data import identities
@@ -90,16 +93,10 @@ def seen_in_training(config: Config, sets: dict[str, list[dict[str, Any]]]) -> d
 
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
-    from workbench.models import load_config
-
     check_settings(config)
     judges(config, None)
     encoder_of(config, "cpu")
-    for title, place in config.evaluation.models.items():
-        if not (Path(place).expanduser() / "adapter_config.json").is_file():
-            with named(f"evaluation.models.{title}"):
-                load_config(place)
-    lines, models = [], 1 + bool(config.sft) + bool(config.ppo) + len(config.evaluation.models)
+    lines, models = notes_on_models(config), 1 + bool(config.sft) + bool(config.ppo) + len(config.evaluation.models)
     answers = config.evaluation.samples * len(seeds(config))
     for name, source in config.evaluation.data.items():
         count = len(rows(config, config.policy.model, name, source))
@@ -107,6 +104,24 @@ def plan(config: Config) -> list[str]:
             f"{name}: {count} prompts x {models} models x {answers} answers, up to {max_new_tokens(config)} tokens"
         )
     return lines
+
+
+def notes_on_models(config: Config) -> list[str]:
+    """What is odd about the further models; raises UserError for one that cannot be loaded or joined."""
+    from workbench.adapters import check_adapter
+    from workbench.models import load_config, resolve
+
+    notes = []
+    for title, place in config.evaluation.models.items():
+        with named(f"evaluation.models.{title}"):
+            folder = Path(place).expanduser()
+            if not (folder / "adapter_config.json").is_file():
+                load_config(place)
+                continue
+            trained_on = check_adapter(config.policy.model, folder)
+            if Path(trained_on).name != Path(resolve(config.policy.model)).name:
+                notes.append(f"{title}: an adapter that was trained on {trained_on} joins {config.policy.model} here")
+    return notes
 
 
 def encoder_of(config: Config, device: str) -> Encoder | None:
@@ -158,53 +173,66 @@ def run(run: Run) -> dict[str, Any]:
     """Write completions.jsonl, results.json, report.md and report.html into the stage's folder and print the tables."""
     from accelerate import Accelerator
 
-    from workbench.data import identities
-    from workbench.evaluation.answers import answer
-    from workbench.evaluation.contenders import contenders
-    from workbench.ppo.batches import seed_of
-
     config = run.config
     check_settings(config)
     for stage in ("sft", "ppo"):
         if (stage == "sft" and config.sft) or (stage == "ppo" and config.ppo):
             run.record(stage)
+    for note in notes_on_models(config):
+        say(f"evaluation.models.{note}")
     accelerator = Accelerator()
-    of_answers = [
-        seed if sample == 0 else seed_of(seed, sample, 2)
-        for seed in seeds(config)
-        for sample in range(config.evaluation.samples)
-    ]
-    sets: dict[str, list[dict[str, Any]]] = {}
-    answers: dict[str, dict[str, list[list[Answer]]]] = {name: {} for name in config.evaluation.data}
-    for contender, model in contenders(run, accelerator):
-        for name, source in config.evaluation.data.items():
-            own = rows(config, model, name, source) if model != config.policy.model or name not in sets else sets[name]
-            if model == config.policy.model:
-                sets[name] = own
-            elif identities(own, source) != identities(sets[name], source):
-                raise UserError(
-                    f"evaluation.models.{contender.title}: other prompts of {name} fit its window than the policy's; "
-                    f"set evaluation.data.{name}.max_prompt_tokens to what fits both, or leave limit out"
-                )
-            answers[name][contender.title] = answer(
-                contender,
-                own,
-                accelerator=accelerator,
-                label=f"evaluation {name} {contender.title}",
-                batch_size=config.evaluation.batch_size,
-                max_new_tokens=max_new_tokens(config),
-                temperature=config.evaluation.temperature,
-                seeds=of_answers,
-            )
+    sets, answers = answered(run, accelerator)
     if not accelerator.is_main_process:
         return {"inputs": {}, "metrics": {}}
     inputs = {name: source.path for name, source in config.evaluation.data.items()}
     return {"inputs": inputs, "metrics": report(run, sets, answers, accelerator.device.type)}
 
 
+def answered(run: Run, accelerator: Accelerator) -> tuple[dict[str, Rows], dict[str, dict[str, list[list[Answer]]]]]:
+    """The prompts of each set, and every model's answers to them; those that are kept from before are not sampled."""
+    from workbench.data import identities
+    from workbench.evaluation import kept
+    from workbench.evaluation.answers import Sampling, answer
+    from workbench.evaluation.contenders import candidates, loader
+    from workbench.ppo.batches import seed_of
+
+    config, folder = run.config, run.stage(NAME)
+    settings, samples = config.evaluation, range(config.evaluation.samples)
+    of_answers = [seed if sample == 0 else seed_of(seed, sample, 2) for seed in seeds(config) for sample in samples]
+    sampling = Sampling(settings.batch_size, max_new_tokens(config), settings.temperature, tuple(of_answers))
+    before, load, keys = kept.read(folder), loader(run, accelerator), []
+    sets: dict[str, Rows] = {}
+    answers: dict[str, dict[str, list[list[Answer]]]] = {name: {} for name in settings.data}
+    for candidate in candidates(run):
+        title, contender = candidate.title, None
+        for name, source in settings.data.items():
+            is_own = candidate.model == config.policy.model
+            own = sets[name] if is_own and name in sets else rows(config, candidate.model, name, source)
+            if identities(own, source) != identities(sets.setdefault(name, own), source):
+                raise UserError(
+                    f"evaluation.models.{title}: other prompts of {name} fit its window than the policy's; "
+                    f"set evaluation.data.{name}.max_prompt_tokens to what fits both, or leave limit out"
+                )
+            key = kept.key_of(candidate, own, sampling, config.policy, accelerator)
+            found = before.get(key)
+            if found is None:
+                contender = contender or load(candidate)
+                label = f"evaluation {name} {title}"
+                found = answer(contender, own, sampling, accelerator=accelerator, label=label)
+                if accelerator.is_main_process:
+                    kept.add(folder, key, found)
+            else:
+                say(f"evaluation {name} {title}: the answers of before, from the same weights and settings")
+            answers[name][title] = found
+            keys.append(key)
+    if accelerator.is_main_process and not before.keys() <= set(keys):
+        kept.forget_others(folder, keys)
+    return sets, answers
+
+
 def report(
     run: Run,
-    sets: dict[str, list[dict[str, Any]]],
+    sets: dict[str, Rows],
     answers: dict[str, dict[str, list[list[Answer]]]],
     device: str,
 ) -> dict[str, Any]:
@@ -263,7 +291,7 @@ def report(
     return found
 
 
-def independent_of_reward(judged_by: list[str], completions: list[dict[str, Any]]) -> list[str]:
+def independent_of_reward(judged_by: list[str], completions: Rows) -> list[str]:
     """The judges without those that, under whatever name, say of every answer exactly what the reward says."""
     if "reward" not in judged_by:
         return judged_by

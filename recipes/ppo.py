@@ -111,7 +111,8 @@ def run(run: Run) -> dict[str, Any]:
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
-    from workbench.models import autocast_dtype, load_policy_tokenizer, load_trainable, pages_optimizer, save_model
+    from workbench.adapters import load_trainable
+    from workbench.models import autocast_dtype, load_policy_tokenizer, pages_optimizer, save_model
     from workbench.policy import Policy
     from workbench.ppo.trainer import PPOTrainer
     from workbench.runs import folder_hash, writing

@@ -88,7 +88,8 @@ def make_trainer(
     from trl import SFTConfig as TrlConfig
     from trl import SFTTrainer
 
-    from workbench.models import add_lora, load_model, pages_optimizer
+    from workbench.adapters import add_lora
+    from workbench.models import load_model, pages_optimizer
     from workbench.training import arguments
 
     sft, state = settings(config), PartialState()

@@ -40,3 +40,20 @@ def in_project(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project's root as working directory, from which paths in README and YAML are meant."""
     monkeypatch.chdir(ROOT)
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def exportable_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the trained runs that all tests of the export share."""
+    from exports import make_runs  # what it imports takes seconds that other tests need not wait
+
+    folder = tmp_path_factory.mktemp("export")
+    make_runs(folder)
+    return folder
+
+
+@pytest.fixture
+def workspace(exportable_runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the exportable runs as working directory."""
+    monkeypatch.chdir(exportable_runs)
+    return exportable_runs

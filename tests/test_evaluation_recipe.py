@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Any
 import pytest
 import tiny
 from accelerate import Accelerator
-from test_recipes import evaluation_source, small
+from small_runs import evaluation_source, small
 
 from recipes import evaluation, ppo, sft
 from workbench import cli
 from workbench.errors import Failed, UserError
-from workbench.evaluation.answers import Contender, answer
+from workbench.evaluation.answers import Contender, Sampling, answer
 from workbench.models import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -86,12 +87,9 @@ def test_tokens_say_where_the_answer_moved_and_join_to_its_text(architecture: st
     found = answer(
         Contender("aligned", policy, "policy", tokenizer, policy, explained=True),
         rows,
+        Sampling(batch_size=2, max_new_tokens=12, temperature=1.0, seeds=(0, 1)),
         accelerator=Accelerator(cpu=True),
         label="test",
-        batch_size=2,
-        max_new_tokens=12,
-        temperature=1.0,
-        seeds=[0, 1],
     )
     for first, second in found:
         assert first.moved is not None
@@ -156,6 +154,26 @@ def test_an_adapter_is_no_further_model_of_a_run_that_trains_every_weight(in_pro
     options = ["--policy.lora", "null", "--evaluation.models", json.dumps({"other": str(tmp_path / "adapter")})]
     with pytest.raises(UserError, match="is an adapter, and this run has none to join"):
         cli.launch([sft.STAGE, ppo.STAGE, evaluation.STAGE], "", [*small("quickstart", tmp_path / "runs"), *options])
+
+
+def test_an_adapter_of_another_base_is_refused_before_anything_runs(
+    trained: Path, in_project: Path, tmp_path: Path
+) -> None:
+    models = json.dumps({"other": str(trained / "quickstart" / "ppo")})
+    options = small("quickstart_gpt2", tmp_path, "--evaluation.models", models)
+    with pytest.raises(UserError, match=r"evaluation\.models\.other: .*ppo: no adapter for embedded:gpt2: .*t5"):
+        cli.launch([sft.STAGE, ppo.STAGE, evaluation.STAGE], "", options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_adapter_of_a_base_by_another_name_is_said_to_be_one(
+    trained: Path, in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(trained / "quickstart" / "ppo", tmp_path / "ppo"))
+    saved = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(saved | {"base_model_name_or_path": "google/flan-t5"}))
+    evaluate(trained, "--evaluation.models", json.dumps({"other": str(folder)}))
+    assert "other: an adapter that was trained on google/flan-t5 joins embedded:t5 here" in capsys.readouterr().out
 
 
 def test_models_that_drop_other_prompts_are_not_compared(trained: Path, in_project: Path, tmp_path: Path) -> None:

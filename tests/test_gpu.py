@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from small_runs import CHAIN, small
 from test_ppo import trainer
-from test_recipes import CHAIN, small
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from workbench import cli
+from workbench.adapters import load_trainable
 from workbench.config import PolicyConfig
-from workbench.models import load_policy_tokenizer, load_trainable, make_optimizer
+from workbench.models import load_policy_tokenizer, make_optimizer
 from workbench.policy import Policy
 
 CUDA = torch.device("cuda")

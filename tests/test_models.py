@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import BartConfig, FalconConfig, GPT2Config, T5Config
 
+from workbench.adapters import load_trainable
 from workbench.config import PolicyConfig
-from workbench.models import load_policy_tokenizer, load_trainable, save_model, without_dropout
+from workbench.models import load_policy_tokenizer, save_model, without_dropout
 from workbench.policy import Policy
 
 CPU = torch.device("cpu")

@@ -12,9 +12,10 @@ import tiny
 import torch
 from test_ppo import both, either, trainer
 
+from workbench.adapters import load_trainable
 from workbench.config import PolicyConfig
 from workbench.errors import UserError
-from workbench.models import load_policy_tokenizer, load_trainable, stop_ids
+from workbench.models import load_policy_tokenizer, stop_ids
 from workbench.policy import Policy
 from workbench.ppo import algorithm
 from workbench.ppo.batches import token_limit

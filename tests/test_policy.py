@@ -7,8 +7,8 @@ import tiny
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, OPTConfig, OPTForCausalLM
 
+from workbench.adapters import add_lora
 from workbench.config import LoraSettings
-from workbench.models import add_lora
 from workbench.policy import Policy, adapter_of
 from workbench.sampling import is_truncated, mask_after_stop
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from test_recipes import CHAIN, small
+from small_runs import CHAIN, small
 
 from workbench import cli
+from workbench.adapters import load_adapters, load_trainable
 from workbench.config import PolicyConfig
 from workbench.errors import UserError
-from workbench.models import load_adapters, load_model, load_policy_tokenizer, load_trainable, pages_optimizer
+from workbench.models import load_model, load_policy_tokenizer, pages_optimizer
 from workbench.policy import Policy
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_recipes import CHAIN, small
+from small_runs import CHAIN, small
 
 from recipes import evaluation, ppo, reward, sft
 from workbench import cli

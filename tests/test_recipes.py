@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
 from peft import PeftModel
+from small_runs import CHAIN, evaluation_source, small
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -24,40 +21,14 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from recipes import evaluation, ppo, reward, sft
+from recipes import ppo, sft
 from workbench import cli
 from workbench.config_file import make_parser, parse
 from workbench.errors import UserError
 from workbench.runs import open_run
 
-CHAIN = [sft.STAGE, reward.STAGE, ppo.STAGE, evaluation.STAGE]
 CONFIGS = sorted(path.name for path in (Path(__file__).parent.parent / "recipes" / "configs").glob("*.yaml"))
 CHAT = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant: "
-
-SMALL = [
-    *("--sft.max_steps", "3", "--sft.batch_size", "8"),
-    *("--reward.train.data.limit", "64", "--reward.train.validation.limit", "40"),
-    *("--ppo.steps", "2", "--ppo.batch_size", "8", "--ppo.minibatch_size", "4", "--ppo.epochs", "1"),
-    *("--ppo.max_new_tokens", "6", "--evaluation.batch_size", "10"),
-]
-
-
-def small(name: str, folder: Path, *options: str) -> list[str]:
-    """A quickstart of a few steps in `folder`; the reward is the lexicon unless `options` say otherwise."""
-    given = [] if "--reward.model" in options else ["--reward.model", "lexicon"]
-    limit = ["--evaluation.data", json.dumps({"test dialogues": evaluation_source(10)})]
-    return ["--config", f"recipes/configs/{name}.yaml", "--runs", str(folder), *SMALL, *limit, *given, *options]
-
-
-def evaluation_source(limit: int) -> dict[str, object]:
-    """A few embedded test dialogues."""
-    return {
-        "path": "embedded:summaries",
-        "split": "test",
-        "template": "{dialogue}",
-        "columns": {"reference": "summary"},
-        "limit": limit,
-    }
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +147,7 @@ def test_the_chain_runs_skips_and_leaves_what_plain_libraries_load(
     run = tmp_path / name
     results = json.loads((run / "evaluation" / "results.json").read_text())
     found = results["sets"]["test dialogues"]
-    assert (results["version"], found["prompts"], found["enough"]) == (1, 10, False)
+    assert (results["version"], found["prompts"], found["enough"]) == (2, 10, False)
     assert found["metrics"]["KL to reference, nats"]["means"]["sft"] == pytest.approx(0, abs=1e-4)
     assert all(len(results["inputs"][model]["sha256"]) == 64 for model in ("sft", "aligned"))
     assert "10 prompts are no evidence" in printed
@@ -308,86 +279,3 @@ def test_prompts_that_were_trained_on_are_found_and_said(
     assert "(5 of them were trained on)" in printed
     results = json.loads((tmp_path / "quickstart" / "evaluation" / "results.json").read_text())
     assert results["sets"]["seen"]["seen_in_training"] == 5
-
-
-def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    """A recipe as a process of its own."""
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300, check=False)
-
-
-def test_a_mistake_leaves_with_2_and_a_line_on_stderr(in_project: Path) -> None:
-    result = command("-m", "recipes.detox", "--config", "recipes/configs/quickstart.yaml", "--ppo.kl_ceof", "1")
-    assert result.returncode == 2
-    assert result.stderr == "error: --ppo.kl_ceof: unknown key; did you mean --ppo.kl_coef?\n"
-    assert result.stdout == ""
-
-
-@pytest.mark.parametrize("recipe", ["detox", "sft", "reward", "ppo", "evaluation"])
-def test_help_answers_without_loading_torch(recipe: str, in_project: Path) -> None:
-    code = (
-        f"import sys, runpy; sys.argv = ['{recipe}', '--help']\n"
-        f"try: runpy.run_module('recipes.{recipe}', run_name='__main__')\n"
-        "finally: assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
-    )
-    result = command("-c", code)
-    assert result.returncode == 0, result.stderr
-    assert "--ppo.kl_coef" in result.stdout or "--ppo" in result.stdout
-
-
-@pytest.mark.parametrize(("threads", "said"), [("1", True), ("2", False)])
-def test_a_launcher_that_left_cores_idle_is_named(
-    threads: str, said: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    cli.hint_at_idle_cores()
-    assert ("--num_cpu_threads_per_process 4" in capsys.readouterr().out) == said
-
-
-def test_print_config_prints_what_would_run_and_loads_back(in_project: Path, tmp_path: Path) -> None:
-    result = command(
-        "-m", "recipes.ppo", "--config", "recipes/configs/quickstart.yaml", "--seed", "5", "--print_config"
-    )
-    assert result.returncode == 0, result.stderr
-    assert "seed: 5" in result.stdout
-    (tmp_path / "printed.yaml").write_text(result.stdout)
-    parser = make_parser("test", "")
-    printed, _ = parse(parser, ["--config", str(tmp_path / "printed.yaml")])
-    given, _ = parse(parser, ["--config", "recipes/configs/quickstart.yaml", "--seed", "5"])
-    assert printed == given
-
-
-def test_it_runs_by_path_under_the_launcher_and_ctrl_c_leaves_a_run_that_goes_on(
-    in_project: Path, tmp_path: Path
-) -> None:
-    options = small("quickstart", tmp_path, "--sft.max_steps", "150")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_config.yaml"]
-    process = subprocess.Popen(
-        [*launcher, "recipes/detox.py", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if line.startswith("sft ") and "left" in line:
-            break
-    os.killpg(process.pid, signal.SIGINT)
-    stderr = "".join(lines) + process.communicate(timeout=120)[1]
-    sft_folder = tmp_path / "quickstart" / "sft"
-    assert "To go on, run the same command again: python -m recipes.detox" in stderr, stderr
-    (saved,) = sft_folder.glob("checkpoint-*")
-    step = json.loads((saved / "trainer_state.json").read_text())["global_step"]
-    assert 0 < step < 150
-
-    result = command("-m", "recipes.sft", *options)
-    assert result.returncode == 0, result.stderr
-    assert json.loads((sft_folder / "stage.json").read_text())["metrics"]["steps"] == 150
-    first = json.loads((sft_folder / "metrics.jsonl").read_text().splitlines()[0])
-    assert first["step"] == 10, "the log of the first part is kept"
-    assert not list(sft_folder.glob("checkpoint-*"))

@@ -3,101 +3,20 @@
 from __future__ import annotations
 
 import json
-import random
 import re
-from dataclasses import asdict
 from html.parser import HTMLParser
 from importlib.resources import files
 from typing import Any
 
 import pytest
+from random_results import BETTER, HOSTILE, MODELS, results_of, rows_of
 
 from workbench.ppo.watch import Point
-from workbench.report.curves import training_plots
 from workbench.report.evaluation_page import evaluation_page
 from workbench.report.examples import as_json
 from workbench.report.page import text
-from workbench.report.set_tables import main_metric, shown, signed
-from workbench.report.svg import scatter
+from workbench.report.set_tables import shown, signed
 from workbench.reward_training.report import preference_report
-from workbench.statistics import paired_difference
-
-HOSTILE = "</script><script>alert('1')</script><img src=x onerror=alert(2)><!--\"&amp;"
-HOSTILE += "\u202e\u2066\x00\x7f\x9b\u2028\ud800"
-BETTER = {"toxicity (reward)": "lower", "toxicity (lexicon)": "lower", "reward": "higher", "tokens": None}
-WORDS = ["the", "dog", "cat", "walks", "home", "with", "her", "old", "friend", "on", "Monday", "and", "buys", "bread"]
-MODELS = ("base", "sft", "aligned")
-
-
-def rows_of(count: int, models: tuple[str, ...] = MODELS, *, name: str = "dialogues", **fields: Any) -> list[dict]:
-    """Lines of completions.jsonl with random words and scores; every other one has a reference."""
-    chance = random.Random(count)
-    rows = []
-    for index in range(count):
-        texts = {model: [" ".join(chance.choices(WORDS, k=8)) for _ in range(2)] for model in models}
-        scores = {
-            metric: {model: chance.random() * (20 if metric == "tokens" else 1) for model in models}
-            for metric in BETTER
-        }
-        reference = [None, "one", ["one", "two"]][index % 3]
-        row = {"set": name, "index": index, "prompt": f"prompt {index}", "reference": reference}
-        moved = [[f" {word}", chance.gauss(0, 2)] for word in texts[models[-1]][0].split()]
-        rows.append(row | {"completions": texts, "scores": scores, "moved": moved} | fields)
-    return rows
-
-
-def set_of(rows: list[dict], before: str, after: str, models: tuple[str, ...]) -> dict:
-    """An entry of `sets` in results.json, from the lines of its prompts."""
-    columns = {
-        metric: {model: [row["scores"][metric][model] for row in rows] for model in models}
-        for metric in rows[0]["scores"]
-    }
-    compared: dict[str, dict] = {}
-    for first, second in dict.fromkeys([(before, after), ("base", after)]):
-        for metric, of in columns.items():
-            found = asdict(paired_difference(of[first], of[second], resamples=100))
-            if len(rows) == 1:
-                found |= {"low": None, "high": None}
-            word = BETTER[metric] and "better"
-            entry = found | {"verdict": word, "prompts_needed": 120 if metric == "toxicity (reward)" else None}
-            compared.setdefault(f"{second} - {first}", {})[metric] = entry
-    metrics = {}
-    for metric, of in columns.items():
-        means = {model: sum(values) / len(values) for model, values in of.items()}
-        metrics[metric] = {"better": BETTER[metric], "means": means, "spread": None}
-    metrics["distinct-2"] = {"better": None, "means": dict.fromkeys(models, 0.25), "spread": None}
-    return {"prompts": len(rows), "neutral": False, "seen_in_training": 0, "enough": True, "metrics": metrics} | {
-        "comparisons": compared
-    }
-
-
-def results_of(rows: list[dict], models: tuple[str, ...] = MODELS, **fields: Any) -> dict[str, Any]:
-    """results.json for these lines."""
-    before, after = ("sft" if "sft" in models else "base"), "aligned"
-    names = dict.fromkeys(row["set"] for row in rows)
-    model = {"name": "embedded:t5", "sha256": "ab" * 32}
-    return {
-        "version": 1,
-        "name": "quick",
-        "date": "2026-11-22",
-        "seeds": [0],
-        "commit": None,
-        "versions": {"torch": "2.13.0"},
-        "machine": "2 cores",
-        "inputs": dict.fromkeys(models, model) | {"data": {key: {"path": "x.jsonl", "sha256": "cd"} for key in names}},
-        "models": list(models),
-        "before": before,
-        "after": after,
-        "reward": "toxicity",
-        "judges": ["reward", "lexicon"],
-        "threshold": 0.5,
-        "temperature": 1.0,
-        "max_new_tokens": 40,
-        "samples": 2,
-        "verdict": {"word": "better", "sentence": "Toxicity fell."},
-        "guards": [{"name": "kept", "passed": True, "text": "fine"}, {"name": "lost", "passed": False, "text": "gone"}],
-        "sets": {name: set_of([row for row in rows if row["set"] == name], before, after, models) for name in names},
-    } | fields
 
 
 class Markup(HTMLParser):
@@ -200,9 +119,9 @@ def test_a_set_that_is_too_small_says_how_many_prompts_it_would_need():
     results = results_of(rows)
     results["sets"]["sums"] |= {"enough": False, "neutral": True, "seen_in_training": 2}
     markup = checked(evaluation_page(results, rows))
-    said = "Retention: sums: 3 prompts are too few to tell; about 120 would be needed for toxicity (reward)."
-    assert said in markup.text
-    assert "4 prompts are too few" not in markup.text
+    said = "Retention: sums: 3 prompts are no evidence: about 120 would be needed to see a change of this size"
+    assert f"{said} (toxicity (reward))" in markup.text
+    assert "4 prompts are" not in markup.text
     assert "2 of these prompts were in the training data" in markup.text
 
 
@@ -228,7 +147,11 @@ def test_every_number_of_the_results_is_in_the_table(models, count):
         gains = [row["scores"][metric]["aligned"] - row["scores"][metric][before] for row in rows]
         won = sum(gain < 0 if better == "lower" else gain > 0 for gain in gains)
         assert [int(part) for part in re.findall(r"\d+", cells[-1])] == [won, 0, count - won]
-    assert table_cells(markup_text, "distinct-2")[2:] == ["0.250"] * len(models) + ["0.000", "", ""]
+    assert table_cells(markup_text, "distinct-2")[2:] == ["0.250"] * len(models) + [
+        f"0.000 [{signed(-0.1)}, {signed(0.2)}]",
+        "",
+        "",
+    ]
 
 
 def test_several_seeds_show_their_spread():
@@ -300,61 +223,3 @@ def test_what_any_judge_calls_toxic_is_hidden():
         for model, hidden in zip(MODELS, given["hidden"], strict=True):
             worst = max(row["scores"][f"toxicity ({judge})"][model] for judge in ("reward", "lexicon"))
             assert hidden == (worst >= 0.5 or (model == "base" and row["index"] % 4 == 0))
-
-
-def test_an_interval_is_drawn_on_its_side_of_zero():
-    rows = rows_of(30)
-    results = results_of(rows)
-    compared = results["sets"]["dialogues"]["comparisons"]["aligned - sft"]
-    compared["tokens"] |= {"low": -3.0, "difference": -2.0, "high": 1.0}
-    row = re.search(r"<tr><th[^>]*>tokens.*?</tr>", evaluation_page(results, rows))[0]
-    zero = float(re.search(r'class="zero" x1="([\d.]+)"', row)[1])
-    left, right = map(float, re.search(r'class="range[^"]*" x1="([\d.]+)" x2="([\d.]+)"', row).groups())
-    middle = float(re.search(r'cx="([\d.]+)"', row)[1])
-    unit = (zero - left) / 3
-    assert unit > 0
-    assert (middle, right) == pytest.approx((zero - 2 * unit, zero + unit), abs=0.1)
-
-
-SIDES = [("lower", ["bad", "good"]), ("higher", ["good", "bad"]), (None, ["", ""])]
-
-
-@pytest.mark.parametrize(("better", "sides"), SIDES)
-def test_points_of_a_scatter_are_coloured_by_their_side_of_the_diagonal(better, sides):
-    figure = scatter("a", [0.0, 1.0, 0.5], [1.0, 0.0, 0.5], x_label="", y_label="", better=better)
-    assert [found.strip() for found in re.findall(r'class="dot([^"]*)"', figure)] == [*sides, ""]
-
-
-def test_ten_thousand_prompts_draw_a_thousand_points():
-    rows = rows_of(2500, ("base", "aligned"))
-    document = evaluation_page(results_of(rows, ("base", "aligned")), rows)
-    assert 500 <= len(re.findall('class="dot', document)) <= 1000
-    assert "of 2500 prompts" in document
-
-
-def test_training_plots_show_the_lines_that_the_logs_have():
-    curves = {
-        "sft": [{"loss": 2.0, "step": 1}, {"eval_loss": 1.5, "step": 2}, {"train_runtime": 3.0, "step": 2}],
-        "reward": [{"learning_rate": 1.0, "step": 1}],
-        "ppo": [{"step": 1, "objective/entropy": 2.0, "objective/term/polite": 1.0, "objective/term/short": 0.0}],
-    }
-    figures = re.findall(r"<figure><figcaption>(.*?)</figcaption>.*?</figure>", training_plots(curves))
-    assert figures == ["SFT: loss, nats per token", "PPO: entropy, nats per response", "PPO: terms of the reward"]
-    legend = re.findall(r"</i>(.*?)</span>", training_plots(curves))
-    assert legend == ["training", "validation", "polite", "short"]
-    assert training_plots({}) == training_plots({"sft": []}) == ""
-
-
-def test_numbers_keep_what_a_reader_needs():
-    chance = random.Random(0)
-    for _ in range(500):
-        value = chance.choice([-1, 1]) * 10 ** chance.uniform(-6, 5)
-        assert float(shown(value).replace("\u2212", "-").replace(",", "")) == pytest.approx(value, rel=0.06, abs=1e-9)
-        assert signed(value)[0] == ("+" if value > 0 else "\u2212")
-    assert shown(0.0) == signed(0.0) == "0.000"
-
-
-def test_the_main_metric_is_a_toxicity_or_the_reward():
-    assert main_metric(["reward", "toxic share (a)", "toxicity (a)", "toxicity (b)"]) == "toxicity (a)"
-    assert main_metric(["tokens", "reward"]) == "reward"
-    assert main_metric(["tokens"]) is None

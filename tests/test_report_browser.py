@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import HOSTILE, MODELS, results_of, rows_of
+from random_results import HOSTILE, MODELS, results_of, rows_of
 
 from workbench.report.evaluation_page import evaluation_page
 from workbench.report.page import text

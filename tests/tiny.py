@@ -14,8 +14,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from workbench.adapters import add_lora
 from workbench.config import LoraSettings
-from workbench.models import add_lora, neutralise_generation, without_dropout
+from workbench.models import neutralise_generation, without_dropout
 from workbench.policy import Policy
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz .:?"

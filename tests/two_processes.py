@@ -22,7 +22,7 @@ from torch import Tensor
 
 from workbench.config import DataSource, PPOConfig
 from workbench.errors import Interrupted, UserError
-from workbench.evaluation.answers import Contender, answer
+from workbench.evaluation.answers import Contender, Sampling, answer
 from workbench.ppo import update as update_module
 from workbench.ppo.rollout import Rollout, decode, score_tokens
 from workbench.ppo.trainer import PPOTrainer
@@ -139,12 +139,9 @@ def answers(architecture: str, prompts: int) -> list[list[dict[str, Any]]]:
     made = answer(
         Contender("aligned", policy, "policy", tiny.tokenizer(architecture), policy, explained=True),
         make_rows(architecture, prompts),
+        Sampling(batch_size=2, max_new_tokens=8, temperature=1.0, seeds=(3, 4)),
         accelerator=Accelerator(cpu=True),
         label="test",
-        batch_size=2,
-        max_new_tokens=8,
-        temperature=1.0,
-        seeds=[3, 4],
     )
     return [[dataclasses.asdict(one) for one in of] for of in made]
 

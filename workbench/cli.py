@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -21,6 +22,9 @@ from workbench.config import Config
 from workbench.config_file import make_parser, parse
 from workbench.errors import Failed, Interrupted, UserError
 from workbench.runs import Run, only_one, open_run, prepare_folder
+
+# The other processes wait while the main one judges an evaluation's answers; torch gives up after ten minutes.
+LONGEST_WAIT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,8 @@ def wait_for_everyone() -> None:
     from accelerate.utils import parse_flag_from_env
 
     # The first state decides for all that come after it, and only later ones would look for this flag by themselves.
-    state, started = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")), os.environ.get("WORLD_SIZE", "1")
+    cpu, started = parse_flag_from_env("ACCELERATE_USE_CPU"), os.environ.get("WORLD_SIZE", "1")
+    state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
     if state.num_processes != int(started):
         raise UserError(
             f"launch: {started} processes were started, but there is no GPU for them to meet on; "

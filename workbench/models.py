@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -28,9 +28,8 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
-from transformers.pytorch_utils import Conv1D
 
-from workbench.config import LoraSettings, PolicyConfig
+from workbench.config import PolicyConfig
 from workbench.embedded import model_folder
 from workbench.errors import UserError
 
@@ -134,12 +133,11 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
     check_precision(policy, config)
     # A frozen base is kept in the precision it computes in; weights that are trained stay in fp32.
     dtype = DTYPES[policy.precision] if policy.lora else torch.float32
-    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     without_dropout(config)
     options: dict[str, Any] = {"dtype": dtype, "config": config} | attention(policy.precision, device)
     if policy.quantization:
         options |= {"quantization_config": quantization_config(policy), "device_map": {"": device}}
-    model = from_pretrained(auto_class, policy.model, **options)
+    model = from_pretrained(auto_class(config), policy.model, **options)
     if policy.quantization:
         keep_differentiable(model)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -152,6 +150,21 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
     model.requires_grad_(policy.lora is None)
     neutralise_generation(model)
     return model
+
+
+def shapes_of(model: str) -> PreTrainedModel:
+    """The model at a hub id, folder or embedded:NAME without its weights, on the device "meta"."""
+    config = load_config(model)
+    with torch.device("meta"):
+        shapes: PreTrainedModel = auto_class(config).from_config(config)
+    with suppress(UserError):  # a model without that file says in config.json what ends a text
+        shapes.generation_config = from_pretrained(GenerationConfig, model)
+    return shapes
+
+
+def auto_class(config: PretrainedConfig) -> Any:
+    """The transformers class that loads a language model of this configuration."""
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def attention(precision: str, device: torch.device) -> dict[str, str]:
@@ -220,87 +233,6 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     eos = model.generation_config.eos_token_id
     listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
     return sorted({tokenizer.eos_token_id, *listed})
-
-
-def add_lora(
-    model: PreTrainedModel, lora: LoraSettings, name: str, *, key: str = "policy", classifier: bool = False
-) -> PeftModel:
-    """The model with a fresh trainable adapter called `name`, which changes nothing until it is trained.
-
-    A classifier's output layer is trained as well. Raises UserError, with the configuration's `key`, for modules that
-    the model does not have.
-    """
-    task = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
-    if classifier:
-        task = TaskType.SEQ_CLS
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=0.0,  # dropout would make the ratio of old and new probabilities differ from 1
-        target_modules=lora.target_modules or "all-linear",
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores (in, out)
-        task_type=task,
-    )
-    try:
-        return get_peft_model(model, config, adapter_name=name)
-    except ValueError as error:
-        raise UserError(f"{key}.lora.target_modules: {lora.target_modules}: {str(error).splitlines()[0]}") from error
-
-
-class Trainable(NamedTuple):
-    """What PPO trains, and for full fine-tuning the copies that LoRA has as adapters."""
-
-    model: PreTrainedModel | PeftModel
-    reference: PreTrainedModel | None
-    value_model: PreTrainedModel | None
-
-
-def load_trainable(
-    policy: PolicyConfig, start: Path | None, *, device: torch.device, value_model: bool = False
-) -> Trainable:
-    """The model that PPO trains and its reference, and a model for the values if asked for.
-
-    `start` is the folder of the SFT stage: an adapter, loaded twice (frozen as `sft`, trainable as `policy`) or three
-    times (trainable as `value`), or a full model. Without it the base is where PPO starts.
-    """
-    if policy.lora is None:
-        place = policy if start is None else dataclasses.replace(policy, model=str(start))
-        reference = load_model(place, device=device).requires_grad_(False)
-        return Trainable(
-            load_model(place, device=device), reference, load_model(place, device=device) if value_model else None
-        )
-    model = load_model(policy, device=device)
-    trained = ["policy", "value"] if value_model else ["policy"]
-    if start is None:
-        trainable = add_lora(model, policy.lora, "policy")
-        if value_model:
-            trainable.add_adapter("value", trainable.peft_config["policy"])
-    else:
-        trainable = load_adapters(model, {"sft": start})
-        for name in trained:
-            trainable.load_adapter(start, adapter_name=name, is_trainable=True)
-    trainable.set_adapter("policy")
-    return Trainable(trainable, None, None)
-
-
-def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:
-    """The model with frozen adapters by name; raises UserError for a folder that holds no whole adapter."""
-    peft: PeftModel | None = None
-    for name, folder in folders.items():
-        if not (folder / "adapter_config.json").is_file():
-            raise UserError(f"{folder}: no adapter in it; redo the stage with --force {folder.name}")
-        try:
-            if peft is None:
-                peft = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False)
-            else:
-                peft.load_adapter(folder, adapter_name=name)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{folder}: the adapter cannot be loaded ({reason}); redo the stage with --force {folder.name}"
-            ) from error
-    assert peft is not None
-    return peft
 
 
 def save_model(model: PreTrainedModel | PeftModel, folder: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from peft import PeftModel
+from transformers import PreTrainedModel
 
+from workbench.adapters import add_lora
 from workbench.config import Config
-from workbench.models import DTYPES, add_lora, check_precision, load_config
+from workbench.models import DTYPES, check_precision, shapes_of
 
 BYTES_PER_QUANTIZED = {"nf4": 0.55, "int8": 1.05}
 # fp32 weight, gradient and two moments of Adam.
@@ -15,14 +17,12 @@ BYTES_PER_TRAINED = 16
 
 def model_plan(config: Config, rows: int, tokens: int = 256) -> list[str]:
     """Parameters, the share that is trained and a rough memory need for `rows` rows of `tokens` tokens at once."""
-    model_config = load_config(config.policy.model)
+    model: PreTrainedModel | PeftModel = shapes_of(config.policy.model)
+    model_config, base = model.config, model.num_parameters()
     check_precision(config.policy, model_config)
-    auto_class = AutoModelForSeq2SeqLM if model_config.is_encoder_decoder else AutoModelForCausalLM
-    with torch.device("meta"):
-        model = auto_class.from_config(model_config)
-        base = model.num_parameters()
-        if config.policy.lora:
-            model.requires_grad_(False)
+    if config.policy.lora:
+        model.requires_grad_(False)
+        with torch.device("meta"):
             model = add_lora(model, config.policy.lora, "policy")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     text = model_config.get_text_config(decoder=True)

@@ -93,7 +93,7 @@ def prepare_folder(folder: Path) -> None:
 
 
 def open_run(config: Config, force: str | None) -> Run:
-    """The run folder of `config`, made or found again; `force` clears a stage and those after it.
+    """The run folder of `config`, made or found again; `force` makes a stage and those after it unfinished.
 
     Raises UserError when the folder was made by a configuration that differs in a stage that is kept.
     """
@@ -117,7 +117,11 @@ def open_run(config: Config, force: str | None) -> Run:
     elif run.folder.is_dir() and {path.name for path in run.folder.iterdir()} - {".lock"}:
         raise UserError(f"{run.folder}: not empty and no run folder (no config.yaml); choose another --name")
     for stage in redone:
-        shutil.rmtree(run.folder / stage, ignore_errors=True)
+        # An evaluation replaces its files when it is whole, and knows by itself which answers may be taken again.
+        if stage == force == "evaluation":
+            (run.folder / stage / "stage.json").unlink(missing_ok=True)
+        else:
+            shutil.rmtree(run.folder / stage, ignore_errors=True)
     prepare_folder(run.folder)
     write_text(saved, dump(config))
     return run

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from workbench.errors import UserError
 from workbench.policy import Policy
 from workbench.ppo.batches import seed_of
 from workbench.ppo.rollout import decode
@@ -51,32 +52,36 @@ class Contender:
     """Whether the first answer to each prompt shall say where each of its tokens moved."""
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are sampled."""
+
+    batch_size: int
+    max_new_tokens: int
+    temperature: float
+    seeds: tuple[int, ...]
+    """One for each answer to a prompt."""
+
+
 def answer(
-    contender: Contender,
-    rows: Sequence[dict[str, Any]],
-    *,
-    accelerator: Accelerator,
-    label: str,
-    batch_size: int,
-    max_new_tokens: int,
-    temperature: float,
-    seeds: Sequence[int],
+    contender: Contender, rows: Sequence[dict[str, Any]], sampling: Sampling, *, accelerator: Accelerator, label: str
 ) -> list[list[Answer]]:
     """For each of `rows` one answer per seed, shared out over the processes.
 
     Prompt i is always sampled with the same random numbers for the same seed, whatever the model and the batch.
     """
+    seeds = sampling.seeds
     places = [(index, seed) for index in range(len(rows)) for seed in seeds]
     found: list[Answer] = []
     progress = Progress(label, len(places), show=accelerator.is_main_process)
     with accelerator.split_between_processes(places) as mine:
-        for first in range(0, len(mine), batch_size):
-            part = mine[first : first + batch_size]
+        for first in range(0, len(mine), sampling.batch_size):
+            part = mine[first : first + sampling.batch_size]
             found += _batch(
                 contender,
                 [rows[index]["prompt_ids"] for index, _ in part],
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
+                max_new_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
                 seeds=[seed_of(seed, index) for index, seed in part],
                 explained=[contender.explained and seed == seeds[0] for _, seed in part],
             )
@@ -113,6 +118,11 @@ def _batch(
     own = policy.logprobs(contender.variant, *batch, temperature or 1.0)
     moved = (own - policy.logprobs("reference", *batch, temperature or 1.0)) * response_mask
     base = contender.base.logprobs("base", *batch, 1.0) * response_mask
+    if not (moved + base).isfinite().all():
+        raise UserError(
+            f"evaluation: {contender.title}: its answers' log-probabilities are no numbers under it, the reference or "
+            "the base; weights of one of them are damaged"
+        )
     kls, nats = moved.sum(dim=1).tolist(), (-base.sum(dim=1)).tolist()
     pieces = [
         _pieces(tokenizer, response_ids[row][response_mask[row]], moved[row][response_mask[row]]) if wanted else None

@@ -3,48 +3,96 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from accelerate import Accelerator
+from transformers import PreTrainedModel
 
+from workbench.adapters import load_adapter, load_adapters
 from workbench.errors import named
 from workbench.evaluation.answers import Contender
-from workbench.models import autocast_dtype, load_adapters, load_model, load_policy_tokenizer
+from workbench.models import autocast_dtype, load_model, load_policy_tokenizer, resolve
 from workbench.policy import Policy
 from workbench.runs import Run
 
 
-def contenders(run: Run, accelerator: Accelerator) -> Iterator[tuple[Contender, str]]:
-    """Each model with the name of the model whose tokenizer it reads by; adapters share one base in memory."""
-    config, device, own = run.config, accelerator.device, run.config.policy.model
-    tokenizer, autocast = load_policy_tokenizer(own), autocast_dtype(config.policy)
-    folders = {"sft": run.folder / "sft" if config.sft else None, "aligned": run.folder / "ppo" if config.ppo else None}
-    trained = {title: folder for title, folder in folders.items() if folder}
-    further = {title: Path(place).expanduser() for title, place in config.evaluation.models.items()}
-    adapters = {title: place for title, place in further.items() if (place / "adapter_config.json").is_file()}
-    after = list(trained)[-1]
-    if config.policy.lora:
-        # Never the titles of further ones: peft refuses a dot in a name, and "policy" and "reference" mean something.
-        names = {"sft": "sft", "aligned": "policy"} | {title: f"further_{i}" for i, title in enumerate(adapters)}
-        model = load_model(config.policy, device=device)
-        loaded = load_adapters(model, {names[title]: folder for title, folder in (trained | adapters).items()})
-        base = Policy(loaded, tokenizer, autocast=autocast)
-        for title in ("base", *trained, *adapters):
-            yield Contender(title, base, names.get(title, "base"), tokenizer, base, title == after), own
-    else:
-        models = {title: dataclasses.replace(config.policy, model=str(folder)) for title, folder in trained.items()}
-        reference = load_model(models.get("sft", config.policy), device=device)
-        base = Policy(load_model(config.policy, device=device), tokenizer, reference=reference, autocast=autocast)
-        yield Contender("base", base, "base", tokenizer, base, explained=False), own
-        for title in trained:
-            model = load_model(models[title], device=device)
-            policy = Policy(model, tokenizer, reference=reference, autocast=autocast)
-            yield Contender(title, policy, "policy", tokenizer, base, title == after), own
-    for title, place in config.evaluation.models.items():
-        if title in adapters:
-            continue
-        with named(f"evaluation.models.{title}"):
-            settings = dataclasses.replace(config.policy, model=place, quantization=None)
-            policy = Policy(load_model(settings, device=device), load_policy_tokenizer(place), autocast=autocast)
-            yield Contender(title, policy, "base", load_policy_tokenizer(place), None, explained=False), place
+class Candidate(NamedTuple):
+    """A model to compare; it is loaded only where its answers are not kept from before."""
+
+    title: str
+    model: str
+    """The model by whose tokenizer it reads: the policy's, or a further model itself."""
+    folders: list[Path]
+    """What its answers depend on, where it lies here."""
+    explained: bool
+    """Whether the first answer to each prompt shall say where each of its tokens moved."""
+
+
+def candidates(run: Run) -> list[Candidate]:
+    """Each model of the run, then adapters on the same base, then models of their own."""
+    own, trained, adapters = run.config.policy.model, trained_folders(run), further_adapters(run)
+    folders = [Path(resolve(own)), *trained.values()]
+    found = [Candidate(title, own, folders, title == last_trained(run)) for title in ("base", *trained)]
+    found += [Candidate(title, own, [*folders, folder], False) for title, folder in adapters.items()]
+    models = {title: place for title, place in run.config.evaluation.models.items() if title not in adapters}
+    return found + [Candidate(title, place, [Path(resolve(place))], False) for title, place in models.items()]
+
+
+def loader(run: Run, accelerator: Accelerator) -> Callable[[Candidate], Contender]:
+    """What loads a candidate: adapters join one base, which stays in memory; a full model comes when asked for."""
+    policy, device, autocast = run.config.policy, accelerator.device, autocast_dtype(run.config.policy)
+    trained, adapters, tokenizer = trained_folders(run), further_adapters(run), load_policy_tokenizer(policy.model)
+    # Never the titles of further ones: peft refuses a dot in a name, and "policy" and "reference" mean something.
+    names = {"sft": "sft", "aligned": "policy"} | {title: f"further_{index}" for index, title in enumerate(adapters)}
+
+    def full(place: Path | str) -> PreTrainedModel:
+        return load_model(dataclasses.replace(policy, model=str(place)), device=device)
+
+    @cache
+    def reference() -> PreTrainedModel:
+        return full(trained.get("sft", policy.model))
+
+    @cache
+    def base() -> Policy:
+        if policy.lora is None:
+            return Policy(full(policy.model), tokenizer, reference=reference(), autocast=autocast)
+        loaded = load_adapters(full(policy.model), {names[title]: trained[title] for title in trained})
+        for title, folder in adapters.items():
+            with named(f"evaluation.models.{title}"):
+                loaded = load_adapter(loaded, names[title], folder)
+        return Policy(loaded, tokenizer, autocast=autocast)
+
+    def load(candidate: Candidate) -> Contender:
+        title, explained = candidate.title, candidate.explained
+        if title in run.config.evaluation.models and title not in adapters:
+            with named(f"evaluation.models.{title}"):
+                settings = dataclasses.replace(policy, model=candidate.model, quantization=None)
+                its_own = load_policy_tokenizer(candidate.model)
+                alone = Policy(load_model(settings, device=device), its_own, autocast=autocast)
+                return Contender(title, alone, "base", its_own, None, explained)
+        if policy.lora is None and title in trained:
+            whole = Policy(full(trained[title]), tokenizer, reference=reference(), autocast=autocast)
+            return Contender(title, whole, "policy", tokenizer, base(), explained)
+        return Contender(title, base(), names.get(title, "base"), tokenizer, base(), explained)
+
+    return load
+
+
+def trained_folders(run: Run) -> dict[str, Path]:
+    """Title and folder of each model that the run trains."""
+    wanted = {"sft": ("sft", run.config.sft), "aligned": ("ppo", run.config.ppo)}
+    return {title: run.folder / stage for title, (stage, section) in wanted.items() if section}
+
+
+def last_trained(run: Run) -> str:
+    """The title of the model that came last."""
+    return list(trained_folders(run))[-1]
+
+
+def further_adapters(run: Run) -> dict[str, Path]:
+    """Title and folder of each further model that is an adapter."""
+    further = {title: Path(place).expanduser() for title, place in run.config.evaluation.models.items()}
+    return {title: place for title, place in further.items() if (place / "adapter_config.json").is_file()}

@@ -166,14 +166,15 @@ def copy_files(source: Path, folder: Path, patterns: Sequence[str]) -> None:
 def export(run: Run, stage: str, form: Form, target: Path, address: str) -> None:
     """Write model, tokenizer and card into `target`, as a whole or not at all."""
     from workbench.export.card import card
-    from workbench.export.merge import language_model, merged, state_stops
+    from workbench.export.merge import merged, state_stops
+    from workbench.models import shapes_of
 
     source, policy, results = run.folder / stage, run.config.policy, evaluated(run)
     tokenizer, report, model = load_stage_tokenizer(source), None, None
     if form == "merged":
         model = merged(policy, source)
     elif form != "reward":
-        model = language_model(policy.model if form == "adapter" else str(source))
+        model = shapes_of(policy.model if form == "adapter" else str(source))
     if model is not None:
         state_stops(model, tokenizer)
     with atomic_folder(target) as folder:

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from workbench.adapters import load_adapters
 from workbench.config import PolicyConfig
 from workbench.errors import UserError
-from workbench.models import (
-    DTYPES,
-    from_pretrained,
-    load_adapters,
-    load_config,
-    neutralise_generation,
-    stop_ids,
-)
+from workbench.models import DTYPES, auto_class, from_pretrained, load_config, neutralise_generation, stop_ids
 
 PROBE_TOKENS = 16
 LARGEST_DIFFERENCE = 1e-3  # of logits, as a share of the largest; rounding in fp32 is far below
-
-
-def language_model(model: str, **options: Any) -> PreTrainedModel:
-    """The model at a hub id, folder or embedded:NAME; without options its shapes alone, no weights."""
-    config = load_config(model)
-    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    if options:
-        return from_pretrained(auto_class, model, **options)
-    with torch.device("meta"):
-        shapes = auto_class.from_config(config)
-    with suppress(UserError):  # a model without that file says in config.json what ends a text
-        shapes.generation_config = from_pretrained(GenerationConfig, model)
-    return shapes
 
 
 def state_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -56,12 +33,14 @@ def merged(policy: PolicyConfig, adapter: Path) -> PreTrainedModel:
 
     Raises UserError where the sum is another function than base and adapter are.
     """
-    if "quantization_config" in load_config(policy.model).to_dict():
+    config = load_config(policy.model)
+    if "quantization_config" in config.to_dict():
         raise UserError(
             f"--merge: {policy.model} is stored quantized, where a merge loses what was learned; "
             "export the adapter without --merge"
         )
-    both = load_adapters(language_model(policy.model, dtype=torch.float32), {"policy": adapter})
+    base = from_pretrained(auto_class(config), policy.model, dtype=torch.float32)
+    both = load_adapters(base, {"policy": adapter})
     expected = probe(both)
     model = both.merge_and_unload()
     difference = float((probe(model) - expected).abs().max() / expected.abs().max())

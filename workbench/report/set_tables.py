@@ -39,7 +39,8 @@ def shortage(found: dict[str, Any], results: dict[str, Any]) -> str | None:
     """What a set that is too small lacks, by the metric that is looked at first; None for one that is large enough."""
     main, compared = main_metric(found["metrics"]), found["comparisons"].get(pair_of(results), {})
     needed = compared[main]["prompts_needed"] if main in compared else None
-    return None if found["enough"] else too_few(found["prompts"], needed)
+    lacking = too_few(found["prompts"], needed)
+    return None if found["enough"] or lacking is None else lacking + (f" ({main})" if needed else "")
 
 
 def signed(value: float) -> str:

@@ -27,10 +27,11 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from workbench.adapters import add_lora
 from workbench.config import RewardTraining
 from workbench.config_file import per_process
 from workbench.encoding import encode
-from workbench.models import add_lora, attention, from_pretrained
+from workbench.models import attention, from_pretrained
 from workbench.statistics import auroc
 from workbench.training import arguments
 

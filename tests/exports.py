@@ -1,0 +1,96 @@
+"""The runs that the tests of the export publish, and how they do it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
+
+from recipes import ppo, reward, sft
+from workbench import cli, embedded
+from workbench.errors import UserError
+from workbench.export import command as export
+
+ROOT = Path(__file__).resolve().parent.parent
+AUTO = {"t5": AutoModelForSeq2SeqLM, "gpt2": AutoModelForCausalLM}
+SECOND_STOP = 7
+
+
+def options(architecture: str) -> list[str]:
+    """A run of a few steps, large enough ones to move every weight that is trained."""
+    template = "Summarize the dialogue.\n\n{dialogue}\n\nSummary:\n"
+    source = {"path": "prompts.jsonl", "template": template}
+    name = {"t5": "quickstart", "gpt2": "quickstart_gpt2"}[architecture]
+    return [
+        *("--config", str(ROOT / "recipes" / "configs" / f"{name}.yaml"), "--policy.model", f"base_{architecture}"),
+        *("--sft.data", json.dumps(source | {"columns": {"response": "summary"}}), "--sft.max_steps", "3"),
+        *("--sft.batch_size", "8", "--sft.learning_rate", "0.03", "--ppo.data", json.dumps(source)),
+        *("--ppo.steps", "2", "--ppo.batch_size", "8", "--ppo.minibatch_size", "4", "--ppo.epochs", "1"),
+        *("--ppo.max_new_tokens", "6"),
+    ]
+
+
+def make_runs(folder: Path) -> None:
+    """Puts into a folder the runs t5 (and its reward), gpt2 and full, on base models that lie beside them."""
+    with chdir(folder):
+        rows = embedded.rows("sft", "train")[:64]
+        Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for architecture in AUTO:
+            shutil.copytree(embedded.model_folder(architecture), f"base_{architecture}")
+        # A base with a second end of text and a liking of its own for sampling, as chat models have.
+        file = Path("base_gpt2/generation_config.json")
+        own = {"eos_token_id": [0, SECOND_STOP], "do_sample": True, "repetition_penalty": 5.0}
+        file.write_text(json.dumps(json.loads(file.read_text()) | own))
+        lexicon = ["--reward.model", "lexicon"]
+        cli.launch([sft.STAGE, ppo.STAGE], "", [*options("gpt2"), "--name", "gpt2", *lexicon])
+        cli.launch([sft.STAGE, ppo.STAGE], "", [*options("gpt2"), "--name", "full", *lexicon, "--policy.lora", "null"])
+        small = ["--reward.train.data.limit", "640", "--reward.train.validation.limit", "40"]
+        cli.launch([sft.STAGE, reward.STAGE, ppo.STAGE], "", [*options("t5"), "--name", "t5", *small])
+
+
+def exported(to: str | Path, *arguments: str, run: str = "runs/t5") -> Path:
+    """The folder that an export wrote."""
+    export.main(["--run", run, "--to", str(to), *arguments])
+    return Path(to)
+
+
+def altered(name: str, to: Path, **policy: Any) -> str:
+    """A copy of a run whose configuration has other settings of the policy."""
+    shutil.copytree(f"runs/{name}", to)
+    config = yaml.safe_load((to / "config.yaml").read_text())
+    config["policy"] |= policy
+    (to / "config.yaml").write_text(yaml.safe_dump(config))
+    return str(to)
+
+
+def refused(run: str, to: Path, *arguments: str) -> str:
+    """The one line that an export is refused with."""
+    with pytest.raises(UserError) as raised:
+        exported(to, *arguments, run=run)
+    assert "\n" not in str(raised.value)
+    assert not to.exists()
+    return str(raised.value)
+
+
+def section(folder: Path, title: str) -> str:
+    """The text of one section of the card."""
+    text = (folder / "README.md").read_text()
+    return re.split(r"^## ", text.split(f"\n## {title}\n")[1], flags=re.MULTILINE)[0]
+
+
+def plain(architecture: str, place: str | Path, adapter: str | Path | None = None) -> Any:
+    """A model loaded with plain transformers, or a base and an adapter with plain peft that end as in training."""
+    model = AUTO[architecture].from_pretrained(place, dtype=torch.float32)
+    if adapter is not None:
+        ends = [1] if architecture == "t5" else [0, SECOND_STOP]
+        model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=0, decoder_start_token_id=0)
+    return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()

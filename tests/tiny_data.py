@@ -1,0 +1,49 @@
+"""Files of a few rows, a tokenizer of bytes, and the one line that bad input ends with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from workbench.config import DataSource
+from workbench.data import prompts
+from workbench.errors import UserError
+
+
+def byte_tokenizer(closes_input: bool = False, chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """One token per byte, but " T" is one token; like T5's it ends its input in EOS when `closes_input`."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["</s>", "<s>", *alphabet, "ĠT"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Ġ", "T")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if closes_input:
+        tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", bos_token="<s>", model_max_length=20)
+    fast.chat_template = chat_template
+    return fast
+
+
+CAUSAL = byte_tokenizer()
+GOOD = [{"prompt": "abc", "response": "d", "text": "t", "label": "ok"}]
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def make(source: DataSource, tokenizer=CAUSAL, *, max_new_tokens=8, window=None, response=False):
+    return prompts(source, tokenizer, max_new_tokens=max_new_tokens, window=window, response=response)
+
+
+def refusal(call) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
