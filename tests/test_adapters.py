@@ -59,12 +59,12 @@ def test_another_kind_of_adapter_fits_as_well(places: Path, tmp_path: Path) -> N
     [
         ("t5", "gpt2", "c_attn"),
         ("gpt2", "t5", "SelfAttention"),
-        ("wide", "gpt2", r"lora_A.weight is \(4, 32\) and should be \(4, 64\); it was trained on .*gpt2"),
+        ("wide", "gpt2", r"lora_A.weight is \(4, 32\) and should be \(4, 64\)"),
         ("short", "gpt2", r"h\.1\..* is \(.*\) and should be missing"),
     ],
 )
 def test_another_base_is_refused_in_one_line(base: str, adapter: str, reason: str, places: Path) -> None:
-    with pytest.raises(UserError, match=rf"no adapter for .*{base}: .*{reason}") as found:
+    with pytest.raises(UserError, match=rf"no adapter for .*{base}, but for .*{adapter}: .*{reason}") as found:
         check_adapter(str(places / base), places / f"{adapter}_adapter")
     assert "\n" not in str(found.value)
 
@@ -92,7 +92,7 @@ def test_half_an_adapter_is_refused_in_one_line(harm: str, places: Path, tmp_pat
         kept = load_file(weights)
         kept.pop(sorted(kept)[0])
         save_file(kept, weights)
-    with pytest.raises(UserError, match=r"sft: no adapter for .*gpt2: ") as found:
+    with pytest.raises(UserError, match=r"sft: no adapter for .*gpt2(, but for .*gpt2)?: ") as found:
         check_adapter(str(places / "gpt2"), folder)
     assert "\n" not in str(found.value)
     if harm != "a weight less":  # peft itself fills what is missing, which is why it is checked before

@@ -117,20 +117,22 @@ def check_adapter(model: str, folder: Path) -> str:
 
     Raises UserError unless its weights have the names and shapes that they would have on `model`.
     """
+    refused = f"{folder}: no adapter for {model}"
     try:
         config = PeftConfig.from_pretrained(folder)
         given = {name: tuple(weight.shape) for name, weight in load_peft_weights(str(folder), "cpu").items()}
-        shapes, trained_on = shapes_of(model), str(config.base_model_name_or_path)
+        shapes, trained_on = shapes_of(model), config.base_model_name_or_path
+        refused += f", but for {trained_on}"
         config.base_model_name_or_path = (
             shapes.name_or_path or None
         )  # a difference is the caller's to judge, not peft's
         with torch.device("meta"):
             state = get_peft_model_state_dict(get_peft_model(shapes, config))
     except UNREADABLE as error:
-        raise UserError(f"{folder}: no adapter for {model}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{refused}: {str(error).splitlines()[0]}") from error
     wanted = {name: tuple(weight.shape) for name, weight in state.items()}
     odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
     if odd:
-        reason = f"{odd[0]} is {given.get(odd[0], 'missing')} and should be {wanted.get(odd[0], 'missing')}"
-        raise UserError(f"{folder}: no adapter for {model}: {reason}; it was trained on {trained_on}")
-    return trained_on
+        found, needed = given.get(odd[0], "missing"), wanted.get(odd[0], "missing")
+        raise UserError(f"{refused}: {odd[0]} is {found} and should be {needed}")
+    return str(trained_on)
