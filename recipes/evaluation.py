@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from recipes import ppo
 from workbench.cli import Stage, main, say
-from workbench.config import Config, DataSource
+from workbench.config import Config, DataSource, answer_limit
 from workbench.errors import UserError, named
 from workbench.runs import Run
 
@@ -31,18 +31,13 @@ def wanted(config: Config) -> bool:
     return config.sft is not None or config.ppo is not None
 
 
-def max_new_tokens(config: Config) -> int:
-    """Longest answer; PPO's own limit unless the configuration says otherwise."""
-    return config.evaluation.max_new_tokens or (config.ppo.max_new_tokens if config.ppo else 128)
-
-
 def rows(config: Config, model: str, name: str, source: DataSource) -> Rows:
     """The rows of a prompt set, as `model` reads them."""
     from workbench.evaluation.pooled import references
     from workbench.prompt_rows import prompt_rows
 
     key = f"evaluation.data.{name}"
-    found = prompt_rows(model, source, key=key, max_new_tokens=max_new_tokens(config))
+    found = prompt_rows(model, source, key=key, max_new_tokens=answer_limit(config))
     for row in found:
         given = row.get("reference")
         if not isinstance(given, str | list | None) or not all(isinstance(text, str) for text in references(row)):
@@ -101,7 +96,7 @@ def plan(config: Config) -> list[str]:
     for name, source in config.evaluation.data.items():
         count = len(rows(config, config.policy.model, name, source))
         lines.append(
-            f"{name}: {count} prompts x {models} models x {answers} answers, up to {max_new_tokens(config)} tokens"
+            f"{name}: {count} prompts x {models} models x {answers} answers, up to {answer_limit(config)} tokens"
         )
     return lines
 
@@ -199,7 +194,7 @@ def answered(run: Run, accelerator: Accelerator) -> tuple[dict[str, Rows], dict[
     config, folder = run.config, run.stage(NAME)
     settings, samples = config.evaluation, range(config.evaluation.samples)
     of_answers = [seed if sample == 0 else seed_of(seed, sample, 2) for seed in seeds(config) for sample in samples]
-    sampling = Sampling(settings.batch_size, max_new_tokens(config), settings.temperature, tuple(of_answers))
+    sampling = Sampling(settings.batch_size, answer_limit(config), settings.temperature, tuple(of_answers))
     before, load, keys = kept.read(folder), loader(run, accelerator), []
     sets: dict[str, Rows] = {}
     answers: dict[str, dict[str, list[list[Answer]]]] = {name: {} for name in settings.data}
@@ -270,7 +265,7 @@ def report(
             "seen_in_training": seen,
         }
         completions += completion_lines(name, of_set, answers[name], measured, after)
-    limit, judged_by = max_new_tokens(config), independent_of_reward(list(scorers.judges), completions)
+    limit, judged_by = answer_limit(config), independent_of_reward(list(scorers.judges), completions)
     results = head(run, models, before, after, judges=judged_by, device=device, max_new_tokens=limit) | {"sets": found}
     results |= {"verdict": overall(results), "guards": guards(results)}
     write_text(

@@ -282,3 +282,8 @@ class Config:
     """Send metrics to this tracker too; metrics.jsonl is always written."""
     runs: str = "runs"
     """Folder that holds the run folders."""
+
+
+def answer_limit(config: Config) -> int:
+    """Tokens of the longest answer in the evaluation: PPO's own limit unless the configuration says otherwise."""
+    return config.evaluation.max_new_tokens or (config.ppo.max_new_tokens if config.ppo else 128)

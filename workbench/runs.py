@@ -164,7 +164,7 @@ def writing(path: Path) -> Iterator[None]:
         reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
         raise UserError(
             f"{path}: cannot be written: {reason}; what was there before is unchanged; "
-            "free some space or choose another folder with --runs, then run the same command again"
+            "free some space, or choose another folder, then run the same command again"
         ) from error
 
 

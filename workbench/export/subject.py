@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from workbench.config import Config, DataSource, RewardConfig, RewardTraining
+from workbench.config import Config, DataSource, RewardConfig, RewardTraining, answer_limit
 from workbench.runs import Run
 from workbench.sources import HUB_ID, READERS
 from workbench.templates import FIELD, template_text
@@ -87,7 +87,6 @@ def loading(subject: Subject) -> str:
     if subject.stage == "reward":
         return _block(_reward_code(subject))
     config, (source,) = subject.run.config, sources(subject.run.config, subject.stage)
-    limit = config.evaluation.max_new_tokens or (config.ppo.max_new_tokens if config.ppo else 128)
     auto_class = "AutoModelForSeq2SeqLM" if subject.is_encoder_decoder else "AutoModelForCausalLM"
     where = f"place = {_literal(subject.address)}  # this folder, or its id on the hub"
     if subject.form == "adapter":
@@ -104,7 +103,7 @@ def loading(subject: Subject) -> str:
         lines = [f"from transformers import {auto_class}, AutoTokenizer", "", where]
         lines.append(f"model = {auto_class}.from_pretrained(place)")
     lines += ["tokenizer = AutoTokenizer.from_pretrained(place)", "", *_prompt_code(source)]
-    lines.append(f"output = model.generate(**batch, max_new_tokens={limit})")
+    lines.append(f"output = model.generate(**batch, max_new_tokens={answer_limit(config)})")
     start = "" if subject.is_encoder_decoder else ', batch["input_ids"].shape[1] :'
     lines.append(f"print(tokenizer.decode(output[0{start}], skip_special_tokens=True))")
     return _block(lines)
