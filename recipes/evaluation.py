@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from contextlib import redirect_stdout
 from io import StringIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes import ppo
@@ -88,35 +87,19 @@ def seen_in_training(config: Config, sets: dict[str, Rows]) -> dict[str, int]:
 
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
+    from workbench.evaluation.settings import check_settings, notes_on_models, seeds_of
+
     check_settings(config)
     judges(config, None)
     encoder_of(config, "cpu")
     lines, models = notes_on_models(config), 1 + bool(config.sft) + bool(config.ppo) + len(config.evaluation.models)
-    answers = config.evaluation.samples * len(seeds(config))
+    answers = config.evaluation.samples * len(seeds_of(config))
     for name, source in config.evaluation.data.items():
         count = len(rows(config, config.policy.model, name, source))
         lines.append(
             f"{name}: {count} prompts x {models} models x {answers} answers, up to {answer_limit(config)} tokens"
         )
     return lines
-
-
-def notes_on_models(config: Config) -> list[str]:
-    """What is odd about the further models; raises UserError for one that cannot be loaded or joined."""
-    from workbench.adapters import check_adapter
-    from workbench.models import load_config, resolve
-
-    notes = []
-    for title, place in config.evaluation.models.items():
-        with named(f"evaluation.models.{title}"):
-            folder = Path(place).expanduser()
-            if not (folder / "adapter_config.json").is_file():
-                load_config(place)
-                continue
-            trained_on = check_adapter(config.policy.model, folder)
-            if Path(trained_on).name != Path(resolve(config.policy.model)).name:
-                notes.append(f"{title}: an adapter that was trained on {trained_on} joins {config.policy.model} here")
-    return notes
 
 
 def encoder_of(config: Config, device: str) -> Encoder | None:
@@ -129,44 +112,11 @@ def encoder_of(config: Config, device: str) -> Encoder | None:
         return load_encoder(config.evaluation.similarity, device=device)
 
 
-def check_settings(config: Config) -> None:
-    """Raises UserError for options that do not go together."""
-    settings = config.evaluation
-    for name in settings.neutral:
-        if name not in settings.data:
-            raise UserError(
-                f"evaluation.neutral: no set {name!r} in evaluation.data; there are {', '.join(settings.data)}"
-            )
-    for name in settings.judge_options:
-        if name not in settings.judges:
-            raise UserError(
-                f"evaluation.judge_options: {name} is no judge; there are {', '.join(settings.judges) or 'none'}"
-            )
-    if settings.samples < 1:
-        raise UserError(f"evaluation.samples: {settings.samples}; give at least 1")
-    if settings.temperature == 0 and settings.samples * len(seeds(config)) > 1:
-        raise UserError("evaluation: temperature 0 gives the same answer every time; set samples 1 and one seed")
-    if len(set(seeds(config))) < len(seeds(config)):
-        raise UserError(f"evaluation.seeds: {settings.seeds} names a seed twice")
-    taken = {"base", "sft", "aligned", "reward", "data"} & settings.models.keys()
-    if taken:
-        raise UserError(f"evaluation.models: {', '.join(sorted(taken))} is the run's own; choose another title")
-    for title, place in settings.models.items():
-        if config.policy.lora is None and (Path(place).expanduser() / "adapter_config.json").is_file():
-            raise UserError(
-                f"evaluation.models.{title}: {place} is an adapter, and this run has none to join; merge it into a "
-                "model first: python -m workbench.export --merge"
-            )
-
-
-def seeds(config: Config) -> list[int]:
-    """The seeds of the answers."""
-    return config.evaluation.seeds or [config.seed]
-
-
 def run(run: Run) -> dict[str, Any]:
     """Write completions.jsonl, results.json, report.md and report.html into the stage's folder and print the tables."""
     from accelerate import Accelerator
+
+    from workbench.evaluation.settings import check_settings, notes_on_models
 
     config = run.config
     check_settings(config)
@@ -187,20 +137,18 @@ def answered(run: Run, accelerator: Accelerator) -> tuple[dict[str, Rows], dict[
     """The prompts of each set, and every model's answers to them; those that are kept from before are not sampled."""
     from workbench.data import identities
     from workbench.evaluation import kept
-    from workbench.evaluation.answers import Sampling, answer
+    from workbench.evaluation.answers import answer
     from workbench.evaluation.contenders import candidates, loader
-    from workbench.ppo.batches import seed_of
+    from workbench.evaluation.settings import sampling_of
 
     config, folder = run.config, run.stage(NAME)
-    settings, samples = config.evaluation, range(config.evaluation.samples)
-    of_answers = [seed if sample == 0 else seed_of(seed, sample, 2) for seed in seeds(config) for sample in samples]
-    sampling = Sampling(settings.batch_size, answer_limit(config), settings.temperature, tuple(of_answers))
-    before, load, keys = kept.read(folder), loader(run, accelerator), []
+    sampling = sampling_of(config)
+    known, load, keys = kept.read(folder), loader(run, accelerator), []
     sets: dict[str, Rows] = {}
-    answers: dict[str, dict[str, list[list[Answer]]]] = {name: {} for name in settings.data}
+    answers: dict[str, dict[str, list[list[Answer]]]] = {name: {} for name in config.evaluation.data}
     for candidate in candidates(run):
         title, contender = candidate.title, None
-        for name, source in settings.data.items():
+        for name, source in config.evaluation.data.items():
             is_own = candidate.model == config.policy.model
             own = sets[name] if is_own and name in sets else rows(config, candidate.model, name, source)
             if identities(own, source) != identities(sets.setdefault(name, own), source):
@@ -209,7 +157,7 @@ def answered(run: Run, accelerator: Accelerator) -> tuple[dict[str, Rows], dict[
                     f"set evaluation.data.{name}.max_prompt_tokens to what fits both, or leave limit out"
                 )
             key = kept.key_of(candidate, own, sampling, config.policy, accelerator)
-            found = before.get(key)
+            found = known.get(key)
             if found is None:
                 contender = contender or load(candidate)
                 label = f"evaluation {name} {title}"
@@ -220,7 +168,7 @@ def answered(run: Run, accelerator: Accelerator) -> tuple[dict[str, Rows], dict[
                 say(f"evaluation {name} {title}: the answers of before, from the same weights and settings")
             answers[name][title] = found
             keys.append(key)
-    if accelerator.is_main_process and not before.keys() <= set(keys):
+    if accelerator.is_main_process and not known.keys() <= set(keys):
         kept.forget_others(folder, keys)
     return sets, answers
 
@@ -235,6 +183,7 @@ def report(
     from workbench.evaluation.guards import guards
     from workbench.evaluation.measuring import Scorers, measure, set_result
     from workbench.evaluation.results import completion_lines, curves, head
+    from workbench.evaluation.settings import seeds_of
     from workbench.evaluation.tables import markdown
     from workbench.evaluation.verdicts import overall
     from workbench.metrics.similarity import similarity
@@ -258,9 +207,9 @@ def report(
     pairs |= dict.fromkeys((before, title) for title in config.evaluation.models)
     seen_by_set, found, completions = seen_in_training(config, sets), {}, []
     for name, of_set in sets.items():
-        measured = measure(of_set, answers[name], scorers, len(seeds(config)))
+        measured = measure(of_set, answers[name], scorers, len(seeds_of(config)))
         neutral, seen = name in config.evaluation.neutral, seen_by_set[name]
-        found[name] = set_result(measured, prompts=len(of_set), seeds=len(seeds(config)), pairs=list(pairs)) | {
+        found[name] = set_result(measured, prompts=len(of_set), seeds=len(seeds_of(config)), pairs=list(pairs)) | {
             "neutral": neutral,
             "seen_in_training": seen,
         }
@@ -268,11 +217,6 @@ def report(
     limit, judged_by = answer_limit(config), independent_of_reward(list(scorers.judges), completions)
     results = head(run, models, before, after, judges=judged_by, device=device, max_new_tokens=limit) | {"sets": found}
     results |= {"verdict": overall(results), "guards": guards(results)}
-    write_text(
-        folder / "completions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in completions)
-    )
-    write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
-    write_text(folder / "report.md", markdown(results))
     reward_report = run.folder / "reward" / "report.json"
     page = evaluation_page(
         results,
@@ -281,6 +225,10 @@ def report(
         reward_report=json.loads(reward_report.read_text()) if reward_report.is_file() else None,
         watch=points(run.folder / "ppo" / "metrics.jsonl"),
     )
+    lines = [json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in completions]
+    write_text(folder / "completions.jsonl", "".join(lines))
+    write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_text(folder / "report.md", markdown(results))
     write_text(folder / "report.html", page)
     print("\n" + markdown(results), flush=True)
     return found

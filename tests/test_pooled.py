@@ -109,25 +109,33 @@ def test_the_interval_of_bleu_is_that_of_koehns_paired_bootstrap() -> None:
     assert found.high == pytest.approx(high, abs=0.15 * (high - low))
 
 
-def test_the_interval_of_distinct_1_covers_the_expected_difference() -> None:
+def test_the_interval_of_distinct_1_covers_the_expected_difference_where_a_plain_bootstrap_does_not() -> None:
     generator = np.random.default_rng(7)
     cumulated = [np.cumsum(np.arange(1, 2001) ** -skew) for skew in (1.0, 1.15)]
 
-    def sampled() -> list[list[list[str]]]:
+    def sampled() -> list[list[np.ndarray]]:
         lengths = generator.integers(10, 30, size=60)
-        drawn = [[np.searchsorted(of, generator.random(size) * of[-1]) for size in lengths] for of in cumulated]
-        return [[[" ".join(map(str, words))] for words in model] for model in drawn]
+        return [[np.searchsorted(of, generator.random(size) * of[-1]) for size in lengths] for of in cumulated]
 
-    def distinct(model: list[list[str]]) -> float:
-        return distinct_n([text for of in model for text in of], 1)
+    def distinct(model: list[np.ndarray]) -> float:
+        together = np.concatenate(model)
+        return len(np.unique(together)) / len(together)
+
+    def parts_of(model: list[np.ndarray]) -> np.ndarray:
+        return parts(distinct(model), distinct_n_without([[" ".join(map(str, words))] for words in model], 1))
 
     expected = np.mean([distinct(after) - distinct(before) for before, after in (sampled() for _ in range(300))])
-    covered = 0
+    covered, covered_plainly = 0, 0
     for trial in range(100):
-        before, after = (parts(distinct(of), distinct_n_without(of, 1)) for of in sampled())
-        found = paired_difference(before, after, seed=trial, resamples=500)
+        before, after = sampled()
+        found = paired_difference(parts_of(before), parts_of(after), seed=trial, resamples=500)
         covered += found.low <= expected <= found.high
-    assert covered >= 90, "a plain bootstrap over prompts covers 17 of 100"
+        drawn = generator.integers(60, size=(100, 60))
+        plain = [distinct([after[i] for i in rows]) - distinct([before[i] for i in rows]) for rows in drawn]
+        low, high = np.quantile(plain, [0.025, 0.975])
+        covered_plainly += low <= expected <= high
+    assert covered >= 90
+    assert covered_plainly < 50, "a prompt that is drawn twice is not distinct"
 
 
 def test_a_pooled_metric_is_compared_like_any_other_but_no_prompt_wins_or_loses() -> None:

@@ -20,8 +20,8 @@ LARGEST_NATS = 700.0  # a token; beyond it the perplexity is no number any more
 def pooled(rows: Sequence[dict[str, Any]], answers: Sequence[Sequence[Answer]]) -> dict[str, list[float]]:
     """Of each metric the part of every prompt, see workbench.statistics.parts; their mean is the metric.
 
-    A plain bootstrap over prompts is wrong for distinct-n: a prompt that is drawn twice is not distinct, and over texts
-    of Zipf distributed words its 95 % interval covered the truth in 8 to 72 % of the cases. NaN without a reference.
+    A plain bootstrap over prompts is wrong for distinct-n: a prompt that is drawn twice is not distinct, and its 95 %
+    interval covers the truth in fewer than half of the cases (tests/test_pooled.py). NaN without a reference.
     """
     texts = [[answer.text for answer in of] for of in answers]
     together = [text for of in texts for text in of]
