@@ -16,7 +16,7 @@ from workbench import cli
 from workbench.adapters import load_trainable
 from workbench.config import PolicyConfig
 from workbench.models import load_policy_tokenizer, make_optimizer
-from workbench.policy import Policy
+from workbench.policy import Batch, Policy
 
 CUDA = torch.device("cuda")
 pytestmark = [
@@ -38,8 +38,8 @@ def test_logprobs_on_the_device_are_those_of_the_cpu(architecture: str, precisio
         policy = Policy(model, tokenizer, autocast=None if precision == "fp32" else torch.bfloat16)
         ids, mask = policy.pad_prompts([tokenizer(text).input_ids for text in ("Anna: hello there.", "Tom: no.")])
         response = torch.arange(5, 17, device=device).view(2, 6)
-        batch = (ids, mask, response, torch.ones_like(response, dtype=torch.bool), 1.0)
-        found.append(policy(*batch, entropy=True).logprobs.detach().cpu())
+        batch = Batch(ids, mask, response, torch.ones_like(response, dtype=torch.bool))
+        found.append(policy(batch, 1.0, entropy=True).logprobs.detach().cpu())
     assert torch.allclose(*found, atol=1e-3 if precision == "fp32" else 0.2)
 
 

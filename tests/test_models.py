@@ -12,7 +12,7 @@ from transformers import BartConfig, FalconConfig, GPT2Config, T5Config
 from workbench.adapters import load_trainable
 from workbench.config import PolicyConfig
 from workbench.models import load_policy_tokenizer, save_model, without_dropout
-from workbench.policy import Policy
+from workbench.policy import Batch, Policy
 
 CPU = torch.device("cpu")
 ignore_bitsandbytes = pytest.mark.filterwarnings("ignore::FutureWarning:bitsandbytes", "ignore::UserWarning")
@@ -38,7 +38,7 @@ def test_a_rollout_leaves_the_gradients_of_a_4_bit_policy_as_they_were(name: str
 
     def gradients() -> dict[str, torch.Tensor]:
         policy.zero_grad()
-        policy(ids, mask, response, response_mask, 1.0).logprobs.sum().backward()
+        policy(Batch(ids, mask, response, response_mask), 1.0).logprobs.sum().backward()
         return {name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None}
 
     before = gradients()

@@ -16,7 +16,7 @@ from workbench.adapters import load_trainable
 from workbench.config import PolicyConfig
 from workbench.errors import UserError
 from workbench.models import load_policy_tokenizer, stop_ids
-from workbench.policy import Policy
+from workbench.policy import Batch, Policy
 from workbench.ppo import algorithm
 from workbench.ppo.batches import token_limit
 from workbench.ppo.rollout import Rollout
@@ -80,9 +80,9 @@ def test_gradients_are_clipped_and_their_norm_is_reported_before_that(tmp_path: 
 def test_the_gradient_is_that_of_the_sums_over_tokens_by_their_count(tmp_path: Path) -> None:
     run = trainer(tmp_path, "gpt2", epochs=1, minibatch_size=16, micro_batch_size=4, vf_coef=0.3, max_grad_norm=1e9)
     rollout = run.rollout(run.batch(0))
-    mask, policy = rollout.response_mask, run.unwrapped
+    mask, policy = rollout.batch.response_mask, run.unwrapped
     advantages, returns = (torch.randn(mask.shape) * mask for _ in range(2))
-    scores = policy(rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, mask, 1.0)
+    scores = policy(rollout.batch, 1.0)
     # At ratio 1 and unmoved values nothing is clipped.
     loss = -(advantages * (scores.logprobs - rollout.logprobs).exp()).sum()
     loss = (loss + 0.3 * 0.5 * (scores.values - returns).square().sum()) / mask.sum()
@@ -97,7 +97,7 @@ def test_the_gradient_is_that_of_the_sums_over_tokens_by_their_count(tmp_path: P
 def test_returns_are_not_whitened(tmp_path: Path) -> None:
     # With lambda 1, no penalty and values still 0, what is left of every token is the score of its response.
     rollout, metrics = step(trainer(tmp_path, "gpt2", kl_coef=0.0, lam=1.0))
-    lengths = rollout.response_mask.sum(dim=1)
+    lengths = rollout.batch.response_mask.sum(dim=1)
     expected = float((rollout.scores * lengths).sum() / lengths.sum())
     assert metrics["returns/mean"] == pytest.approx(expected, abs=1e-5)
     assert metrics["advantages/mean"] == pytest.approx(expected, abs=1e-5)
@@ -113,12 +113,11 @@ def test_separate_values_pass_the_checks_and_share_nothing_with_the_policy(
     rollout, _ = step(run)
     assert set(policy.trained_adapters) == ({"policy", "value"} if lora else set())
     assert lora == (policy.value_model is None)
-    batch = (rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, rollout.response_mask, 1.0)
     torch.nn.init.normal_(policy.value_head.weight)
 
     def gradients(of: Callable[[Any], torch.Tensor]) -> set[str]:
         policy.zero_grad()
-        of(policy(*batch)).sum().backward()
+        of(policy(rollout.batch, 1.0)).sum().backward()
         return {name for name, p in policy.named_parameters() if p.grad is not None and p.grad.any()}
 
     assert gradients(lambda scores: scores.values) == set(parameters(run, of_values=True))
@@ -138,8 +137,7 @@ def test_a_value_warm_up_moves_the_values_and_leaves_the_policy_to_the_bit(
     step(run)
     assert same(before, parameters(run, of_values=False))
     assert not any(torch.equal(values[name], p) for name, p in parameters(run, of_values=True).items())
-    batch = (rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, rollout.response_mask, 1.0)
-    assert torch.allclose(policy(*batch).logprobs, rollout.logprobs, atol=1e-5)
+    assert torch.allclose(policy(rollout.batch, 1.0).logprobs, rollout.logprobs, atol=1e-5)
     step(run)
     assert not same(before, parameters(run, of_values=False))
 
@@ -193,7 +191,7 @@ def test_a_missing_stop_token_is_penalized_by_the_response_alone(architecture: s
 
 def responses(rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and mask of the responses."""
-    return rollout.response_ids, rollout.response_mask
+    return rollout.batch.response_ids, rollout.batch.response_mask
 
 
 def test_stop_ids_are_the_tokenizers_and_the_models_own() -> None:
@@ -210,7 +208,7 @@ def test_a_drawn_limit_lies_between_the_bounds_and_is_the_seeds(tmp_path: Path) 
     assert token_limit(5, None, 8, seed=0) == 8
     run = trainer(tmp_path, "gpt2", min_token_limit=3)
     for run.step in range(4):
-        assert run.rollout(run.batch(0)).response_ids.shape[1] == limits[run.step]
+        assert run.rollout(run.batch(0)).batch.response_ids.shape[1] == limits[run.step]
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
@@ -285,7 +283,7 @@ def test_gradient_checkpointing_recomputes_to_the_same_gradients(name: str, lora
             block.register_forward_pre_hook(lambda *_: calls.append(1))
         prompt = policy.pad_prompts([tokenizer("Anna: hello there.").input_ids, tokenizer("Hi.").input_ids])
         response, mask = torch.arange(12).reshape(2, 6) + 5, torch.arange(6) < torch.tensor([[6], [4]])
-        scores = policy(*prompt, response, mask, 1.0)
+        scores = policy(Batch(*prompt, response, mask), 1.0)
         (scores.logprobs.sum() + scores.values.sum()).backward()
         found = {key: p.grad for key, p in policy.named_parameters() if p.grad is not None}
         return found, len(calls) // len(blocks)

@@ -9,7 +9,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, OPTConfig, OPTForCausa
 
 from workbench.adapters import add_lora
 from workbench.config import LoraSettings
-from workbench.policy import Policy, adapter_of
+from workbench.policy import Batch, Policy, adapter_of
 from workbench.sampling import is_truncated, mask_after_stop
 
 PROMPTS = ["hello there", "a", "what is it:", "tell me more about the sea."]
@@ -17,20 +17,21 @@ both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 either = pytest.mark.parametrize("lora", [True, False])
 
 
-def sampled(policy: Policy, architecture: str, prompts: list[str] = PROMPTS) -> tuple[torch.Tensor, ...]:
-    """Prompts with masks and seeded responses with masks."""
+def sampled(policy: Policy, architecture: str, prompts: list[str] = PROMPTS) -> Batch:
+    """Seeded responses to the prompts."""
     tokenizer = tiny.tokenizer(architecture)
     ids, mask = policy.pad_prompts([tokenizer(prompt).input_ids for prompt in prompts])
     seeds = list(range(len(prompts)))
-    return ids, mask, *policy.generate(ids, mask, max_new_tokens=12, temperature=1.0, seeds=seeds)
+    return policy.generate(ids, mask, max_new_tokens=12, temperature=1.0, seeds=seeds)
 
 
 @both
 @either
 def test_logprobs_are_those_of_a_plain_forward_pass_on_one_unpadded_row(architecture: str, lora: bool) -> None:
     policy = tiny.policy(architecture, lora=lora).eval()
-    ids, mask, response, response_mask = sampled(policy, architecture)
-    logprobs = policy(ids, mask, response, response_mask, 0.7).logprobs
+    batch = sampled(policy, architecture)
+    ids, mask, response, response_mask = batch
+    logprobs = policy(batch, 0.7).logprobs
     for row in range(len(PROMPTS)):
         prompt, answer = ids[row][mask[row]], response[row][response_mask[row]]
         with torch.no_grad():
@@ -48,11 +49,13 @@ def test_padding_and_batch_never_change_a_logprob_or_a_value(architecture: str, 
     policy = tiny.policy(architecture, lora=lora).eval()
     torch.nn.init.normal_(policy.value_head.weight)
     batch = sampled(policy, architecture)
-    together = policy(*batch, 1.0)
+    together = policy(batch, 1.0)
     for row in range(len(PROMPTS)):
-        ids, mask, response, response_mask = (tensor[row : row + 1] for tensor in batch)
-        length = int(response_mask.sum())
-        alone = policy(*policy.trim_prompts(ids, mask), response[:, :length], response_mask[:, :length], 1.0)
+        trimmed = policy.trim(batch.rows(slice(row, row + 1)))
+        length = trimmed.response_ids.shape[1]
+        assert trimmed.prompt_mask.all()
+        assert trimmed.response_mask.all()
+        alone = policy(trimmed, 1.0)
         assert torch.allclose(alone.logprobs[0], together.logprobs[row, :length], atol=1e-5)
         assert torch.allclose(alone.values[0], together.values[row, :length], atol=1e-5)
 
@@ -61,10 +64,10 @@ def test_padding_and_batch_never_change_a_logprob_or_a_value(architecture: str, 
 def test_a_head_with_something_after_it_is_scored_through_its_logits(architecture: str) -> None:
     policy = tiny.policy(architecture, lora=True).eval()
     batch = sampled(policy, architecture)
-    expected = policy(*batch, 0.7, entropy=True)
+    expected = policy(batch, 0.7, entropy=True)
     assert policy.plain_head
     policy.plain_head = False
-    found = policy(*batch, 0.7, entropy=True)
+    found = policy(batch, 0.7, entropy=True)
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
     forward = policy.base.forward
@@ -103,7 +106,7 @@ def test_scoring_the_bare_base_leaves_every_adapter_trainable(architecture: str)
     model.set_adapter("policy")
     policy = Policy(model, tiny.tokenizer(architecture))
     trained = {name for name, p in policy.named_parameters() if p.requires_grad}
-    policy.logprobs("reference", *sampled(policy, architecture), 1.0)
+    policy.logprobs("reference", sampled(policy, architecture), 1.0)
     assert trained == {name for name, p in policy.named_parameters() if p.requires_grad}
     assert any(".value." in name for name in trained)
 
@@ -113,8 +116,8 @@ def test_scoring_the_bare_base_leaves_every_adapter_trainable(architecture: str)
 def test_policy_starts_as_its_reference_and_the_value_head_at_zero(architecture: str, lora: bool) -> None:
     policy = tiny.policy(architecture, lora=lora).train()  # dropout would show in training mode
     batch = sampled(policy, architecture)
-    scores = policy(*batch, 1.0)
-    assert torch.allclose(scores.logprobs, policy.logprobs("reference", *batch, 1.0), atol=1e-6)
+    scores = policy(batch, 1.0)
+    assert torch.allclose(scores.logprobs, policy.logprobs("reference", batch, 1.0), atol=1e-6)
     assert not scores.values.any()
 
 
@@ -122,8 +125,8 @@ def test_policy_starts_as_its_reference_and_the_value_head_at_zero(architecture:
 def test_the_reference_is_the_sft_adapter_and_not_the_bare_base(architecture: str) -> None:
     policy = tiny.policy(architecture, lora=True)
     batch = sampled(policy, architecture)
-    reference, base = policy.logprobs("reference", *batch, 1.0), policy.logprobs("base", *batch, 1.0)
-    assert torch.equal(reference, policy.logprobs("sft", *batch, 1.0))
+    reference, base = policy.logprobs("reference", batch, 1.0), policy.logprobs("base", batch, 1.0)
+    assert torch.equal(reference, policy.logprobs("sft", batch, 1.0))
     assert (reference - base).abs().max() > 0.01
 
 
@@ -132,7 +135,7 @@ def test_switching_adapters_leaves_the_policy_trainable_and_the_rest_frozen(arch
     policy = tiny.policy(architecture, lora=True)
     batch = sampled(policy, architecture)
     for name in ("reference", "base", "policy"):
-        policy.logprobs(name, *batch, 1.0)
+        policy.logprobs(name, batch, 1.0)
         trainable = {name for name, p in policy.named_parameters() if p.requires_grad}
         assert trainable
         assert all(".policy." in name or name.startswith("value_head") for name in trainable)
@@ -150,7 +153,7 @@ def test_a_layer_called_value_is_no_value_adapter() -> None:
 def test_gradient_reaches_every_adapter_and_the_value_head(architecture: str) -> None:
     policy = tiny.policy(architecture, lora=True)
     torch.nn.init.normal_(policy.value_head.weight)
-    scores = policy(*sampled(policy, architecture), 1.0)
+    scores = policy(sampled(policy, architecture), 1.0)
     (scores.logprobs.sum() + scores.values.sum()).backward()
     without = [n for n, p in policy.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert without == []
@@ -176,12 +179,12 @@ def test_a_seeded_sample_depends_on_its_prompt_and_seed_alone(architecture: str)
     tokenizer = tiny.tokenizer(architecture)
     prompts = [tokenizer(prompt).input_ids for prompt in PROMPTS]
     options = {"max_new_tokens": 10, "temperature": 1.0}
-    together, _ = policy.generate(*policy.pad_prompts(prompts), **options, seeds=[1, 2, 3, 4])
-    alone, mask = policy.generate(*policy.pad_prompts(prompts[2:3]), **options, seeds=[3])
-    length = int(mask.sum())
-    assert together[2, :length].tolist() == alone[0, :length].tolist()
-    other, _ = policy.generate(*policy.pad_prompts(prompts[2:3]), **options, seeds=[4])
-    assert other[0].tolist() != alone[0].tolist()
+    together = policy.generate(*policy.pad_prompts(prompts), **options, seeds=[1, 2, 3, 4])
+    alone = policy.generate(*policy.pad_prompts(prompts[2:3]), **options, seeds=[3])
+    length = int(alone.response_mask.sum())
+    assert together.response_ids[2, :length].tolist() == alone.response_ids[0, :length].tolist()
+    other = policy.generate(*policy.pad_prompts(prompts[2:3]), **options, seeds=[4])
+    assert other.response_ids[0].tolist() != alone.response_ids[0].tolist()
 
 
 def test_seeded_sampling_follows_the_softmax() -> None:
@@ -199,10 +202,10 @@ def test_sampling_follows_the_distribution_that_is_scored(architecture: str) -> 
     policy = tiny.policy(architecture, lora=True).eval()
     policy.base.generation_config.top_k = 2  # neutral options must not let a model's own come back
     ids, mask = policy.pad_prompts([tiny.tokenizer(architecture)("hello").input_ids] * 4000)
-    response, response_mask = policy.generate(ids, mask, max_new_tokens=1, temperature=1.5)
-    logits = policy._response_logits(policy.model, ids[:1], mask[:1], response[:1], response_mask[:1])
+    batch = policy.generate(ids, mask, max_new_tokens=1, temperature=1.5)
+    logits = policy._response_logits(policy.model, batch.rows(slice(1)))
     probabilities = torch.softmax(logits[0, 0].detach() / 1.5, -1)
-    shares = torch.bincount(response[:, 0], minlength=len(probabilities)) / 4000
+    shares = torch.bincount(batch.response_ids[:, 0], minlength=len(probabilities)) / 4000
     assert torch.allclose(shares, probabilities, atol=0.04)
 
 
@@ -230,5 +233,5 @@ def test_values_are_read_from_states_of_the_width_that_the_head_reads() -> None:
     )
     policy = Policy(add_lora(model, LoraSettings(r=2, target_modules=["q_proj"]), "policy"), tokenizer).eval()
     ids, mask = policy.pad_prompts([[5, 6], [7]])
-    response, response_mask = policy.generate(ids, mask, max_new_tokens=3, temperature=1.0)
-    assert policy(ids, mask, response, response_mask, 1.0).values.shape == response.shape
+    batch = policy.generate(ids, mask, max_new_tokens=3, temperature=1.0)
+    assert policy(batch, 1.0).values.shape == batch.response_ids.shape

@@ -15,7 +15,7 @@ from workbench.adapters import load_adapters, load_trainable
 from workbench.config import PolicyConfig
 from workbench.errors import UserError
 from workbench.models import load_model, load_policy_tokenizer, pages_optimizer
-from workbench.policy import Policy
+from workbench.policy import Batch, Policy
 
 CPU = torch.device("cpu")
 KINDS = {"nf4": Linear4bit, "int8": Linear8bitLt}
@@ -75,14 +75,14 @@ def test_base_sft_reference_and_policy_are_one_base_in_memory(name: str, quantiz
     weights = {id(m.weight) for m in policy.modules() if isinstance(m, KINDS[quantization])}
     assert len(weights) == len([m for m in start.modules() if isinstance(m, KINDS[quantization])])
     ids, mask = policy.pad_prompts([tokenizer("Anna: hello there.").input_ids] * 2)
-    batch = (ids, mask, torch.randint(5, 200, (2, 6)), torch.ones(2, 6, dtype=torch.bool), 1.0)
-    found = {variant: policy.logprobs(variant, *batch) for variant in ("base", "sft", "reference", "policy")}
+    batch = Batch(ids, mask, torch.randint(5, 200, (2, 6)), torch.ones(2, 6, dtype=torch.bool))
+    found = {variant: policy.logprobs(variant, batch, 1.0) for variant in ("base", "sft", "reference", "policy")}
     assert torch.equal(found["sft"], found["reference"])
     assert torch.allclose(found["policy"], found["sft"], atol=1e-2)
     assert (found["base"] - found["sft"]).abs().max() > 0.05
     alone = Policy(load_adapters(load_model(given, device=CPU), {"sft": tmp_path / "policy"}), tokenizer)
     alone.autocast_dtype = torch.bfloat16
-    assert torch.allclose(alone.eval().logprobs("sft", *batch), found["sft"], atol=1e-2)
+    assert torch.allclose(alone.eval().logprobs("sft", batch, 1.0), found["sft"], atol=1e-2)
 
 
 def test_the_optimizer_is_paged_where_a_gpu_holds_a_quantized_base() -> None:

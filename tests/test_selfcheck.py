@@ -14,7 +14,7 @@ from test_options import step
 from test_ppo import both, trainer
 
 from workbench.errors import RewardError, UserError
-from workbench.policy import Policy
+from workbench.policy import Batch, Policy
 from workbench.ppo.batches import check_columns
 
 
@@ -103,11 +103,12 @@ def test_a_response_that_stops_at_once_is_counted_and_learned_from(architecture:
     policy, eos = run.unwrapped, int(run.unwrapped.stop_ids[0])
     generate = policy.generate
 
-    def stopping_at_once(*arguments: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        ids, mask = generate(*arguments, **options)
+    def stopping_at_once(*arguments: Any, **options: Any) -> Batch:
+        batch = generate(*arguments, **options)
+        ids, mask = batch.response_ids, batch.response_mask
         ids[:8], mask[:8] = policy.pad_id, False
         ids[:8, 0], mask[:8, 0] = eos, True
-        return ids, mask
+        return batch
 
     policy.generate = stopping_at_once
     rollout, metrics = step(run)

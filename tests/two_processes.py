@@ -23,6 +23,7 @@ from torch import Tensor
 from workbench.config import DataSource, PPOConfig
 from workbench.errors import Interrupted, UserError
 from workbench.evaluation.answers import Contender, Sampling, answer
+from workbench.policy import Batch
 from workbench.ppo import update as update_module
 from workbench.ppo.rollout import Rollout, decode, score_tokens
 from workbench.ppo.trainer import PPOTrainer
@@ -95,10 +96,10 @@ def uneven_rollout(run: PPOTrainer) -> Rollout:
     ids = torch.randint(5, len(run.tokenizer), (size, run.config.max_new_tokens), generator=generator)[part, :longest]
     mask = torch.arange(longest) < lengths[part].unsqueeze(1)
     ids = ids.masked_fill(~mask, policy.pad_id)
-    batch = (*policy.pad_prompts([row["prompt_ids"] for row in rows[part]]), ids, mask)
-    logprobs, reference, values, entropies = score_tokens(policy, *batch, run.config.temperature, size)
+    batch = Batch(*policy.pad_prompts([row["prompt_ids"] for row in rows[part]]), ids, mask)
+    logprobs, reference, values, entropies = score_tokens(policy, batch, run.config.temperature, size)
     return Rollout(
-        *batch,
+        batch,
         logprobs,
         reference,
         values,
@@ -107,7 +108,7 @@ def uneven_rollout(run: PPOTrainer) -> Rollout:
         terms={},
         truncated=is_truncated(ids, mask, policy.stop_ids),
         prompts=[row["prompt"] for row in rows[part]],
-        completions=decode(run.tokenizer, ids, mask),
+        completions=decode(run.tokenizer, batch),
         seconds={"generate": 1.0},
     )
 
@@ -176,12 +177,12 @@ def lengths(folder: Path) -> None:
 
         def uneven(
             prompt_ids: Tensor, mask: Tensor, *, max_new_tokens: int, run: PPOTrainer = run, **options: Any
-        ) -> tuple[Tensor, Tensor]:
+        ) -> Batch:
             if (run.step + run.accelerator.process_index) % 2:
                 ids = run.unwrapped.stop_ids[:1].expand(len(prompt_ids), 1)
             else:
                 ids = torch.randint(5, 30, (len(prompt_ids), max_new_tokens))
-            return ids, torch.ones_like(ids, dtype=torch.bool)
+            return Batch(prompt_ids, mask, ids, torch.ones_like(ids, dtype=torch.bool))
 
         with mock.patch.object(run.unwrapped, "generate", uneven):
             run.train()

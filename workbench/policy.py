@@ -30,6 +30,19 @@ class TokenScores(NamedTuple):
     entropies: Tensor | None  # (B, T) float32, nats, of the distribution that the token came from; if asked for
 
 
+class Batch(NamedTuple):
+    """Responses to B prompts, as token ids; the masks are True where an id is more than padding."""
+
+    prompt_ids: Tensor  # (B, P) int64
+    prompt_mask: Tensor  # (B, P) bool
+    response_ids: Tensor  # (B, T) int64, pad id after the stop token
+    response_mask: Tensor  # (B, T) bool, True at sampled tokens, the stop token included
+
+    def rows(self, where: Tensor | slice) -> Batch:
+        """Some of its rows."""
+        return Batch(*(tensor[where] for tensor in self))
+
+
 class Policy(nn.Module):
     """A language model with a value head; `forward` scores responses, `generate` samples them."""
 
@@ -107,11 +120,12 @@ class Policy(nn.Module):
             mask[row, where] = True
         return ids.to(self.device), mask.to(self.device)
 
-    def trim_prompts(self, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The same prompts (B, P) without columns that are padding in every row."""
-        length = int(prompt_mask.sum(dim=1).max())
-        where = slice(0, length) if self.is_encoder_decoder else slice(prompt_ids.shape[1] - length, None)
-        return prompt_ids[:, where], prompt_mask[:, where]
+    def trim(self, batch: Batch) -> Batch:
+        """The same batch without columns that are padding in every row."""
+        longest, length = (int(mask.sum(dim=1).max()) for mask in (batch.prompt_mask, batch.response_mask))
+        where = slice(0, longest) if self.is_encoder_decoder else slice(batch.prompt_ids.shape[1] - longest, None)
+        prompts = (batch.prompt_ids[:, where], batch.prompt_mask[:, where])
+        return Batch(*prompts, batch.response_ids[:, :length], batch.response_mask[:, :length])
 
     @torch.no_grad()
     def generate(
@@ -122,8 +136,8 @@ class Policy(nn.Module):
         max_new_tokens: int,
         temperature: float,
         seeds: list[int] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Sample responses and their mask (B, T) for prompts (B, P) from the plain softmax at `temperature`.
+    ) -> Batch:
+        """Sample responses (B, T) to prompts (B, P) from the plain softmax at `temperature`.
 
         With `seeds` (one per row) a row's sample depends on nothing but its prompt and its seed; temperature 0
         is greedy.
@@ -149,42 +163,24 @@ class Policy(nn.Module):
         self.train(was_training)
         response_ids = output[:, 1 if self.is_encoder_decoder else prompt_ids.shape[1] :]
         mask = mask_after_stop(response_ids, self.stop_ids)
-        return response_ids.masked_fill(~mask, self.pad_id), mask
+        return Batch(prompt_ids, prompt_mask, response_ids.masked_fill(~mask, self.pad_id), mask)
 
-    def forward(
-        self,
-        prompt_ids: Tensor,
-        prompt_mask: Tensor,
-        response_ids: Tensor,
-        response_mask: Tensor,
-        temperature: float,
-        entropy: bool = False,
-    ) -> TokenScores:
-        """Score responses (B, T) after prompts (B, P) with the trainable model; 0 at masked positions."""
-        batch = (prompt_ids, prompt_mask, response_ids, response_mask)
-        logprobs, entropies, states = self._score(self.model, *batch, temperature, entropy)
+    def forward(self, batch: Batch, temperature: float, entropy: bool = False) -> TokenScores:
+        """Score the batch's responses with the trainable model; 0 at masked positions."""
+        logprobs, entropies, states = self._score(self.model, batch, temperature, entropy)
         if self.value_model is not None:
-            states = self._states(self.value_model, *batch)
+            states = self._states(self.value_model, batch)
         elif "value" in self.trained_adapters:
             with self.using("value") as value_model:
-                states = self._states(value_model, *batch)
-        values = spread(self.value_head(states.float()).squeeze(-1), response_mask)
+                states = self._states(value_model, batch)
+        values = spread(self.value_head(states.float()).squeeze(-1), batch.response_mask)
         return TokenScores(logprobs, values, entropies)
 
     @torch.no_grad()
-    def logprobs(
-        self,
-        name: str,
-        prompt_ids: Tensor,
-        prompt_mask: Tensor,
-        response_ids: Tensor,
-        response_mask: Tensor,
-        temperature: float,
-    ) -> Tensor:
+    def logprobs(self, name: str, batch: Batch, temperature: float) -> Tensor:
         """Log-probabilities (B, T) of responses under the variant `name` (see `using`); 0 at masked positions."""
-        batch = (prompt_ids, prompt_mask, response_ids, response_mask)
         with self.using(name) as model:
-            return self._score(model, *batch, temperature, entropy=False)[0]
+            return self._score(model, batch, temperature, entropy=False)[0]
 
     @contextmanager
     def using(self, name: str) -> Iterator[PreTrainedModel | PeftModel]:
@@ -225,46 +221,33 @@ class Policy(nn.Module):
                 parameter.requires_grad_(True)
 
     def _score(
-        self,
-        model: PreTrainedModel | PeftModel,
-        prompt_ids: Tensor,
-        prompt_mask: Tensor,
-        response_ids: Tensor,
-        response_mask: Tensor,
-        temperature: float,
-        entropy: bool,
+        self, model: PreTrainedModel | PeftModel, batch: Batch, temperature: float, entropy: bool
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Log-probabilities and entropies (B, T) of a response, and the states (N, H) that its N tokens came from."""
-        batch = (prompt_ids, prompt_mask, response_ids, response_mask)
-        ids, head = response_ids[response_mask], model.get_output_embeddings()
+        mask, head = batch.response_mask, model.get_output_embeddings()
+        ids = batch.response_ids[mask]
         if self.plain_head:
-            states = self._states(model, *batch)
+            states = self._states(model, batch)
             with self._autocast():
                 logprobs, entropies = head_logprobs(states, head, ids, temperature, entropy=entropy)
         else:
             with self._autocast(), head_inputs(head) as seen:
-                logits = self._response_logits(model, *batch)[response_mask]
-            states = seen[0][response_mask]
+                logits = self._response_logits(model, batch)[mask]
+            states = seen[0][mask]
             logprobs, entropies = logits_logprobs(logits, ids, temperature, entropy=entropy)
-        spread_entropies = None if entropies is None else spread(entropies, response_mask)
-        return spread(logprobs, response_mask), spread_entropies, states
+        spread_entropies = None if entropies is None else spread(entropies, mask)
+        return spread(logprobs, mask), spread_entropies, states
 
-    def _states(self, model: PreTrainedModel | PeftModel, *batch: Tensor) -> Tensor:
+    def _states(self, model: PreTrainedModel | PeftModel, batch: Batch) -> Tensor:
         """The states (N, H) of `model` that its head would read to predict the response's N tokens."""
         head = model.get_output_embeddings()
         with self._autocast(), head_inputs(head) as seen, head_passing_through(head):
-            self._response_logits(model, *batch)
-        return seen[0][batch[-1]]
+            self._response_logits(model, batch)
+        return seen[0][batch.response_mask]
 
-    def _response_logits(
-        self,
-        model: PreTrainedModel | PeftModel,
-        prompt_ids: Tensor,
-        prompt_mask: Tensor,
-        response_ids: Tensor,
-        response_mask: Tensor,
-    ) -> Tensor:
+    def _response_logits(self, model: PreTrainedModel | PeftModel, batch: Batch) -> Tensor:
         """What the model's head makes (B, T, V) of the states that predict the response tokens."""
+        prompt_ids, prompt_mask, response_ids, response_mask = batch
         if self.is_encoder_decoder:
             start = torch.full_like(response_ids[:, :1], self.base.config.decoder_start_token_id)
             return model(
@@ -300,7 +283,7 @@ class Policy(nn.Module):
         mask = torch.ones_like(ids, dtype=torch.bool)
         try:
             with self._autocast():
-                logits = self._response_logits(self.model, ids, mask, ids, mask)
+                logits = self._response_logits(self.model, Batch(ids, mask, ids, mask))
         finally:
             hook.remove()
         return torch.equal(logits, made[0]) and bool(logits.amax() > logits.amin())

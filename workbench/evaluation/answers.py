@@ -103,21 +103,19 @@ def _batch(
     policy, tokenizer = contender.policy, contender.tokenizer
     ids, mask = policy.pad_prompts(prompt_ids)
     with policy.using(contender.variant):
-        response_ids, response_mask = policy.generate(
-            ids, mask, max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds
-        )
-    texts = decode(tokenizer, response_ids, response_mask)
-    truncated = is_truncated(response_ids, response_mask, policy.stop_ids).tolist()
+        batch = policy.generate(ids, mask, max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds)
+    response_mask = batch.response_mask
+    texts = decode(tokenizer, batch)
+    truncated = is_truncated(batch.response_ids, response_mask, policy.stop_ids).tolist()
     lengths = response_mask.sum(dim=1).tolist()
     if contender.base is None:
         return [
             Answer(text, tokens, cut, None, None, None)
             for text, tokens, cut in zip(texts, lengths, truncated, strict=True)
         ]
-    batch = (ids, mask, response_ids, response_mask)
-    own = policy.logprobs(contender.variant, *batch, temperature or 1.0)
-    moved = (own - policy.logprobs("reference", *batch, temperature or 1.0)) * response_mask
-    base = contender.base.logprobs("base", *batch, 1.0) * response_mask
+    own = policy.logprobs(contender.variant, batch, temperature or 1.0)
+    moved = (own - policy.logprobs("reference", batch, temperature or 1.0)) * response_mask
+    base = contender.base.logprobs("base", batch, 1.0) * response_mask
     if not (moved + base).isfinite().all():
         raise UserError(
             f"evaluation: {contender.title}: its answers' log-probabilities are no numbers under it, the reference or "
@@ -125,7 +123,9 @@ def _batch(
         )
     kls, nats = moved.sum(dim=1).tolist(), (-base.sum(dim=1)).tolist()
     pieces = [
-        _pieces(tokenizer, response_ids[row][response_mask[row]], moved[row][response_mask[row]]) if wanted else None
+        _pieces(tokenizer, batch.response_ids[row][response_mask[row]], moved[row][response_mask[row]])
+        if wanted
+        else None
         for row, wanted in enumerate(explained)
     ]
     return [Answer(*fields) for fields in zip(texts, lengths, truncated, kls, nats, pieces, strict=True)]

@@ -14,7 +14,7 @@ def rollout_metrics(
     rollout: Rollout, kl: Tensor, rewards: Tensor, advantages: Tensor, returns: Tensor, accelerator: Accelerator
 ) -> dict[str, float]:
     """Metrics of a rollout; KL, entropy and reward are means of sums over a response, in nats; arguments (B, T)."""
-    mask = rollout.response_mask
+    mask = rollout.batch.response_mask
 
     def reduce_sum(sums: Tensor) -> Tensor:
         return accelerator.reduce(sums, "sum")

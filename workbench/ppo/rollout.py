@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from workbench.policy import Policy
+from workbench.policy import Batch, Policy
 from workbench.rewards import CheckedReward
 from workbench.sampling import is_truncated
 
@@ -23,10 +23,7 @@ ROW_FIELDS = frozenset({"prompt", "prompt_ids", "response", "response_ids", "pro
 class Rollout:
     """Responses of the policy to B prompts, as sampled before any update."""
 
-    prompt_ids: Tensor  # (B, P) int64
-    prompt_mask: Tensor  # (B, P) bool
-    response_ids: Tensor  # (B, T) int64, pad id after the stop token
-    response_mask: Tensor  # (B, T) bool, True at sampled tokens, the stop token included
+    batch: Batch
     logprobs: Tensor  # (B, T) float32, of the policy that sampled
     ref_logprobs: Tensor  # (B, T) float32, of the reference
     values: Tensor  # (B, T) float32, read before each token
@@ -49,10 +46,7 @@ NO_GRADIENT_FACTOR = 4
 class Responses(NamedTuple):
     """Answers to B prompts, scored as texts; shapes as in Rollout."""
 
-    prompt_ids: Tensor
-    prompt_mask: Tensor
-    response_ids: Tensor
-    response_mask: Tensor
+    batch: Batch
     scores: Tensor
     terms: dict[str, Tensor]
     prompts: list[str]
@@ -76,21 +70,18 @@ def respond(
     """
     start = time.perf_counter()
     prompt_ids, prompt_mask = policy.pad_prompts([row["prompt_ids"] for row in rows])
-    response_ids, response_mask = policy.generate(
+    batch = policy.generate(
         prompt_ids, prompt_mask, max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds
     )
     generated = time.perf_counter()
     prompts = [row["prompt"] for row in rows]
-    completions = decode(tokenizer, response_ids, response_mask)
+    completions = decode(tokenizer, batch)
     terms = {
         name: torch.tensor(values, device=policy.device)
         for name, values in reward.terms(prompts, completions, **columns_of(rows)).items()
     }
     return Responses(
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        response_ids=response_ids,
-        response_mask=response_mask,
+        batch=batch,
         scores=torch.stack(list(terms.values())).sum(dim=0),
         terms=terms,
         prompts=prompts,
@@ -119,8 +110,7 @@ def collect(
         policy, tokenizer, reward, rows, max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds
     )
     start = time.perf_counter()
-    batch = (found.prompt_ids, found.prompt_mask, found.response_ids, found.response_mask)
-    logprobs, ref_logprobs, values, entropies = score_tokens(policy, *batch, temperature, micro_batch_size)
+    logprobs, ref_logprobs, values, entropies = score_tokens(policy, found.batch, temperature, micro_batch_size)
     seconds = found.seconds | {"forward": time.perf_counter() - start}
     return Rollout(
         **found._asdict() | {"seconds": seconds},
@@ -128,7 +118,7 @@ def collect(
         ref_logprobs=ref_logprobs,
         values=values,
         entropies=entropies,
-        truncated=is_truncated(found.response_ids, found.response_mask, policy.stop_ids),
+        truncated=is_truncated(found.batch.response_ids, found.batch.response_mask, policy.stop_ids),
     )
 
 
@@ -137,30 +127,23 @@ def columns_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in rows[0] if name not in ROW_FIELDS}
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, response_ids: Tensor, response_mask: Tensor) -> list[str]:
-    """Texts of the responses (B, T), without special tokens and outer white space."""
-    sampled = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask, strict=True)]
+def decode(tokenizer: PreTrainedTokenizerBase, batch: Batch) -> list[str]:
+    """Texts of the B responses, without special tokens and outer white space."""
+    sampled = [ids[mask].tolist() for ids, mask in zip(batch.response_ids, batch.response_mask, strict=True)]
     return [text.strip() for text in tokenizer.batch_decode(sampled, skip_special_tokens=True)]
 
 
 @torch.no_grad()
 def score_tokens(
-    policy: Policy,
-    prompt_ids: Tensor,
-    prompt_mask: Tensor,
-    response_ids: Tensor,
-    response_mask: Tensor,
-    temperature: float,
-    micro_batch_size: int,
+    policy: Policy, batch: Batch, temperature: float, micro_batch_size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log-probabilities of policy and reference, values, and the policy's entropies, each (B, T)."""
     columns: tuple[list[Tensor], ...] = ([], [], [], [])
     size = NO_GRADIENT_FACTOR * micro_batch_size
-    for first in range(0, len(prompt_ids), size):
-        part = slice(first, first + size)
-        batch = (prompt_ids[part], prompt_mask[part], response_ids[part], response_mask[part], temperature)
-        scores = policy(*batch, entropy=True)
-        ref_logprobs = policy.logprobs("reference", *batch)
+    for first in range(0, len(batch.prompt_ids), size):
+        part = batch.rows(slice(first, first + size))
+        scores = policy(part, temperature, entropy=True)
+        ref_logprobs = policy.logprobs("reference", part, temperature)
         for column, values in zip(
             columns, (scores.logprobs, ref_logprobs, scores.values, scores.entropies), strict=True
         ):

@@ -34,8 +34,8 @@ def check_start(
         )
     check_reference(module)
     part = slice(0, rows)
-    mask = rollout.response_mask[part]
-    scores = policy(rollout.prompt_ids[part], rollout.prompt_mask[part], rollout.response_ids[part], mask, temperature)
+    batch = rollout.batch.rows(part)
+    mask, scores = batch.response_mask, policy(batch, temperature)
     log_ratio = ((scores.logprobs.detach() - rollout.logprobs[part]) * mask).abs().max().item()
     if not log_ratio <= tolerance:
         raise UserError(

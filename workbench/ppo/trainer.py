@@ -185,7 +185,7 @@ class PPOTrainer:
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Improve the policy on a rollout and return the step's metrics."""
         start = time.perf_counter()
-        config, mask, state = self.config, rollout.response_mask, self.state
+        config, mask, state = self.config, rollout.batch.response_mask, self.state
         if config.score_samples and state.score_std is None:
             state.score_mean, state.score_std = self.score_statistics()
         kl = algorithm.kl_penalty(rollout.logprobs, rollout.ref_logprobs, config.kl_estimator) * mask

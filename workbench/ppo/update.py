@@ -59,7 +59,7 @@ def update(
     steps = skipped = 0
     norms, stopped = 0.0, False
     for rows in minibatches(len(rollout), settings.epochs, settings.minibatch_size, generator):
-        tokens = accelerator.reduce(rollout.response_mask[rows].sum(), "sum").item()
+        tokens = accelerator.reduce(rollout.batch.response_mask[rows].sum(), "sum").item()
         # Gradients are averaged over processes; this makes the average the mean over all tokens.
         weight = accelerator.num_processes / max(tokens, 1)
         of_minibatch = torch.zeros_like(total)
@@ -119,11 +119,9 @@ def micro_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, as a sum over the tokens of `rows`, the SUMS that make the metrics, and the largest ratio."""
     module: Policy = accelerator.unwrap_model(policy)
-    length = int(rollout.response_mask[rows].sum(dim=1).max())
-    prompt_ids, prompt_mask = module.trim_prompts(rollout.prompt_ids[rows], rollout.prompt_mask[rows])
-    response_ids, mask = rollout.response_ids[rows, :length], rollout.response_mask[rows, :length]
-    bonus = settings.entropy_coef != 0
-    scores = policy(prompt_ids, prompt_mask, response_ids, mask, settings.temperature, bonus)
+    batch, bonus = module.trim(rollout.batch.rows(rows)), settings.entropy_coef != 0
+    mask, length = batch.response_mask, batch.response_mask.shape[1]
+    scores = policy(batch, settings.temperature, bonus)
     surrogate = algorithm.policy_loss(
         scores.logprobs, rollout.logprobs[rows, :length], advantages[rows, :length], mask, settings.clip_range
     )
