@@ -37,8 +37,10 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
     """Opens rows as a page; fails at the end if it said anything, asked for anything, or opened a dialog."""
     file, asked, said, contexts = tmp_path / "report.html", [], [], []
 
-    def open_page(rows: list[dict], models: tuple[str, ...] = MODELS, **context: Any) -> Any:
-        file.write_text(evaluation_page(results_of(rows, models), rows), encoding="utf-8")
+    def open_page(
+        rows: list[dict], models: tuple[str, ...] = MODELS, results: dict | None = None, **context: Any
+    ) -> Any:
+        file.write_text(evaluation_page(results or results_of(rows, models), rows), encoding="utf-8")
         contexts.append(browser.new_context(**context))
         page = contexts[-1].new_page()
         page.set_default_timeout(5000)
@@ -259,6 +261,23 @@ def test_a_phone_stacks_what_a_desk_has_side_by_side(opened):
         assert len(set(page.evaluate(places))) == columns
         light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert light == (scheme == "light")
+
+
+def test_a_desk_shows_the_table_of_results_whole(opened):
+    rows = rows_of(300)
+    results = results_of(rows)
+    (found,) = results["sets"].values()
+    metric, compared = found["metrics"]["tokens"], found["comparisons"]["aligned - sft"]["tokens"]
+    # As wide as a row gets: a long name, long numbers, the longest word.
+    found["metrics"]["toxicity probability (profanity)"] = metric | {"means": dict.fromkeys(MODELS, -123.456)}
+    found["comparisons"]["aligned - sft"]["toxicity probability (profanity)"] = compared | {
+        "verdict": "no detectable change",
+        **dict.fromkeys(("difference", "low", "high"), -123.456),
+    }
+    page = opened(rows, results=results, viewport={"width": 1280, "height": 800})
+    widths = "[...document.querySelectorAll('#sets .wide')].map(box => [box.scrollWidth, box.clientWidth])"
+    needed, there = page.evaluate(widths)[0]
+    assert needed == there
 
 
 def test_the_keyboard_reaches_the_examples_first_and_sees_where_it_is(opened):
