@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 from contextlib import redirect_stdout
+from functools import cache
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes import ppo
@@ -94,10 +96,9 @@ def plan(config: Config) -> list[str]:
     encoder_of(config, "cpu")
     lines, models = notes_on_models(config), 1 + bool(config.sft) + bool(config.ppo) + len(config.evaluation.models)
     answers = config.evaluation.samples * len(seeds_of(config))
-    for name, source in config.evaluation.data.items():
-        count = len(rows(config, config.policy.model, name, source))
+    for name, of_set in prompts(config)[config.policy.model].items():
         lines.append(
-            f"{name}: {count} prompts x {models} models x {answers} answers, up to {answer_limit(config)} tokens"
+            f"{name}: {len(of_set)} prompts x {models} models x {answers} answers, up to {answer_limit(config)} tokens"
         )
     return lines
 
@@ -134,43 +135,67 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def answered(run: Run, accelerator: Accelerator) -> tuple[dict[str, Rows], dict[str, dict[str, list[list[Answer]]]]]:
-    """The prompts of each set, and every model's answers to them; those that are kept from before are not sampled."""
-    from workbench.data import identities
+    """The prompts of each set, and every model's answers to them; those that are kept from before are not sampled.
+
+    The main process alone knows what is kept, and alone returns answers that were.
+    """
+    from accelerate.utils import broadcast_object_list
+
     from workbench.evaluation import kept
     from workbench.evaluation.answers import answer
     from workbench.evaluation.contenders import candidates, loader
     from workbench.evaluation.settings import sampling_of
 
-    config, folder = run.config, run.stage(NAME)
-    sampling = sampling_of(config)
-    known, load, keys = kept.read(folder), loader(run, accelerator), []
-    sets: dict[str, Rows] = {}
+    config, folder, load, sampling = run.config, run.stage(NAME), loader(run, accelerator), sampling_of(run.config)
+    known, content = kept.read(folder) if accelerator.is_main_process else {}, cache(kept.content_of)
+    asked, used = prompts(config), {}
     answers: dict[str, dict[str, list[list[Answer]]]] = {name: {} for name in config.evaluation.data}
     for candidate in candidates(run):
         title, contender = candidate.title, None
-        for name, source in config.evaluation.data.items():
-            is_own = candidate.model == config.policy.model
-            own = sets[name] if is_own and name in sets else rows(config, candidate.model, name, source)
-            if identities(own, source) != identities(sets.setdefault(name, own), source):
-                raise UserError(
-                    f"evaluation.models.{title}: other prompts of {name} fit its window than the policy's; "
-                    f"set evaluation.data.{name}.max_prompt_tokens to what fits both, or leave limit out"
-                )
-            key = kept.key_of(candidate, own, sampling, config.policy, accelerator)
-            found = known.get(key)
-            if found is None:
+        for name, own in asked[candidate.model].items():
+            weights = [content(place) for place in candidate.weights]
+            key = kept.key_of(candidate, weights, own, sampling, config.policy, accelerator)
+            key, is_known = broadcast_object_list([key, key in known])
+            if is_known:
+                say(f"evaluation {name} {title}: the answers of before, from the same weights and settings")
+            else:
                 contender = contender or load(candidate)
                 label = f"evaluation {name} {title}"
-                found = answer(contender, own, sampling, accelerator=accelerator, label=label)
+                known[key] = kept.lines_of(answer(contender, own, sampling, accelerator=accelerator, label=label))
                 if accelerator.is_main_process:
-                    kept.add(folder, key, found)
-            else:
-                say(f"evaluation {name} {title}: the answers of before, from the same weights and settings")
-            answers[name][title] = found
-            keys.append(key)
-    if accelerator.is_main_process and not known.keys() <= set(keys):
-        kept.forget_others(folder, keys)
-    return sets, answers
+                    kept.add(folder, key, known[key])
+            if accelerator.is_main_process:
+                used[key] = known[key]
+                answers[name][title] = kept.answers_of(known[key])
+    if accelerator.is_main_process and known.keys() != used.keys():
+        kept.replace(folder, used)
+    return asked[config.policy.model], answers
+
+
+def prompts(config: Config) -> dict[str, dict[str, Rows]]:
+    """The rows of each set as the policy's model reads them, and as each further model that is no adapter of it does.
+
+    Raises UserError where the two do not read the same rows.
+    """
+    from workbench.adapters import is_adapter
+    from workbench.data import identities
+
+    def read(model: str) -> dict[str, Rows]:
+        return {name: rows(config, model, name, source) for name, source in config.evaluation.data.items()}
+
+    own = config.policy.model
+    found = {own: read(own)}
+    for title, place in config.evaluation.models.items():
+        if place in found or is_adapter(Path(place).expanduser()):
+            continue
+        found[place] = read(place)
+        for name, source in config.evaluation.data.items():
+            if identities(found[place][name], source) != identities(found[own][name], source):
+                raise UserError(
+                    f"evaluation.models.{title}: other prompts of {name} fit it than fit the policy, since each counts "
+                    f"its own tokens; take the longest ones out, or raise evaluation.data.{name}.max_prompt_tokens"
+                )
+    return found
 
 
 def report(

@@ -33,3 +33,14 @@ def evaluation_source(limit: int) -> dict[str, object]:
         "columns": {"reference": "summary"},
         "limit": limit,
     }
+
+
+def drop(options: list[str], *names: str) -> list[str]:
+    """Options without those named, and their values."""
+    kept = []
+    skip = False
+    for option in options:
+        if not skip and option not in names:
+            kept.append(option)
+        skip = option in names
+    return kept

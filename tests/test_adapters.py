@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PrefixTuningConfig, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from workbench.adapters import add_lora, check_adapter, load_adapters
+from workbench.adapters import add_lora, check_adapter, load_adapter, load_adapters
 from workbench.config import LoraSettings
 from workbench.errors import UserError
 from workbench.models import save_model
+
+LAYERS = {"target_modules": ["c_attn"]}
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +44,89 @@ def test_an_adapter_fits_the_base_it_was_trained_on_and_names_it(architecture: s
     assert check_adapter(base, places / f"{architecture}_adapter") == base
 
 
-def test_another_kind_of_adapter_fits_as_well(places: Path, tmp_path: Path) -> None:
-    config = LoraConfig(
-        r=2,
-        use_dora=True,
-        fan_in_fan_out=True,
-        target_modules=["c_attn"],
-        modules_to_save=["wte"],
-        task_type=TaskType.CAUSAL_LM,
-    )
-    get_peft_model(tiny.model("gpt2"), config).save_pretrained(tmp_path, save_embedding_layers=False)
+KINDS = {
+    "rank-stabilized": {"use_rslora": True},
+    "weight-decomposed": {"use_dora": True},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "rank by module": {"rank_pattern": {"c_attn": 3}},
+    "whole embeddings": {"modules_to_save": ["wte"]},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_of_lora_fit_and_change_nothing_but_themselves(kind: str, places: Path, tmp_path: Path) -> None:
+    config = LoraConfig(r=2, fan_in_fan_out=True, task_type=TaskType.CAUSAL_LM, **LAYERS | KINDS[kind])
+    made = get_peft_model(tiny.model("gpt2"), config)
+    for name, weight in made.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            torch.nn.init.normal_(weight.data, std=0.3)
+    made.save_pretrained(tmp_path, save_embedding_layers=False)
     check_adapter(str(places / "gpt2"), tmp_path)
+    ids = torch.arange(8)[None]
+    base = load_adapters(tiny.model("gpt2"), {"sft": places / "gpt2_adapter"})
+    before, alone = base(ids).logits, made.eval()(ids).logits
+    joined = load_adapter(base, "further", tmp_path).eval()
+    assert torch.equal(joined(ids).logits, before)
+    joined.set_adapter("further")
+    assert torch.allclose(joined(ids).logits, alone, atol=1e-5)
+    assert (alone - before).abs().max() > 0.01
+
+
+REFUSED = {
+    "began as pissa, which rewrites the base": LoraConfig(init_lora_weights="pissa", **LAYERS),
+    "trained with bias: lora_only, which rewrites the base": LoraConfig(bias="lora_only", **LAYERS),
+    "it trains single tokens": LoraConfig(trainable_token_indices=[1, 2], **LAYERS),
+    "it is IA3, and only LoRA shares a base": IA3Config(feedforward_modules=[], **LAYERS),
+    "it is ADALORA, and only LoRA shares a base": AdaLoraConfig(total_step=10, **LAYERS),
+    "it is PREFIX_TUNING, and only LoRA": PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=2),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+def test_an_adapter_that_would_change_the_base_or_cannot_share_it_is_refused(
+    reason: str, places: Path, tmp_path: Path
+) -> None:
+    get_peft_model(tiny.model("gpt2"), REFUSED[reason]).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=reason):
+        check_adapter(str(places / "gpt2"), tmp_path)
+
+
+def test_an_adapter_saved_with_weights_of_its_base_is_refused(places: Path, tmp_path: Path) -> None:
+    config = LoraConfig(fan_in_fan_out=True, **LAYERS)
+    get_peft_model(tiny.model("gpt2"), config).save_pretrained(tmp_path, save_embedding_layers=True)
+    with pytest.raises(UserError, match=r"carries .*lm_head.*, a weight of the base; save it with"):
+        check_adapter(str(places / "gpt2"), tmp_path)
+
+
+@pytest.mark.parametrize("config", ["[]", "null", "{}", '{"peft_type": "LORA", "r": "x"}', "{", "\udcff"])
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+def test_a_configuration_that_is_none_is_one_line(config: str, places: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(places / "gpt2_adapter", tmp_path / "adapter"))
+    (folder / "adapter_config.json").write_text(config, errors="surrogateescape")
+    with pytest.raises(UserError, match=r"no adapter for .*gpt2") as found:
+        check_adapter(str(places / "gpt2"), folder)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps([1]), pickle.dumps(Path("x"))])
+def test_weights_that_are_none_are_one_line_and_run_nothing(content: bytes, places: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(places / "gpt2_adapter", tmp_path / "adapter"))
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.bin").write_bytes(content)
+    with pytest.raises(UserError, match=r"it cannot be read: \w+:") as found:
+        check_adapter(str(places / "gpt2"), folder)
+    assert "\n" not in str(found.value)
+
+
+def test_a_folder_without_weights_is_never_looked_up_on_the_hub(
+    places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(places / "gpt2_adapter", tmp_path / "my" / "adapter")
+    (tmp_path / "my" / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"it has neither adapter_model\.safetensors nor adapter_model\.bin"):
+        check_adapter(str(places / "gpt2"), Path("my/adapter"))
 
 
 @pytest.mark.parametrize(

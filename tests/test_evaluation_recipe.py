@@ -110,6 +110,7 @@ def test_tokens_say_where_the_answer_moved_and_join_to_its_text(architecture: st
         ),
         (["--evaluation.samples", "0"], "evaluation.samples: 0; give at least 1"),
         (["--evaluation.samples", "2", "--evaluation.temperature", "0"], "temperature 0 gives the same answer"),
+        (["--evaluation.seeds", "[]"], r"evaluation.seeds: \[\]; give at least one"),
         (["--evaluation.seeds", "[1, 1]"], r"evaluation.seeds: \[1, 1\] names a seed twice"),
         (["--evaluation.models", "{sft: embedded:t5}"], "evaluation.models: sft is the run's own"),
         (["--evaluation.models", "{data: embedded:t5}"], "evaluation.models: data is the run's own"),
@@ -185,7 +186,7 @@ def test_models_that_drop_other_prompts_are_not_compared(trained: Path, in_proje
     # T5 reads one token more of each, its end of text, so that the long ones do not fit for it alone.
     longest = max(len(ids) for ids in load_tokenizer("embedded:gpt2")(texts).input_ids)
     sets = {"t": {"path": str(source), "limit": 5, "max_prompt_tokens": longest}}
-    with pytest.raises(UserError, match="other prompts of t fit its window than the policy's"):
+    with pytest.raises(UserError, match=r"evaluation\.models\.other: other prompts of t fit it than fit the policy"):
         evaluate(trained, "--evaluation.data", json.dumps(sets), "--evaluation.models", "{other: embedded:gpt2}")
 
 

@@ -90,6 +90,15 @@ def results() -> dict[str, Any]:
     }
 
 
+def test_an_evaluation_that_was_begun_anew_is_not_on_the_card_and_said(
+    evaluated: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (Path(evaluated) / "evaluation" / "stage.json").unlink()
+    folder = exported(tmp_path / "out", "--merge", run=evaluated)
+    assert "note: the evaluation was begun anew and is not finished" in capsys.readouterr().out
+    assert "Nothing was measured" in section(folder, "Before and after")
+
+
 @pytest.fixture
 def evaluated(workspace: Path, tmp_path: Path) -> str:
     """A copy of the run t5 that was evaluated."""

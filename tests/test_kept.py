@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_runs import evaluation_source, small
@@ -134,11 +136,11 @@ def test_an_evaluation_that_was_interrupted_goes_on_with_the_next_model(
     shutil.rmtree(runs / "quickstart" / "evaluation")
     whole, add = [], kept.add
 
-    def add_until(folder: Path, key: str, answers: kept.Answers) -> None:
+    def add_until(folder: Path, key: str, lines: kept.Lines) -> None:
         if len(whole) == 2:
             raise KeyboardInterrupt
         whole.append(key)
-        add(folder, key, answers)
+        add(folder, key, lines)
 
     with monkeypatch.context() as patched:
         patched.setattr(kept, "add", add_until)
@@ -149,17 +151,78 @@ def test_an_evaluation_that_was_interrupted_goes_on_with_the_next_model(
     assert sum(batches) == 10
 
 
+def test_two_sets_of_the_same_prompts_are_answered_once(runs: Path, batches: list[int]) -> None:
+    (runs / "quickstart" / "evaluation" / kept.FILE).unlink()
+    sets = {name: evaluation_source(6) for name in ("one", "another")}
+    found = evaluate(runs, "--evaluation.data", json.dumps(sets))["sets"]
+    assert sum(batches) == 18
+    assert found["one"]["metrics"] == found["another"]["metrics"]
+
+
+def test_a_further_model_is_known_by_what_it_is_not_by_its_title(runs: Path, batches: list[int]) -> None:
+    place = str(shutil.copytree(runs / "quickstart" / "ppo", runs / "elsewhere"))
+    evaluate(runs, "--evaluation.models", json.dumps({"one": place}))
+    assert sum(batches) == 10
+    models = evaluate(runs, "--evaluation.models", json.dumps({"two": place}))["models"]
+    assert sum(batches) == 10
+    assert models == ["base", "sft", "aligned", "two"]
+
+
+def test_weights_are_known_by_their_content_wherever_and_whenever_they_were_written(
+    runs: Path, batches: list[int]
+) -> None:
+    weights = runs / "quickstart" / "ppo" / "adapter_model.safetensors"
+    written = weights.stat()
+    weights.touch()
+    evaluate(runs)
+    assert batches == []
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    os.utime(weights, ns=(written.st_atime_ns, written.st_mtime_ns))
+    evaluate(runs)
+    assert sum(batches) == 30
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for commit in ("a", "b"):
+        monkeypatch.setattr(kept, "load_config", lambda place, commit=commit: SimpleNamespace(_commit_hash=commit))
+        found.append(kept.content_of("owner/name"))
+    assert found == ["a", "b"]
+
+
+@pytest.mark.parametrize("line", ["null", "12", "[]", "{}", '{"key": "a"}', '{"key": [], "answers": []}', "\udcff"])
+def test_a_line_of_another_kind_harms_no_other(line: str, tmp_path: Path) -> None:
+    kept.add(tmp_path, "first", [[{"of": "another version"}]])
+    with (tmp_path / kept.FILE).open("a", errors="surrogateescape") as file:
+        file.write(f"{line}\n")
+    kept.add(tmp_path, "second", [])
+    assert kept.read(tmp_path) == {"first": [[{"of": "another version"}]], "second": []}
+
+
+def test_answers_that_cannot_be_read_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept.add(tmp_path, "first", [])
+
+    def refuse(path: Path, **options: str) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(UserError, match=r"answers.jsonl: cannot be read: Permission denied; delete it"):
+        kept.read(tmp_path)
+
+
 def test_answers_come_back_as_they_were_and_half_a_line_harms_no_other(tmp_path: Path) -> None:
     answers = [
         [Answer("a \u2028 b\n\r\t\x00 \U0001f600", 3, True, 1 / 3, 2.5e-17, [("a", -0.125), ("\n", 1e9)])],
         [Answer("", 0, False, None, None, None)],
     ]
-    kept.add(tmp_path, "first", answers)
+    kept.add(tmp_path, "first", kept.lines_of(answers))
     with (tmp_path / kept.FILE).open("a") as file:
         file.write('{"key": "torn", "answers": [[{"te')
-    kept.add(tmp_path, "second", answers[:1])
+    kept.add(tmp_path, "second", kept.lines_of(answers[:1]))
     found = kept.read(tmp_path)
-    assert found == {"first": answers, "second": answers[:1]}
-    kept.forget_others(tmp_path, ["second"])
-    assert kept.read(tmp_path) == {"second": answers[:1]}
+    assert {key: kept.answers_of(lines) for key, lines in found.items()} == {"first": answers, "second": answers[:1]}
+    kept.replace(tmp_path, {"second": found["second"]})
+    assert list(kept.read(tmp_path)) == ["second"]
     assert kept.read(tmp_path / "nowhere") == {}

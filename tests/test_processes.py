@@ -14,7 +14,9 @@ import pytest
 import tiny
 import torch
 import two_processes
+from small_runs import drop, small
 
+from recipes import ppo
 from workbench import cli
 from workbench.errors import UserError
 
@@ -149,6 +151,31 @@ def test_the_recipe_stops_with_a_checkpoint_and_goes_on_to_an_adapter(tmp_path: 
     assert "ppo: going on from step 1" in said
     assert (ppo / "adapter_model.safetensors").is_file()
     assert (ppo / "value_head.safetensors").is_file()
+
+
+UNEVEN = """
+import os, torch
+from recipes import evaluation
+from workbench.cli import main
+torch.set_num_threads(1 + int(os.environ["RANK"]))
+main([evaluation.STAGE], "")
+"""
+
+
+def test_processes_on_unlike_machines_agree_on_what_was_answered_before(in_project: Path, tmp_path: Path) -> None:
+    options = small("quickstart", tmp_path, "--reward.model", "length", "--sft", "null")
+    cli.launch([ppo.STAGE], "", [*drop(options, "--sft.max_steps", "--sft.batch_size")])
+    (tmp_path / "uneven.py").write_text(UNEVEN)
+    command = [str(tmp_path / "uneven.py"), *drop(options, "--sft.max_steps", "--sft.batch_size")]
+    code, said = launch(tmp_path / "first", *command)
+    assert code == 0, said
+    assert "the answers of before" not in said
+    results = tmp_path / "quickstart" / "evaluation" / "results.json"
+    first = json.loads(results.read_text())
+    code, said = launch(tmp_path / "again", *command, "--force", "evaluation")
+    assert code == 0, said
+    assert said.count("the answers of before") == 2
+    assert json.loads(results.read_text())["sets"] == first["sets"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="they would meet on GPUs")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 from peft import PeftModel
-from small_runs import CHAIN, evaluation_source, small
+from small_runs import CHAIN, drop, evaluation_source, small
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -211,17 +211,6 @@ def test_a_damaged_adapter_names_the_stage_to_redo(damage: str, in_project: Path
         (adapter / "adapter_model.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match="redo the stage with --force sft"):
         cli.launch([ppo.STAGE], "", options)
-
-
-def drop(options: list[str], *names: str) -> list[str]:
-    """Options without those named, and their values."""
-    kept = []
-    skip = False
-    for option in options:
-        if not skip and option not in names:
-            kept.append(option)
-        skip = option in names
-    return kept
 
 
 def test_metrics_go_to_a_tracker_by_one_key(in_project: Path, tmp_path: Path) -> None:

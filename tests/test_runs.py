@@ -120,6 +120,24 @@ def test_a_folder_that_cannot_be_written_is_one_line() -> None:
         open_run(config(Path("/proc/none")), force=None)
 
 
+def test_an_evaluation_that_is_forced_stays_readable_and_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(config(tmp_path), force=None)
+    for name in ("stage.json", "report.html"):
+        (run.stage("evaluation") / name).write_text("{}")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda path, missing_ok: (_ for _ in ()).throw(PermissionError(13, "denied")))
+        with pytest.raises(UserError, match=r"evaluation: cannot be written: denied"):
+            open_run(config(tmp_path), force="evaluation")
+    assert run.finished("evaluation")
+    open_run(config(tmp_path), force="evaluation")
+    assert not run.finished("evaluation")
+    assert (run.stage("evaluation") / "report.html").is_file()
+    open_run(config(tmp_path), force="ppo")
+    assert not (run.folder / "evaluation").exists()
+
+
 def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new(tmp_path: Path) -> None:
     """A real failing write: the process may not write files of more than 1000 bytes."""
     code = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from peft import (
     LoraConfig,
     PeftConfig,
     PeftModel,
+    PeftType,
     TaskType,
     get_peft_model,
     get_peft_model_state_dict,
@@ -21,10 +23,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from workbench.config import LoraSettings, PolicyConfig
-from workbench.errors import UserError
+from workbench.errors import UserError, described
 from workbench.models import load_model, shapes_of
 
-UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+# Ways to begin that change no weight of the base; the others move what they begin with out of it.
+KEEPS_BASE = (True, False, "gaussian", "orthogonal")
 
 
 def add_lora(
@@ -99,9 +104,14 @@ def load_adapters(model: PreTrainedModel | PeftModel, folders: dict[str, Path]) 
     return model
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and not a whole model."""
+    return (folder / "adapter_config.json").is_file()
+
+
 def load_adapter(model: PreTrainedModel | PeftModel, name: str, folder: Path) -> PeftModel:
     """The model with one more frozen adapter; raises UserError for a folder that holds no whole one."""
-    if not (folder / "adapter_config.json").is_file():
+    if not is_adapter(folder):
         raise UserError(f"{folder}: no adapter in it")
     try:
         if not isinstance(model, PeftModel):
@@ -113,19 +123,27 @@ def load_adapter(model: PreTrainedModel | PeftModel, name: str, folder: Path) ->
 
 
 def check_adapter(model: str, folder: Path) -> str:
-    """The name of the base that an adapter says it was trained on.
+    """The name of the base that an adapter made elsewhere says it was trained on.
 
-    Raises UserError unless its weights have the names and shapes that they would have on `model`.
+    Raises UserError unless it can join `model` and leave every other adapter and the model itself as they are, and its
+    weights have the names and shapes that they would have there.
     """
     refused = f"{folder}: no adapter for {model}"
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        raise UserError(f"{refused}: it has neither {' nor '.join(WEIGHTS)}")
     try:
-        config = PeftConfig.from_pretrained(folder)
-        given = {name: tuple(weight.shape) for name, weight in load_peft_weights(str(folder), "cpu").items()}
-        shapes, trained_on = shapes_of(model), config.base_model_name_or_path
-        refused += f", but for {trained_on}"
-        config.base_model_name_or_path = (
-            shapes.name_or_path or None
-        )  # a difference is the caller's to judge, not peft's
+        config = PeftConfig.from_pretrained(str(folder.resolve()))
+        given = {name: tuple(weight.shape) for name, weight in load_peft_weights(str(folder.resolve()), "cpu").items()}
+    except Exception as error:  # files made elsewhere fail in as many ways as there are libraries that read them
+        raise UserError(f"{refused}: it cannot be read: {described(error)}") from error
+    trained_on, shapes = str(config.base_model_name_or_path), shapes_of(model)
+    refused += f", but for {trained_on}"
+    reason = unfit(config, given)
+    if reason is not None:
+        raise UserError(f"{refused}: {reason}")
+    # peft would warn of a difference, which is for the caller to judge.
+    config.base_model_name_or_path = shapes.name_or_path or None
+    try:
         with torch.device("meta"):
             state = get_peft_model_state_dict(get_peft_model(shapes, config))
     except UNREADABLE as error:
@@ -135,4 +153,23 @@ def check_adapter(model: str, folder: Path) -> str:
     if odd:
         found, needed = given.get(odd[0], "missing"), wanted.get(odd[0], "missing")
         raise UserError(f"{refused}: {odd[0]} is {found} and should be {needed}")
-    return str(trained_on)
+    return trained_on
+
+
+def unfit(config: PeftConfig, names: Iterable[str]) -> str | None:
+    """Why an adapter with weights of these names cannot stand beside others on one base, if it cannot."""
+    if config.peft_type != PeftType.LORA:
+        kind = config.peft_type.value if config.peft_type else "of no kind"
+        return f"it is {kind}, and only LoRA shares a base with others; merge it into a model first"
+    if config.init_lora_weights not in KEEPS_BASE:
+        start = config.init_lora_weights
+        return f"it began as {start}, which rewrites the base it joins; convert it to plain LoRA, or merge it first"
+    if config.bias != "none":
+        return f"it was trained with bias: {config.bias}, which rewrites the base it joins; merge it first"
+    if config.trainable_token_indices:
+        return "it trains single tokens, which wraps the base's head; merge it first"
+    saved = config.modules_to_save
+    bases = sorted(name for name in names if ".base_layer." in name or not ("lora_" in name or saved))
+    if bases:
+        return f"it carries {bases[0]}, a weight of the base; save it with save_embedding_layers=False"
+    return None

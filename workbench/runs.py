@@ -119,7 +119,8 @@ def open_run(config: Config, force: str | None) -> Run:
     for stage in redone:
         # An evaluation replaces its files when it is whole, and knows by itself which answers may be taken again.
         if stage == force == "evaluation":
-            (run.folder / stage / "stage.json").unlink(missing_ok=True)
+            with writing(run.folder / stage):
+                (run.folder / stage / "stage.json").unlink(missing_ok=True)
         else:
             shutil.rmtree(run.folder / stage, ignore_errors=True)
     prepare_folder(run.folder)

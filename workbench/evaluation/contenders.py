@@ -11,10 +11,10 @@ from typing import NamedTuple
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from workbench.adapters import load_adapter, load_adapters
+from workbench.adapters import is_adapter, load_adapter, load_adapters
 from workbench.errors import named
 from workbench.evaluation.answers import Contender
-from workbench.models import autocast_dtype, load_model, load_policy_tokenizer, resolve
+from workbench.models import autocast_dtype, load_model, load_policy_tokenizer
 from workbench.policy import Policy
 from workbench.runs import Run
 
@@ -25,8 +25,8 @@ class Candidate(NamedTuple):
     title: str
     model: str
     """The model by whose tokenizer it reads: the policy's, or a further model itself."""
-    folders: list[Path]
-    """What its answers depend on, where it lies here."""
+    weights: list[str]
+    """The models and folders that its answers depend on."""
     explained: bool
     """Whether the first answer to each prompt shall say where each of its tokens moved."""
 
@@ -34,11 +34,11 @@ class Candidate(NamedTuple):
 def candidates(run: Run) -> list[Candidate]:
     """Each model of the run, then adapters on the same base, then models of their own."""
     own, trained, adapters = run.config.policy.model, trained_folders(run), further_adapters(run)
-    folders = [Path(resolve(own)), *trained.values()]
-    found = [Candidate(title, own, folders, title == last_trained(run)) for title in ("base", *trained)]
-    found += [Candidate(title, own, [*folders, folder], False) for title, folder in adapters.items()]
+    weights = [own, *map(str, trained.values())]
+    found = [Candidate(title, own, weights, title == last_trained(run)) for title in ("base", *trained)]
+    found += [Candidate(title, own, [*weights, str(folder)], False) for title, folder in adapters.items()]
     models = {title: place for title, place in run.config.evaluation.models.items() if title not in adapters}
-    return found + [Candidate(title, place, [Path(resolve(place))], False) for title, place in models.items()]
+    return found + [Candidate(title, place, [place], False) for title, place in models.items()]
 
 
 def loader(run: Run, accelerator: Accelerator) -> Callable[[Candidate], Contender]:
@@ -95,4 +95,4 @@ def last_trained(run: Run) -> str:
 def further_adapters(run: Run) -> dict[str, Path]:
     """Title and folder of each further model that is an adapter."""
     further = {title: Path(place).expanduser() for title, place in run.config.evaluation.models.items()}
-    return {title: place for title, place in further.items() if (place / "adapter_config.json").is_file()}
+    return {title: place for title, place in further.items() if is_adapter(place)}

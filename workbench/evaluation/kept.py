@@ -5,52 +5,74 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from workbench.adapters import is_adapter
 from workbench.config import PolicyConfig
+from workbench.errors import UserError
 from workbench.evaluation.answers import Answer, Sampling
 from workbench.evaluation.contenders import Candidate
+from workbench.models import load_config, resolve
 from workbench.runs import append_text, package_versions, write_text
 
 FILE = "answers.jsonl"
+OWN = ("base", "sft", "aligned")
 Answers = list[list[Answer]]
+Lines = list[list[dict[str, Any]]]
+"""Answers as JSON has them."""
 
 
 def key_of(
     candidate: Candidate,
+    weights: Sequence[str],
     rows: Sequence[dict[str, Any]],
     sampling: Sampling,
     policy: PolicyConfig,
     accelerator: Accelerator,
 ) -> str:
-    """A name (sha256) for answers, of everything that they depend on."""
+    """A name (sha256) for answers, made of what they depend on; `weights` is the content of the candidate's."""
+    device = accelerator.device.type
     facts = {
         "code": code_hash(),
-        "versions": package_versions(),
-        "machine": [str(accelerator.device), accelerator.num_processes, torch.get_num_threads()],
+        "versions": package_versions() | {name: version(name) for name in libraries(policy)},
+        "machine": [device, accelerator.num_processes, torch.get_num_threads()],
+        "gpu": torch.cuda.get_device_name(accelerator.device) if device == "cuda" else None,
         "policy": dataclasses.asdict(policy),
-        "title": candidate.title,
         "model": candidate.model,
+        "part": candidate.title if candidate.title in OWN else None,
         "explained": candidate.explained,
-        "weights": [files_of(folder) for folder in candidate.folders],
+        "weights": list(weights),
         "sampling": dataclasses.asdict(sampling),
         "prompts": [row["prompt_ids"] for row in rows],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def files_of(folder: Path) -> list[tuple[str, int, int]]:
-    """Name, bytes and time of change of every file in a folder; nothing of what is no folder here."""
+def libraries(policy: PolicyConfig) -> tuple[str, ...]:
+    """Packages that answers depend on and that every results.json need not name."""
+    return ("tokenizers", "bitsandbytes") if policy.quantization else ("tokenizers",)
+
+
+def content_of(place: str) -> str:
+    """sha256 of the files in the folder of a model or adapter; of a model on the hub, the commit."""
+    folder = Path(place).expanduser()
+    if not is_adapter(folder):
+        folder = Path(resolve(place))
     if not folder.is_dir():
-        return []
-    found = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
-    return [(name, state.st_size, state.st_mtime_ns) for name, state in found]
+        return str(load_config(place)._commit_hash)
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            with file.open("rb") as stream:
+                digest.update(f"{file.name}\n{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 @cache
@@ -62,35 +84,46 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def read(folder: Path) -> dict[str, Answers]:
-    """The answers kept in a stage's folder, by key; a line that a crash left torn is none."""
+def read(folder: Path) -> dict[str, Lines]:
+    """What is kept in a stage's folder, by key; a line that a crash left torn is none."""
     file, found = folder / FILE, {}
-    for line in file.read_text().splitlines() if file.is_file() else ():
+    try:
+        lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}; delete it to have its answers anew") from error
+    for line in lines:
         try:
             kept = json.loads(line)
-        except ValueError:
+            found[kept["key"]] = kept["answers"]
+        except (ValueError, KeyError, TypeError):
             continue
-        found[kept["key"]] = [[_answer(fields) for fields in of] for of in kept["answers"]]
     return found
 
 
-def add(folder: Path, key: str, answers: Answers) -> None:
+def answers_of(lines: Lines) -> Answers:
+    """The answers that are kept under a key that `key_of` makes today, and so in today's form."""
+    return [[Answer(**fields | {"moved": _pairs(fields["moved"])}) for fields in of] for of in lines]
+
+
+def lines_of(answers: Answers) -> Lines:
+    """The answers in the form in which they are kept."""
+    return [[dataclasses.asdict(answer) for answer in of] for of in answers]
+
+
+def add(folder: Path, key: str, lines: Lines) -> None:
     """Keep answers under a key."""
-    append_text(folder / FILE, _line(key, answers))
+    append_text(folder / FILE, _line(key, lines))
 
 
-def forget_others(folder: Path, keys: Collection[str]) -> None:
-    """Keep only the answers under these keys."""
-    known = read(folder)
-    write_text(folder / FILE, "".join(_line(key, known[key]) for key in keys))
+def replace(folder: Path, lines: Mapping[str, Lines]) -> None:
+    """Keep these and forget all others."""
+    write_text(folder / FILE, "".join(_line(key, of) for key, of in lines.items()))
 
 
-def _answer(fields: dict[str, Any]) -> Answer:
-    moved = fields["moved"]
-    return Answer(**fields | {"moved": moved and [(piece, nats) for piece, nats in moved]})
+def _pairs(moved: list[list[Any]] | None) -> list[tuple[str, float]] | None:
+    return None if moved is None else [(piece, nats) for piece, nats in moved]
 
 
-def _line(key: str, answers: Answers) -> str:
+def _line(key: str, lines: Lines) -> str:
     """A line in ASCII, where no character of an answer ends it; it begins with an end, for the last may be torn."""
-    line = {"key": key, "answers": [[dataclasses.asdict(answer) for answer in of] for of in answers]}
-    return "\n" + json.dumps(line, allow_nan=False) + "\n"
+    return "\n" + json.dumps({"key": key, "answers": lines}, allow_nan=False) + "\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workbench.adapters import check_adapter
+from workbench.adapters import check_adapter, is_adapter
 from workbench.config import Config, answer_limit
 from workbench.errors import UserError, named
 from workbench.evaluation.answers import Sampling
@@ -45,13 +45,15 @@ def check_settings(config: Config) -> None:
         raise UserError(f"evaluation.samples: {settings.samples}; give at least 1")
     if settings.temperature == 0 and settings.samples * len(seeds_of(config)) > 1:
         raise UserError("evaluation: temperature 0 gives the same answer every time; set samples 1 and one seed")
+    if settings.seeds == []:
+        raise UserError("evaluation.seeds: []; give at least one, or leave it out for the experiment's own")
     if len(set(seeds_of(config))) < len(seeds_of(config)):
         raise UserError(f"evaluation.seeds: {settings.seeds} names a seed twice")
     taken = {"base", "sft", "aligned", "reward", "data"} & settings.models.keys()
     if taken:
         raise UserError(f"evaluation.models: {', '.join(sorted(taken))} is the run's own; choose another title")
     for title, place in settings.models.items():
-        if config.policy.lora is None and (Path(place).expanduser() / "adapter_config.json").is_file():
+        if config.policy.lora is None and is_adapter(Path(place).expanduser()):
             raise UserError(
                 f"evaluation.models.{title}: {place} is an adapter, and this run has none to join; merge it into a "
                 "model first: python -m workbench.export --merge"
@@ -64,7 +66,7 @@ def notes_on_models(config: Config) -> list[str]:
     for title, place in config.evaluation.models.items():
         with named(f"evaluation.models.{title}"):
             folder = Path(place).expanduser()
-            if not (folder / "adapter_config.json").is_file():
+            if not is_adapter(folder):
                 load_config(place)
                 continue
             trained_on = check_adapter(config.policy.model, folder)

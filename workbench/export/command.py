@@ -232,6 +232,8 @@ def main(argv: list[str]) -> None:
     form = chosen_form(run.config, stage, options.merge)
     export(run, stage, form, target, options.push_to_hub or f"./{target.name}")
     print(f"{stage}: {form} model with its card -> {options.to}", flush=True)
+    if (run.folder / "evaluation" / "results.json").is_file() and not run.finished("evaluation"):
+        print("note: the evaluation was begun anew and is not finished, so the card holds no results", flush=True)
     if form == "adapter" and hub_id(run.config.policy.model) is None:
         print(
             f"note: the base {run.config.policy.model} is a folder of this machine, without which the adapter does "
