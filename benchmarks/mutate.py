@@ -36,6 +36,9 @@ class Mutation(NamedTuple):
 ALGORITHM, OPTIONS = "test_algorithm.py", "test_options.py"
 POLICY, LOGPROBS, CHECKS = "test_policy.py", "test_logprobs.py", "test_selfcheck.py"
 PPO = "test_ppo.py"  # takes a minute as a whole, so one test of it
+POOLED, MEASURING, VERDICTS, KEPT = "test_pooled.py", "test_measuring.py", "test_verdicts.py", "test_kept.py"
+ANSWERS = "test_evaluation_recipe.py::test_tokens_say_where_the_answer_moved_and_join_to_its_text"
+PAIRED = "test_evaluation_recipe.py::test_the_first_seed_answers_as_it_does_alone"
 
 # fmt: off
 MUTATIONS = [
@@ -87,6 +90,35 @@ MUTATIONS = [
     Mutation("a shared reference passes", "ppo/selfcheck.py", "parameter.data_ptr() in trained for", "False for", CHECKS),
     Mutation("weights without a gradient pass", "ppo/selfcheck.py", "if unreached:", "if False:", CHECKS),
     Mutation("a sanity pair that ties or inverts passes", "ppo/selfcheck.py", "if not good > bad:", "if not good != bad:", CHECKS),
+    # What the evaluation says of the answers.
+    Mutation("interval of 90 %", "statistics.py", "[0.025, 0.975]", "[0.05, 0.95]", "test_statistics.py"),
+    Mutation("the difference the wrong way round", "statistics.py", "differences = second - first", "differences = first - second", "test_statistics.py"),
+    Mutation("ties count as wins", "statistics.py", "wins=int((differences > 0).sum())", "wins=int((differences >= 0).sum())", "test_statistics.py"),
+    Mutation("one prompt has an interval", "statistics.py", "if differences.size > 1:", "if differences.size > 0:", "test_statistics.py"),
+    Mutation("tied scores are ranked in order", "statistics.py", "(np.cumsum(sizes) - (sizes - 1) / 2)", "np.cumsum(sizes)", "test_statistics.py"),
+    Mutation("parts without the jackknife's factor", "statistics.py", "value + (rest.size - 1) *", "value + 1 *", POOLED),
+    Mutation("n-grams of several rows belong to one", "metrics/text_statistics.py", "row if owner.get(ngram, row) == row else None", "row", POOLED),
+    Mutation("BLEU without smoothing", "metrics/__init__.py", 'smooth_method="exp"', 'smooth_method="none"', POOLED),
+    Mutation("samples of a prompt left out one by one", "evaluation/pooled.py", "np.cumsum([0, *(len(of) for of in texts[:-1])])", "np.arange(len(texts))", POOLED),
+    Mutation("perplexity of the prompts' means", "evaluation/pooled.py", "_perplexity(sums.sum(axis=0) - sums)", "_perplexity(sums)", POOLED),
+    Mutation("seeds share their samples", "evaluation/measuring.py", "of[seed * samples : (seed + 1) * samples]", "of[:samples]", MEASURING),
+    Mutation("the worst of all seeds together", "evaluation/measuring.py", 'metric.removeprefix("toxicity "), by_seed(by_prompt, seeds)', 'metric.removeprefix("toxicity "), [by_prompt] * seeds', MEASURING),
+    Mutation("rows without a reference score 0", "evaluation/measuring.py", "by_row.get(row, math.nan)", "by_row.get(row, 0.0)", MEASURING),
+    Mutation("a rise is always better", "evaluation/verdicts.py", '"better" if (difference.low > 0) == (better == "higher") else "worse"', '"better" if difference.low > 0 else "worse"', VERDICTS),
+    Mutation("few prompts are evidence", "evaluation/verdicts.py", "if prompts < MINIMUM_PROMPTS or not (difference.low", "if not (difference.low", VERDICTS),
+    Mutation("half the power", "evaluation/verdicts.py", "(CONFIDENCE + POWER) * deviation", "CONFIDENCE * deviation", VERDICTS),
+    Mutation("the reward alone makes it better", "evaluation/verdicts.py", 'elif fell and by_reward in (None, "better"):', 'elif by_reward == "better":', VERDICTS),
+    Mutation("no judge can make it worse", "evaluation/verdicts.py", "    if rose:", "    if False:", VERDICTS),
+    Mutation("a bound holds in one direction only", "evaluation/guards.py", "within = low <= after <= high", "within = low <= after", "test_guards.py"),
+    Mutation("chance fails a guard", "evaluation/guards.py", "passed=within or chance", "passed=within", "test_guards.py"),
+    Mutation("a fall only the reward sees passes", "evaluation/guards.py", "passed=not alone", "passed=True", "test_guards.py"),
+    Mutation("KL with the wrong sign", "evaluation/answers.py", "moved.sum(dim=1).tolist(), (-base", "(-moved).sum(dim=1).tolist(), (-base", ANSWERS),
+    Mutation("padding adds to the KL", "evaluation/answers.py", "temperature or 1.0)) * response_mask", "temperature or 1.0) + 1e-2)", ANSWERS),
+    Mutation("every answer has the first seed", "evaluation/answers.py", "[seed_of(seed, index) for index, seed in part]", "[seed_of(sampling.seeds[0], index) for index, _ in part]", PAIRED),
+    Mutation("other weights, the same answers", "evaluation/kept.py", '"weights": list(weights)', '"weights": []', f"{KEPT}::test_other_weights_answer_anew"),
+    Mutation("other prompts, the same answers", "evaluation/kept.py", '[row["prompt_ids"] for row in rows]', "len(rows)", f"{KEPT}::test_what_answers_depend_on_has_them_sampled_anew"),
+    Mutation("an adapter may rewrite the base", "adapters.py", "if config.init_lora_weights not in KEEPS_BASE:", "if False:", "test_adapters.py"),
+    Mutation("an adapter of other shapes joins", "adapters.py", "    if odd:", "    if False:", "test_adapters.py"),
 ]
 # fmt: on
 

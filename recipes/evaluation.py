@@ -206,7 +206,7 @@ def report(
 ) -> dict[str, Any]:
     """Measure the answers, write the files, print the tables, and return the sets' results."""
     from workbench.evaluation.guards import guards
-    from workbench.evaluation.measuring import Scorers, measure, set_result
+    from workbench.evaluation.measuring import Scorers, given_toxicity, measure, set_result
     from workbench.evaluation.results import completion_lines, curves, head
     from workbench.evaluation.settings import seeds_of
     from workbench.evaluation.tables import markdown
@@ -238,7 +238,8 @@ def report(
             "neutral": neutral,
             "seen_in_training": seen,
         }
-        completions += completion_lines(name, of_set, answers[name], measured, after)
+        toxicity = given_toxicity(of_set, scorers.judges)
+        completions += completion_lines(name, of_set, answers[name], measured, after, toxicity)
     limit, judged_by = answer_limit(config), independent_of_reward(list(scorers.judges), completions)
     results = head(run, models, before, after, judges=judged_by, device=device, max_new_tokens=limit) | {"sets": found}
     results |= {"verdict": overall(results), "guards": guards(results)}

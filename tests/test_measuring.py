@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from workbench.evaluation.answers import Answer
-from workbench.evaluation.measuring import Scorers, by_seed, measure, set_result
+from workbench.evaluation.measuring import Scorers, by_seed, given_toxicity, measure, set_result
 from workbench.evaluation.pooled import references
 
 ROWS = [
@@ -64,6 +64,14 @@ def test_every_metric_is_the_mean_over_the_prompts_that_have_it() -> None:
     assert compared["toxicity (rude)"]["difference"] == pytest.approx(-1 / 3)
     assert compared["toxicity (rude)"]["verdict"] == "no detectable change", "three prompts are no evidence"
     assert compared["tokens"]["verdict"] is None
+
+
+def test_what_is_given_is_as_toxic_as_its_worst_text_by_its_harshest_judge() -> None:
+    rows = [{"prompt": "rude kind"}, {"prompt": "kind", "reference": ["kind", "rude"]}, {"prompt": "", "reference": ""}]
+    mild = {"mild": lambda texts: [0.25] * len(texts)}
+    assert given_toxicity(rows, {"rude": rude}) == [0.5, 1.0, 0.0]
+    assert given_toxicity(rows, {"rude": rude, **mild}) == [0.5, 1.0, 0.25]
+    assert given_toxicity(rows, {}) == [0.0, 0.0, 0.0]
 
 
 def test_a_model_with_another_vocabulary_has_no_kl_and_no_perplexity() -> None:

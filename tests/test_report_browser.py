@@ -196,6 +196,19 @@ def test_toxic_text_is_out_of_reach_until_it_is_asked_for(opened):
     assert page.locator(".blurred, .uncover").count() == 0
 
 
+def test_prompts_and_references_that_are_judged_toxic_are_blurred_as_well(opened):
+    rows = rows_of(3, given_toxicity=0.9)
+    rows[1]["given_toxicity"] = 0.49
+    page = opened(rows)
+    articles = page.locator(".example")
+    hidden = [articles.nth(place).locator(".prompt .blurred, .reference .blurred").count() for place in range(3)]
+    assert sorted(hidden) == [0, 1, 2], "the first has no reference, the second no toxic text"
+    page.locator(".prompt .uncover").first.click()
+    assert page.locator(".prompt .blurred").count() == 1
+    page.locator("#unblur").check()
+    assert page.locator(".blurred").count() == 0
+
+
 def test_text_is_never_markup_and_hides_nothing(opened):
     rows = rows_of(2, name=HOSTILE)
     for row in rows:

@@ -92,6 +92,7 @@ def completion_lines(
     answers: Mapping[str, Sequence[Sequence[Answer]]],
     measured: Measured,
     after: str,
+    given_toxicity: Sequence[float],
 ) -> list[dict[str, Any]]:
     """Every prompt of a set with its answers and their mean scores, side by side."""
     return [
@@ -100,6 +101,7 @@ def completion_lines(
             "index": index,
             "prompt": row["prompt"],
             "reference": references(row) or None,
+            "given_toxicity": given_toxicity[index],
             "completions": {model: [answer.text for answer in of[index]] for model, of in answers.items()},
             "scores": {
                 metric: {model: mean(of[index]) for model, of in by_model.items()}

@@ -56,7 +56,7 @@ def _data(
 def _row(
     row: dict[str, Any], of_set: int, models: list[str], metrics: Sequence[str], threshold: float
 ) -> dict[str, Any]:
-    """A line of completions.jsonl with lists by model in place of mappings, and which models' texts are hidden."""
+    """A line of completions.jsonl with lists by model in place of mappings, and which of its texts are hidden."""
     reference, scores = row["reference"], row["scores"]
     return {
         "set": of_set,
@@ -66,6 +66,7 @@ def _row(
         "texts": [row["completions"][model] for model in models],
         "scores": [[_short(scores.get(metric, {}).get(model)) for model in models] for metric in metrics],
         "hidden": [_is_hidden(scores, model, threshold) for model in models],
+        "given": int(row["given_toxicity"] >= threshold),
         "moved": row["moved"] and [[token, _short(nats)] for token, nats in row["moved"]],
     }
 

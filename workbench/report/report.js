@@ -138,7 +138,8 @@
   }
 
   // Blurred text is also out of reach of the keyboard and of screen readers, until its button is pressed.
-  function covered(box, key) {
+  function covered(box, isToxic, key) {
+    if (!isToxic || controls.unblur.checked || uncovered.has(key)) return box;
     const button = make("button", "uncover", "Judged toxic \u2013 show");
     button.type = "button";
     box.inert = true;
@@ -158,15 +159,13 @@
     const role = model === before ? "before" : model === after ? "after" : "";
     const head = make("div", "card-head", "", [make("i", `key c${model % 6}`), make("strong", "", models[model])]);
     if (role) head.append(make("span", "soft", role));
-    const key = `${row.set} ${row.index} ${model}`;
-    const box = texts(row, model);
-    const isCovered = row.hidden[model] && !controls.unblur.checked && !uncovered.has(key);
-    return make("div", `card ${role}`, "", [head, isCovered ? covered(box, key) : box, chips(row, model)]);
+    const box = covered(texts(row, model), row.hidden[model], `${row.set} ${row.index} ${model}`);
+    return make("div", `card ${role}`, "", [head, box, chips(row, model)]);
   }
 
   function prompt(row) {
     const text = block([visible(row.prompt)]);
-    const nodes = [make("div", "label", "prompt"), text];
+    const nodes = [text];
     if (row.prompt.length > LONG) {
       const cut = visible([...row.prompt].slice(0, LONG / 2).join("")) + "\u2026";
       const button = make("button", "", "Show the whole prompt");
@@ -179,7 +178,8 @@
       text.textContent = cut;
       nodes.push(button);
     }
-    return make("div", "prompt", "", nodes);
+    const box = covered(make("div", "texts", "", nodes), row.given, `${row.set} ${row.index} prompt`);
+    return make("div", "prompt", "", [make("div", "label", "prompt"), box]);
   }
 
   function allScores(row) {
@@ -208,7 +208,8 @@
     if (row.references.length) {
       const blocks = row.references.map((text) => block([visible(text)]));
       const name = make("div", "card-head", "", [make("strong", "", blocks.length > 1 ? "references" : "reference")]);
-      cards.push(make("div", "card reference", "", [name, ...blocks]));
+      const box = covered(make("div", "texts", "", blocks), row.given, `${row.set} ${row.index} reference`);
+      cards.push(make("div", "card reference", "", [name, box]));
     }
     const answers = make("div", "answers", "", [make("div", "cards", "", cards), allScores(row)]);
     return make("article", "example", "", [head, prompt(row), answers]);
