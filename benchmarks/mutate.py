@@ -113,7 +113,7 @@ MUTATIONS = [
     Mutation("chance fails a guard", "evaluation/guards.py", "passed=within or chance", "passed=within", "test_guards.py"),
     Mutation("a fall only the reward sees passes", "evaluation/guards.py", "passed=not alone", "passed=True", "test_guards.py"),
     Mutation("KL with the wrong sign", "evaluation/answers.py", "moved.sum(dim=1).tolist(), (-base", "(-moved).sum(dim=1).tolist(), (-base", ANSWERS),
-    Mutation("padding adds to the KL", "evaluation/answers.py", "temperature or 1.0)) * response_mask", "temperature or 1.0) + 1e-2)", ANSWERS),
+    Mutation("KL against the base", "evaluation/answers.py", 'policy.logprobs("reference",', 'policy.logprobs("base",', ANSWERS),
     Mutation("every answer has the first seed", "evaluation/answers.py", "[seed_of(seed, index) for index, seed in part]", "[seed_of(sampling.seeds[0], index) for index, _ in part]", PAIRED),
     Mutation("other weights, the same answers", "evaluation/kept.py", '"weights": list(weights)', '"weights": []', f"{KEPT}::test_other_weights_answer_anew"),
     Mutation("other prompts, the same answers", "evaluation/kept.py", '[row["prompt_ids"] for row in rows]', "len(rows)", f"{KEPT}::test_what_answers_depend_on_has_them_sampled_anew"),

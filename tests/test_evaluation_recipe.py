@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from small_runs import evaluation_source, small
 from recipes import evaluation, ppo, sft
 from workbench import cli
 from workbench.errors import Failed, UserError
-from workbench.evaluation.answers import Contender, Sampling, answer
+from workbench.evaluation.answers import Answer, Contender, Sampling, answer
 from workbench.models import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -67,30 +68,39 @@ def test_samples_seeds_and_neutral_sets(trained: Path, in_project: Path, capsys:
 
 
 def test_the_first_seed_answers_as_it_does_alone(trained: Path, in_project: Path) -> None:
-    def first_answers(*options: str) -> list[dict[str, str]]:
+    def answers(*options: str) -> list[list[str]]:
+        """By seed and sample, the answers of all models to all prompts."""
         evaluate(trained, *options)
         lines = (trained / "quickstart" / "evaluation" / "completions.jsonl").read_text().splitlines()
-        return [{model: of[0] for model, of in json.loads(line)["completions"].items()} for line in lines]
+        by_prompt = [of for line in lines for of in json.loads(line)["completions"].values()]
+        return [list(of) for of in zip(*by_prompt, strict=True)]
 
-    alone = first_answers("--evaluation.seeds", "[7]")
-    assert alone == first_answers("--evaluation.seeds", "[7, 8]", "--evaluation.samples", "2")
-    assert alone != first_answers("--evaluation.seeds", "[8]")
+    (alone,) = answers("--evaluation.seeds", "[7]")
+    several = answers("--evaluation.seeds", "[7, 8]", "--evaluation.samples", "2")
+    assert several[0] == alone
+    assert [several[2]] == answers("--evaluation.seeds", "[8]")
+    assert all(one != other for one, other in itertools.combinations(several, 2))
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_tokens_say_where_the_answer_moved_and_join_to_its_text(architecture: str) -> None:
     policy, tokenizer = tiny.policy(architecture, lora=True), tiny.tokenizer(architecture)
+    rows = [{"prompt": text, "prompt_ids": tokenizer(text).input_ids} for text in ("hello", "a b c", "why?")]
+
+    def answered() -> list[list[Answer]]:
+        return answer(
+            Contender("aligned", policy, "policy", tokenizer, policy, explained=True),
+            rows,
+            Sampling(batch_size=2, max_new_tokens=12, temperature=1.0, seeds=(0, 1)),
+            accelerator=Accelerator(cpu=True),
+            label="test",
+        )
+
+    assert all(abs(one.kl) < 1e-5 for of in answered() for one in of), "it is still what SFT made it"
     for name, parameter in policy.named_parameters():
         if "lora_B.policy" in name:
             parameter.data.normal_(std=0.3)
-    rows = [{"prompt": text, "prompt_ids": tokenizer(text).input_ids} for text in ("hello", "a b c", "why?")]
-    found = answer(
-        Contender("aligned", policy, "policy", tokenizer, policy, explained=True),
-        rows,
-        Sampling(batch_size=2, max_new_tokens=12, temperature=1.0, seeds=(0, 1)),
-        accelerator=Accelerator(cpu=True),
-        label="test",
-    )
+    found = answered()
     for first, second in found:
         assert first.moved is not None
         assert second.moved is None

@@ -90,6 +90,7 @@ def test_another_judge_judges_the_answers_of_before(runs: Path, batches: list[in
         (["--evaluation.seeds", "[9]"], 30),
         (["--evaluation.batch_size", "5"], 30),
         (["--evaluation.data", json.dumps({"other": evaluation_source(4)})], 12),
+        (["--evaluation.data", json.dumps({"other": evaluation_source(10) | {"split": "validation"}})], 30),
         (["--evaluation.data", json.dumps({name: evaluation_source(10) for name in ("same", "again")})], 0),
         (["--evaluation.models", "{other: embedded:gpt2}"], 10),
     ],

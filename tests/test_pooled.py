@@ -86,9 +86,13 @@ def test_perplexity_and_bleu_are_those_of_all_samples_of_a_prompt_together() -> 
     whole, rest = perplexity(answers), [perplexity(answers[:i] + answers[i + 1 :]) for i in range(9)]
     assert found["perplexity under the base"] == pytest.approx(parts(whole, rest).tolist())
     assert [math.isnan(value) for value in found["BLEU"]] == [True, False, False] * 3
-    known = [(a.text, row["reference"]) for row, of in zip(rows, answers, strict=True) for a in of if row["reference"]]
-    expected = metrics.bleu([text for text, _ in known], [[of] if isinstance(of, str) else of for _, of in known])
+    as_list = [[row["reference"]] if isinstance(row["reference"], str) else row["reference"] for row in rows]
+    known = [(a.text, as_list[prompt], prompt) for prompt in range(9) for a in answers[prompt] if as_list[prompt]]
+    expected = metrics.bleu([text for text, _, _ in known], [of for _, of, _ in known])
     assert np.nanmean(found["BLEU"]) == pytest.approx(expected)
+    others = [[pair for pair in known if pair[2] != prompt] for prompt in range(9) if rows[prompt]["reference"]]
+    rest = [metrics.bleu([text for text, _, _ in some], [of for _, of, _ in some]) for some in others]
+    assert [value for value in found["BLEU"] if not math.isnan(value)] == pytest.approx(parts(expected, rest).tolist())
 
 
 def test_the_interval_of_bleu_is_that_of_koehns_paired_bootstrap() -> None:

@@ -114,8 +114,8 @@ def _batch(
             for text, tokens, cut in zip(texts, lengths, truncated, strict=True)
         ]
     own = policy.logprobs(contender.variant, batch, temperature or 1.0)
-    moved = (own - policy.logprobs("reference", batch, temperature or 1.0)) * response_mask
-    base = contender.base.logprobs("base", batch, 1.0) * response_mask
+    moved = own - policy.logprobs("reference", batch, temperature or 1.0)
+    base = contender.base.logprobs("base", batch, 1.0)
     if not (moved + base).isfinite().all():
         raise UserError(
             f"evaluation: {contender.title}: its answers' log-probabilities are no numbers under it, the reference or "
