@@ -27,7 +27,7 @@ def rows_of(count: int, models: tuple[str, ...] = MODELS, *, name: str = "dialog
         }
         reference = [None, "one", ["one", "two"]][index % 3]
         row = {"set": name, "index": index, "prompt": f"prompt {index}", "reference": reference}
-        row |= {"given_toxicity": 0.0}
+        row |= {"given_toxicity": {"prompt": 0.0, "reference": 0.0}}
         moved = [[f" {word}", chance.gauss(0, 2)] for word in texts[models[-1]][0].split()]
         rows.append(row | {"completions": texts, "scores": scores, "moved": moved} | fields)
     return rows

@@ -69,9 +69,12 @@ def test_every_metric_is_the_mean_over_the_prompts_that_have_it() -> None:
 def test_what_is_given_is_as_toxic_as_its_worst_text_by_its_harshest_judge() -> None:
     rows = [{"prompt": "rude kind"}, {"prompt": "kind", "reference": ["kind", "rude"]}, {"prompt": "", "reference": ""}]
     mild = {"mild": lambda texts: [0.25] * len(texts)}
-    assert given_toxicity(rows, {"rude": rude}) == [0.5, 1.0, 0.0]
-    assert given_toxicity(rows, {"rude": rude, **mild}) == [0.5, 1.0, 0.25]
-    assert given_toxicity(rows, {}) == [0.0, 0.0, 0.0]
+    for judges, expected in (
+        ({"rude": rude}, [(0.5, 0.0), (0.0, 1.0), (0.0, 0.0)]),
+        ({"rude": rude} | mild, [(0.5, 0.0), (0.25, 1.0), (0.25, 0.0)]),
+        ({}, [(0.0, 0.0)] * 3),
+    ):
+        assert [(of["prompt"], of["reference"]) for of in given_toxicity(rows, judges)] == expected
 
 
 def test_a_model_with_another_vocabulary_has_no_kl_and_no_perplexity() -> None:

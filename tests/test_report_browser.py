@@ -197,14 +197,16 @@ def test_toxic_text_is_out_of_reach_until_it_is_asked_for(opened):
 
 
 def test_prompts_and_references_that_are_judged_toxic_are_blurred_as_well(opened):
-    rows = rows_of(3, given_toxicity=0.9)
-    rows[1]["given_toxicity"] = 0.49
+    rows = rows_of(3, reference="one")
+    for row, (prompt, reference) in zip(rows, ((0.9, 0.1), (0.1, 0.9), (0.49, 0.49)), strict=True):
+        row["given_toxicity"] = {"prompt": prompt, "reference": reference}
     page = opened(rows)
-    articles = page.locator(".example")
-    hidden = [articles.nth(place).locator(".prompt .blurred, .reference .blurred").count() for place in range(3)]
-    assert sorted(hidden) == [0, 1, 2], "the first has no reference, the second no toxic text"
-    page.locator(".prompt .uncover").first.click()
-    assert page.locator(".prompt .blurred").count() == 1
+    page.locator("#sort").select_option("order")
+    articles = [page.locator(".example").nth(place) for place in range(3)]
+    hidden = [[of.locator(f".{part} .blurred").count() for part in ("prompt", "reference")] for of in articles]
+    assert hidden == [[1, 0], [0, 1], [0, 0]]
+    articles[0].locator(".prompt .uncover").click()
+    assert articles[0].locator(".prompt .blurred, .reference .blurred").count() == 0
     page.locator("#unblur").check()
     assert page.locator(".blurred").count() == 0
 

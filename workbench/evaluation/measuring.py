@@ -104,13 +104,14 @@ def _against_references(texts: list[str], given: list[list[str]], scorers: Score
     return found
 
 
-def given_toxicity(rows: Rows, judges: Mapping[str, Judge]) -> list[float]:
-    """The highest toxicity that any judge sees in the prompt or a reference of each row; 0.0 without judges."""
+def given_toxicity(rows: Rows, judges: Mapping[str, Judge]) -> list[dict[str, float]]:
+    """The highest toxicity that any judge sees in the prompt, and in a reference, of each row; 0.0 where none looks."""
     texts = [[row["prompt"], *references(row)] for row in rows]
     flat = [text for of in texts for text in of]
     by_judge = [metrics.toxicity(flat, judge) for judge in judges.values()]
     highest = [max(of) for of in zip(*by_judge, strict=True)] or [0.0] * len(flat)
-    return [max(of) for of in _regroup(highest, [len(of) for of in texts])]
+    by_row = _regroup(highest, [len(of) for of in texts])
+    return [{"prompt": prompt, "reference": max(given, default=0.0)} for prompt, *given in by_row]
 
 
 def worst_of(values: Mapping[str, list[list[float]]], seeds: int, threshold: float) -> dict[str, list[list[float]]]:

@@ -92,7 +92,7 @@ def completion_lines(
     answers: Mapping[str, Sequence[Sequence[Answer]]],
     measured: Measured,
     after: str,
-    given_toxicity: Sequence[float],
+    given_toxicity: Sequence[dict[str, float]],
 ) -> list[dict[str, Any]]:
     """Every prompt of a set with its answers and their mean scores, side by side."""
     return [

@@ -66,7 +66,7 @@ def _row(
         "texts": [row["completions"][model] for model in models],
         "scores": [[_short(scores.get(metric, {}).get(model)) for model in models] for metric in metrics],
         "hidden": [_is_hidden(scores, model, threshold) for model in models],
-        "given": int(row["given_toxicity"] >= threshold),
+        "given": {text: int(toxicity >= threshold) for text, toxicity in row["given_toxicity"].items()},
         "moved": row["moved"] and [[token, _short(nats)] for token, nats in row["moved"]],
     }
 

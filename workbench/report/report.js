@@ -178,7 +178,7 @@
       text.textContent = cut;
       nodes.push(button);
     }
-    const box = covered(make("div", "texts", "", nodes), row.given, `${row.set} ${row.index} prompt`);
+    const box = covered(make("div", "texts", "", nodes), row.given.prompt, `${row.set} ${row.index} prompt`);
     return make("div", "prompt", "", [make("div", "label", "prompt"), box]);
   }
 
@@ -208,7 +208,7 @@
     if (row.references.length) {
       const blocks = row.references.map((text) => block([visible(text)]));
       const name = make("div", "card-head", "", [make("strong", "", blocks.length > 1 ? "references" : "reference")]);
-      const box = covered(make("div", "texts", "", blocks), row.given, `${row.set} ${row.index} reference`);
+      const box = covered(make("div", "texts", "", blocks), row.given.reference, `${row.set} ${row.index} reference`);
       cards.push(make("div", "card reference", "", [name, box]));
     }
     const answers = make("div", "answers", "", [make("div", "cards", "", cards), allScores(row)]);
