@@ -207,6 +207,7 @@ def report(
     """Measure the answers, write the files, print the tables, and return the sets' results."""
     from workbench.evaluation.guards import guards
     from workbench.evaluation.measuring import Scorers, given_toxicity, measure, set_result
+    from workbench.evaluation.offensive import offensive_words, toxic_texts
     from workbench.evaluation.results import completion_lines, curves, head
     from workbench.evaluation.settings import seeds_of
     from workbench.evaluation.tables import markdown
@@ -243,10 +244,12 @@ def report(
     limit, judged_by = answer_limit(config), independent_of_reward(list(scorers.judges), completions)
     results = head(run, models, before, after, judges=judged_by, device=device, max_new_tokens=limit) | {"sets": found}
     results |= {"verdict": overall(results), "guards": guards(results)}
+    words = offensive_words(toxic_texts(completions, threshold), scorers.judges, threshold)
     reward_report = run.folder / "reward" / "report.json"
     page = evaluation_page(
         results,
         completions,
+        offensive=words,
         curves=curves(run.folder),
         reward_report=json.loads(reward_report.read_text()) if reward_report.is_file() else None,
         watch=points(run.folder / "ppo" / "metrics.jsonl"),

@@ -124,6 +124,7 @@ def test_tokens_say_where_the_answer_moved_and_join_to_its_text(architecture: st
         (["--evaluation.seeds", "[1, 1]"], r"evaluation.seeds: \[1, 1\] names a seed twice"),
         (["--evaluation.models", "{sft: embedded:t5}"], "evaluation.models: sft is the run's own"),
         (["--evaluation.models", "{data: embedded:t5}"], "evaluation.models: data is the run's own"),
+        (["--evaluation.models", "{prompt: embedded:t5}"], "evaluation.models: prompt is the run's own"),
         (["--evaluation.similarity", "./nowhere"], r"evaluation.similarity: \./nowhere: no such model folder"),
         (["--evaluation.models", "{other: no/such/folder}"], "evaluation.models.other: no/such/folder"),
         (["--evaluation.models", "{other: ./nowhere}"], r"evaluation.models.other: \./nowhere: no such model folder"),

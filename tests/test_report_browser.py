@@ -38,9 +38,14 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
     file, asked, said, contexts = tmp_path / "report.html", [], [], []
 
     def open_page(
-        rows: list[dict], models: tuple[str, ...] = MODELS, results: dict | None = None, **context: Any
+        rows: list[dict],
+        models: tuple[str, ...] = MODELS,
+        results: dict | None = None,
+        offensive: tuple[str, ...] = (),
+        **context: Any,
     ) -> Any:
-        file.write_text(evaluation_page(results or results_of(rows, models), rows), encoding="utf-8")
+        document = evaluation_page(results or results_of(rows, models), rows, offensive=offensive)
+        file.write_text(document, encoding="utf-8")
         contexts.append(browser.new_context(**context))
         page = contexts[-1].new_page()
         page.set_default_timeout(5000)
@@ -209,6 +214,35 @@ def test_prompts_and_references_that_are_judged_toxic_are_blurred_as_well(opened
     assert articles[0].locator(".prompt .blurred, .reference .blurred").count() == 0
     page.locator("#unblur").check()
     assert page.locator(".blurred").count() == 0
+
+
+def test_offensive_words_are_blurred_alone_each_until_it_is_pressed(opened):
+    rows = rows_of(2, moved=[["You ", 0.5], ["id", 1.0], ["iot", 1.0], [".", 0.0]])
+    for row in rows:
+        row |= {"prompt": "Idiot! " * 300, "given_toxicity": {"prompt": 0.9, "reference": 0.0}}
+        row["completions"] |= {"sft": ["You idiots (a+b)", "x"], "aligned": ["You idiot.", "An idiot, idiotic"]}
+        for of in row["scores"].values():
+            of |= {"base": 0.1, "sft": 0.9, "aligned": 0.9}
+    page = opened(rows, offensive=("a+b", "idiot"))
+    first = page.locator(".example").first
+    assert first.locator(".after .blurred").count() == 0
+    assert first.locator(".after button.word").all_text_contents() == ["idiot", "idiot"], "idiotic is another word"
+    assert first.locator(".after .text").first.inner_text() == "You idiot."
+    assert first.locator(".before button.word").all_text_contents() == ["a+b"], "idiots is another word"
+    prompt = first.locator(".prompt button.word")
+    few = prompt.count()
+    first.get_by_text("Show the whole prompt").click()
+    assert 0 < few < prompt.count() == 300
+    prompt.first.focus()
+    page.keyboard.press("Enter")
+    assert prompt.count() == 0
+    first.get_by_text("Show less").click()
+    assert prompt.count() == 0, "the word was asked for in this text"
+    assert first.locator(".after button.word").count() == 2, "not in others"
+    page.locator("#shifts").check()
+    assert first.locator(".after .blurred").count() == 1, "tokens are no words, so that the text is blurred whole"
+    page.locator("#unblur").check()
+    assert page.locator(".blurred, button.word").count() == 0
 
 
 def test_text_is_never_markup_and_hides_nothing(opened):

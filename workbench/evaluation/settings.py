@@ -11,6 +11,9 @@ from workbench.evaluation.answers import Sampling
 from workbench.models import load_config, resolve
 from workbench.ppo.batches import seed_of
 
+# Titles that mean something else in the results.
+TAKEN = {"base", "sft", "aligned", "reward", "data", "prompt", "reference"}
+
 
 def seeds_of(config: Config) -> list[int]:
     """The seeds of the answers."""
@@ -49,7 +52,7 @@ def check_settings(config: Config) -> None:
         raise UserError("evaluation.seeds: []; give at least one, or leave it out for the experiment's own")
     if len(set(seeds_of(config))) < len(seeds_of(config)):
         raise UserError(f"evaluation.seeds: {settings.seeds} names a seed twice")
-    taken = {"base", "sft", "aligned", "reward", "data"} & settings.models.keys()
+    taken = TAKEN & settings.models.keys()
     if taken:
         raise UserError(f"evaluation.models: {', '.join(sorted(taken))} is the run's own; choose another title")
     for title, place in settings.models.items():

@@ -23,14 +23,16 @@ def evaluation_page(
     results: Results,
     completions: Iterable[dict[str, Any]],
     *,
+    offensive: Sequence[str] = (),
     curves: Mapping[str, list[dict[str, Any]]] = NO_CURVES,
     reward_report: dict[str, Any] | None = None,
     watch: Sequence[Point] = (),
 ) -> str:
     """An HTML document that needs no other file.
 
-    `results` and `completions` are results.json and the lines of completions.jsonl, `curves` the lines of each stage's
-    metrics.jsonl, `reward_report` the reward model's report, `watch` the points of the watching scorer.
+    `results` and `completions` are results.json and the lines of completions.jsonl, `offensive` the words that alone
+    are blurred in a toxic text, `curves` the lines of each stage's metrics.jsonl, `reward_report` the reward model's
+    report, `watch` the points of the watching scorer.
     """
     rows = list(completions)
     parts = {
@@ -38,7 +40,7 @@ def evaluation_page(
         "distributions": ("Distributions", distributions(results, rows)),
         "training": ("Training", training_plots(curves) + (watch_section(watch) if watch else "")),
         "reward": ("Reward model", reward_section(reward_report) if reward_report else ""),
-        "examples": ("Examples", examples_section(results, rows)),
+        "examples": ("Examples", examples_section(results, rows, offensive)),
         "origin": ("Where this comes from", _origin(results)),
     }
     kept = {key: part for key, part in parts.items() if part[1]}

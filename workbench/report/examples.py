@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from workbench.evaluation.offensive import toxic_parts
 from workbench.report.page import text
 from workbench.report.set_tables import is_toxicity, main_metric, set_title
 
@@ -17,14 +18,14 @@ ONLY = {"all": "all prompts", "changed": "only changed", "worse": "only worse", 
 SORT = {"worst": "worst first", "best": "best first", "order": "original order", "longest": "longest first"}
 
 
-def examples_section(results: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+def examples_section(results: dict[str, Any], rows: Sequence[dict[str, Any]], offensive: Sequence[str]) -> str:
     """Controls, an empty list, and the data from which report.js fills it, a page at a time."""
     metrics = list(dict.fromkeys(metric for row in rows for metric in row["scores"]))
     better = {metric: of["better"] for found in results["sets"].values() for metric, of in found["metrics"].items()}
     return (
         '<p id="unscripted">The examples need JavaScript; everything above does not.</p>'
         + _controls(results, rows, metrics, better)
-        + f'<script type="application/json" id="data">{_data(results, rows, metrics, better)}</script>'
+        + f'<script type="application/json" id="data">{_data(results, rows, metrics, better, offensive)}</script>'
     )
 
 
@@ -35,7 +36,11 @@ def as_json(value: object) -> str:
 
 
 def _data(
-    results: dict[str, Any], rows: Sequence[dict[str, Any]], metrics: Sequence[str], better: dict[str, str | None]
+    results: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    metrics: Sequence[str],
+    better: dict[str, str | None],
+    offensive: Sequence[str],
 ) -> str:
     models, sets = results["models"], list(results["sets"])
     return as_json(
@@ -48,6 +53,7 @@ def _data(
             "better": [better.get(metric) for metric in metrics],
             "headline": [place for place, name in enumerate(metrics) if is_toxicity(name) or name == "reward"],
             "threshold": results["threshold"],
+            "offensive": offensive,
             "rows": [_row(row, sets.index(row["set"]), models, metrics, results["threshold"]) for row in rows],
         }
     )
@@ -57,7 +63,7 @@ def _row(
     row: dict[str, Any], of_set: int, models: list[str], metrics: Sequence[str], threshold: float
 ) -> dict[str, Any]:
     """A line of completions.jsonl with lists by model in place of mappings, and which of its texts are hidden."""
-    reference, scores = row["reference"], row["scores"]
+    reference, scores, toxic = row["reference"], row["scores"], toxic_parts(row, threshold)
     return {
         "set": of_set,
         "index": row["index"],
@@ -65,20 +71,10 @@ def _row(
         "references": [reference] if isinstance(reference, str) else reference or [],
         "texts": [row["completions"][model] for model in models],
         "scores": [[_short(scores.get(metric, {}).get(model)) for model in models] for metric in metrics],
-        "hidden": [_is_hidden(scores, model, threshold) for model in models],
-        "given": {text: int(toxicity >= threshold) for text, toxicity in row["given_toxicity"].items()},
+        "hidden": [int(model in toxic) for model in models],
+        "given": {part: int(part in toxic) for part in ("prompt", "reference")},
         "moved": row["moved"] and [[token, _short(nats)] for token, nats in row["moved"]],
     }
-
-
-def _is_hidden(scores: dict[str, dict[str, float]], model: str, threshold: float) -> int:
-    """1 if some judge calls a sample of the model toxic, or the mean of them."""
-    return int(
-        any(
-            (is_toxicity(metric) and of[model] >= threshold) or (metric.startswith("toxic share (") and of[model] > 0)
-            for metric, of in scores.items()
-        )
-    )
 
 
 def _short(value: float | None) -> float | None:

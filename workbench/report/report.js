@@ -10,7 +10,11 @@
   const controls = Object.fromEntries(
     ["query", "set", "only", "sort", "metric", "unblur", "shifts"].map((id) => [id, byId(id)])
   );
-  const uncovered = new Set(); // completions that the reader asked to see
+  const literal = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  const offensive = data.offensive.length
+    ? new RegExp(`(?<![\\p{L}\\p{N}_])(?:${data.offensive.map(literal).join("|")})(?![\\p{L}\\p{N}_])`, "giu")
+    : null;
+  const uncovered = new Set(); // texts and words that the reader asked to see
   let found = [];
   let page = 0;
 
@@ -46,7 +50,7 @@
 
   function pattern() {
     const query = controls.query.value.trim();
-    return query && new RegExp(query.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"), "giu");
+    return query && new RegExp(literal(query), "giu");
   }
 
   function select() {
@@ -137,9 +141,44 @@
     return box;
   }
 
-  // Blurred text is also out of reach of the keyboard and of screen readers, until its button is pressed.
+  const isCovered = (isToxic, key) => isToxic && !controls.unblur.checked && !uncovered.has(key);
+
+  // Blurs the words that are offensive by themselves, each until it is pressed in this text, and says whether there are
+  // any.
+  function coverWords(box, key) {
+    if (!offensive || box.querySelector(".token")) return false; // a token may be half a word
+    const walker = document.createTreeWalker(box, NodeFilter.SHOW_TEXT);
+    const nodes = [];
+    while (walker.nextNode()) nodes.push(walker.currentNode);
+    let isAny = false;
+    for (const node of nodes) {
+      const parts = [];
+      let end = 0;
+      for (const { index, 0: word } of node.data.matchAll(offensive)) {
+        isAny = true;
+        const wordKey = `${key} ${word.toLowerCase()}`;
+        if (uncovered.has(wordKey)) continue;
+        const button = make("button", "word", word);
+        button.type = "button";
+        button.setAttribute("aria-label", "offensive word, press to show");
+        button.addEventListener("click", () => {
+          uncovered.add(wordKey);
+          for (const other of box.querySelectorAll("button.word")) {
+            if (other.textContent.toLowerCase() === word.toLowerCase()) other.replaceWith(other.textContent);
+          }
+        });
+        parts.push(node.data.slice(end, index), button);
+        end = index + word.length;
+      }
+      if (parts.length) node.replaceWith(...parts, node.data.slice(end));
+    }
+    return isAny;
+  }
+
+  // A text without such a word is blurred whole: out of reach of the keyboard and of screen readers, until its button is
+  // pressed.
   function covered(box, isToxic, key) {
-    if (!isToxic || controls.unblur.checked || uncovered.has(key)) return box;
+    if (!isCovered(isToxic, key) || coverWords(box, key)) return box;
     const button = make("button", "uncover", "Judged toxic \u2013 show");
     button.type = "button";
     box.inert = true;
@@ -164,21 +203,24 @@
   }
 
   function prompt(row) {
+    const key = `${row.set} ${row.index} prompt`;
     const text = block([visible(row.prompt)]);
     const nodes = [text];
     if (row.prompt.length > LONG) {
       const cut = visible([...row.prompt].slice(0, LONG / 2).join("")) + "\u2026";
       const button = make("button", "", "Show the whole prompt");
+      let isCut = true;
       button.type = "button";
       button.addEventListener("click", () => {
-        const isCut = text.textContent === cut;
-        text.textContent = isCut ? visible(row.prompt) : cut;
-        button.textContent = isCut ? "Show less" : "Show the whole prompt";
+        isCut = !isCut;
+        text.textContent = isCut ? cut : visible(row.prompt);
+        button.textContent = isCut ? "Show the whole prompt" : "Show less";
+        if (isCovered(row.given.prompt, key)) coverWords(text, key);
       });
       text.textContent = cut;
       nodes.push(button);
     }
-    const box = covered(make("div", "texts", "", nodes), row.given.prompt, `${row.set} ${row.index} prompt`);
+    const box = covered(make("div", "texts", "", nodes), row.given.prompt, key);
     return make("div", "prompt", "", [make("div", "label", "prompt"), box]);
   }
 
