@@ -226,6 +226,8 @@ def report(
         (lambda texts, given: similarity(texts, given, encoder)) if encoder else None,
         threshold,
     )
+    # The reward knows texts like the answers; of the prompts around them others can say more.
+    independent = {name: judge for name, judge in scorers.judges.items() if name != "reward"}
     models = list(next(iter(answers.values())))
     after = "aligned" if "aligned" in models else "sft"
     before = "sft" if "sft" in models and after == "aligned" else "base"
@@ -239,7 +241,7 @@ def report(
             "neutral": neutral,
             "seen_in_training": seen,
         }
-        toxicity = given_toxicity(of_set, scorers.judges)
+        toxicity = given_toxicity(of_set, independent or scorers.judges)
         completions += completion_lines(name, of_set, answers[name], measured, after, toxicity)
     limit, judged_by = answer_limit(config), independent_of_reward(list(scorers.judges), completions)
     results = head(run, models, before, after, judges=judged_by, device=device, max_new_tokens=limit) | {"sets": found}

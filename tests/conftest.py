@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -57,3 +58,21 @@ def workspace(exportable_runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the exportable runs as working directory."""
     monkeypatch.chdir(exportable_runs)
     return exportable_runs
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A Chromium without a window."""
+    from browser import chromium
+
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """Opens rows as the evaluation's page, which may ask for nothing and say nothing."""
+    from browser import pages
+
+    with pages(browser, tmp_path / "report.html") as open_page:
+        yield open_page

@@ -4,63 +4,16 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from random_results import HOSTILE, MODELS, results_of, rows_of
 
-from workbench.report.evaluation_page import evaluation_page
 from workbench.report.page import text
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 MAIN = "toxicity (reward)"
-Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A Chromium without a window."""
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    """Opens rows as a page; fails at the end if it said anything, asked for anything, or opened a dialog."""
-    file, asked, said, contexts = tmp_path / "report.html", [], [], []
-
-    def open_page(
-        rows: list[dict],
-        models: tuple[str, ...] = MODELS,
-        results: dict | None = None,
-        offensive: tuple[str, ...] = (),
-        **context: Any,
-    ) -> Any:
-        document = evaluation_page(results or results_of(rows, models), rows, offensive=offensive)
-        file.write_text(document, encoding="utf-8")
-        contexts.append(browser.new_context(**context))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(5000)
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        page.goto(file.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert said == []
-    assert asked == [file.as_uri()] * len(contexts)
 
 
 def two_sets() -> list[dict]:
@@ -178,71 +131,6 @@ def test_words_that_differ_are_marked_and_no_more_of_them_than_need_be(opened):
             kept.append(len(row["completions"][model][0].split()) - len(marks))
         texts = [row["completions"][model][0].split() for model in ("sft", "aligned")]
         assert kept == [longest_common(*texts)] * 2
-
-
-def test_toxic_text_is_out_of_reach_until_it_is_asked_for(opened):
-    rows = rows_of(1)
-    for of in rows[0]["scores"].values():
-        of |= {"base": 0.9, "sft": 0.9, "aligned": 0.1}
-    page = opened(rows)
-    assert page.locator(".blurred[inert]").count() == page.locator(".uncover").count() == 2
-    assert page.locator(".after .blurred").count() == 0
-    page.locator(".uncover").first.click()
-    assert page.locator(".blurred").count() == 1
-    page.locator(".uncover").focus()
-    page.keyboard.press("Enter")
-    assert page.locator(".blurred, .uncover, [inert]").count() == 0
-    assert page.evaluate("document.activeElement.textContent").startswith(rows[0]["completions"]["sft"][0])
-    page.locator("#query").fill("prompt")  # what was asked for stays
-    assert page.locator(".blurred").count() == 0
-    page = opened(rows)
-    page.locator("#unblur").focus()
-    page.keyboard.press("Space")
-    assert page.locator(".blurred, .uncover").count() == 0
-
-
-def test_prompts_and_references_that_are_judged_toxic_are_blurred_as_well(opened):
-    rows = rows_of(3, reference="one")
-    for row, (prompt, reference) in zip(rows, ((0.9, 0.1), (0.1, 0.9), (0.49, 0.49)), strict=True):
-        row["given_toxicity"] = {"prompt": prompt, "reference": reference}
-    page = opened(rows)
-    page.locator("#sort").select_option("order")
-    articles = [page.locator(".example").nth(place) for place in range(3)]
-    hidden = [[of.locator(f".{part} .blurred").count() for part in ("prompt", "reference")] for of in articles]
-    assert hidden == [[1, 0], [0, 1], [0, 0]]
-    articles[0].locator(".prompt .uncover").click()
-    assert articles[0].locator(".prompt .blurred, .reference .blurred").count() == 0
-    page.locator("#unblur").check()
-    assert page.locator(".blurred").count() == 0
-
-
-def test_offensive_words_are_blurred_alone_each_until_it_is_pressed(opened):
-    rows = rows_of(2, moved=[["You ", 0.5], ["id", 1.0], ["iot", 1.0], [".", 0.0]])
-    for row in rows:
-        row |= {"prompt": "Idiot! " * 300, "given_toxicity": {"prompt": 0.9, "reference": 0.0}}
-        row["completions"] |= {"sft": ["You idiots (a+b)", "x"], "aligned": ["You idiot.", "An idiot, idiotic"]}
-        for of in row["scores"].values():
-            of |= {"base": 0.1, "sft": 0.9, "aligned": 0.9}
-    page = opened(rows, offensive=("a+b", "idiot"))
-    first = page.locator(".example").first
-    assert first.locator(".after .blurred").count() == 0
-    assert first.locator(".after button.word").all_text_contents() == ["idiot", "idiot"], "idiotic is another word"
-    assert first.locator(".after .text").first.inner_text() == "You idiot."
-    assert first.locator(".before button.word").all_text_contents() == ["a+b"], "idiots is another word"
-    prompt = first.locator(".prompt button.word")
-    few = prompt.count()
-    first.get_by_text("Show the whole prompt").click()
-    assert 0 < few < prompt.count() == 300
-    prompt.first.focus()
-    page.keyboard.press("Enter")
-    assert prompt.count() == 0
-    first.get_by_text("Show less").click()
-    assert prompt.count() == 0, "the word was asked for in this text"
-    assert first.locator(".after button.word").count() == 2, "not in others"
-    page.locator("#shifts").check()
-    assert first.locator(".after .blurred").count() == 1, "tokens are no words, so that the text is blurred whole"
-    page.locator("#unblur").check()
-    assert page.locator(".blurred, button.word").count() == 0
 
 
 def test_text_is_never_markup_and_hides_nothing(opened):
