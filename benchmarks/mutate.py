@@ -117,7 +117,7 @@ MUTATIONS = [
     Mutation("every answer has the first seed", "evaluation/answers.py", "[seed_of(seed, index) for index, seed in part]", "[seed_of(sampling.seeds[0], index) for index, _ in part]", PAIRED),
     Mutation("other weights, the same answers", "evaluation/kept.py", '"weights": list(weights)', '"weights": []', f"{KEPT}::test_other_weights_answer_anew"),
     Mutation("other prompts, the same answers", "evaluation/kept.py", '[row["prompt_ids"] for row in rows]', "len(rows)", f"{KEPT}::test_what_answers_depend_on_has_them_sampled_anew"),
-    Mutation("an adapter may rewrite the base", "adapters.py", "if config.init_lora_weights not in KEEPS_BASE:", "if False:", "test_adapters.py"),
+    Mutation("an adapter may rewrite the base", "adapters.py", "        if not kept:", "        if False:", "test_adapters.py"),
     Mutation("an adapter of other shapes joins", "adapters.py", "    if odd:", "    if False:", "test_adapters.py"),
 ]
 # fmt: on

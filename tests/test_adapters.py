@@ -12,7 +12,13 @@ import tiny
 import torch
 from peft import AdaLoraConfig, IA3Config, LoraConfig, PrefixTuningConfig, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from workbench.adapters import add_lora, check_adapter, load_adapter, load_adapters
 from workbench.config import LoraSettings
@@ -73,9 +79,9 @@ def test_other_kinds_of_lora_fit_and_change_nothing_but_themselves(kind: str, pl
 
 
 REFUSED = {
-    "began as pissa, which rewrites the base": LoraConfig(init_lora_weights="pissa", **LAYERS),
-    "trained with bias: lora_only, which rewrites the base": LoraConfig(bias="lora_only", **LAYERS),
-    "it trains single tokens": LoraConfig(trainable_token_indices=[1, 2], **LAYERS),
+    "its init_lora_weights is 'pissa', which may change the base": LoraConfig(init_lora_weights="pissa", **LAYERS),
+    "its bias is 'lora_only', which may change the base": LoraConfig(bias="lora_only", **LAYERS),
+    r"its trainable_token_indices is \[1, 2\]": LoraConfig(trainable_token_indices=[1, 2], **LAYERS),
     "it is IA3, and only LoRA shares a base": IA3Config(feedforward_modules=[], **LAYERS),
     "it is ADALORA, and only LoRA shares a base": AdaLoraConfig(total_step=10, **LAYERS),
     "it is PREFIX_TUNING, and only LoRA": PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=2),
@@ -90,6 +96,16 @@ def test_an_adapter_that_would_change_the_base_or_cannot_share_it_is_refused(
     get_peft_model(tiny.model("gpt2"), REFUSED[reason]).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=reason):
         check_adapter(str(places / "gpt2"), tmp_path)
+
+
+def test_an_adapter_that_replicates_layers_is_refused(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)).save_pretrained(tmp_path / "llama")
+    config = LoraConfig(target_modules=["q_proj"], layer_replication=[[0, 2], [0, 2]])
+    base = LlamaForCausalLM.from_pretrained(tmp_path / "llama")
+    get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"its layer_replication is .*, which may change the base it joins"):
+        check_adapter(str(tmp_path / "llama"), tmp_path / "adapter")
 
 
 def test_an_adapter_saved_with_weights_of_its_base_is_refused(places: Path, tmp_path: Path) -> None:

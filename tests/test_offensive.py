@@ -32,7 +32,7 @@ def test_a_text_is_toxic_if_any_judge_says_so_of_any_sample() -> None:
 
 
 def test_words_are_offensive_if_a_judge_that_can_tell_words_apart_says_so() -> None:
-    texts = ["You idiot, go on and on to the end of it", "a MORON's moron_ (moron!) it is"]
+    texts = ["You idiot, go on and on to the end of it", "a _MORON_ moron- (moron!) it is"]
     assert offensive_words(texts, {"words": by_words}, 0.5) == ["idiot", "moron"]
     assert offensive_words(texts, {"words": by_words, "never": lambda words: [0.0] * len(words)}, 0.5) == [
         "idiot",

@@ -28,8 +28,17 @@ from workbench.models import load_model, shapes_of
 
 UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-# Ways to begin that change no weight of the base; the others move what they begin with out of it.
+# Ways to begin that change no weight of the base; others move what they begin with out of it.
 KEEPS_BASE = (True, False, "gaussian", "orthogonal")
+# Settings of LoRA that, whatever their value, leave the base as it is and share it with other adapters.
+# fmt: off
+HARMLESS = frozenset((
+    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern",
+    "layers_to_transform", "layers_pattern", "fan_in_fan_out", "use_rslora", "use_dora", "lora_bias",
+    "modules_to_save", "ensure_weight_tying", "runtime_config", "loftq_config",
+))
+# fmt: on
 
 
 def add_lora(
@@ -145,7 +154,7 @@ def check_adapter(model: str, folder: Path) -> str:
     config.base_model_name_or_path = shapes.name_or_path or None
     try:
         with torch.device("meta"):
-            state = get_peft_model_state_dict(get_peft_model(shapes, config))
+            state = get_peft_model_state_dict(get_peft_model(shapes, config), save_embedding_layers=False)
     except UNREADABLE as error:
         raise UserError(f"{refused}: {str(error).splitlines()[0]}") from error
     wanted = {name: tuple(weight.shape) for name, weight in state.items()}
@@ -161,13 +170,11 @@ def unfit(config: PeftConfig, names: Iterable[str]) -> str | None:
     if config.peft_type != PeftType.LORA:
         kind = config.peft_type.value if config.peft_type else "of no kind"
         return f"it is {kind}, and only LoRA shares a base with others; merge it into a model first"
-    if config.init_lora_weights not in KEEPS_BASE:
-        start = config.init_lora_weights
-        return f"it began as {start}, which rewrites the base it joins; convert it to plain LoRA, or merge it first"
-    if config.bias != "none":
-        return f"it was trained with bias: {config.bias}, which rewrites the base it joins; merge it first"
-    if config.trainable_token_indices:
-        return "it trains single tokens, which wraps the base's head; merge it first"
+    plain = vars(LoraConfig())
+    for name, value in vars(config).items():
+        kept = value in KEEPS_BASE if name == "init_lora_weights" else name in HARMLESS or value == plain[name]
+        if not kept:
+            return f"its {name} is {value!r}, which may change the base it joins; merge it into a model first"
     saved = config.modules_to_save
     bases = sorted(name for name in names if ".base_layer." in name or not ("lora_" in name or saved))
     if bases:

@@ -8,7 +8,7 @@ from typing import Any
 
 from workbench.rewards import Judge
 
-WORD = re.compile(r"[^\W_][\w'*@$-]*")
+WORD = re.compile(r"[^\W_](?:[\w'*@$-]*(?:[^\W_]|[*@$]))?")
 # A judge of texts may know nothing of single words; one that calls a fifth of all words toxic knows nothing of them.
 TELLING = 0.2
 

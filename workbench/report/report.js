@@ -4,6 +4,7 @@
   const PER_PAGE = 25;
   const LONG = 700; // characters of a prompt that are shown before it is cut
   const FULL_SHADE = 3; // nats
+  const MOST_WORDS = 500; // that are blurred one by one in a text
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
   const { models, before, after, metrics, rows } = data;
@@ -11,8 +12,9 @@
     ["query", "set", "only", "sort", "metric", "unblur", "shifts"].map((id) => [id, byId(id)])
   );
   const literal = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-  const offensive = data.offensive.length
-    ? new RegExp(`(?<![\\p{L}\\p{N}_])(?:${data.offensive.map(literal).join("|")})(?![\\p{L}\\p{N}_])`, "giu")
+  const longestFirst = [...data.offensive].sort((a, b) => b.length - a.length).map(literal);
+  const offensive = longestFirst.length
+    ? new RegExp(`(?<![\\p{L}\\p{N}])(?:${longestFirst.join("|")})(?![\\p{L}\\p{N}])`, "giu")
     : null;
   const uncovered = new Set(); // texts and words that the reader asked to see
   let found = [];
@@ -132,7 +134,9 @@
   }
 
   function texts(row, model) {
-    const [first, ...more] = row.texts[model].map((_, sample) => block(content(row, model, sample)));
+    const [first, ...more] = row.texts[model].map((_, sample) =>
+      covered(block(content(row, model, sample)), row.hidden[model], `${row.set} ${row.index} ${model} ${sample}`)
+    );
     const box = make("div", "texts", "", [first]);
     if (more.length) {
       const summary = make("summary", "", more.length === 1 ? "1 more sample" : `${more.length} more samples`);
@@ -143,36 +147,45 @@
 
   const isCovered = (isToxic, key) => isToxic && !controls.unblur.checked && !uncovered.has(key);
 
-  // Blurs the words that are offensive by themselves, each until it is pressed in this text, and says whether there are
-  // any.
-  function coverWords(box, key) {
-    if (!offensive || box.querySelector(".token")) return false; // a token may be half a word
-    const walker = document.createTreeWalker(box, NodeFilter.SHOW_TEXT);
+  // Blurs the words of a text that are offensive by themselves, each until it is pressed. Says no, and does nothing,
+  // where there are none, where one goes across elements, and where there are more than anyone would press.
+  function coverWords(text, key) {
+    if (!offensive || text.querySelector(".token, em.soft")) return false;
+    const walker = document.createTreeWalker(text, NodeFilter.SHOW_TEXT);
     const nodes = [];
     while (walker.nextNode()) nodes.push(walker.currentNode);
-    let isAny = false;
-    for (const node of nodes) {
+    const found = nodes.map((node) => [...node.data.matchAll(offensive)]);
+    const count = found.flat().length;
+    if (!count || count > MOST_WORDS || count < [...text.textContent.matchAll(offensive)].length) return false;
+    nodes.forEach((node, place) => {
       const parts = [];
       let end = 0;
-      for (const { index, 0: word } of node.data.matchAll(offensive)) {
-        isAny = true;
+      for (const { index, 0: word } of found[place]) {
         const wordKey = `${key} ${word.toLowerCase()}`;
         if (uncovered.has(wordKey)) continue;
-        const button = make("button", "word", word);
-        button.type = "button";
-        button.setAttribute("aria-label", "offensive word, press to show");
-        button.addEventListener("click", () => {
-          uncovered.add(wordKey);
-          for (const other of box.querySelectorAll("button.word")) {
-            if (other.textContent.toLowerCase() === word.toLowerCase()) other.replaceWith(other.textContent);
-          }
-        });
-        parts.push(node.data.slice(end, index), button);
+        parts.push(node.data.slice(end, index), wordButton(text, word, wordKey));
         end = index + word.length;
       }
       if (parts.length) node.replaceWith(...parts, node.data.slice(end));
-    }
-    return isAny;
+    });
+    return true;
+  }
+
+  function wordButton(text, word, key) {
+    const button = make("button", "offensive", word);
+    button.type = "button";
+    button.setAttribute("aria-label", "offensive word, press to show");
+    button.addEventListener("click", () => {
+      uncovered.add(key);
+      const shownWord = make("span", "", word);
+      shownWord.tabIndex = -1;
+      button.replaceWith(shownWord);
+      shownWord.focus();
+      for (const other of text.querySelectorAll("button.offensive")) {
+        if (other.textContent.toLowerCase() === word.toLowerCase()) other.replaceWith(other.textContent);
+      }
+    });
+    return button;
   }
 
   // A text without such a word is blurred whole: out of reach of the keyboard and of screen readers, until its button is
@@ -198,16 +211,16 @@
     const role = model === before ? "before" : model === after ? "after" : "";
     const head = make("div", "card-head", "", [make("i", `key c${model % 6}`), make("strong", "", models[model])]);
     if (role) head.append(make("span", "soft", role));
-    const box = covered(texts(row, model), row.hidden[model], `${row.set} ${row.index} ${model}`);
-    return make("div", `card ${role}`, "", [head, box, chips(row, model)]);
+    return make("div", `card ${role}`, "", [head, texts(row, model), chips(row, model)]);
   }
 
   function prompt(row) {
     const key = `${row.set} ${row.index} prompt`;
     const text = block([visible(row.prompt)]);
-    const nodes = [text];
+    const more = [];
     if (row.prompt.length > LONG) {
-      const cut = visible([...row.prompt].slice(0, LONG / 2).join("")) + "\u2026";
+      const start = [...row.prompt].slice(0, LONG / 2).join("");
+      const cut = visible(start.replace(/\s\S*$/, "")) + "\u2026"; // no half words, which nothing would blur
       const button = make("button", "", "Show the whole prompt");
       let isCut = true;
       button.type = "button";
@@ -218,10 +231,10 @@
         if (isCovered(row.given.prompt, key)) coverWords(text, key);
       });
       text.textContent = cut;
-      nodes.push(button);
+      more.push(button);
     }
-    const box = covered(make("div", "texts", "", nodes), row.given.prompt, key);
-    return make("div", "prompt", "", [make("div", "label", "prompt"), box]);
+    const nodes = [make("div", "label", "prompt"), covered(text, row.given.prompt, key), ...more];
+    return make("div", "prompt", "", nodes);
   }
 
   function allScores(row) {
@@ -250,8 +263,9 @@
     if (row.references.length) {
       const blocks = row.references.map((text) => block([visible(text)]));
       const name = make("div", "card-head", "", [make("strong", "", blocks.length > 1 ? "references" : "reference")]);
-      const box = covered(make("div", "texts", "", blocks), row.given.reference, `${row.set} ${row.index} reference`);
-      cards.push(make("div", "card reference", "", [name, box]));
+      const key = `${row.set} ${row.index} reference`;
+      const boxes = blocks.map((text, place) => covered(text, row.given.reference, `${key} ${place}`));
+      cards.push(make("div", "card reference", "", [name, ...boxes]));
     }
     const answers = make("div", "answers", "", [make("div", "cards", "", cards), allScores(row)]);
     return make("article", "example", "", [head, prompt(row), answers]);
