@@ -150,7 +150,7 @@ def test_the_card_names_its_limits(evaluated: str, workspace: Path, tmp_path: Pa
 
 def test_a_card_without_evaluation_says_that_nothing_was_measured(workspace: Path, tmp_path: Path) -> None:
     folder = exported(tmp_path / "out", "--merge")
-    assert section(folder, "Before and after").strip() == "Nothing was measured: the run has no evaluation."
+    assert section(folder, "Before and after").strip() == "Nothing was measured: the run has no finished evaluation."
     assert "Nothing was measured" in section(folder, "Limits")
 
 

@@ -100,7 +100,7 @@ def summary(subject: Subject) -> str:
 def measured(subject: Subject, results: dict[str, Any] | None) -> str:
     """The verdict, the guards that failed, and the table of each prompt set."""
     if results is None:
-        return "Nothing was measured: the run has no evaluation."
+        return "Nothing was measured: the run has no finished evaluation."
     own = TITLES[subject.stage]
     before = results["before"] if own == results["after"] else results["models"][0]
     models = results["models"] if own == results["after"] else [before, own]
