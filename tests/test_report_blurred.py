@@ -108,3 +108,8 @@ def test_more_words_than_anyone_would_press_are_blurred_whole(opened):
     page = opened([toxic(["idiot " * 501], ["idiot " * 500])], offensive=("idiot",))
     assert page.locator(".before .blurred").count() == 1
     assert page.locator(".after button.offensive").count() == 500
+    long = toxic(["x"], ["y"], prompt="idiot " * 501, given_toxicity={"prompt": 0.9, "reference": 0.0})
+    page = opened([long], offensive=("idiot",))
+    assert page.locator(".prompt .blurred").count() == 0
+    page.get_by_text("Show the whole prompt").click()
+    assert page.locator(".prompt .blurred").count() == 1, "a prompt that was cut before is not shown bare"

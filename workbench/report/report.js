@@ -216,8 +216,10 @@
 
   function prompt(row) {
     const key = `${row.set} ${row.index} prompt`;
-    const text = block([visible(row.prompt)]);
-    const more = [];
+    const holder = make("div", "texts");
+    const fill = (content) => holder.replaceChildren(covered(block([content]), row.given.prompt, key));
+    const nodes = [make("div", "label", "prompt"), holder];
+    fill(visible(row.prompt));
     if (row.prompt.length > LONG) {
       const start = [...row.prompt].slice(0, LONG / 2).join("");
       const cut = visible(start.replace(/\s\S*$/, "")) + "\u2026"; // no half words, which nothing would blur
@@ -226,14 +228,12 @@
       button.type = "button";
       button.addEventListener("click", () => {
         isCut = !isCut;
-        text.textContent = isCut ? cut : visible(row.prompt);
+        fill(isCut ? cut : visible(row.prompt));
         button.textContent = isCut ? "Show the whole prompt" : "Show less";
-        if (isCovered(row.given.prompt, key)) coverWords(text, key);
       });
-      text.textContent = cut;
-      more.push(button);
+      fill(cut);
+      nodes.push(button);
     }
-    const nodes = [make("div", "label", "prompt"), covered(text, row.given.prompt, key), ...more];
     return make("div", "prompt", "", nodes);
   }
 
