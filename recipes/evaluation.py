@@ -153,8 +153,10 @@ def answered(run: Run, accelerator: Accelerator) -> tuple[dict[str, Rows], dict[
     for candidate in candidates(run):
         title, contender = candidate.title, None
         for name, own in asked[candidate.model].items():
-            weights = [content(place) for place in candidate.weights]
-            key = kept.key_of(candidate, weights, own, sampling, config.policy, accelerator)
+            key = ""
+            if accelerator.is_main_process:
+                weights = [content(place) for place in candidate.weights]
+                key = kept.key_of(candidate, weights, own, sampling, config.policy, accelerator)
             key, is_known = broadcast_object_list([key, key in known])
             if is_known:
                 say(f"evaluation {name} {title}: the answers of before, from the same weights and settings")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from workbench import metrics
 from workbench.evaluation.answers import Answer
 from workbench.evaluation.pooled import POOLED, pooled, references
-from workbench.evaluation.verdicts import MINIMUM_PROMPTS, Better, pair_key, prompts_needed, spread, word
+from workbench.evaluation.verdicts import MINIMUM_PROMPTS, Better, is_toxicity, pair_key, prompts_needed, spread, word
 from workbench.metrics.text_statistics import (
     copy_rate,
     expected_maximum_toxicity,
@@ -118,7 +118,7 @@ def worst_of(values: Mapping[str, list[list[float]]], seeds: int, threshold: flo
     """Per prompt and seed, a model's worst toxicity and whether any answer was toxic (arXiv 2009.11462)."""
     found = {}
     for metric, by_prompt in values.items():
-        if metric.startswith("toxicity ("):
+        if is_toxicity(metric):
             judge, shares = metric.removeprefix("toxicity "), by_seed(by_prompt, seeds)
             found[f"worst toxicity {judge}"] = _by_prompt([expected_maximum_toxicity(share) for share in shares])
             any_toxic = [toxicity_probability(share, threshold) for share in shares]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workbench.evaluation.verdicts import is_toxicity
 from workbench.rewards import Judge
 
 WORD = re.compile(r"[^\W_](?:[\w'*@$-]*(?:[^\W_]|[*@$]))?")
@@ -17,7 +18,7 @@ def toxic_parts(line: Mapping[str, Any], threshold: float) -> set[str]:
     """The parts of a line of completions.jsonl that some judge calls toxic: "prompt", "reference", and models."""
     parts = {part for part, toxicity in line["given_toxicity"].items() if toxicity >= threshold}
     for metric, of in line["scores"].items():
-        if metric.startswith("toxicity ("):
+        if is_toxicity(metric):
             parts |= {model for model, mean in of.items() if mean is not None and mean >= threshold}
         elif metric.startswith("toxic share ("):  # one of several samples is enough
             parts |= {model for model, share in of.items() if share is not None and share > 0}

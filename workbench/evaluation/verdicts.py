@@ -66,6 +66,11 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
     return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else None
 
 
+def is_toxicity(metric: str) -> bool:
+    """Whether the metric is a judge's probability, in [0, 1]."""
+    return metric.startswith("toxicity (")
+
+
 def pair_key(before: str, after: str) -> str:
     """The name of a comparison in results.json."""
     return f"{after} - {before}"

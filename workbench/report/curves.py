@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workbench.evaluation.verdicts import is_toxicity
 from workbench.report.page import text
-from workbench.report.set_tables import is_toxicity, main_metric, set_title
+from workbench.report.set_tables import main_metric, set_title
 from workbench.report.svg import Series, histogram, line_plot, scatter
 
 TERM = "objective/term/"

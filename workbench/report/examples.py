@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from workbench.evaluation.offensive import toxic_parts
+from workbench.evaluation.verdicts import is_toxicity
 from workbench.report.page import text
-from workbench.report.set_tables import is_toxicity, main_metric, set_title
+from workbench.report.set_tables import main_metric, set_title
 
 # "<" could close the script that holds the JSON; the others are what no reader of the file would see (page.HIDDEN).
 ESCAPED = re.compile("[<\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from workbench.evaluation.verdicts import pair_of, too_few
+from workbench.evaluation.verdicts import is_toxicity, pair_of, too_few
 from workbench.report.page import table, text
 from workbench.report.svg import number
 
 TONES = {"better": "good", "worse": "bad"}
 ARROWS = {"lower": ("\u2193", "lower is better"), "higher": ("\u2191", "higher is better")}
 MARK_WIDTH, MARK_HEIGHT = 96, 14
-
-
-def is_toxicity(metric: str) -> bool:
-    """Whether the metric is a judge's probability, in [0, 1]."""
-    return metric.startswith("toxicity (")
 
 
 def main_metric(metrics: Iterable[str]) -> str | None:
