@@ -23,8 +23,8 @@ from workbench.config_file import make_parser, parse
 from workbench.errors import Failed, Interrupted, UserError
 from workbench.runs import Run, only_one, open_run, prepare_folder
 
-# The other processes wait while the main one judges an evaluation's answers, where torch would give up after ten minutes
-# (GPUs) or thirty.
+# The other processes wait while the main one judges an evaluation's answers, where torch would give up after ten
+# minutes (GPUs) or thirty.
 LONGEST_WAIT = timedelta(days=7)
 
 
