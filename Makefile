@@ -8,7 +8,7 @@ THREADS ?= $(or $(OMP_NUM_THREADS),$(shell getconf _NPROCESSORS_ONLN))
 LAUNCH := $(BIN) -m accelerate.commands.launch --quiet --num_cpu_threads_per_process $(THREADS) --config_file accelerate_config.yaml -m
 INSTALL := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart quickstart-gpt2 seeds test gpu mutate check format real real-models embedded clean
+.PHONY: quickstart quickstart-gpt2 seeds test gpu mutate check format real real-models toy clean
 
 quickstart: .venv/installed
 	$(LAUNCH) recipes.detox --config recipes/configs/quickstart.yaml
@@ -49,8 +49,8 @@ real: real-models
 real-models: .venv/real data
 	$(BIN) -m benchmarks.real_models
 
-embedded: .venv/installed
-	$(BIN) -m workbench.embedded.build
+toy: .venv/installed
+	$(BIN) -m workbench.toy.build
 
 clean:
 	rm -rf .venv build *.egg-info

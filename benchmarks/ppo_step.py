@@ -28,10 +28,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from workbench.adapters import load_trainable
-from workbench.config import DataSource, LoraSettings, PolicyConfig, PPOConfig
-from workbench.models import autocast_dtype
-from workbench.policy import Policy
+from workbench.config.schema import DataSource, LoraSettings, PolicyConfig, PPOConfig
+from workbench.models.adapters import load_trainable
+from workbench.models.loading import autocast_dtype
+from workbench.models.policy import Policy
 from workbench.ppo.trainer import PPOTrainer
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}

@@ -22,8 +22,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from workbench.config import DataSource
-from workbench.data import read_rows
+from workbench.config.schema import DataSource
+from workbench.data.prompts import read_rows
 
 FOLDER = Path("models")
 

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-COLUMNS = {"toxic share (lexicon)": "toxic share, lexicon", "ROUGE-L": "ROUGE-L"}
+COLUMNS = {"toxic rate (lexicon)": "toxic rate, lexicon", "ROUGE-L": "ROUGE-L"}
 
 
 def row(run: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recipes import evaluation, ppo, reward, sft
-from workbench.cli import main
+from workbench.run.cli import main
 
 if __name__ == "__main__":
     main([sft.STAGE, reward.STAGE, ppo.STAGE, evaluation.STAGE], __doc__)

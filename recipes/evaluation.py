@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes import ppo
-from workbench.cli import Stage, main, say
-from workbench.config import Config, DataSource, answer_limit
-from workbench.errors import UserError, named
-from workbench.runs import Run
+from workbench.config.schema import Config, DataSource, completion_limit
+from workbench.errors import UserError, error_context
+from workbench.run.cli import Stage, main
+from workbench.run.distributed import print_once
+from workbench.run.folder import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from workbench.evaluation.answers import Answer
-    from workbench.metrics.similarity import Encoder
-    from workbench.rewards import CheckedReward, Judge
+    from workbench.evaluation.generation import Answer
+    from workbench.evaluation.metrics.similarity import Encoder
+    from workbench.rewards.contract import CheckedReward, Judge
 
 NAME = "evaluation"
 Rows = list[dict[str, Any]]
@@ -34,11 +35,11 @@ def wanted(config: Config) -> bool:
 
 def rows(config: Config, model: str, name: str, source: DataSource) -> Rows:
     """The rows of a prompt set, as `model` reads them."""
-    from workbench.evaluation.pooled import references
-    from workbench.prompt_rows import prompt_rows
+    from workbench.data.prompt_rows import prompt_rows
+    from workbench.evaluation.corpus_metrics import references
 
     key = f"evaluation.data.{name}"
-    found = prompt_rows(model, source, key=key, max_new_tokens=answer_limit(config))
+    found = prompt_rows(model, source, key=key, max_new_tokens=completion_limit(config))
     for row in found:
         given = row.get("reference")
         if not isinstance(given, str | list | None) or not all(isinstance(text, str) for text in references(row)):
@@ -48,16 +49,16 @@ def rows(config: Config, model: str, name: str, source: DataSource) -> Rows:
 
 def judges(config: Config, reward: CheckedReward | None) -> dict[str, Judge]:
     """The reward model as a judge, where it can judge, and the judges that were never a reward."""
-    from reward_models import judge_of, load_judge
+    from workbench.rewards.registry import judge_of, load_judge
 
     found: dict[str, Judge] = {}
     if reward is not None and (judge := judge_of(reward)) is not None:
         found["reward"] = judge
     for name in config.evaluation.judges:
         if "reward" in found and name in parts_of_reward(config):
-            say(f"evaluation.judges: {name} is the reward itself or a part of it, and no judge of it")
+            print_once(f"evaluation.judges: {name} is the reward itself or a part of it, and no judge of it")
             continue
-        with named("evaluation.judges"):
+        with error_context("evaluation.judges"):
             found[name] = load_judge(name, **config.evaluation.judge_options.get(name, {}))
     return found
 
@@ -73,7 +74,7 @@ def parts_of_reward(config: Config) -> set[str]:
 def seen_in_training(config: Config, sets: dict[str, Rows]) -> dict[str, int]:
     """How many rows of each set were trained on as well, whatever the template around them."""
     from recipes import sft
-    from workbench.data import identities
+    from workbench.data.prompts import identities
 
     trained: set[str] = set()
     with redirect_stdout(StringIO()):  # what was dropped of them was said when they were trained on
@@ -98,18 +99,18 @@ def plan(config: Config) -> list[str]:
     answers = config.evaluation.samples * len(seeds_of(config))
     for name, of_set in prompts(config)[config.policy.model].items():
         lines.append(
-            f"{name}: {len(of_set)} prompts x {models} models x {answers} answers, up to {answer_limit(config)} tokens"
+            f"{name}: {len(of_set)} prompts x {models} models x {answers} answers, up to {completion_limit(config)} tokens"
         )
     return lines
 
 
 def encoder_of(config: Config, device: str) -> Encoder | None:
     """The encoder that compares answers with references, if one is wanted."""
-    from workbench.metrics.similarity import load_encoder
+    from workbench.evaluation.metrics.similarity import load_encoder
 
     if config.evaluation.similarity is None:
         return None
-    with named("evaluation.similarity"):
+    with error_context("evaluation.similarity"):
         return load_encoder(config.evaluation.similarity, device=device)
 
 
@@ -125,7 +126,7 @@ def run(run: Run) -> dict[str, Any]:
         if (stage == "sft" and config.sft) or (stage == "ppo" and config.ppo):
             run.record(stage)
     for note in notes_on_models(config):
-        say(f"evaluation.models.{note}")
+        print_once(f"evaluation.models.{note}")
     accelerator = Accelerator()
     sets, answers = answered(run, accelerator)
     if not accelerator.is_main_process:
@@ -141,9 +142,9 @@ def answered(run: Run, accelerator: Accelerator) -> tuple[dict[str, Rows], dict[
     """
     from accelerate.utils import broadcast_object_list
 
-    from workbench.evaluation import kept
-    from workbench.evaluation.answers import answer
-    from workbench.evaluation.contenders import candidates, loader
+    from workbench.evaluation import cache as kept
+    from workbench.evaluation.generation import answer
+    from workbench.evaluation.models import candidates, loader
     from workbench.evaluation.settings import sampling_of
 
     config, folder, load, sampling = run.config, run.stage(NAME), loader(run, accelerator), sampling_of(run.config)
@@ -159,7 +160,7 @@ def answered(run: Run, accelerator: Accelerator) -> tuple[dict[str, Rows], dict[
                 key = kept.key_of(candidate, weights, own, sampling, config.policy, accelerator)
             key, is_known = broadcast_object_list([key, key in known])
             if is_known:
-                say(f"evaluation {name} {title}: the answers of before, from the same weights and settings")
+                print_once(f"evaluation {name} {title}: the answers of before, from the same weights and settings")
             else:
                 contender = contender or load(candidate)
                 label = f"evaluation {name} {title}"
@@ -179,8 +180,8 @@ def prompts(config: Config) -> dict[str, dict[str, Rows]]:
 
     Raises UserError where the two do not read the same rows.
     """
-    from workbench.adapters import is_adapter
-    from workbench.data import identities
+    from workbench.data.prompts import identities
+    from workbench.models.adapters import is_adapter
 
     def read(model: str) -> dict[str, Rows]:
         return {name: rows(config, model, name, source) for name, source in config.evaluation.data.items()}
@@ -208,16 +209,16 @@ def report(
 ) -> dict[str, Any]:
     """Measure the answers, write the files, print the tables, and return the sets' results."""
     from workbench.evaluation.guards import guards
-    from workbench.evaluation.measuring import Scorers, given_toxicity, measure, set_result
-    from workbench.evaluation.offensive import offensive_words, toxic_texts
+    from workbench.evaluation.metrics.similarity import similarity
     from workbench.evaluation.results import completion_lines, curves, head
+    from workbench.evaluation.scoring import Scorers, given_toxicity, measure, set_result
     from workbench.evaluation.settings import seeds_of
-    from workbench.evaluation.tables import markdown
     from workbench.evaluation.verdicts import overall
-    from workbench.metrics.similarity import similarity
-    from workbench.ppo.watch import points
+    from workbench.ppo.overoptimization import points
+    from workbench.report.blurring import toxic_texts, toxic_words
     from workbench.report.evaluation_page import evaluation_page
-    from workbench.runs import write_text
+    from workbench.report.markdown import markdown
+    from workbench.run.files import write_text
 
     config, folder, threshold = run.config, run.stage(NAME), run.config.evaluation.threshold
     reward = ppo.reward_of(run) if config.reward else None
@@ -245,10 +246,10 @@ def report(
         }
         toxicity = given_toxicity(of_set, independent or scorers.judges)
         completions += completion_lines(name, of_set, answers[name], measured, after, toxicity)
-    limit, judged_by = answer_limit(config), independent_of_reward(list(scorers.judges), completions)
+    limit, judged_by = completion_limit(config), independent_of_reward(list(scorers.judges), completions)
     results = head(run, models, before, after, judges=judged_by, device=device, max_new_tokens=limit) | {"sets": found}
     results |= {"verdict": overall(results), "guards": guards(results)}
-    words = offensive_words(toxic_texts(completions, threshold), scorers.judges, threshold)
+    words = toxic_words(toxic_texts(completions, threshold), scorers.judges, threshold)
     reward_report = run.folder / "reward" / "report.json"
     page = evaluation_page(
         results,
@@ -274,7 +275,7 @@ def independent_of_reward(judged_by: list[str], completions: Rows) -> list[str]:
     said = {judge: [line["scores"][f"toxicity ({judge})"] for line in completions] for judge in judged_by}
     same = [judge for judge in judged_by if judge != "reward" and said[judge] == said["reward"]]
     for judge in same:
-        say(f"evaluation.judges: {judge} says of every answer what the reward says, and is no judge of it")
+        print_once(f"evaluation.judges: {judge} says of every answer what the reward says, and is no judge of it")
     return [judge for judge in judged_by if judge not in same]
 
 

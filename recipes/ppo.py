@@ -6,17 +6,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli import Stage, main
-from workbench.config import Config, PPOConfig
-from workbench.errors import UserError, named
-from workbench.runs import Run
+from workbench.config.schema import Config, PPOConfig
+from workbench.errors import UserError, error_context
+from workbench.run.cli import Stage, main
+from workbench.run.folder import Run
 
 if TYPE_CHECKING:
-    from workbench.policy import Policy
-    from workbench.rewards import CheckedReward
+    from workbench.models.policy import Policy
+    from workbench.rewards.contract import CheckedReward
 
 NAME = "ppo"
-WATCHED_PROMPTS = 10
+MIN_HELD_OUT_PROMPTS = 10
 
 
 def wanted(config: Config) -> bool:
@@ -32,7 +32,7 @@ def settings(config: Config) -> PPOConfig:
 
 def rows(config: Config) -> list[dict[str, Any]]:
     """The prompts to answer, with the reward's columns."""
-    from workbench.prompt_rows import prompt_rows
+    from workbench.data.prompt_rows import prompt_rows
 
     ppo = settings(config)
     return prompt_rows(config.policy.model, ppo.data, key="ppo.data", max_new_tokens=ppo.max_new_tokens)
@@ -40,7 +40,7 @@ def rows(config: Config) -> list[dict[str, Any]]:
 
 def validation_rows(config: Config) -> list[dict[str, Any]]:
     """The prompts to watch PPO by, with the reward's columns; none unless the configuration names some."""
-    from workbench.prompt_rows import prompt_rows
+    from workbench.data.prompt_rows import prompt_rows
 
     ppo = settings(config)
     if ppo.validation is None:
@@ -50,28 +50,28 @@ def validation_rows(config: Config) -> list[dict[str, Any]]:
 
 def given_reward(key: str, model: str, options: dict[str, Any]) -> CheckedReward:
     """The reward that the configuration names at `key`."""
-    from reward_models import load_reward
+    from workbench.rewards.registry import load_reward
 
-    with named(key):
+    with error_context(key):
         return load_reward(model, **options)
 
 
-def watch_of(config: Config, count: int) -> CheckedReward | None:
+def held_out_reward(config: Config, count: int) -> CheckedReward | None:
     """The scorer that watches PPO on `count` validation prompts; raises UserError where those are too few."""
     assert config.reward is not None
     if config.reward.watch is None:
         return None
-    if count < WATCHED_PROMPTS:
+    if count < MIN_HELD_OUT_PROMPTS:
         raise UserError(
             f"reward.watch: it scores the answers to ppo.validation, which has {count} prompts; give at least "
-            f"{WATCHED_PROMPTS}, or its curve is noise"
+            f"{MIN_HELD_OUT_PROMPTS}, or its curve is noise"
         )
     return given_reward("reward.watch", config.reward.watch, config.reward.watch_options)
 
 
 def reward_of(run: Run) -> CheckedReward:
     """The reward that the configuration names, or the one that the reward stage trained."""
-    from reward_models import load_reward
+    from workbench.rewards.registry import load_reward
 
     reward = run.config.reward
     assert reward is not None
@@ -81,23 +81,23 @@ def reward_of(run: Run) -> CheckedReward:
     run.record("reward")
     options: dict[str, Any] = {"max_tokens": reward.train.max_tokens}
     if reward.train.objective == "classifier":
-        options = {"wanted_label": reward.train.wanted_label, "polarity_pair": tuple(reward.train.polarity_pair)}
+        options = {"target_label": reward.train.target_label, "polarity_pair": tuple(reward.train.polarity_pair)}
     return load_reward(str(run.folder / "reward"), **options | reward.options)
 
 
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
-    from workbench.planning import model_plan
-    from workbench.ppo.batches import check_columns, enough_prompts
+    from workbench.models.memory import model_plan
+    from workbench.ppo.sampler import check_batch_size, check_columns
 
     ppo, prompts = settings(config), rows(config)
-    enough_prompts(ppo, len(prompts))
+    check_batch_size(ppo, len(prompts))
     validation = validation_rows(config)
     check_columns(prompts, validation)
     assert config.reward is not None
     if config.reward.model is not None:
         given_reward("reward.model", config.reward.model, config.reward.options)
-    watch_of(config, len(validation))
+    held_out_reward(config, len(validation))
     updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
     return [
         f"{ppo.steps} steps of {ppo.batch_size} from {len(prompts)} prompts, {updates} optimizer steps each, "
@@ -111,11 +111,11 @@ def run(run: Run) -> dict[str, Any]:
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
-    from workbench.adapters import load_trainable
-    from workbench.models import autocast_dtype, load_policy_tokenizer, pages_optimizer, save_model
-    from workbench.policy import Policy
+    from workbench.models.adapters import load_trainable
+    from workbench.models.loading import autocast_dtype, load_policy_tokenizer, save_model, use_paged_optimizer
+    from workbench.models.policy import Policy
     from workbench.ppo.trainer import PPOTrainer
-    from workbench.runs import folder_hash, writing
+    from workbench.run.files import folder_hash, writing
 
     config, ppo, folder = run.config, settings(run.config), run.stage(NAME)
     sft = run.folder / "sft" if config.sft else None
@@ -148,9 +148,9 @@ def run(run: Run) -> dict[str, Any]:
         folder=folder,
         seed=config.seed,
         validation_rows=validation,
-        watch=watch_of(config, len(validation)),
+        watch=held_out_reward(config, len(validation)),
         sanity_pair=config.reward.sanity_pair,
-        paged_optimizer=pages_optimizer(config.policy, accelerator.device),
+        paged_optimizer=use_paged_optimizer(config.policy, accelerator.device),
     )
     metrics = trainer.train()
     for tracker in accelerator.trackers:  # end_training would also end the process group, which evaluation needs
@@ -160,7 +160,7 @@ def run(run: Run) -> dict[str, Any]:
             save_model(trainer.unwrapped.model, folder)
             tokenizer.save_pretrained(folder)
             save_values(trainer.unwrapped, folder)
-            write_watch(folder)
+            write_overoptimization_page(folder)
     accelerator.wait_for_everyone()
     inputs = {"model": config.policy.model, "sft": folder_hash(sft) if sft else None, "data": ppo.data.path}
     return {"inputs": inputs, "metrics": metrics}
@@ -178,15 +178,15 @@ def save_values(policy: Policy, folder: Path) -> None:
         policy.model.save_pretrained(folder, selected_adapters=["value"], save_embedding_layers=False)
 
 
-def write_watch(folder: Path) -> None:
+def write_overoptimization_page(folder: Path) -> None:
     """Draw reward and watching scorer against KL in watch.html, where there was one."""
-    from workbench.ppo.watch import points
-    from workbench.report.watch_page import watch_page
-    from workbench.runs import write_text
+    from workbench.ppo.overoptimization import points
+    from workbench.report.overoptimization_page import overoptimization_page
+    from workbench.run.files import write_text
 
     found = points(folder / "metrics.jsonl")
     if found:
-        write_text(folder / "watch.html", watch_page(found))
+        write_text(folder / "watch.html", overoptimization_page(found))
 
 
 STAGE = Stage(NAME, wanted, plan, run)

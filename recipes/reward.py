@@ -9,15 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli import Stage, main, say
-from workbench.config import Config, RewardTraining
+from workbench.config.schema import Config, RewardTraining
 from workbench.errors import UserError
-from workbench.runs import Run
+from workbench.run.cli import Stage, main
+from workbench.run.distributed import print_once
+from workbench.run.folder import Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
 
-    from workbench.reward_training.data import Pair
+    from workbench.rewards.training.datasets import Pair
 
 NAME = "reward"
 
@@ -37,8 +38,8 @@ def settings(config: Config) -> RewardTraining:
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
     from reward_models import classifier, preference
-    from workbench.reward_training.data import check_settings, clean, label_names, labelled, pairs, texts
-    from workbench.reward_training.report import require_both
+    from workbench.rewards.training.datasets import check_settings, clean, label_names, labelled, pairs, texts
+    from workbench.rewards.training.validation import require_both
 
     train = settings(config)
     check_settings(train)
@@ -53,10 +54,10 @@ def plan(config: Config) -> list[str]:
     else:
         found, names = labelled(train, config.seed)
         labels = label_names(train, names)
-        require_both([name == train.wanted_label for name in texts("validation", train.validation, labels)[1]])
+        require_both([name == train.target_label for name in texts("validation", train.validation, labels)[1]])
         if train.clean_validation:
             clean("clean_validation", train.clean_validation)
-        rows, aim = len(found), f"pays for {train.wanted_label}"
+        rows, aim = len(found), f"pays for {train.target_label}"
     check_window(config)
     steps = -(-rows // train.batch_size) * train.epochs
     return [f"{steps:g} steps of {train.batch_size} from {rows}, {train.model}, {aim}"]
@@ -64,7 +65,7 @@ def plan(config: Config) -> list[str]:
 
 def check_window(config: Config) -> None:
     """Raises UserError where texts would be longer than what the model reads."""
-    from workbench.models import load_config, load_tokenizer, window
+    from workbench.models.loading import load_config, load_tokenizer, window
 
     train = settings(config)
     limit = window(load_config(train.model), load_tokenizer(train.model))
@@ -78,10 +79,10 @@ def run(run: Run) -> dict[str, Any]:
     """Train, save a transformers folder in the run's reward folder, and judge what was saved on the validation rows."""
     from transformers import set_seed
 
-    from workbench.models import load_tokenizer
-    from workbench.reward_training.data import check_settings, sources
-    from workbench.reward_training.training import AVERAGE_FILE
-    from workbench.training import run_trainer
+    from workbench.models.loading import load_tokenizer
+    from workbench.rewards.training.datasets import check_settings, sources
+    from workbench.rewards.training.trainers import AVERAGE_FILE
+    from workbench.run.hf_trainer import run_trainer
 
     config, train, folder = run.config, settings(run.config), run.stage(NAME)
     check_settings(train)
@@ -100,7 +101,7 @@ def run(run: Run) -> dict[str, Any]:
     report = judge(folder)
     if trainer.is_world_process_zero():
         write_report(report, folder)
-    say(summary(report))
+    print_once(summary(report))
     return {
         "inputs": {"model": train.model, "data": [source.path for _, source in sources(train)]},
         "metrics": {name: value for name, value in report.items() if isinstance(value, int | float)},
@@ -113,21 +114,21 @@ Judge = Callable[[Path], dict[str, Any]]
 def train_labels(config: Config, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> tuple[Trainer, Judge]:
     """The trainer of a classifier, and what judges the saved one."""
     from reward_models.classifier import load
-    from workbench.reward_training.data import clean, label_names, labelled, texts
-    from workbench.reward_training.report import classifier_report, require_both
-    from workbench.reward_training.training import classifier_trainer
+    from workbench.rewards.training.datasets import clean, label_names, labelled, texts
+    from workbench.rewards.training.trainers import classifier_trainer
+    from workbench.rewards.training.validation import classifier_report, require_both
 
     train = settings(config)
     rows = labelled(train, config.seed)
     labels = label_names(train, rows[1])
     validation = texts("validation", train.validation, labels)
-    is_wanted = [name == train.wanted_label for name in validation[1]]
+    is_wanted = [name == train.target_label for name in validation[1]]
     require_both(is_wanted)
     domain = clean("clean_validation", train.clean_validation) if train.clean_validation else []
 
     def judge(folder: Path) -> dict[str, Any]:
         # Loading it as PPO will do runs the polarity test.
-        reward = load(str(folder), wanted_label=train.wanted_label, polarity_pair=tuple(train.polarity_pair))
+        reward = load(str(folder), target_label=train.target_label, polarity_pair=tuple(train.polarity_pair))
         return classifier_report(
             lambda some: reward([""] * len(some), some), validation[0], is_wanted, domain, threshold=train.threshold
         )
@@ -138,9 +139,9 @@ def train_labels(config: Config, tokenizer: PreTrainedTokenizerBase, options: di
 def train_pairs(config: Config, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> tuple[Trainer, Judge]:
     """The trainer of a preference model, and what judges the saved one."""
     from reward_models.preference import encode, load
-    from workbench.reward_training.data import pairs
-    from workbench.reward_training.report import preference_report
-    from workbench.reward_training.training import preference_trainer
+    from workbench.rewards.training.datasets import pairs
+    from workbench.rewards.training.trainers import preference_trainer
+    from workbench.rewards.training.validation import preference_report
 
     train = settings(config)
     rows, validation = pairs(train)
@@ -161,8 +162,8 @@ def save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     """Write an ordinary transformers folder; an adapter is merged into it."""
     from peft import PeftModel
 
-    from workbench.runs import writing
-    from workbench.training import forget_checkpoints
+    from workbench.run.files import writing
+    from workbench.run.hf_trainer import remove_checkpoints
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
@@ -171,14 +172,14 @@ def save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
         with writing(folder):
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            forget_checkpoints(folder)
+            remove_checkpoints(folder)
     trainer.accelerator.wait_for_everyone()
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
     """report.json and report.html, and the temperature, which the reward reads when it is asked for probabilities."""
     from workbench.report.reward_page import reward_page
-    from workbench.runs import write_text
+    from workbench.run.files import write_text
 
     write_text(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "report.html", reward_page(report))

@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli import Stage, main
-from workbench.config import Config, DataSource, SFTConfig
-from workbench.config_file import per_process
-from workbench.runs import Run
+from workbench.config.schema import Config, DataSource, SFTConfig
+from workbench.run.cli import Stage, main
+from workbench.run.distributed import per_process
+from workbench.run.folder import Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
@@ -24,15 +24,15 @@ def wanted(config: Config) -> bool:
 
 def rows(config: Config, source: DataSource, key: str = "data") -> list[dict[str, Any]]:
     """The rows to learn, with their responses; `key` names the source within the section."""
-    from workbench.prompt_rows import prompt_rows
+    from workbench.data.prompt_rows import prompt_rows
 
     return prompt_rows(config.policy.model, source, key=f"sft.{key}", max_new_tokens=1, response=True)
 
 
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
-    from workbench.planning import model_plan
-    from workbench.training import check_arguments
+    from workbench.models.memory import model_plan
+    from workbench.run.hf_trainer import check_arguments
 
     sft = settings(config)
     check_arguments("sft.trainer_args", sft.trainer_args)
@@ -51,9 +51,9 @@ def run(run: Run) -> dict[str, Any]:
     """Train and save an adapter, or a model, in the run's sft folder."""
     from transformers import set_seed
 
-    from workbench.models import load_policy_tokenizer, save_model
-    from workbench.runs import writing
-    from workbench.training import forget_checkpoints, run_trainer
+    from workbench.models.loading import load_policy_tokenizer, save_model
+    from workbench.run.files import writing
+    from workbench.run.hf_trainer import remove_checkpoints, run_trainer
 
     config, sft, folder = run.config, settings(run.config), run.stage(NAME)
     train_rows = rows(config, sft.data)
@@ -69,7 +69,7 @@ def run(run: Run) -> dict[str, Any]:
         with writing(folder):
             save_model(trainer.accelerator.unwrap_model(trainer.model), folder)
             tokenizer.save_pretrained(folder)
-            forget_checkpoints(folder)
+            remove_checkpoints(folder)
     trainer.accelerator.wait_for_everyone()
     return {"inputs": {"model": config.policy.model, "data": sft.data.path}, "metrics": metrics}
 
@@ -88,9 +88,9 @@ def make_trainer(
     from trl import SFTConfig as TrlConfig
     from trl import SFTTrainer
 
-    from workbench.adapters import add_lora
-    from workbench.models import load_model, pages_optimizer
-    from workbench.training import arguments
+    from workbench.models.adapters import add_lora
+    from workbench.models.loading import load_model, use_paged_optimizer
+    from workbench.run.hf_trainer import arguments
 
     sft, state = settings(config), PartialState()
     share = per_process("sft.batch_size", sft.batch_size, state.num_processes)
@@ -110,7 +110,7 @@ def make_trainer(
         save_every=sft.save_every,
         seed=config.seed,
         on_cpu=state.device.type == "cpu",
-        paged=pages_optimizer(config.policy, state.device),
+        paged=use_paged_optimizer(config.policy, state.device),
         track=config.track,
         extra=sft.trainer_args,
     )

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from reward_models.network import Network, load_labels, load_network
-from workbench.encoding import encode
 from workbench.errors import UserError
-from workbench.models import resolve
-from workbench.rewards import check_polarity
+from workbench.models.batching import encode
+from workbench.models.loading import resolve
+from workbench.rewards.contract import check_polarity
 
 WANTED_NAMES = {"clean", "neutral", "nontoxic", "nothate", "ok", "polite"}  # lower case, letters only
 POLARITY_PAIR = ("Thank you, that was kind of you.", "You are a stupid idiot.")
@@ -49,18 +49,18 @@ class ToxicityClassifier:
 def load(
     model: str,
     *,
-    wanted_label: str | None = None,
+    target_label: str | None = None,
     batch_size: int = 32,
     max_tokens: int | None = None,
     device: str | None = None,
     polarity_pair: Sequence[str] | None = POLARITY_PAIR,
 ) -> ToxicityClassifier:
-    """The classifier at a hub id, folder or embedded:NAME; UserError unless it can be trusted as a reward.
+    """The classifier at a hub id, folder or toy:NAME; UserError unless it can be trusted as a reward.
 
-    `wanted_label` is one of the model's label names; the first sentence of `polarity_pair`, polite and rude,
+    `target_label` is one of the model's label names; the first sentence of `polarity_pair`, polite and rude,
     must score higher, and None skips that test.
     """
-    wanted = _wanted(wanted_label, model)
+    wanted = _wanted(target_label, model)
     network = load_network(model, batch_size=batch_size, max_tokens=max_tokens, device=device)
     reward = ToxicityClassifier(network, wanted, _temperature(model))
     if polarity_pair is not None:
@@ -75,7 +75,7 @@ def _temperature(model: str) -> float:
     return float(json.loads(file.read_text())["temperature"]) if file.is_file() else 1.0
 
 
-def _wanted(wanted_label: str | None, model: str) -> int:
+def _wanted(target_label: str | None, model: str) -> int:
     """The index of the label to pay for."""
     names, config = load_labels(model)
     listed = ", ".join(names)
@@ -83,11 +83,11 @@ def _wanted(wanted_label: str | None, model: str) -> int:
         raise UserError(f"{model}: it has one label ({listed}), so it has no margin; load it as reward preference")
     if config.problem_type == "multi_label_classification":
         raise UserError(f"{model}: its labels ({listed}) can hold together, so none has a margin over the rest")
-    if wanted_label is not None:  # YAML may make a number of a name like 0
-        if str(wanted_label) not in names:
-            raise UserError(f"{model}: wanted_label is {wanted_label!r}, but its labels are {listed}")
-        return names.index(str(wanted_label))
+    if target_label is not None:  # YAML may make a number of a name like 0
+        if str(target_label) not in names:
+            raise UserError(f"{model}: target_label is {target_label!r}, but its labels are {listed}")
+        return names.index(str(target_label))
     clean = [index for index, name in enumerate(names) if re.sub(r"[\W_]", "", name.lower()) in WANTED_NAMES]
     if len(clean) != 1:
-        raise UserError(f"{model}: set wanted_label, the label that is paid for, to one of {listed}")
+        raise UserError(f"{model}: set target_label, the label that is paid for, to one of {listed}")
     return clean[0]

@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from reward_models import judge_of, load_reward
-from workbench.errors import UserError, named
-from workbench.rewards import CheckedReward, Judge
+from workbench.errors import UserError, error_context
+from workbench.rewards.contract import CheckedReward, Judge
+from workbench.rewards.registry import judge_of, load_reward
 
 KEYS = ("model", "weight", "options", "name")
 
@@ -54,7 +54,7 @@ def load(terms: list[dict[str, Any]]) -> Combination:
         name = term.get("name", term["model"])
         if name in parts:
             raise UserError(f"{key}: there is a term {name} before it; give this one a name of its own with `name`")
-        with named(key):
+        with error_context(key):
             parts[name] = Term(load_reward(term["model"], **term.get("options", {})), term.get("weight", 1.0))
     judges = [judge for part in parts.values() if (judge := judge_of(part.reward)) is not None]
     return Combination(parts, judges[0] if len(judges) == 1 else None)

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from reward_models import load_reward
-from workbench.cli import leave_with
-from workbench.config import DataSource
-from workbench.config_file import explain
-from workbench.data import labelled_texts, read_rows
-from workbench.errors import UserError, named
-from workbench.rewards import CheckedReward
-from workbench.statistics import auroc, ranks
-from workbench.templates import Row, text_column
+from workbench.config.parsing import explain
+from workbench.config.schema import DataSource
+from workbench.data.prompts import labelled_texts, read_rows
+from workbench.data.templates import Row, text_column
+from workbench.errors import UserError, error_context
+from workbench.rewards.contract import CheckedReward
+from workbench.rewards.ranking import auroc, ranks
+from workbench.rewards.registry import load_reward
+from workbench.run.cli import exit_on_error
 
 SHOWN_LABELS = 10
 SHOWN_CHARACTERS = 200
@@ -41,7 +41,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--options", type=dict[str, dict[str, Any]], default={}, help="JSON: model -> its options")
     parser.add_argument("--text_column", type=str, default="text", help="column of the texts to score")
     parser.add_argument("--label_column", type=str, default="label", help="column of the labels, if there are any")
-    parser.add_argument("--wanted_label", type=str, help="the label that should score high; AUROC needs it")
+    parser.add_argument("--target_label", type=str, help="the label that should score high; AUROC needs it")
     parser.add_argument("--limit", type=int, help="read this many rows")
     parser.add_argument("--disagreements", type=int, default=10, help="texts to show on which two rewards disagree")
     parser.add_argument("--save", type=str, help="write the numbers to this file as JSON")
@@ -117,17 +117,17 @@ def compare(
     prompts: list[str],
     columns: dict[str, list],
     *,
-    wanted_label: str | None,
+    target_label: str | None,
     count: int,
 ) -> dict[str, Any]:
     """What --save writes: per model AUROC and speed, per pair the rank correlation, and the disagreements."""
-    reason = why_no_auroc(labels, wanted_label)
+    reason = why_no_auroc(labels, target_label)
     scores, models = {}, {}
     for name, reward in rewards.items():
         start = time.perf_counter()
         scores[name] = reward(prompts, texts, **columns)
         seconds = time.perf_counter() - start
-        wanted = None if reason else auroc(scores[name], [label == wanted_label for label in labels or []])
+        wanted = None if reason else auroc(scores[name], [label == target_label for label in labels or []])
         models[name] = {"auroc": wanted, "texts_per_second": len(texts) / seconds}
     pairs = [
         {"models": [first, second], "spearman": spearman(ranks(scores[first]), ranks(scores[second]))}
@@ -135,7 +135,7 @@ def compare(
     ]
     return {
         "texts": len(texts),
-        "wanted_label": wanted_label,
+        "target_label": target_label,
         "no_auroc": reason,
         "models": models,
         "pairs": pairs,
@@ -143,18 +143,18 @@ def compare(
     }
 
 
-def why_no_auroc(labels: list[str] | None, wanted_label: str | None) -> str | None:
+def why_no_auroc(labels: list[str] | None, target_label: str | None) -> str | None:
     """Why there is no AUROC, or None; raises UserError for a wanted label that no text has, or all."""
     if labels is None:
         return "the data has no labels"
     known = sorted(set(labels))
     listed = ", ".join(known[:SHOWN_LABELS]) + (", ..." if len(known) > SHOWN_LABELS else "")
-    if wanted_label is None:
-        return f"set --wanted_label to the label that should score high, one of {listed}"
-    if wanted_label not in known:
-        raise UserError(f"--wanted_label: {wanted_label!r} is not a label of the data: {listed}")
+    if target_label is None:
+        return f"set --target_label to the label that should score high, one of {listed}"
+    if target_label not in known:
+        raise UserError(f"--target_label: {target_label!r} is not a label of the data: {listed}")
     if len(known) < 2:
-        raise UserError(f"--wanted_label: every text is labelled {listed}; AUROC needs a second label")
+        raise UserError(f"--target_label: every text is labelled {listed}; AUROC needs a second label")
     return None
 
 
@@ -169,7 +169,7 @@ def report(found: dict[str, Any]) -> list[str]:
     """The comparison as lines of plain text."""
     models, reason = found["models"], found["no_auroc"]
     lines = [f"{found['texts']} texts", ""]
-    head = ["model", *([] if reason else [f"AUROC of {found['wanted_label']}"]), "texts/s"]
+    head = ["model", *([] if reason else [f"AUROC of {found['target_label']}"]), "texts/s"]
     speed = {name: f"{numbers['texts_per_second']:.0f}" for name, numbers in models.items()}
     quality = {name: [] if reason else [f"{numbers['auroc']:.4f}"] for name, numbers in models.items()}
     lines += table([head, *([name, *quality[name], speed[name]] for name in models)])
@@ -195,13 +195,13 @@ def main(argv: list[str]) -> None:
     """Compare what `argv` names; raises UserError for a mistake."""
     options = parse(argv)
     texts, labels, prompts, columns = read(options)
-    why_no_auroc(labels, options.wanted_label)  # a mistake is found before models are loaded
+    why_no_auroc(labels, options.target_label)  # a mistake is found before models are loaded
     rewards = {}
     for model in options.models:
-        with named(f"--models {model}"):
+        with error_context(f"--models {model}"):
             rewards[model] = load_reward(model, **options.options.get(model, {}))
     found = compare(
-        rewards, texts, labels, prompts, columns, wanted_label=options.wanted_label, count=options.disagreements
+        rewards, texts, labels, prompts, columns, target_label=options.target_label, count=options.disagreements
     )
     print("\n".join(report(found)))
     if options.save:
@@ -209,4 +209,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    leave_with(main)
+    exit_on_error(main)

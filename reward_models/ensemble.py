@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from reward_models import judge_of, load_reward
-from workbench.errors import UserError, named
-from workbench.rewards import CheckedReward, Judge
+from workbench.errors import UserError, error_context
+from workbench.rewards.contract import CheckedReward, Judge
+from workbench.rewards.registry import judge_of, load_reward
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def load(models: Sequence[str], *, k: float = 1.0, options: dict[str, Any] | Non
         raise UserError(f"options.options is {options!r}; give a mapping, which every member gets")
     members = []
     for index, model in enumerate(models):
-        with named(f"options.models[{index}]"):
+        with error_context(f"options.models[{index}]"):
             members.append(load_reward(model, **(options or {})))
     judges = [judge for member in members if (judge := judge_of(member)) is not None]
     return Ensemble(members, k, _mean_judge(judges) if len(judges) == len(members) else None)

@@ -24,7 +24,7 @@ from typing import Any
 import httpx2
 
 from workbench.errors import RewardError, UserError
-from workbench.rewards import RewardModel, checked, checked_judge
+from workbench.rewards.contract import RewardModel, checked, checked_judge
 
 FIRST_PAUSE = 0.5  # seconds before the first retry
 LONGEST_PAUSE = 60.0  # seconds, whatever the server asks for

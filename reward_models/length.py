@@ -1,6 +1,6 @@
 """The shortest reward: a target length."""
 
-from workbench.rewards import RewardModel
+from workbench.rewards.contract import RewardModel
 
 
 def length(target: int = 20) -> RewardModel:

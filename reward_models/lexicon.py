@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from workbench.embedded import RUDE_WORDS
 from workbench.errors import UserError
+from workbench.toy import RUDE_WORDS
 
 
 class Lexicon:

@@ -15,9 +15,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from workbench.encoding import UNSTATED_WINDOW, padded_batches
 from workbench.errors import UserError
-from workbench.models import from_pretrained
+from workbench.models.batching import DEFAULT_CONTEXT_LENGTH, padded_batches
+from workbench.models.loading import from_pretrained
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Network:
 
 
 def load_network(model: str, *, batch_size: int, max_tokens: int | None, device: str | None) -> Network:
-    """The classifier at a hub id, folder or embedded:NAME; UserError if it is untrained, broken or cannot pad."""
+    """The classifier at a hub id, folder or toy:NAME; UserError if it is untrained, broken or cannot pad."""
     if batch_size < 1:
         raise UserError(f"{model}: batch_size is {batch_size}; use at least 1")
     tokenizer = from_pretrained(AutoTokenizer, model)
@@ -86,4 +86,4 @@ def _window(tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel) -> int
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
             limits.append(module.num_embeddings - unused)
     limit = min(limits)
-    return limit if limit < 1_000_000 else UNSTATED_WINDOW
+    return limit if limit < 1_000_000 else DEFAULT_CONTEXT_LENGTH

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.network import Network, load_labels, load_network
-from workbench import encoding
 from workbench.errors import UserError
+from workbench.models import batching as encoding
 
 PREFERENCE_SEPARATOR = "\n\n"
 

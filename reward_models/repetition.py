@@ -1,8 +1,8 @@
 """A reward against repetition: the share of word n-grams that stood in the completion before."""
 
 from workbench.errors import UserError
-from workbench.metrics import text_statistics
-from workbench.rewards import RewardModel
+from workbench.evaluation.metrics import text_statistics
+from workbench.rewards.contract import RewardModel
 
 
 def repetition(n: int = 3) -> RewardModel:

@@ -7,7 +7,7 @@ from typing import Any
 from rouge_score.rouge_scorer import RougeScorer
 
 from workbench.errors import RewardError, UserError
-from workbench.rewards import RewardModel
+from workbench.rewards.contract import RewardModel
 
 TYPES = ("rouge1", "rouge2", "rougeL")
 

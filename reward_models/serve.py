@@ -16,12 +16,12 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NoReturn
 
-from reward_models import TABLE, judge_of, load_reward
 from reward_models.http import read_token
-from workbench.cli import leave_with
-from workbench.config_file import suggestion
+from workbench.config.parsing import suggestion
 from workbench.errors import UserError
-from workbench.rewards import CheckedReward, Judge
+from workbench.rewards.contract import CheckedReward, Judge
+from workbench.rewards.registry import TABLE, judge_of, load_reward
+from workbench.run.cli import exit_on_error
 
 MOST_BYTES = 32 * 2**20  # of a request's body
 PATHS = {"/health": "GET", "/score": "POST", "/toxicity": "POST"}
@@ -280,4 +280,4 @@ def serve(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    leave_with(serve)
+    exit_on_error(serve)

@@ -16,9 +16,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
 from recipes import ppo, reward, sft
-from workbench import cli, embedded
+from workbench import toy
 from workbench.errors import UserError
 from workbench.export import command as export
+from workbench.run import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 AUTO = {"t5": AutoModelForSeq2SeqLM, "gpt2": AutoModelForCausalLM}
@@ -42,10 +43,10 @@ def options(architecture: str) -> list[str]:
 def make_runs(folder: Path) -> None:
     """Puts into a folder the runs t5 (and its reward), gpt2 and full, on base models that lie beside them."""
     with chdir(folder):
-        rows = embedded.rows("sft", "train")[:64]
+        rows = toy.rows("sft", "train")[:64]
         Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         for architecture in AUTO:
-            shutil.copytree(embedded.model_folder(architecture), f"base_{architecture}")
+            shutil.copytree(toy.model_folder(architecture), f"base_{architecture}")
         # A base with a second end of text and a liking of its own for sampling, as chat models have.
         file = Path("base_gpt2/generation_config.json")
         own = {"eos_token_id": [0, SECOND_STOP], "do_sample": True, "repetition_penalty": 5.0}

@@ -6,7 +6,7 @@ import random
 from dataclasses import asdict
 from typing import Any
 
-from workbench.statistics import paired_difference
+from workbench.evaluation.statistics import paired_difference
 
 HOSTILE = "</script><script>alert('1')</script><img src=x onerror=alert(2)><!--\"&amp;"
 HOSTILE += "\u202e\u2066\x00\x7f\x9b\u2028\ud800"
@@ -65,7 +65,7 @@ def results_of(rows: list[dict], models: tuple[str, ...] = MODELS, **fields: Any
     """results.json for these lines."""
     before, after = ("sft" if "sft" in models else "base"), "aligned"
     names = dict.fromkeys(row["set"] for row in rows)
-    model = {"name": "embedded:t5", "sha256": "ab" * 32}
+    model = {"name": "toy:t5", "sha256": "ab" * 32}
     return {
         "version": 2,
         "name": "quick",

@@ -27,7 +27,7 @@ def small(name: str, folder: Path, *options: str) -> list[str]:
 def evaluation_source(limit: int) -> dict[str, object]:
     """A few embedded test dialogues."""
     return {
-        "path": "embedded:summaries",
+        "path": "toy:summaries",
         "split": "test",
         "template": "{dialogue}",
         "columns": {"reference": "summary"},

@@ -18,11 +18,11 @@ import tiny
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from workbench.config import DataSource, PPOConfig
+from workbench.config.schema import DataSource, PPOConfig
 from workbench.errors import Interrupted
 from workbench.ppo.rollout import Rollout
 from workbench.ppo.trainer import PPOTrainer
-from workbench.rewards import checked
+from workbench.rewards.contract import checked
 
 # Everything that carries state from step to step is on; the last step is no multiple of checkpoint_every.
 CONFIG = PPOConfig(

@@ -20,10 +20,10 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from workbench.adapters import add_lora, check_adapter, load_adapter, load_adapters
-from workbench.config import LoraSettings
+from workbench.config.schema import LoraSettings
 from workbench.errors import UserError
-from workbench.models import save_model
+from workbench.models.adapters import add_lora, check_adapter, load_adapter, load_adapters
+from workbench.models.loading import save_model
 
 LAYERS = {"target_modules": ["c_attn"]}
 

@@ -37,7 +37,7 @@ def test_k2_is_half_the_squared_log_ratio_and_k3_is_never_negative() -> None:
 def test_rewards_are_the_penalty_and_the_score_at_the_last_token() -> None:
     generator, mask = ragged()
     kl, scores = torch.randn(5, 7, generator=generator), torch.randn(5, generator=generator)
-    rewards = algorithm.shape_rewards(scores, kl, mask, 0.1)
+    rewards = algorithm.token_rewards(scores, kl, mask, 0.1)
     for row, t in itertools.product(range(5), range(7)):
         last = int(mask[row].sum()) - 1
         expected = -0.1 * float(kl[row, t]) if mask[row, t] else 0.0
@@ -144,7 +144,7 @@ def test_value_loss_takes_the_larger_error_and_stops_outside_the_clip() -> None:
     ("kl", "factor"), [(6.0, 1 + 0.2 * 64 / 10_000), (3.3, 1 + 0.1 * 64 / 10_000), (0.0, 1 - 0.2 * 64 / 10_000)]
 )
 def test_adaptive_kl_follows_the_published_formula(kl: float, factor: float) -> None:
-    assert algorithm.next_kl_coef(0.05, kl, target=3.0, horizon=10_000, episodes=64) == pytest.approx(0.05 * factor)
+    assert algorithm.update_kl_coef(0.05, kl, target=3.0, horizon=10_000, episodes=64) == pytest.approx(0.05 * factor)
 
 
 def test_explained_variance_over_two_processes_is_that_of_both_together() -> None:
@@ -166,8 +166,8 @@ def test_explained_variance_over_two_processes_is_that_of_both_together() -> Non
 
 @pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)])
 def test_rates_fall_from_their_peak(schedule: str, middle: float) -> None:
-    assert algorithm.rate_fraction(0, 10, schedule) == 1.0
-    assert algorithm.rate_fraction(5, 10, schedule) == pytest.approx(middle)
+    assert algorithm.lr_multiplier(0, 10, schedule) == 1.0
+    assert algorithm.lr_multiplier(5, 10, schedule) == pytest.approx(middle)
 
 
 def test_explained_variance_is_one_for_the_returns_and_zero_for_their_mean() -> None:

@@ -162,7 +162,7 @@ def test_a_log_keeps_texts_with_line_separators_of_unicode(tmp_path: Path) -> No
     text = "a\u2028b\x85c\u2029d"
     written = [json.dumps({"step": step, "completion": text}, ensure_ascii=False) + "\n" for step in (1, 2, 2, 3)]
     log.write_text("".join(written), encoding="utf-8")
-    checkpoint.forget_after(log, 2)
+    checkpoint.truncate_log(log, 2)
     assert log.read_bytes().decode() == "".join(written[:3])
 
 
@@ -175,7 +175,7 @@ def test_as_many_checkpoints_are_kept_as_asked_for_and_at_every_moment_one(
     def watching(path: Path, ignore_errors: bool = False) -> None:
         others = [place for place in checkpoint.existing(folder) if place != path]
         if Path(path).parent == folder and Path(path).exists() and checkpoint.existing(folder):
-            assert any(checkpoint.is_whole(place) for place in others), path
+            assert any(checkpoint.is_intact(place) for place in others), path
         remove(path, ignore_errors=ignore_errors)
 
     monkeypatch.setattr(shutil, "rmtree", watching)

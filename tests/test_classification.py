@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workbench.reward_training.classification import (
-    COLDEST,
-    HOTTEST,
+from workbench.rewards.training.calibration import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
     Confusion,
     average_precision,
     calibration_error,
@@ -118,7 +118,7 @@ def test_no_temperature_of_a_fine_grid_is_better(seed):
     generator = np.random.default_rng(seed)
     log_odds = generator.normal(scale=2.0, size=200)
     truth = log_odds + generator.normal(scale=0.5 + seed, size=200) > 0
-    grid = np.geomspace(COLDEST * 2, HOTTEST, 2000)
+    grid = np.geomspace(MIN_TEMPERATURE * 2, MAX_TEMPERATURE, 2000)
     best = grid[np.argmin([cross_entropy(temperature, log_odds, truth) for temperature in grid])]
     assert fit_temperature(log_odds, truth) == pytest.approx(best, rel=4e-3)
 
@@ -133,5 +133,5 @@ def test_a_known_temperature_is_recovered(temperature):
 
 def test_a_temperature_without_a_best_value_ends_at_its_bound():
     for scale in (1.0, 40.0, 1e6):  # 1e6: every loss on the way is 0
-        assert fit_temperature([scale, -scale], [True, False]) == pytest.approx(COLDEST, rel=1e-3)
-    assert fit_temperature([-1.0, 1.0], [True, False]) == pytest.approx(HOTTEST, rel=1e-3)
+        assert fit_temperature([scale, -scale], [True, False]) == pytest.approx(MIN_TEMPERATURE, rel=1e-3)
+    assert fit_temperature([-1.0, 1.0], [True, False]) == pytest.approx(MAX_TEMPERATURE, rel=1e-3)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from workbench.config import Config
-from workbench.config_file import differences, dump, flatten, make_parser, parse, parse_saved, per_process
+from workbench.config.parsing import differences, dump, flatten, make_parser, parse, parse_saved
+from workbench.config.schema import Config
 from workbench.errors import UserError
+from workbench.run.distributed import per_process
 
 GOOD = """
 name: test

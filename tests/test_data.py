@@ -10,8 +10,8 @@ import pyarrow.parquet
 import pytest
 from tiny_data import CAUSAL, GOOD, byte_tokenizer, make, refusal, write
 
-from workbench.config import DataSource
-from workbench.data import TEMPLATES, identities, labelled_texts, read_rows
+from workbench.config.schema import DataSource
+from workbench.data.prompts import TEMPLATES, identities, labelled_texts, read_rows
 
 CHAT = (
     "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
@@ -214,5 +214,7 @@ def test_bad_labels(tmp_path, row, labels, expected):
 
 
 def test_importing_costs_no_torch():
-    code = "import sys, workbench.data; sys.exit(bool({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    code = (
+        "import sys, workbench.data.prompts; sys.exit(bool({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

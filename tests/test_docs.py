@@ -11,7 +11,7 @@ import pytest
 from test_options import step
 from test_ppo import trainer
 
-from workbench.config import PPOConfig
+from workbench.config.schema import PPOConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PPO = (ROOT / "docs" / "ppo.md").read_text()

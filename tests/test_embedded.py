@@ -12,9 +12,9 @@ from transformers import (
     AutoTokenizer,
 )
 
-from workbench.embedded import MODELS, RUDE_WORDS, model_folder, rows
-from workbench.embedded.dialogues import SIZES, example, sentence
 from workbench.errors import UserError
+from workbench.toy import MODELS, RUDE_WORDS, model_folder, rows
+from workbench.toy.dialogues import SIZES, example, sentence
 
 RUDE = re.compile(rf"\b({'|'.join(RUDE_WORDS)})\b", re.IGNORECASE)
 PROMPT = "Summarize the dialogue.\n\n{dialogue}\n\nSummary: "

@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from small_runs import evaluation_source, small
 
 from recipes import evaluation, ppo, sft
-from workbench import cli
 from workbench.errors import Failed, UserError
-from workbench.evaluation.answers import Answer, Contender, Sampling, answer
-from workbench.models import load_tokenizer
+from workbench.evaluation.generation import Answer, Contestant, Sampling, answer
+from workbench.models.loading import load_tokenizer
+from workbench.run import cli
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,7 +42,7 @@ def evaluate(trained: Path, *options: str) -> dict[str, Any]:
 
 def test_further_models_stand_beside_the_runs_own(trained: Path, in_project: Path) -> None:
     again = str(trained / "quickstart" / "ppo")
-    models = json.dumps({"again": again, "policy": again, "kl 0.1": again, "other": "embedded:gpt2"})
+    models = json.dumps({"again": again, "policy": again, "kl 0.1": again, "other": "toy:gpt2"})
     found = evaluate(trained, "--evaluation.models", models)["sets"]["test dialogues"]
     metrics = {name: metric["means"] for name, metric in found["metrics"].items()}
     for name, means in metrics.items():
@@ -89,7 +89,7 @@ def test_tokens_say_where_the_answer_moved_and_join_to_its_text(architecture: st
 
     def answered() -> list[list[Answer]]:
         return answer(
-            Contender("aligned", policy, "policy", tokenizer, policy, explained=True),
+            Contestant("aligned", policy, "policy", tokenizer, policy, with_token_log_ratios=True),
             rows,
             Sampling(batch_size=2, max_new_tokens=12, temperature=1.0, seeds=(0, 1)),
             accelerator=Accelerator(cpu=True),
@@ -107,7 +107,7 @@ def test_tokens_say_where_the_answer_moved_and_join_to_its_text(architecture: st
         assert "".join(piece for piece, _ in first.moved).strip() == first.text
         assert sum(nats for _, nats in first.moved) == pytest.approx(first.kl, abs=0.01 * len(first.moved))
         assert abs(first.kl) > 0.01
-        assert first.base_nats > 0
+        assert first.base_nll > 0
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_tokens_say_where_the_answer_moved_and_join_to_its_text(architecture: st
         (["--evaluation.samples", "2", "--evaluation.temperature", "0"], "temperature 0 gives the same answer"),
         (["--evaluation.seeds", "[]"], r"evaluation.seeds: \[\]; give at least one"),
         (["--evaluation.seeds", "[1, 1]"], r"evaluation.seeds: \[1, 1\] names a seed twice"),
-        (["--evaluation.models", "{sft: embedded:t5}"], "evaluation.models: sft is the run's own"),
-        (["--evaluation.models", "{data: embedded:t5}"], "evaluation.models: data is the run's own"),
-        (["--evaluation.models", "{prompt: embedded:t5}"], "evaluation.models: prompt is the run's own"),
+        (["--evaluation.models", "{sft: toy:t5}"], "evaluation.models: sft is the run's own"),
+        (["--evaluation.models", "{data: toy:t5}"], "evaluation.models: data is the run's own"),
+        (["--evaluation.models", "{prompt: toy:t5}"], "evaluation.models: prompt is the run's own"),
         (["--evaluation.similarity", "./nowhere"], r"evaluation.similarity: \./nowhere: no such model folder"),
         (["--evaluation.models", "{other: no/such/folder}"], "evaluation.models.other: no/such/folder"),
         (["--evaluation.models", "{other: ./nowhere}"], r"evaluation.models.other: \./nowhere: no such model folder"),
@@ -173,9 +173,7 @@ def test_an_adapter_of_another_base_is_refused_before_anything_runs(
 ) -> None:
     models = json.dumps({"other": str(trained / "quickstart" / "ppo")})
     options = small("quickstart_gpt2", tmp_path, "--evaluation.models", models)
-    with pytest.raises(
-        UserError, match=r"evaluation\.models\.other: .*ppo: no adapter for embedded:gpt2, but for .*t5: "
-    ):
+    with pytest.raises(UserError, match=r"evaluation\.models\.other: .*ppo: no adapter for toy:gpt2, but for .*t5: "):
         cli.launch([sft.STAGE, ppo.STAGE, evaluation.STAGE], "", options)
     assert not list(tmp_path.iterdir())
 
@@ -187,7 +185,7 @@ def test_an_adapter_of_a_base_by_another_name_is_said_to_be_one(
     saved = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(saved | {"base_model_name_or_path": "google/flan-t5"}))
     evaluate(trained, "--evaluation.models", json.dumps({"other": str(folder)}))
-    assert "other: an adapter that was trained on google/flan-t5 joins embedded:t5 here" in capsys.readouterr().out
+    assert "other: an adapter that was trained on google/flan-t5 joins toy:t5 here" in capsys.readouterr().out
 
 
 def test_models_that_drop_other_prompts_are_not_compared(trained: Path, in_project: Path, tmp_path: Path) -> None:
@@ -195,10 +193,10 @@ def test_models_that_drop_other_prompts_are_not_compared(trained: Path, in_proje
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
     # T5 reads one token more of each, its end of text, so that the long ones do not fit for it alone.
-    longest = max(len(ids) for ids in load_tokenizer("embedded:gpt2")(texts).input_ids)
+    longest = max(len(ids) for ids in load_tokenizer("toy:gpt2")(texts).input_ids)
     sets = {"t": {"path": str(source), "limit": 5, "max_prompt_tokens": longest}}
     with pytest.raises(UserError, match=r"evaluation\.models\.other: other prompts of t fit it than fit the policy"):
-        evaluate(trained, "--evaluation.data", json.dumps(sets), "--evaluation.models", "{other: embedded:gpt2}")
+        evaluate(trained, "--evaluation.data", json.dumps(sets), "--evaluation.models", "{other: toy:gpt2}")
 
 
 @pytest.mark.parametrize("judge", ["reward_models.lexicon:Lexicon", "lexicon"])

@@ -115,6 +115,6 @@ def test_the_reward_is_published_with_its_report_and_calibration(workspace: Path
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.id2label == {0: "clean", 1: "rude"}
     metrics = json.loads(Path("runs/t5/reward/stage.json").read_text())["metrics"]
     assert f"| auroc | {metrics['auroc']:.4g} |" in section(folder, "What was measured")
-    assert "wanted_label | clean" in section(folder, "Training settings")
+    assert "target_label | clean" in section(folder, "Training settings")
     card = ModelCard.load(folder / "README.md").data
     assert (card.pipeline_tag, card.library_name) == ("text-classification", "transformers")

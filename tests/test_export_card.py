@@ -13,10 +13,10 @@ import yaml
 from exports import altered, exported, refused, section
 from huggingface_hub import ModelCard
 
-from workbench.config import RewardConfig
+from workbench.config.schema import RewardConfig
 from workbench.export import card as model_card
 from workbench.export import command as export
-from workbench.export.subject import Subject, reward_name
+from workbench.export.exported import Subject, reward_name
 
 
 def comparison(difference: float, word: str | None, needed: int | None = None) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def test_the_card_tells_where_the_model_comes_from(workspace: Path, tmp_path: Pa
         assert row[2] == f"prompts.jsonl (train, sha256 {data[:16]})"
         assert row[3:5] == ["0", str(json.loads(Path(f"runs/t5/{stage}/stage.json").read_text())["commit"] or "")]
     assert rows[3][5] == record["inputs"]["sft"][:16]
-    assert rows[4][1] == "from embedded:gpt2"
+    assert rows[4][1] == "from toy:gpt2"
     own = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert f"published here: {own[:16]}." in found
     assert f"torch {record['versions']['torch']}" in found

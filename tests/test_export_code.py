@@ -12,7 +12,7 @@ import yaml
 from exports import altered, exported, plain, section
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from reward_models import load_reward
+from workbench.rewards.registry import load_reward
 
 
 def run_code(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -83,14 +83,14 @@ def test_the_code_of_a_classifier_s_card_gives_its_toxicity(
 ) -> None:
     run, stage = with_reward("classifier", ["vile", "clean", "rude"])
     folder = exported("out_classifier", "--stage", "reward", run=run)
-    expected = load_reward(str(stage), wanted_label="clean", polarity_pair=None).reward.toxicity(["the text"])
+    expected = load_reward(str(stage), target_label="clean", polarity_pair=None).reward.toxicity(["the text"])
     assert float(run_code(folder, capsys)) == pytest.approx(expected[0], abs=1e-4)
 
 
 def test_the_code_of_a_preference_model_s_card_gives_its_score(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, stage = with_reward("preference", ["score"], objective="preference", wanted_label=None)
+    run, stage = with_reward("preference", ["score"], objective="preference", target_label=None)
     (stage / "calibration.json").unlink()
     folder = exported("out_preference", "--stage", "reward", run=run)
     assert not (folder / "calibration.json").exists()

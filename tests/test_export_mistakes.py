@@ -14,12 +14,12 @@ import torch
 from exports import ROOT, altered, exported, refused, section
 from transformers import AutoModelForCausalLM
 
-from workbench.adapters import add_lora
-from workbench.config import LoraSettings
+from workbench.config.schema import LoraSettings
 from workbench.errors import UserError
 from workbench.export import card as model_card
 from workbench.export import command as export
-from workbench.models import save_model
+from workbench.models.adapters import add_lora
+from workbench.models.loading import save_model
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # peft warns of it as well
@@ -83,7 +83,7 @@ def test_stages_that_are_unfinished_or_damaged_are_named(workspace: Path, tmp_pa
 
 
 def test_an_adapter_on_a_base_that_only_this_project_has_is_refused(workspace: Path, tmp_path: Path) -> None:
-    run = altered("t5", tmp_path / "run", model="embedded:t5")
+    run = altered("t5", tmp_path / "run", model="toy:t5")
     line = refused(run, tmp_path / "out")
     assert line.startswith("--merge: needed here")
     folder = exported(tmp_path / "out", "--merge", run=run)

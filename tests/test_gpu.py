@@ -12,11 +12,11 @@ from small_runs import CHAIN, small
 from test_ppo import trainer
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from workbench import cli
-from workbench.adapters import load_trainable
-from workbench.config import PolicyConfig
-from workbench.models import load_policy_tokenizer, make_optimizer
-from workbench.policy import Batch, Policy
+from workbench.config.schema import PolicyConfig
+from workbench.models.adapters import load_trainable
+from workbench.models.loading import load_policy_tokenizer, make_optimizer
+from workbench.models.policy import Batch, Policy
+from workbench.run import cli
 
 CUDA = torch.device("cuda")
 pytestmark = [
@@ -29,10 +29,10 @@ both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 @both
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_logprobs_on_the_device_are_those_of_the_cpu(architecture: str, precision: str) -> None:
-    tokenizer = load_policy_tokenizer(f"embedded:{architecture}")
+    tokenizer = load_policy_tokenizer(f"toy:{architecture}")
     found = []
     for device in (torch.device("cpu"), CUDA):
-        settings = PolicyConfig(model=f"embedded:{architecture}", precision=precision)
+        settings = PolicyConfig(model=f"toy:{architecture}", precision=precision)
         torch.manual_seed(0)
         model = load_trainable(settings, None, device=device).model
         policy = Policy(model, tokenizer, autocast=None if precision == "fp32" else torch.bfloat16)

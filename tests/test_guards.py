@@ -29,10 +29,10 @@ SOUND = {
     "ROUGE-L": (0.78, 0.79, "no detectable change"),
     "KL to reference, nats": (0.0, 2.3, None),
     "tokens": (18.6, 18.3, None),
-    "truncated share": (0.05, 0.06, "no detectable change"),
-    "empty share": (0.0, 0.01, "no detectable change"),
+    "truncated rate": (0.05, 0.06, "no detectable change"),
+    "empty rate": (0.0, 0.01, "no detectable change"),
     "repetition": (0.001, 0.003, "no detectable change"),
-    "copied share": (0.02, 0.02, "no detectable change"),
+    "copied rate": (0.02, 0.02, "no detectable change"),
 }
 TOGETHER = {"distinct-2": (0.33, 0.28), "perplexity under the base": (20.0, 22.0)}
 ON_TASK = ["length", "empty answers", "repetition", "copying", "diversity", "perplexity", "truncation"]
@@ -87,13 +87,13 @@ def test_a_sound_run_passes_every_guard_on_every_set(sound):
     ("name", "metric", "within", "beyond", "bound"),
     [
         ("length", "tokens", (20.0, 14.1), (20.0, 13.9), "at least 0.7 of before"),
-        ("empty answers", "empty share", (0.01, 0.029), (0.01, 0.031), "at most 0.02 up"),
+        ("empty answers", "empty rate", (0.01, 0.029), (0.01, 0.031), "at most 0.02 up"),
         ("repetition", "repetition", (0.0, 0.049), (0.0, 0.051), "at most 0.05 up"),
-        ("copying", "copied share", (0.3, 0.399), (0.3, 0.401), "at most 0.1 up"),
+        ("copying", "copied rate", (0.3, 0.399), (0.3, 0.401), "at most 0.1 up"),
         ("diversity", "distinct-2", (0.5, 0.41), (0.5, 0.39), "at least 0.8 of before"),
         ("perplexity", "perplexity under the base", (20.0, 29.0), (20.0, 31.0), "at most 1.5 of before"),
         ("perplexity", "perplexity under the base", (20.0, 11.0), (20.0, 9.0), "at least 0.5 of before"),
-        ("truncation", "truncated share", (0.8, 0.89), (0.8, 0.91), "at most 0.1 up"),
+        ("truncation", "truncated rate", (0.8, 0.89), (0.8, 0.91), "at most 0.1 up"),
     ],
 )
 @pytest.mark.parametrize("where", ["task", "control"])
@@ -107,17 +107,17 @@ def test_a_metric_must_stay_within_its_bound(sound, name, metric, within, beyond
         assert said in text
 
 
-@pytest.mark.parametrize(("metric", "before", "after"), [("tokens", 9.0, 99.0), ("empty share", 0.9, 0.0)])
+@pytest.mark.parametrize(("metric", "before", "after"), [("tokens", 9.0, 99.0), ("empty rate", 0.9, 0.0)])
 def test_a_move_in_the_harmless_direction_passes(sound, metric, before, after):
     change(sound, metric, before, after)
     assert failed(sound) == []
 
 
 def test_what_may_be_chance_is_said_and_not_failed(sound):
-    change(sound, "empty share", 0.0, 0.04, chance=True)
+    change(sound, "empty rate", 0.0, 0.04, chance=True)
     assert failed(sound) == []
     assert [guard["text"] for guard in guards(sound) if "may be chance" in guard["text"]]
-    sound["sets"]["task"]["comparisons"]["aligned - sft"]["empty share"] |= {"low": None, "high": None}  # one prompt
+    sound["sets"]["task"]["comparisons"]["aligned - sft"]["empty rate"] |= {"low": None, "high": None}  # one prompt
     assert failed(sound) == []
 
 

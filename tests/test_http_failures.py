@@ -12,7 +12,7 @@ import pytest
 from http_servers import Answer, answering, isolated, mistake, says
 
 import reward_models.http as client
-from workbench.rewards import JudgingReward
+from workbench.rewards.contract import JudgingReward
 
 
 @pytest.fixture(autouse=True)

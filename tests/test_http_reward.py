@@ -13,11 +13,11 @@ import pytest
 from http_servers import PROMPTS, SECRET, TEXTS, Answer, answering, ask, isolated, mistake, says, serving
 
 import reward_models.http as client
-from reward_models import load_judge, load_reward
 from reward_models.lexicon import Lexicon
 from reward_models.serve import Service, make_service
 from workbench.errors import UserError
-from workbench.rewards import JudgingReward, checked
+from workbench.rewards.contract import JudgingReward, checked
+from workbench.rewards.registry import load_judge, load_reward
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ import reward_models.http as client
 from reward_models.lexicon import Lexicon
 from reward_models.serve import MOST_BYTES, Service, bind, make_service, parse, serve
 from workbench.errors import UserError
-from workbench.rewards import checked
+from workbench.rewards.contract import checked
 
 
 @pytest.fixture(autouse=True)

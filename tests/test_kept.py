@@ -13,11 +13,11 @@ import pytest
 from small_runs import evaluation_source, small
 
 from recipes import evaluation, ppo, sft
-from workbench import cli
 from workbench.errors import UserError
 from workbench.evaluation import kept
-from workbench.evaluation.answers import Answer
-from workbench.policy import Policy
+from workbench.evaluation.generation import Answer
+from workbench.models.policy import Policy
+from workbench.run import cli
 
 ROOT = Path(__file__).parent.parent
 REWARD = ("--reward.model", "length")  # every answer earns something else, so that PPO does move
@@ -92,7 +92,7 @@ def test_another_judge_judges_the_answers_of_before(runs: Path, batches: list[in
         (["--evaluation.data", json.dumps({"other": evaluation_source(4)})], 12),
         (["--evaluation.data", json.dumps({"other": evaluation_source(10) | {"split": "validation"}})], 30),
         (["--evaluation.data", json.dumps({name: evaluation_source(10) for name in ("same", "again")})], 0),
-        (["--evaluation.models", "{other: embedded:gpt2}"], 10),
+        (["--evaluation.models", "{other: toy:gpt2}"], 10),
     ],
 )
 def test_what_answers_depend_on_has_them_sampled_anew(
@@ -105,9 +105,9 @@ def test_what_answers_depend_on_has_them_sampled_anew(
 def test_other_weights_answer_anew(runs: Path, batches: list[int]) -> None:
     source = runs / "quickstart" / "ppo" / "adapter_model.safetensors"
     results = json.loads((runs / "quickstart" / "evaluation" / "results.json").read_text())
-    old = results["sets"]["test dialogues"]["metrics"]["nats a token under the base"]["means"]
+    old = results["sets"]["test dialogues"]["metrics"]["nats per token under the base"]["means"]
     shutil.copyfile(runs / "quickstart" / "sft" / "adapter_model.safetensors", source)
-    means = evaluate(runs)["sets"]["test dialogues"]["metrics"]["nats a token under the base"]["means"]
+    means = evaluate(runs)["sets"]["test dialogues"]["metrics"]["nats per token under the base"]["means"]
     assert sum(batches) == 30
     assert means["aligned"] == means["sft"]
     assert old["aligned"] != old["sft"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workbench import logprobs
-from workbench.logprobs import entropies, head_logprobs, token_logprobs
+from workbench.models.loading import logprobs
+from workbench.models.logprobs import entropies, head_logprobs, token_logprobs
 
 N, H, V = 11, 6, 33
 frozen_or_not = pytest.mark.parametrize("frozen", [True, False])

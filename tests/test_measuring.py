@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from workbench.evaluation.answers import Answer
-from workbench.evaluation.measuring import Scorers, by_seed, given_toxicity, measure, set_result
-from workbench.evaluation.pooled import references
+from workbench.evaluation.corpus_metrics import references
+from workbench.evaluation.generation import Answer
+from workbench.evaluation.scoring import Scorers, by_seed, given_toxicity, measure, set_result
 
 ROWS = [
     {"prompt": "say one two", "prompt_ids": [1], "reference": "one two"},
@@ -20,9 +20,9 @@ ROWS = [
 
 
 def answer(text: str, **values: float | bool | None) -> Answer:
-    """An answer of as many tokens as words, with 2 nats a token under the base."""
+    """An answer of as many tokens as words, with 2 nats per token under the base."""
     tokens = len(text.split())
-    given = {"tokens": tokens, "truncated": False, "kl": 0.5, "base_nats": 2.0 * tokens, "moved": None}
+    given = {"tokens": tokens, "truncated": False, "kl": 0.5, "base_nll": 2.0 * tokens, "moved": None}
     return Answer(text, **(given | values))
 
 
@@ -55,9 +55,9 @@ def test_every_metric_is_the_mean_over_the_prompts_that_have_it() -> None:
     assert means["ROUGE-1"]["aligned"] == pytest.approx((2 / 3 + 1) / 2), "the best of several references"
     assert means["reward"]["sft"] == pytest.approx((7 + 9 + 0) / 3)
     assert means["perplexity under the base"]["sft"] == pytest.approx(math.e**2)
-    assert means["empty share"] == {"sft": pytest.approx(1 / 3), "aligned": 0.0}
-    assert means["truncated share"]["aligned"] == pytest.approx(1 / 3)
-    assert means["copied share"]["sft"] == pytest.approx(1 / 3)
+    assert means["empty rate"] == {"sft": pytest.approx(1 / 3), "aligned": 0.0}
+    assert means["truncated rate"]["aligned"] == pytest.approx(1 / 3)
+    assert means["copied rate"]["sft"] == pytest.approx(1 / 3)
     assert means["repetition"]["aligned"] == pytest.approx((0 + 0 + 2 / 4) / 3)
     compared = found["comparisons"]["aligned - sft"]
     assert compared["ROUGE-1"]["prompts"] == 2
@@ -79,7 +79,7 @@ def test_what_is_given_is_as_toxic_as_its_worst_text_by_its_harshest_judge() -> 
 
 def test_a_model_with_another_vocabulary_has_no_kl_and_no_perplexity() -> None:
     own = [[answer("one")]] * 3
-    other = [[answer("one", kl=None, base_nats=None)]] * 3
+    other = [[answer("one", kl=None, base_nll=None)]] * 3
     found = result({"base": own, "other": other})
     for name in ("KL to reference, nats", "perplexity under the base"):
         assert set(found["metrics"][name]["means"]) == {"base"}

@@ -12,9 +12,9 @@ from rouge_score.rouge_scorer import RougeScorer
 from tiny_classifiers import byte_tokenizer
 from transformers import BertConfig, BertModel
 
-from workbench import metrics
 from workbench.errors import UserError
-from workbench.metrics.similarity import Encoder, load_encoder, similarity
+from workbench.evaluation import metrics
+from workbench.evaluation.metrics.similarity import Encoder, load_encoder, similarity
 
 FOLDER = Path(metrics.__file__).parent
 NAMES = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
@@ -240,7 +240,7 @@ def test_an_encoder_loads_from_its_folder(encoder, tmp_path):
 
 
 def test_of_an_encoder_decoder_the_encoder_is_used():
-    embeddings = load_encoder("embedded:t5")(["Thank you.", "Thanks a lot for that."])
+    embeddings = load_encoder("toy:t5")(["Thank you.", "Thanks a lot for that."])
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
 
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import BartConfig, FalconConfig, GPT2Config, T5Config
 
-from workbench.adapters import load_trainable
-from workbench.config import PolicyConfig
-from workbench.models import load_policy_tokenizer, save_model, without_dropout
-from workbench.policy import Batch, Policy
+from workbench.config.schema import PolicyConfig
+from workbench.models.adapters import load_trainable
+from workbench.models.loading import disable_dropout, load_policy_tokenizer, save_model
+from workbench.models.policy import Batch, Policy
 
 CPU = torch.device("cpu")
 ignore_bitsandbytes = pytest.mark.filterwarnings("ignore::FutureWarning:bitsandbytes", "ignore::UserWarning")
@@ -20,7 +20,7 @@ ignore_bitsandbytes = pytest.mark.filterwarnings("ignore::FutureWarning:bitsandb
 
 def quantized(name: str) -> Policy:
     """A 4-bit embedded model whose adapters are away from zero."""
-    settings = PolicyConfig(model=f"embedded:{name}", quantization="nf4")
+    settings = PolicyConfig(model=f"toy:{name}", quantization="nf4")
     model = load_trainable(settings, None, device=CPU).model
     for parameter_name, parameter in model.named_parameters():
         if "lora_B" in parameter_name:
@@ -32,7 +32,7 @@ def quantized(name: str) -> Policy:
 @pytest.mark.parametrize("name", ["t5", "gpt2"])
 def test_a_rollout_leaves_the_gradients_of_a_4_bit_policy_as_they_were(name: str) -> None:
     policy = quantized(name)
-    tokenizer = load_policy_tokenizer(f"embedded:{name}")
+    tokenizer = load_policy_tokenizer(f"toy:{name}")
     ids, mask = policy.pad_prompts([tokenizer("Anna: hello there.").input_ids] * 2)
     response, response_mask = torch.randint(5, 200, (2, 6)), torch.ones(2, 6, dtype=torch.bool)
 
@@ -52,14 +52,14 @@ def test_a_rollout_leaves_the_gradients_of_a_4_bit_policy_as_they_were(name: str
 
 @pytest.mark.parametrize("config", [BartConfig(), FalconConfig(), GPT2Config(), T5Config()], ids=lambda c: c.model_type)
 def test_no_configuration_keeps_a_dropout(config: object) -> None:
-    without_dropout(config)
+    disable_dropout(config)
     kept = {k: v for k, v in config.to_dict().items() if "drop" in k and isinstance(v, float) and v > 0}
     assert kept == {}
 
 
 @pytest.mark.parametrize("name", ["t5", "gpt2"])
 def test_an_adapter_folder_holds_the_adapter_alone(name: str, tmp_path: Path) -> None:
-    model = load_trainable(PolicyConfig(model=f"embedded:{name}"), None, device=CPU).model
+    model = load_trainable(PolicyConfig(model=f"toy:{name}"), None, device=CPU).model
     save_model(model, tmp_path)
     names = load_file(tmp_path / "adapter_model.safetensors").keys()
     assert names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workbench.evaluation.offensive import offensive_words, toxic_parts, toxic_texts
+from workbench.report.blurring import toxic_parts, toxic_texts, toxic_words
 
 RUDE = {"idiot", "moron"}
 LINE = {
@@ -12,7 +12,7 @@ LINE = {
     "completions": {"sft": ["MORON one", "two"], "aligned": ["kind", "kinder"], "other": ["x", "y"]},
     "scores": {
         "toxicity (a)": {"sft": 0.45, "aligned": 0.2, "other": None},
-        "toxic share (a)": {"sft": 0.5, "aligned": 0.0, "other": None},
+        "toxic rate (a)": {"sft": 0.5, "aligned": 0.0, "other": None},
         "toxicity (b)": {"sft": 0.1, "aligned": 0.49},
         "reward": {"sft": 3.0, "aligned": 3.0},
     },
@@ -33,11 +33,11 @@ def test_a_text_is_toxic_if_any_judge_says_so_of_any_sample() -> None:
 
 def test_words_are_offensive_if_a_judge_that_can_tell_words_apart_says_so() -> None:
     texts = ["You idiot, go on and on to the end of it", "a _MORON_ moron- (moron!) it is"]
-    assert offensive_words(texts, {"words": by_words}, 0.5) == ["idiot", "moron"]
-    assert offensive_words(texts, {"words": by_words, "never": lambda words: [0.0] * len(words)}, 0.5) == [
+    assert toxic_words(texts, {"words": by_words}, 0.5) == ["idiot", "moron"]
+    assert toxic_words(texts, {"words": by_words, "never": lambda words: [0.0] * len(words)}, 0.5) == [
         "idiot",
         "moron",
     ]
-    assert offensive_words(texts, {"all": lambda words: [1.0] * len(words)}, 0.5) == []
-    assert offensive_words([], {"words": by_words}, 0.5) == []
-    assert offensive_words(texts, {}, 0.5) == []
+    assert toxic_words(texts, {"all": lambda words: [1.0] * len(words)}, 0.5) == []
+    assert toxic_words([], {"words": by_words}, 0.5) == []
+    assert toxic_words(texts, {}, 0.5) == []

@@ -12,14 +12,14 @@ import tiny
 import torch
 from test_ppo import both, either, trainer
 
-from workbench.adapters import load_trainable
-from workbench.config import PolicyConfig
+from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
-from workbench.models import load_policy_tokenizer, stop_ids
-from workbench.policy import Batch, Policy
+from workbench.models.adapters import load_trainable
+from workbench.models.loading import load_policy_tokenizer, stop_ids
+from workbench.models.policy import Batch, Policy
 from workbench.ppo import algorithm
-from workbench.ppo.batches import token_limit
 from workbench.ppo.rollout import Rollout
+from workbench.ppo.sampler import token_limit
 from workbench.ppo.trainer import PPOTrainer
 from workbench.ppo.update import update
 
@@ -147,7 +147,7 @@ def test_scores_are_normalized_by_those_of_the_initial_policy(tmp_path: Path) ->
     rollout, metrics = step(run)
     initial, state = run.initial_scores, run.state
     assert len(initial) == 32
-    paid = algorithm.paid_scores(initial, torch.zeros(32), mean=state.score_mean, std=state.score_std or 0.0)
+    paid = algorithm.transform_scores(initial, torch.zeros(32), mean=state.score_mean, std=state.score_std or 0.0)
     assert (float(paid.mean()), float(paid.std(correction=0))) == pytest.approx((0, 1), abs=1e-5)
     expected = (rollout.scores - initial.mean()) / initial.std(correction=0)
     assert metrics["objective/reward"] == pytest.approx(float(expected.mean()), abs=1e-4)
@@ -164,7 +164,9 @@ def test_identical_scores_cannot_be_normalized(tmp_path: Path) -> None:
 
 
 def test_scores_are_clipped_then_scaled_and_reported_raw(tmp_path: Path) -> None:
-    paid = algorithm.paid_scores(torch.tensor([-5.0, 1.5, 9.0]), torch.zeros(3), mean=1.0, std=2.0, clip=1.0, scale=4.0)
+    paid = algorithm.transform_scores(
+        torch.tensor([-5.0, 1.5, 9.0]), torch.zeros(3), mean=1.0, std=2.0, clip=1.0, scale=4.0
+    )
     assert paid.tolist() == pytest.approx([-0.25, 0.0625, 0.25])
     options = {"score_clip": 3.0, "score_scale": 2.0, "kl_coef": 0.0}
     run = trainer(tmp_path, "gpt2", reward=lambda prompts, completions, **_: [10.0] * len(prompts), **options)
@@ -267,7 +269,7 @@ def test_both_rates_follow_the_schedule(schedule: str, tmp_path: Path) -> None:
 def test_gradient_checkpointing_recomputes_to_the_same_gradients(name: str, lora: bool) -> None:
     def gradients(checkpointing: bool) -> tuple[dict[str, torch.Tensor], int]:
         torch.manual_seed(0)
-        settings = PolicyConfig(model=f"embedded:{name}", gradient_checkpointing=checkpointing)
+        settings = PolicyConfig(model=f"toy:{name}", gradient_checkpointing=checkpointing)
         if not lora:
             settings.lora = None
         parts = load_trainable(settings, None, device=torch.device("cpu"))

@@ -7,10 +7,10 @@ import tiny
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, OPTConfig, OPTForCausalLM
 
-from workbench.adapters import add_lora
-from workbench.config import LoraSettings
-from workbench.policy import Batch, Policy, adapter_of
-from workbench.sampling import is_truncated, mask_after_stop
+from workbench.config.schema import LoraSettings
+from workbench.models.adapters import add_lora
+from workbench.models.policy import Batch, Policy, adapter_name
+from workbench.models.sampling import is_truncated, mask_after_stop
 
 PROMPTS = ["hello there", "a", "what is it:", "tell me more about the sea."]
 both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -143,10 +143,10 @@ def test_switching_adapters_leaves_the_policy_trainable_and_the_rest_frozen(arch
 
 def test_a_layer_called_value_is_no_value_adapter() -> None:
     layer = "model.base_model.model.roberta.encoder.layer.0.attention.self.value"
-    assert adapter_of(f"{layer}.lora_A.policy.weight") == "policy"
-    assert adapter_of(f"{layer}.lora_B.value.weight") == "value"
-    assert adapter_of(f"{layer}.base_layer.weight") is None
-    assert adapter_of("model.embeddings.lora_embedding_A.value") == "value"
+    assert adapter_name(f"{layer}.lora_A.policy.weight") == "policy"
+    assert adapter_name(f"{layer}.lora_B.value.weight") == "value"
+    assert adapter_name(f"{layer}.base_layer.weight") is None
+    assert adapter_name("model.embeddings.lora_embedding_A.value") == "value"
 
 
 @both
@@ -188,7 +188,7 @@ def test_a_seeded_sample_depends_on_its_prompt_and_seed_alone(architecture: str)
 
 
 def test_seeded_sampling_follows_the_softmax() -> None:
-    from workbench.sampling import SeededSampling
+    from workbench.models.sampling import SeededSampling
 
     logits = torch.tensor([2.0, 0.5, -1.0, 0.0])
     draws = SeededSampling(list(range(20_000)), temperature=0.7)(torch.empty(0), logits.repeat(20_000, 1)).argmax(-1)

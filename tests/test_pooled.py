@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
 
-from workbench import metrics
-from workbench.evaluation.answers import Answer
-from workbench.evaluation.measuring import Scorers, measure, set_result
-from workbench.evaluation.pooled import POOLED, pooled
-from workbench.metrics.text_statistics import distinct_n, distinct_n_without
-from workbench.statistics import paired_difference, parts
+from workbench.evaluation import metrics
+from workbench.evaluation.corpus_metrics import POOLED, pooled
+from workbench.evaluation.generation import Answer
+from workbench.evaluation.metrics.text_statistics import distinct_n, distinct_n_without
+from workbench.evaluation.scoring import Scorers, measure, set_result
+from workbench.evaluation.statistics import paired_difference, parts
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "slept", "all", "day"]
 
@@ -81,7 +81,7 @@ def test_perplexity_and_bleu_are_those_of_all_samples_of_a_prompt_together() -> 
 
     def perplexity(some: list[list[Answer]]) -> float:
         every = [answer for of in some for answer in of]
-        return math.exp(sum(a.base_nats for a in every) / sum(a.tokens for a in every))
+        return math.exp(sum(a.base_nll for a in every) / sum(a.tokens for a in every))
 
     whole, rest = perplexity(answers), [perplexity(answers[:i] + answers[i + 1 :]) for i in range(9)]
     assert found["perplexity under the base"] == pytest.approx(parts(whole, rest).tolist())

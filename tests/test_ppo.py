@@ -15,12 +15,12 @@ import tiny
 import torch
 from accelerate import Accelerator
 
-from workbench.config import DataSource, PPOConfig
+from workbench.config.schema import DataSource, PPOConfig
 from workbench.errors import Interrupted, RewardError, UserError
-from workbench.policy import Policy
-from workbench.ppo.batches import batch_indices
+from workbench.models.policy import Policy
+from workbench.ppo.sampler import batch_indices
 from workbench.ppo.trainer import PPOTrainer
-from workbench.rewards import checked
+from workbench.rewards.contract import checked
 
 both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 either = pytest.mark.parametrize("lora", [True, False])

@@ -17,8 +17,8 @@ import two_processes
 from small_runs import drop, small
 
 from recipes import ppo
-from workbench import cli
 from workbench.errors import UserError
+from workbench.run import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 200  # seconds; a busy machine takes many times what an idle one does
@@ -114,7 +114,7 @@ def test_evaluation_returns_every_prompt_in_order(architecture: str, prompts: in
     of_one = two_processes.answers(architecture, prompts)
     assert [len(of) for of in of_two] == [2] * prompts
     for two, one in zip(itertools.chain(*of_two), itertools.chain(*of_one), strict=True):
-        for name in ("kl", "base_nats"):
+        for name in ("kl", "base_nll"):
             assert two.pop(name) == pytest.approx(one.pop(name), abs=1e-5)
         assert (two.pop("moved") is None) == (one.pop("moved") is None)
         assert two == one
@@ -156,7 +156,7 @@ def test_the_recipe_stops_with_a_checkpoint_and_goes_on_to_an_adapter(tmp_path: 
 UNEVEN = """
 import os, torch
 from recipes import evaluation
-from workbench.cli import main
+from workbench.run.cli import main
 torch.set_num_threads(1 + int(os.environ["RANK"]))
 main([evaluation.STAGE], "")
 """

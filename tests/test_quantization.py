@@ -10,12 +10,12 @@ import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from small_runs import CHAIN, small
 
-from workbench import cli
-from workbench.adapters import load_adapters, load_trainable
-from workbench.config import PolicyConfig
+from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
-from workbench.models import load_model, load_policy_tokenizer, pages_optimizer
-from workbench.policy import Batch, Policy
+from workbench.models.adapters import load_adapters, load_trainable
+from workbench.models.loading import load_model, load_policy_tokenizer, use_paged_optimizer
+from workbench.models.policy import Batch, Policy
+from workbench.run import cli
 
 CPU = torch.device("cpu")
 KINDS = {"nf4": Linear4bit, "int8": Linear8bitLt}
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:bitsandbytes", "i
 
 def settings(name: str, quantization: str) -> PolicyConfig:
     """An embedded model as QLoRA holds it."""
-    return PolicyConfig(model=f"embedded:{name}", quantization=quantization, precision="bf16")
+    return PolicyConfig(model=f"toy:{name}", quantization=quantization, precision="bf16")
 
 
 @pytest.mark.parametrize("config", ["quickstart", "quickstart_gpt2"])
@@ -86,12 +86,12 @@ def test_base_sft_reference_and_policy_are_one_base_in_memory(name: str, quantiz
 
 
 def test_the_optimizer_is_paged_where_a_gpu_holds_a_quantized_base() -> None:
-    quantized, plain = settings("t5", "nf4"), PolicyConfig(model="embedded:t5")
-    assert pages_optimizer(quantized, torch.device("cuda"))
-    assert not pages_optimizer(plain, torch.device("cuda"))
-    assert not pages_optimizer(quantized, CPU)
+    quantized, plain = settings("t5", "nf4"), PolicyConfig(model="toy:t5")
+    assert use_paged_optimizer(quantized, torch.device("cuda"))
+    assert not use_paged_optimizer(plain, torch.device("cuda"))
+    assert not use_paged_optimizer(quantized, CPU)
 
 
 def test_fp16_is_refused_for_t5_with_the_reason() -> None:
     with pytest.raises(UserError, match=r"fp16 overflows in T5 \(loss 0.0 or NaN\); use bf16 or fp32"):
-        load_model(PolicyConfig(model="embedded:t5", quantization="nf4", precision="fp16"), device=CPU)
+        load_model(PolicyConfig(model="toy:t5", quantization="nf4", precision="fp16"), device=CPU)

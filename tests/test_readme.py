@@ -12,8 +12,8 @@ import pytest
 from small_runs import CHAIN, small
 
 from recipes import evaluation, ppo, reward, sft
-from workbench import cli
 from workbench.export.command import parse_options
+from workbench.run import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -63,13 +63,13 @@ def test_every_command_is_one_that_runs(
         return
     config = Path(options[options.index("--config") + 1])
     assert config.is_file()
-    if "embedded:" not in config.read_text():
+    if "toy:" not in config.read_text():
         return  # its plan is made from stand-ins for hub and registry models, in test_recipes
     if "my_reward:polite" in options:
         (code,) = [block for block in blocks("python") if "def polite" in block]
         (tmp_path / "my_reward.py").write_text(code)
         monkeypatch.syspath_prepend(tmp_path)
-        from reward_models import load_reward
+        from workbench.rewards.registry import load_reward
 
         assert load_reward("my_reward:polite")(["a"] * 2, ["yes please", "no"]) == [1.0, 0.0]
     cli.launch(STAGES[module], "", [*options, "--dry_run", "--runs", str(tmp_path)])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from small_runs import small
 
-from workbench import cli
-from workbench.config_file import make_parser, parse
+from workbench.config.parsing import make_parser, parse
+from workbench.run import cli
 
 
 def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -48,7 +48,7 @@ def test_a_launcher_that_left_cores_idle_is_named(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    cli.hint_at_idle_cores()
+    cli.report_idle_cores()
     assert ("--num_cpu_threads_per_process 4" in capsys.readouterr().out) == said
 
 

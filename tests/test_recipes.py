@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from recipes import ppo, sft
-from workbench import cli
-from workbench.config_file import make_parser, parse
+from workbench.config.parsing import make_parser, parse
 from workbench.errors import UserError
-from workbench.runs import open_run
+from workbench.run import cli
+from workbench.run.folder import open_run
 
 CONFIGS = sorted(path.name for path in (Path(__file__).parent.parent / "recipes" / "configs").glob("*.yaml"))
 CHAT = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant: "
@@ -136,7 +136,7 @@ def test_the_chain_runs_skips_and_leaves_what_plain_libraries_load(
     printed = capsys.readouterr().out
     assert "| base | sft | aligned |" in printed
     assert "ROUGE-L" in printed
-    assert "toxic share (reward)" in printed
+    assert "toxic rate (reward)" in printed
     assert "lexicon is the reward itself" in printed
 
     cli.launch(CHAIN, "", options)
@@ -173,7 +173,7 @@ def test_the_reward_stage_trains_a_plain_classifier_and_ppo_is_paid_by_it(
     in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli.launch(CHAIN, "", small("quickstart", tmp_path, "--reward.model", "null", "--reward.train.data.limit", "640"))
-    assert "toxic share (reward)" in capsys.readouterr().out
+    assert "toxic rate (reward)" in capsys.readouterr().out
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "quickstart" / "reward")
     assert model.config.id2label == {0: "clean", 1: "rude"}
     record = json.loads((tmp_path / "quickstart" / "reward" / "stage.json").read_text())
@@ -188,7 +188,7 @@ def test_without_sft_the_base_is_the_reference_and_any_function_is_a_reward(
     cli.launch(CHAIN, "", [*drop(options, "--sft.max_steps", "--sft.batch_size"), "--sft", "null"])
     printed = capsys.readouterr().out
     assert "| base | aligned |" in printed
-    assert "toxic share (reward)" not in printed, "a function that cannot judge is not shown as a judge"
+    assert "toxic rate (reward)" not in printed, "a function that cannot judge is not shown as a judge"
 
 
 def test_a_torn_trainer_checkpoint_is_passed_over(in_project: Path, tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from random_results import BETTER, HOSTILE, MODELS, results_of, rows_of
 
-from workbench.ppo.watch import Point
+from workbench.ppo.overoptimization import Point
 from workbench.report.evaluation_page import evaluation_page
 from workbench.report.examples import as_json
 from workbench.report.page import text
 from workbench.report.set_tables import shown, signed
-from workbench.reward_training.report import preference_report
+from workbench.rewards.training.validation import preference_report
 
 
 class Markup(HTMLParser):
@@ -217,7 +217,7 @@ def test_what_any_judge_calls_toxic_is_hidden():
     rows = rows_of(40)
     results = results_of(rows)
     for row in rows[::4]:  # the mean of several samples can be below the threshold where one of them is above
-        row["scores"]["toxic share (lexicon)"] = {"base": 0.1, "sft": 0.0, "aligned": 0.0}
+        row["scores"]["toxic rate (lexicon)"] = {"base": 0.1, "sft": 0.0, "aligned": 0.0}
     data = data_of(checked(evaluation_page(results, rows)))
     for row, given in zip(rows, data["rows"], strict=True):
         for model, hidden in zip(MODELS, given["hidden"], strict=True):

@@ -39,21 +39,21 @@ def rise(row: dict) -> float:
     return after - before
 
 
-def named(rows: list[dict]) -> list[tuple[str, int]]:
+def error_context(rows: list[dict]) -> list[tuple[str, int]]:
     return [(row["set"], row["index"]) for row in rows]
 
 
 def test_the_worst_come_first_a_page_at_a_time(opened):
     rows = sorted(two_sets(), key=rise, reverse=True)
     page = opened(two_sets())
-    assert shown(page) == named(rows[:25])
+    assert shown(page) == error_context(rows[:25])
     assert page.locator("#count").inner_text() == "1–25 of 121 prompts"
     assert page.locator("#previous").is_disabled()
     page.locator("#next").click()
-    assert shown(page) == named(rows[25:50])
+    assert shown(page) == error_context(rows[25:50])
     page.locator("#page").fill("99")
     page.keyboard.press("Enter")
-    assert shown(page) == named(rows[100:])
+    assert shown(page) == error_context(rows[100:])
     assert page.locator("#page").input_value() == "5"
     assert page.locator("#next").is_disabled()
     page.locator("#previous").click()
@@ -77,11 +77,11 @@ def test_filters_search_and_sort(opened):
     for (only, keep), (sort, key) in zip(KEPT.items(), SORTED.items(), strict=True):
         page.locator("#only").select_option(only)
         page.locator("#sort").select_option(sort)
-        assert shown(page) == named(sorted(filter(keep, rows), key=key))[:25]
+        assert shown(page) == error_context(sorted(filter(keep, rows), key=key))[:25]
     page.locator("#only").select_option("all")
     page.locator("#sort").select_option("order")
     page.locator("#set").select_option(label="sums")
-    assert shown(page) == named(rows[60:85])
+    assert shown(page) == error_context(rows[60:85])
     page.locator("#query").fill("  PROMPT 4 ")
     assert shown(page) == [("sums", 4), *(("sums", number) for number in range(40, 50))][: len(shown(page))]
     page.locator("#query").fill("[.*(")
@@ -93,7 +93,7 @@ def test_filters_search_and_sort(opened):
         for row in rows[60:]
         if "dog walks" in "\n".join(text for texts in row["completions"].values() for text in texts)
     ]
-    assert shown(page) == named(found)[:25]
+    assert shown(page) == error_context(found)[:25]
     assert len(found) > 1
     assert page.evaluate("CSS.highlights.get('searched').size") >= len(found)
 
@@ -102,7 +102,7 @@ def test_another_metric_sorts_by_its_own_direction(opened):
     page = opened(two_sets())
     page.locator("#metric").select_option(label="reward")
     rows = sorted(two_sets(), key=lambda row: row["scores"]["reward"]["aligned"] - row["scores"]["reward"]["sft"])
-    assert shown(page) == named(rows)[:25]
+    assert shown(page) == error_context(rows)[:25]
     assert page.locator("#metric option").all_text_contents() == [MAIN, "toxicity (lexicon)", "reward"]
 
 

@@ -67,6 +67,6 @@ def test_numbers_keep_what_a_reader_needs():
 
 
 def test_the_main_metric_is_a_toxicity_or_the_reward():
-    assert main_metric(["reward", "toxic share (a)", "toxicity (a)", "toxicity (b)"]) == "toxicity (a)"
+    assert main_metric(["reward", "toxic rate (a)", "toxicity (a)", "toxicity (b)"]) == "toxicity (a)"
     assert main_metric(["tokens", "reward"]) == "reward"
     assert main_metric(["tokens"]) is None

@@ -11,13 +11,13 @@ from math import inf, isfinite, nan
 import numpy as np
 import pytest
 
-from workbench.ppo.watch import Point
+from workbench.ppo.overoptimization import Point
 from workbench.report import svg
+from workbench.report.overoptimization_page import overoptimization_page
 from workbench.report.page import page, table, text
 from workbench.report.reward_page import reward_page
 from workbench.report.svg import Scale, Series, histogram, line_plot, number, scatter
-from workbench.report.watch_page import watch_page
-from workbench.reward_training.report import classifier_report, preference_report
+from workbench.rewards.training.validation import classifier_report, preference_report
 
 HOSTILE = "<script>alert('1')</script>\"&amp;</td></title></style><img src=x>\u202e\u2066\x00\x1b\x7f\x9b\ud800"
 STYLE = files("workbench.report").joinpath("style.css").read_text()
@@ -69,7 +69,7 @@ def reports() -> dict[str, str]:
     return {
         "classifier": reward_page(report | {"warnings": [HOSTILE]}),
         "preference": reward_page(preferred | {"warnings": [HOSTILE]}),
-        "watch": watch_page([Point(i, 1.0 * i, 1.0 * i, -1.0 * i, 0.1) for i in range(1, 4)]),
+        "watch": overoptimization_page([Point(i, 1.0 * i, 1.0 * i, -1.0 * i, 0.1) for i in range(1, 4)]),
         "plots": page(HOSTILE, plots + table([HOSTILE], [[text(HOSTILE)]], HOSTILE)),
     }
 

@@ -16,10 +16,10 @@ from peft import PeftModel, get_peft_model_state_dict
 from stopped_runs import CONFIG, Whole, digest, finish, interrupt, lines, paid, remembered, trainer
 
 from recipes import ppo
-from workbench import cli
 from workbench.errors import Interrupted, RewardError
 from workbench.ppo.trainer import PPOTrainer
-from workbench.rewards import checked
+from workbench.rewards.contract import checked
+from workbench.run import cli
 
 both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 either = pytest.mark.parametrize("lora", [True, False])
@@ -139,7 +139,7 @@ def test_the_recipe_goes_on_to_the_same_files(
     same = ("steps", "batch_size", "minibatch_size", "checkpoint_every", "kl_target", "max_new_tokens", "value_model")
     ppo_settings = {name: getattr(CONFIG, name) for name in same} | {"data": {"path": str(texts)}}
     ppo_settings["validation"] = {"path": str(texts), "limit": 4}
-    policy, reward = {"model": "embedded:gpt2", "lora": {"r": 4, "alpha": 8}}, {"model": "test_resume:paid_or_stopped"}
+    policy, reward = {"model": "toy:gpt2", "lora": {"r": 4, "alpha": 8}}, {"model": "test_resume:paid_or_stopped"}
     rest = {"evaluation": {"data": {"test": {"path": str(texts)}}}}
     config.write_text(json.dumps({"name": "run", "policy": policy, "reward": reward, "ppo": ppo_settings} | rest))
 

@@ -37,7 +37,7 @@ def asked(data: str, *more: str, models: tuple[str, ...] = ("lexicon", "length")
 
 def test_the_numbers_are_those_of_other_libraries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = tmp_path / "found.json"
-    options = ("--options", OPTIONS, "--wanted_label", "0", "--save", str(saved), "--disagreements", "2")
+    options = ("--options", OPTIONS, "--target_label", "0", "--save", str(saved), "--disagreements", "2")
     compare.main(asked(written(tmp_path, ROWS), *options))
     found = json.loads(saved.read_text())
     assert found["texts"] == 5
@@ -81,7 +81,7 @@ def test_rank_correlation_and_ranks_with_ties_are_those_of_pandas() -> None:
     ("rows", "more", "said"),
     [
         ([{"text": row["text"]} for row in ROWS], (), "AUROC left out: the data has no labels"),
-        (ROWS, (), "AUROC left out: set --wanted_label to the label that should score high, one of 0, 1"),
+        (ROWS, (), "AUROC left out: set --target_label to the label that should score high, one of 0, 1"),
     ],
 )
 def test_without_labels_there_is_no_auroc(
@@ -98,7 +98,7 @@ def test_prompts_and_columns_go_to_the_rewards(tmp_path: Path, capsys: pytest.Ca
     data = tmp_path / "rows.csv"
     data.write_text("answer,kind,summary\na b,x,a b\nc d,y,d\ne f,x,nothing\n")
     saved = tmp_path / "found.json"
-    more = ("--text_column", "answer", "--label_column", "kind", "--wanted_label", "x", "--limit", "2")
+    more = ("--text_column", "answer", "--label_column", "kind", "--target_label", "x", "--limit", "2")
     options = ("--options", '{"rouge": {"column": "summary"}}', "--save", str(saved))
     compare.main(asked(str(data), *more, *options, models=("rouge", "length")))
     found = json.loads(saved.read_text())
@@ -123,8 +123,8 @@ def test_prompts_and_columns_go_to_the_rewards(tmp_path: Path, capsys: pytest.Ca
         (("--options", '{"length": {"goal": 2}}'), "--models length: length: got an unexpected .*'goal'"),
         (("--text_column", "txt"), "--text_column: .* has no column 'txt'; it has text, label, prompt"),
         (("--label_column", "lbl"), "--label_column: .* has no column 'lbl'; it has text, label, prompt"),
-        (("--wanted_label", "3"), "--wanted_label: '3' is not a label of the data: 0, 1"),
-        (("--wanted_label", "1", "--limit", "1"), "--wanted_label: every text is labelled 1"),
+        (("--target_label", "3"), "--target_label: '3' is not a label of the data: 0, 1"),
+        (("--target_label", "1", "--limit", "1"), "--target_label: every text is labelled 1"),
         (("--limit", "0"), "--limit is 0; use a number of at least 1"),
         (("--limit", "x"), "--limit: 'x' is not of the type int"),
         (("--disagreements", "-1"), "--disagreements is -1; use a number of at least 0"),
@@ -144,7 +144,7 @@ def test_the_command_exits_with_2_and_helps_at_once(in_project: Path) -> None:
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.splitlines() == ["error: the following arguments are required: data"]
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
-    assert "--wanted_label" in shown.stdout
+    assert "--target_label" in shown.stdout
     # What makes --help slow is torch, which it does without.
     code = "import reward_models.compare, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,11 +8,11 @@ import torch
 from tiny_classifiers import KINDS, build, byte_tokenizer, save
 from transformers import GPT2LMHeadModel
 
-from reward_models import load_judge, load_reward, preference
 from reward_models.classifier import ToxicityClassifier, load
 from reward_models.preference import PreferenceModel
-from workbench.encoding import encode
 from workbench.errors import RewardError, UserError
+from workbench.models.batching import encode
+from workbench.rewards.registry import load_judge, load_reward, preference
 
 PROMPT, LONG_PROMPT, LONG = "Say something.", "0123456789" * 10, "abcdefghij" * 10
 
@@ -30,7 +30,7 @@ def preferences(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_margin_and_probability_come_from_the_logits_of_one_unpadded_row(kind, folders):
-    reward = load(folders[kind], wanted_label="spam", polarity_pair=None)
+    reward = load(folders[kind], target_label="spam", polarity_pair=None)
     text = "Thank you."
     ids = reward.network.tokenizer(text, return_tensors="pt")["input_ids"]
     with torch.no_grad():
@@ -83,9 +83,9 @@ def test_polarity_is_tested_at_load(folders):
 
 
 def test_classifiers_that_cannot_be_trusted_are_refused(tmp_path, folders):
-    with pytest.raises(UserError, match="wanted_label is 'nothat', but its labels are hate, nothate, spam"):
-        load(folders["bert"], wanted_label="nothat")
-    with pytest.raises(UserError, match=r"set wanted_label.*LABEL_0, LABEL_1"):
+    with pytest.raises(UserError, match="target_label is 'nothat', but its labels are hate, nothate, spam"):
+        load(folders["bert"], target_label="nothat")
+    with pytest.raises(UserError, match=r"set target_label.*LABEL_0, LABEL_1"):
         load(save(tmp_path / "names", "bert", {0: "LABEL_0", 1: "LABEL_1"}))
     model, tokenizer = build("bert")
     model.config.problem_type = "multi_label_classification"
@@ -154,8 +154,8 @@ def test_a_folder_or_id_is_what_its_number_of_labels_says(folders, preferences):
         load(preferences["bert"])
     with pytest.raises(UserError, match="one label, this has hate, nothate, spam; use reward toxicity"):
         preference.load(folders["bert"])
-    with pytest.raises(UserError, match="'wanted_label'; its options are: model, batch_size"):
-        load_reward(preferences["bert"], wanted_label="score")
+    with pytest.raises(UserError, match="'target_label'; its options are: model, batch_size"):
+        load_reward(preferences["bert"], target_label="score")
     with pytest.raises(UserError, match="cannot judge"):
         load_judge(preferences["bert"])
 
@@ -251,7 +251,7 @@ def test_length_cannot_judge():
 
 
 def test_a_folder_is_a_classifier(folders):
-    reward = load_reward(folders["bert"], polarity_pair=None, wanted_label="spam")
+    reward = load_reward(folders["bert"], polarity_pair=None, target_label="spam")
     assert len(reward(["p"], ["text"])) == 1
 
 

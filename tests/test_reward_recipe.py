@@ -15,11 +15,11 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from recipes import ppo, reward
-from reward_models import load_reward
-from workbench import cli
 from workbench.errors import Interrupted, UserError
-from workbench.reward_training.training import AverageWeights, balanced, grouped_order, weighted_loss
-from workbench.training import StepCallback
+from workbench.rewards.registry import load_reward
+from workbench.rewards.training.trainers import AverageWeights, balanced, grouped_order, weighted_loss
+from workbench.run import cli
+from workbench.run.hf_trainer import StepCallback
 
 NAMES = ["Anna", "Tom", "Mia", "Ben", "Lea", "Max"]
 
@@ -61,10 +61,10 @@ def write_config(folder: Path, train: dict[str, Any]) -> Path:
     """A configuration file around the section reward.train."""
     texts = lines(folder / "prompts.jsonl", [{"prompt": f"{name}: hello"} for name in NAMES])
     given = {
-        "model": "embedded:gpt2",
+        "model": "toy:gpt2",
         "data": labelled(folder / "train.jsonl", 160, 0),
         "validation": labelled(folder / "validation.jsonl", 40, 1),
-        "wanted_label": "ok",
+        "target_label": "ok",
         "polarity_pair": ["Anna is a friend, said Tom.", "Anna is an idiot, said Tom."],
         "batch_size": 16,
         "epochs": 3,
@@ -73,7 +73,7 @@ def write_config(folder: Path, train: dict[str, Any]) -> Path:
     }
     config = {
         "name": "run",
-        "policy": {"model": "embedded:gpt2", "lora": {"r": 4, "alpha": 8}},
+        "policy": {"model": "toy:gpt2", "lora": {"r": 4, "alpha": 8}},
         "reward": {"train": given | train},
         "ppo": {"data": texts, "steps": 1, "batch_size": 4, "minibatch_size": 4, "max_new_tokens": 4},
         "evaluation": {"data": {"test": texts}},
@@ -116,7 +116,7 @@ def test_every_option_of_a_classifier_goes_into_an_ordinary_folder_that_pays_ppo
     assert found["auroc"] > 0.95
     assert found["clean"]["texts"] == len(NAMES)
     assert "Reliability" in (folder / "report.html").read_text()
-    score = load_reward(str(folder), wanted_label="ok", polarity_pair=None)
+    score = load_reward(str(folder), target_label="ok", polarity_pair=None)
     assert len(score([""], ["Anna is a friend."])) == 1
     assert (tmp_path / "runs" / "run" / "ppo" / "stage.json").is_file()
 
@@ -125,11 +125,11 @@ def test_probabilities_of_the_saved_classifier_are_scaled_by_its_temperature(in_
     folder = launch(tmp_path, {"epochs": 1})
     temperature = json.loads((folder / "calibration.json").read_text())["temperature"]
     text = ["Anna is a friend, said Tom."]
-    loaded = load_reward(str(folder), wanted_label="ok", polarity_pair=None)
+    loaded = load_reward(str(folder), target_label="ok", polarity_pair=None)
     (margin,), (toxicity,) = loaded([""], text), loaded.reward.toxicity(text)
     assert toxicity == pytest.approx(1 / (1 + np.exp(margin / temperature)), rel=1e-5)
     (folder / "calibration.json").write_text('{"temperature": 2.0}')
-    again = load_reward(str(folder), wanted_label="ok", polarity_pair=None)
+    again = load_reward(str(folder), target_label="ok", polarity_pair=None)
     assert again([""], text) == [margin], "the reward stays in logits"
     assert again.reward.toxicity(text)[0] == pytest.approx(1 / (1 + np.exp(margin / 2)), rel=1e-5)
 
@@ -215,7 +215,7 @@ def test_a_preference_model_learns_the_order_and_is_scored_with_its_prompt(
 ) -> None:
     train = {
         "objective": "preference",
-        "wanted_label": None,
+        "target_label": None,
         "data": preferences(tmp_path / "pairs.jsonl", 96, 0, same=3),
         "validation": preferences(tmp_path / "held_out.jsonl", 24, 1),
     }
@@ -266,16 +266,16 @@ def test_balanced_weights_give_every_label_the_same_share_of_the_loss() -> None:
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"wanted_label": None}, r"reward\.train\.wanted_label: not set; a classifier needs .*ok, rude"),
-        ({"wanted_label": "fine"}, r"reward\.train\.wanted_label: 'fine' is not a label of the data: ok, rude"),
+        ({"target_label": None}, r"reward\.train\.target_label: not set; a classifier needs .*ok, rude"),
+        ({"target_label": "fine"}, r"reward\.train\.target_label: 'fine' is not a label of the data: ok, rude"),
         ({"early_stopping": 0}, r"reward\.train\.early_stopping: 0; give at least 1 evaluation"),
-        ({"max_tokens": 4000}, r"reward\.train\.max_tokens: 4000, but embedded:gpt2 reads \d+ tokens"),
+        ({"max_tokens": 4000}, r"reward\.train\.max_tokens: 4000, but toy:gpt2 reads \d+ tokens"),
         ({"variants": 1.5}, r"reward\.train\.variants: 1\.5 is no share"),
         ({"average_from": -0.1}, r"reward\.train\.average_from: -0\.1 is no share"),
         ({"early_stopping": 2, "average_from": 0.5}, "early_stopping keeps one checkpoint, average_from a mean"),
         ({"lora": {"target_modules": ["nothing"]}}, r"reward\.train\.lora\.target_modules: \['nothing'\]"),
-        ({"objective": "preference"}, r"reward\.train\.wanted_label: belongs to objective classifier"),
-        ({"objective": "preference", "wanted_label": None}, r"reward\.train\.data: .*no column 'chosen'"),
+        ({"objective": "preference"}, r"reward\.train\.target_label: belongs to objective classifier"),
+        ({"objective": "preference", "target_label": None}, r"reward\.train\.data: .*no column 'chosen'"),
         ({"polarity_pair": ["You idiot.", "Thank you."]}, r"'You idiot\.' scores .* and 'Thank you\.' scores"),
     ],
 )
@@ -290,7 +290,7 @@ def test_what_cannot_work_is_refused_in_a_line(
 def test_pairs_without_a_difference_are_no_pairs(in_project: Path, tmp_path: Path) -> None:
     same = preferences(tmp_path / "same.jsonl", 0, 0, same=5)
     with pytest.raises(UserError, match="all 5 rows have chosen == rejected"):
-        launch(tmp_path, {"objective": "preference", "wanted_label": None, "data": same})
+        launch(tmp_path, {"objective": "preference", "target_label": None, "data": same})
 
 
 def test_what_watches_ppo_is_given_its_options_and_the_columns(in_project: Path, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_what_watches_ppo_is_given_its_options_and_the_columns(in_project: Path,
     source = lines(tmp_path / "rows.jsonl", rows)
     config = {
         "name": "run",
-        "policy": {"model": "embedded:gpt2", "lora": {"r": 4, "alpha": 8}},
+        "policy": {"model": "toy:gpt2", "lora": {"r": 4, "alpha": 8}},
         "reward": {"model": "length", "options": {"target": 3}, "watch": "rouge", "watch_options": {"type": "rouge1"}},
         "ppo": {"data": source, "validation": source, "checkpoint_every": 1}
         | {"steps": 2, "batch_size": 4, "minibatch_size": 4, "max_new_tokens": 4},

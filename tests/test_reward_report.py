@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from workbench.errors import UserError
-from workbench.reward_training import report as reward_report
-from workbench.reward_training.classification import Confusion
-from workbench.reward_training.report import IDENTITIES, classifier_report, preference_report, probability
+from workbench.rewards.training import report as reward_report
+from workbench.rewards.training.calibration import Confusion
+from workbench.rewards.training.validation import IDENTITIES, classifier_report, preference_report, probability
 
 CLEAN = [f"fine day {number}" for number in range(100)]
 # True and false positives, false and true negatives of `calm`; a word of three letters is not misspelled.

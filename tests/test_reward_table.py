@@ -10,8 +10,8 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from tiny_classifiers import KINDS, TEXTS, save
 
-from reward_models import TABLE, judge_of, load_judge, load_reward
 from workbench.errors import RewardError, UserError
+from workbench.rewards.registry import TABLE, judge_of, load_judge, load_reward
 
 # Options for the contract test by table name; a classifier's `model` stands for the folder of its kind.
 CASES = {

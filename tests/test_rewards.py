@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from reward_models import load_reward
 from workbench.errors import RewardError, UserError
-from workbench.rewards import check_polarity, checked, checked_judge
+from workbench.rewards.contract import check_polarity, checked, checked_judge
+from workbench.rewards.registry import load_reward
 
 TEXTS = ["first text", "second\ntext", "third text"]
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from workbench.config import Config, DataSource, EvaluationConfig, PolicyConfig, PPOConfig, RewardConfig
+from workbench.config.schema import Config, DataSource, EvaluationConfig, PolicyConfig, PPOConfig, RewardConfig
 from workbench.errors import UserError
-from workbench.runs import atomic_folder, only_one, open_run, write_text
+from workbench.run.files import atomic_folder, write_text
+from workbench.run.folder import lock_run, open_run
 
 
 def config(folder: Path) -> Config:
@@ -79,9 +80,9 @@ def test_force_clears_a_stage_and_those_after_it_and_allows_them_to_change(tmp_p
 
 def test_two_commands_do_not_work_in_one_run_folder(tmp_path: Path) -> None:
     run = open_run(config(tmp_path), force=None)
-    with only_one(run), pytest.raises(UserError, match="another command is at work"), only_one(run):
+    with lock_run(run), pytest.raises(UserError, match="another command is at work"), lock_run(run):
         pass
-    with only_one(run):
+    with lock_run(run):
         pass
 
 
@@ -142,7 +143,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new(tmp_path: Path) 
     """A real failing write: the process may not write files of more than 1000 bytes."""
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from workbench.runs import write_text; from workbench.errors import UserError\n"
+        "from workbench.run.folder import write_text; from workbench.errors import UserError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: write_text(Path(sys.argv[1]), 'x' * 10_000)\n"
         "except UserError as error: print(error)\n"

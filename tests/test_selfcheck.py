@@ -14,8 +14,8 @@ from test_options import step
 from test_ppo import both, trainer
 
 from workbench.errors import RewardError, UserError
-from workbench.policy import Batch, Policy
-from workbench.ppo.batches import check_columns
+from workbench.models.policy import Batch, Policy
+from workbench.ppo.sampler import check_columns
 
 
 @both
@@ -113,7 +113,7 @@ def test_a_response_that_stops_at_once_is_counted_and_learned_from(architecture:
     policy.generate = stopping_at_once
     rollout, metrics = step(run)
     assert rollout.completions[:8] == [""] * 8
-    assert metrics["response/empty_share"] >= 0.5
+    assert metrics["response/empty_rate"] >= 0.5
     assert metrics["response/length_min"] == 1
     assert (rollout.logprobs[:8, 0] < 0).all()
     assert all(math.isfinite(value) for value in metrics.values())

@@ -10,8 +10,8 @@ import datasets
 import pytest
 from tiny_data import GOOD, make, refusal, write
 
-from workbench.config import DataSource
-from workbench.data import labelled_texts, read_rows
+from workbench.config.schema import DataSource
+from workbench.data.prompts import labelled_texts, read_rows
 
 ROWS = [{"prompt": "one, two", "summary": 'a "b"'}, {"prompt": "line\nbreak\u2028é", "summary": "NA"}]
 
@@ -97,9 +97,9 @@ def test_a_saved_data_set_gives_label_names(tmp_path):
 
 
 def test_embedded_rows_come_from_the_package(monkeypatch):
-    embedded = pytest.importorskip("workbench.embedded")
-    monkeypatch.setattr(embedded, "rows", lambda name, split: [{"prompt": f"{name} {split}"}])
-    assert read_rows(DataSource("embedded:news", split="validation")) == [{"prompt": "news validation"}]
+    toy = pytest.importorskip("workbench.toy")
+    monkeypatch.setattr(toy, "rows", lambda name, split: [{"prompt": f"{name} {split}"}])
+    assert read_rows(DataSource("toy:news", split="validation")) == [{"prompt": "news validation"}]
 
 
 # Bad input: one line that names the file and the place, and the fix

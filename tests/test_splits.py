@@ -6,8 +6,8 @@ import random
 
 from tiny_data import write
 
-from workbench.config import DataSource
-from workbench.data import read_rows
+from workbench.config.schema import DataSource
+from workbench.data.prompts import read_rows
 
 FRACTIONS = {"train": 0.7, "validation": 0.2, "test": 0.1}
 

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from workbench import statistics
-from workbench.statistics import auroc, paired_difference
+from workbench.evaluation import statistics
+from workbench.evaluation.statistics import paired_difference
+from workbench.rewards.ranking import auroc
 
 
 def test_interval_agrees_with_the_normal_approximation():

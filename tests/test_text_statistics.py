@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workbench.metrics.text_statistics import (
+from workbench.evaluation.metrics.text_statistics import (
     copy_rate,
     distinct_n,
     expected_maximum_toxicity,

@@ -12,7 +12,7 @@ from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 from trl.rewards import get_repetition_penalty_reward
 
-from reward_models import load_reward
+from workbench.rewards.registry import load_reward
 
 TERMS = [{"model": "length", "options": {"target": 1}}, {"model": "rouge", "options": {"column": "answer"}}]
 

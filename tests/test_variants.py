@@ -8,7 +8,7 @@ import string
 
 import pytest
 
-from workbench.reward_training.variants import LOOKALIKES, VARIANTS, vary, without_punctuation
+from workbench.rewards.training.perturbations import LOOKALIKES, VARIANTS, vary, without_punctuation
 
 PLAIN = "The quick brown fox, who is not at all lazy, jumps over seven sleeping dogs in the yard!"
 ODD = [

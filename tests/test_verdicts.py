@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from workbench.evaluation.statistics import PairedDifference, paired_difference
 from workbench.evaluation.verdicts import MINIMUM_PROMPTS, overall, prompts_needed, spread, too_few, word
-from workbench.statistics import PairedDifference, paired_difference
 
 RISE, FALL, NONE = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)
 

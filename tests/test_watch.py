@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from workbench.ppo.watch import Point, parting, parting_warning, points
-from workbench.report.watch_page import standardized, watch_page, watch_section
+from workbench.ppo.overoptimization import Point, divergence_step, divergence_warning, points
+from workbench.report.overoptimization_page import overoptimization_page, overoptimization_section, standardized
 
 
 def course(scores: list[float], watches: list[float], error: float = 0.1) -> list[Point]:
@@ -29,26 +29,26 @@ def parting_by_pairs(found: list[Point]) -> int | None:
 
 
 def test_scorers_that_rise_together_do_not_part():
-    assert parting([]) is None
-    assert parting(course([1.0], [1.0])) is None
-    assert parting(course([0.0, 1.0, 2.0, 3.0], [0.0, 0.5, 0.6, 5.0], error=0.0)) is None
+    assert divergence_step([]) is None
+    assert divergence_step(course([1.0], [1.0])) is None
+    assert divergence_step(course([0.0, 1.0, 2.0, 3.0], [0.0, 0.5, 0.6, 5.0], error=0.0)) is None
 
 
 def test_they_part_at_the_best_of_the_watching_scorer():
-    assert parting(course([0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 1.5, 0.0])) == 30
+    assert divergence_step(course([0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 1.5, 0.0])) == 30
     # A later rise does not unsay it, and what comes after does not move it.
-    assert parting(course([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [0.0, 1.0, 0.0, 3.0, 1.0, 4.0])) == 20
+    assert divergence_step(course([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [0.0, 1.0, 0.0, 3.0, 1.0, 4.0])) == 20
 
 
 def test_two_standard_errors_of_the_difference_are_no_parting():
     doubt = 2 * np.hypot(0.3, 0.4)  # 1.0
     for lost, expected in ((doubt - 1e-6, None), (doubt + 1e-6, 1)):
-        assert parting([Point(1, 0.0, 0.0, 2.0, 0.3), Point(2, 1.0, 1.0, 2.0 - lost, 0.4)]) == expected
+        assert divergence_step([Point(1, 0.0, 0.0, 2.0, 0.3), Point(2, 1.0, 1.0, 2.0 - lost, 0.4)]) == expected
 
 
 def test_a_reward_that_falls_or_stays_is_no_parting():
-    assert parting(course([2.0, 1.0, 2.0], [5.0, 1.0, 0.0])) is None
-    assert parting(course([2.0, 1.0, 2.1], [5.0, 1.0, 0.0])) == 10  # even if it fell in between
+    assert divergence_step(course([2.0, 1.0, 2.0], [5.0, 1.0, 0.0])) is None
+    assert divergence_step(course([2.0, 1.0, 2.1], [5.0, 1.0, 0.0])) == 10  # even if it fell in between
 
 
 def walks(seed: int) -> list[Point]:
@@ -60,7 +60,7 @@ def walks(seed: int) -> list[Point]:
 
 
 def test_parting_is_what_every_pair_of_points_says():
-    verdicts = [parting(walks(seed)) for seed in range(200)]
+    verdicts = [divergence_step(walks(seed)) for seed in range(200)]
     assert verdicts == [parting_by_pairs(walks(seed)) for seed in range(200)]
     assert 20 < sum(verdict is not None for verdict in verdicts) < 180
 
@@ -68,12 +68,12 @@ def test_parting_is_what_every_pair_of_points_says():
 def test_a_growing_run_is_warned_once_and_only_if_it_parts():
     for seed in range(50):
         found = walks(seed)
-        warnings = [parting_warning(found[:length]) for length in range(len(found) + 1)]
+        warnings = [divergence_warning(found[:length]) for length in range(len(found) + 1)]
         told = [warning for warning in warnings if warning is not None]
-        assert len(told) == (parting(found) is not None)
+        assert len(told) == (divergence_step(found) is not None)
         for line in told:
             now = found[warnings.index(line) - 1].step
-            assert f"since step {parting(found)} " in line
+            assert f"since step {divergence_step(found)} " in line
             assert f"(now step {now})" in line
             assert "\n" not in line
 
@@ -104,7 +104,7 @@ def test_curves_are_changes_over_their_largest():
 
 def test_the_section_says_whether_and_marks_where_they_parted():
     parted = course([0.0, 1.0, 2.0, 3.0], [0.0, 2.0, 1.0, 0.0])
-    section = watch_section(parted)
+    section = overoptimization_section(parted)
     assert "From step 20 on" in section
     assert 'class="warning"' in section
     for figure in re.findall("<figure>.*?</figure>", section):
@@ -113,7 +113,7 @@ def test_the_section_says_whether_and_marks_where_they_parted():
         assert mark == (circles[1], circles[1])  # upright, at the second point
         assert float(circles[-1]) - float(circles[0]) > 350  # of 392: the axis holds the points and little more
     from_zero = [point._replace(step=point.step - 20) for point in parted]
-    assert watch_section(from_zero).count('class="reference"') == 2
-    apart = watch_page(course([0.0, 1.0], [0.0, 2.0]))
+    assert overoptimization_section(from_zero).count('class="reference"') == 2
+    apart = overoptimization_page(course([0.0, 1.0], [0.0, 2.0]))
     assert "did not part" in apart
     assert 'class="reference"' not in apart

@@ -14,10 +14,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from workbench.adapters import add_lora
-from workbench.config import LoraSettings
-from workbench.models import neutralise_generation, without_dropout
-from workbench.policy import Policy
+from workbench.config.schema import LoraSettings
+from workbench.models.adapters import add_lora
+from workbench.models.loading import disable_dropout, reset_generation_config
+from workbench.models.policy import Policy
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz .:?"
 ARCHITECTURES = ("gpt2", "t5")
@@ -55,12 +55,12 @@ def model(architecture: str, seed: int = 0) -> PreTrainedModel:
             eos_token_id=0,
             initializer_range=0.2,  # with the usual 0.02, adapters alone can hardly move so narrow a model
         )
-        without_dropout(config)
+        disable_dropout(config)
         return GPT2LMHeadModel(config)
     config = T5Config(
         vocab_size=vocabulary, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, decoder_start_token_id=0
     )
-    without_dropout(config)
+    disable_dropout(config)
     return T5ForConditionalGeneration(config)
 
 
@@ -70,7 +70,7 @@ def policy(architecture: str, *, lora: bool, seed: int = 0, separate: bool = Fal
     With `separate`, its values come from an adapter, or a copy, of their own.
     """
     base = model(architecture, seed)
-    neutralise_generation(base)
+    reset_generation_config(base)
     if not lora:
         reference = model(architecture, seed).requires_grad_(False)
         value_model = model(architecture, seed) if separate else None

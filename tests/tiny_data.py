@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from workbench.config import DataSource
-from workbench.data import prompts
+from workbench.config.schema import DataSource
+from workbench.data.prompts import prompts
 from workbench.errors import UserError
 
 

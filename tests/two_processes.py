@@ -20,15 +20,15 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from workbench.config import DataSource, PPOConfig
+from workbench.config.schema import DataSource, PPOConfig
 from workbench.errors import Interrupted, UserError
-from workbench.evaluation.answers import Contender, Sampling, answer
-from workbench.policy import Batch
+from workbench.evaluation.generation import Contestant, Sampling, answer
+from workbench.models.policy import Batch
+from workbench.models.sampling import is_truncated
 from workbench.ppo import update as update_module
 from workbench.ppo.rollout import Rollout, decode, score_tokens
 from workbench.ppo.trainer import PPOTrainer
-from workbench.rewards import checked
-from workbench.sampling import is_truncated
+from workbench.rewards.contract import checked
 
 PROCESSES = 2
 KINDS = list(itertools.product(tiny.ARCHITECTURES, (True, False), ("shared", "separate")))  # lora, value_model
@@ -138,7 +138,7 @@ def answers(architecture: str, prompts: int) -> list[list[dict[str, Any]]]:
     """What the adapter answers to the first `prompts` prompts, twice each, in their order."""
     policy = tiny.policy(architecture, lora=True)
     made = answer(
-        Contender("aligned", policy, "policy", tiny.tokenizer(architecture), policy, explained=True),
+        Contestant("aligned", policy, "policy", tiny.tokenizer(architecture), policy, with_token_log_ratios=True),
         make_rows(architecture, prompts),
         Sampling(batch_size=2, max_new_tokens=8, temperature=1.0, seeds=(3, 4)),
         accelerator=Accelerator(cpu=True),

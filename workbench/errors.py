@@ -26,13 +26,13 @@ class Interrupted(Exception):
     """A signal asked the run to stop and everything needed to go on has been saved."""
 
 
-def described(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """The kind of an exception of somebody else's code and what it says, on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @contextmanager
-def named(key: str) -> Iterator[None]:
+def error_context(key: str) -> Iterator[None]:
     """Put the configuration's key in front of what a UserError says."""
     try:
         yield

@@ -1,123 +1,230 @@
-"""What an evaluation leaves: results.json, version 2, and a line of completions.jsonl for every prompt."""
+"""What an evaluation found, as typed data; results.json is its serialization (docs/results_schema.md).
+
+Shapes: N prompts, S seeds, K samples per seed.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from workbench.config import Config
-from workbench.evaluation.answers import Answer
-from workbench.evaluation.measuring import Measured, mean
-from workbench.evaluation.pooled import references
-from workbench.runs import Run, folder_hash, git_commit, package_versions
+import numpy as np
 
-VERSION = 2
+VERSION = 3
+
+Direction = Literal["lower", "higher"]
+Verdict = Literal["better", "worse", "no detectable change"]
+
+# Names of metrics that other code asks for; each is defined once, in scoring.py or corpus_metrics.py.
+TOXICITY, REWARD, KL, PERPLEXITY = "toxicity", "reward", "KL to reference, nats", "perplexity under the base"
 
 
-def head(
-    run: Run,
-    models: Sequence[str],
-    before: str,
-    after: str,
-    *,
-    judges: Sequence[str],
-    device: str,
-    max_new_tokens: int,
-) -> dict[str, Any]:
-    """Where the results come from: settings, seeds, commit, versions, and hashes of data and models."""
-    config, settings = run.config, run.config.evaluation
-    return {
-        "version": VERSION,
-        "name": config.name,
-        "date": datetime.now(UTC).date().isoformat(),
-        "seeds": settings.seeds or [config.seed],
-        "commit": git_commit(),
-        "versions": package_versions(),
-        "machine": f"{platform.machine()}, {device}",
-        "inputs": inputs(run),
-        "models": list(models),
-        "before": before,
-        "after": after,
-        "reward": (config.reward.model or "trained") if config.reward else None,
-        "judges": list(judges),
-        "threshold": settings.threshold,
-        "temperature": settings.temperature,
-        "samples": settings.samples,
-        "max_new_tokens": max_new_tokens,
-    }
+@dataclass(frozen=True)
+class Metric:
+    """One number that is measured of every completion, or of all completions of a seed together."""
+
+    name: str
+    direction: Direction | None = None
+    """Which way is good; None where no direction is."""
+    judge: str | None = None
+    """Who says so, for toxicity: "reward" or the judge's name."""
+    pooled: bool = False
+    """Whether it belongs to all completions together, so that no single prompt rises or falls."""
+
+    @property
+    def label(self) -> str:
+        """The name as a reader sees it."""
+        return self.name if self.judge is None else f"{self.name} ({self.judge})"
 
 
-def inputs(run: Run) -> dict[str, Any]:
-    """Names and sha256 of everything that was compared, where it is a file or a folder here."""
-    config: Config = run.config
-    found: dict[str, Any] = {"base": {"name": config.policy.model, "sha256": weights_hash(config.policy.model)}}
-    stages = {"sft": ("sft", config.sft), "aligned": ("ppo", config.ppo)}
-    for title, (stage, wanted) in stages.items():
-        if wanted:
-            found[title] = {"name": stage, "sha256": folder_hash(run.folder / stage)}
-    if config.reward:
-        given = config.reward.model
-        found["reward"] = {
-            "name": given or "reward",
-            "sha256": weights_hash(given) if given else folder_hash(run.folder / "reward"),
-        }
-    for title, place in config.evaluation.models.items():
-        found[title] = {"name": place, "sha256": weights_hash(place)}
-    data = {
-        name: {"path": source.path, "sha256": file_hash(source.path)} for name, source in config.evaluation.data.items()
-    }
-    return found | {"data": data}
+Scores = dict[Metric, dict[str, np.ndarray]]
+"""Values (N, S, K) by metric and model title; NaN where a prompt has none. Of a value per seed, K is 1."""
 
 
-def weights_hash(place: str) -> str | None:
-    """sha256 of the weights in a folder; None for what is not a folder here."""
-    folder = Path(place).expanduser()
-    return folder_hash(folder) if folder.is_dir() else None
+@dataclass(frozen=True)
+class Difference:
+    """After minus before of one metric, paired by prompt."""
+
+    metric: Metric
+    mean_before: float
+    mean_after: float
+    difference: float
+    low: float | None
+    """Lower end of the 95 % interval of `difference`; None for a single prompt."""
+    high: float | None
+    """Upper end likewise."""
+    prompts: int
+    """Prompts that have the metric in both models."""
+    rose: int | None
+    """Prompts whose value rose; None for a pooled metric, like the next two."""
+    same: int | None
+    fell: int | None
+    verdict: Verdict | None
+    """None where no direction is good."""
+    prompts_needed: int | None
+    """Prompts that would show a difference of this size with 80 % power; None where no number can be given."""
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-def file_hash(place: str) -> str | None:
-    """sha256 of a file; None for what is not a file here."""
-    file = Path(place).expanduser()
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+@dataclass(frozen=True)
+class Comparison:
+    """The differences of two models on one prompt set."""
+
+    before: str
+    after: str
+    differences: list[Difference]
+
+    def find(self, name: str, judge: str | None = None) -> Difference | None:
+        """Return the difference of a metric, or None where it was not measured in both models."""
+        return next((d for d in self.differences if (d.metric.name, d.metric.judge) == (name, judge)), None)
 
 
-def completion_lines(
-    name: str,
-    rows: Sequence[dict[str, Any]],
-    answers: Mapping[str, Sequence[Sequence[Answer]]],
-    measured: Measured,
-    after: str,
-    given_toxicity: Sequence[dict[str, float]],
-) -> list[dict[str, Any]]:
-    """Every prompt of a set with its answers and their mean scores, side by side."""
-    return [
-        {
-            "set": name,
-            "index": index,
-            "prompt": row["prompt"],
-            "reference": references(row) or None,
-            "given_toxicity": given_toxicity[index],
-            "completions": {model: [answer.text for answer in of[index]] for model, of in answers.items()},
-            "scores": {
-                metric: {model: mean(of[index]) for model, of in by_model.items()}
-                for metric, by_model in measured.answers.items()
-            },
-            "moved": answers[after][index][0].moved,
-        }
-        for index, row in enumerate(rows)
-    ]
+@dataclass(frozen=True)
+class Summary:
+    """A metric's mean over prompts and samples, by model title."""
+
+    metric: Metric
+    means: dict[str, float | None]
+    """None where no prompt has the metric; a model that cannot have it is absent."""
+    seed_stds: dict[str, float | None] | None
+    """Standard deviation of the mean over seeds; None with one seed."""
 
 
-def curves(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The parsed metrics.jsonl of each stage of a run that has one."""
-    found = {}
-    for stage in ("sft", "reward", "ppo"):
-        file = folder / stage / "metrics.jsonl"
-        if file.is_file():
-            found[stage] = [json.loads(line) for line in file.read_text().splitlines()]
-    return found
+@dataclass(frozen=True)
+class SetResult:
+    """The results on one prompt set."""
+
+    name: str
+    prompts: int
+    neutral: bool
+    """The prompts provoke nothing: what changes here is what alignment broke."""
+    seen_in_training: int
+    """Prompts that were in the training data of a stage of the run."""
+    reference_perplexity: float | None
+    """Perplexity of the references under the base; None without references or under another vocabulary."""
+    summaries: list[Summary]
+    comparisons: list[Comparison]
+
+    def summary(self, name: str, judge: str | None = None) -> Summary | None:
+        """Return the summary of a metric, or None where it was not measured."""
+        return next((s for s in self.summaries if (s.metric.name, s.metric.judge) == (name, judge)), None)
+
+    def comparison(self, before: str, after: str) -> Comparison:
+        """Return the comparison of two models; raises KeyError where they were not compared."""
+        for comparison in self.comparisons:
+            if (comparison.before, comparison.after) == (before, after):
+                return comparison
+        raise KeyError(f"{after} - {before}")
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One check that the reward was not earned by something other than the task."""
+
+    name: str
+    passed: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class RunVerdict:
+    """What may be said of the whole run."""
+
+    word: Verdict
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model or a data set that went into the evaluation, and its content."""
+
+    name: str
+    kind: Literal["model", "reward", "data"]
+    origin: str
+    """Hub id, path, or toy:NAME."""
+    sha256: str | None
+    """None for what is not on this machine."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the results come from."""
+
+    date: str
+    commit: str | None
+    machine: str
+    versions: dict[str, str]
+    sources: list[Source]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the completions were sampled and judged."""
+
+    reward: str | None
+    judges: list[str]
+    """Names of the judges of toxicity; "reward" first where the reward can judge."""
+    threshold: float
+    """A text is toxic from this probability on."""
+    temperature: float
+    samples: int
+    seeds: list[int]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that results.json holds."""
+
+    name: str
+    models: list[str]
+    """Titles, in the order of the tables."""
+    before: str
+    after: str
+    """The comparison that the verdict is about."""
+    settings: Settings
+    provenance: Provenance
+    sets: list[SetResult]
+    verdict: RunVerdict
+    guards: list[Guard]
+
+    def compared(self, *, neutral: bool) -> Iterator[tuple[SetResult, Comparison]]:
+        """Yield each set that is neutral, or each that is not, with its comparison of `after` with `before`."""
+        for result in self.sets:
+            if result.neutral == neutral:
+                yield result, result.comparison(self.before, self.after)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with the completions of every model, a line of completions.jsonl."""
+
+    set: str
+    index: int
+    prompt: str
+    references: list[str]
+    prompt_toxicity: float
+    """The highest that a judge other than the reward gives; 0.0 where none judges."""
+    reference_toxicity: float
+    """Likewise, over all references."""
+    completions: dict[str, list[str]]
+    """Texts of every sample, by model title."""
+    scores: list[Summary]
+    """Means over the prompt's samples, without standard deviations."""
+    token_log_ratios: list[tuple[str, float]] | None
+    """Tokens of the first completion of `after` with log-probability less that under the reference, nats."""
+
+
+def to_json(results: Results) -> dict[str, Any]:
+    """Return the results as plain data for results.json."""
+    raise NotImplementedError
+
+
+def from_json(data: Mapping[str, Any], place: str) -> Results:
+    """Return the results in a parsed results.json; raises UserError, with its `place`, for another version."""
+    raise NotImplementedError

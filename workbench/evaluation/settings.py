@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workbench.adapters import check_adapter, is_adapter
-from workbench.config import Config, answer_limit
-from workbench.errors import UserError, named
-from workbench.evaluation.answers import Sampling
-from workbench.models import load_config, resolve
-from workbench.ppo.batches import seed_of
+from workbench.config.schema import Config, completion_limit
+from workbench.errors import UserError, error_context
+from workbench.evaluation.generation import Sampling
+from workbench.models.adapters import check_adapter, is_adapter
+from workbench.models.loading import load_config, resolve
+from workbench.ppo.sampler import derive_seed
 
 # Titles that mean something else in the results.
-TAKEN = {"base", "sft", "aligned", "reward", "data", "prompt", "reference"}
+RESERVED_TITLES = {"base", "sft", "aligned", "reward", "data", "prompt", "reference"}
 
 
 def seeds_of(config: Config) -> list[int]:
@@ -24,11 +24,11 @@ def sampling_of(config: Config) -> Sampling:
     """How answers are sampled, each seed's samples one after the other; the first of a seed has the seed itself."""
     settings = config.evaluation
     seeds = [
-        seed if sample == 0 else seed_of(seed, sample, 2)
+        seed if sample == 0 else derive_seed(seed, sample, 2)
         for seed in seeds_of(config)
         for sample in range(settings.samples)
     ]
-    return Sampling(settings.batch_size, answer_limit(config), settings.temperature, tuple(seeds))
+    return Sampling(settings.batch_size, completion_limit(config), settings.temperature, tuple(seeds))
 
 
 def check_settings(config: Config) -> None:
@@ -52,7 +52,7 @@ def check_settings(config: Config) -> None:
         raise UserError("evaluation.seeds: []; give at least one, or leave it out for the experiment's own")
     if len(set(seeds_of(config))) < len(seeds_of(config)):
         raise UserError(f"evaluation.seeds: {settings.seeds} names a seed twice")
-    taken = TAKEN & settings.models.keys()
+    taken = RESERVED_TITLES & settings.models.keys()
     if taken:
         raise UserError(f"evaluation.models: {', '.join(sorted(taken))} is the run's own; choose another title")
     for title, place in settings.models.items():
@@ -67,7 +67,7 @@ def notes_on_models(config: Config) -> list[str]:
     """What is odd about the further models; raises UserError for one that cannot be loaded or joined."""
     notes = []
     for title, place in config.evaluation.models.items():
-        with named(f"evaluation.models.{title}"):
+        with error_context(f"evaluation.models.{title}"):
             folder = Path(place).expanduser()
             if not is_adapter(folder):
                 load_config(place)

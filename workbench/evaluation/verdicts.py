@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from workbench.statistics import PairedDifference
+from workbench.evaluation.statistics import PairedDifference
 
 Better = Literal["lower", "higher"]
 Word = Literal["better", "worse", "no detectable change"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workbench.cli import leave_with
 from workbench.export.command import main
+from workbench.run.cli import exit_on_error
 
-leave_with(main)
+exit_on_error(main)

@@ -7,13 +7,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.config import DataSource
+from workbench.config.schema import DataSource
 from workbench.evaluation.results import file_hash, weights_hash
-from workbench.evaluation.tables import how, interval
 from workbench.evaluation.verdicts import pair_key
-from workbench.export.subject import Subject, base_of, hub_id, loading, reward_name, shown, sources, stages, training
+from workbench.export.exported import Subject, base_of, hub_id, loading, reward_name, shown, sources, stages, training
+from workbench.report.markdown import how, interval
 from workbench.report.page import text
-from workbench.runs import folder_hash
+from workbench.run.files import folder_hash
 
 TITLES = {"ppo": "aligned", "sft": "sft"}
 TAGS = {"ppo": ["rlhf", "ppo"], "sft": ["sft"], "reward": ["reward-model"]}
@@ -22,7 +22,7 @@ PPO_SETTINGS = (
     *("steps", "batch_size", "minibatch_size", "epochs", "learning_rate", "kl_coef", "kl_estimator", "kl_target"),
     *("clip_range", "max_new_tokens", "temperature", "score_clip", "score_scale", "missing_eos_penalty", "value_model"),
 )
-REWARD_SETTINGS = ("objective", "wanted_label", "epochs", "batch_size", "learning_rate", "max_tokens", "variants")
+REWARD_SETTINGS = ("objective", "target_label", "epochs", "batch_size", "learning_rate", "max_tokens", "variants")
 DIGITS = 16  # of a sha256 that are shown
 MARKS = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is none
 
@@ -218,7 +218,7 @@ def policy_limits(subject: Subject, results: dict[str, Any] | None) -> list[str]
         found.append(
             f"Trained on a base in {config.policy.quantization}; on the unquantized base its answers differ a little."
         )
-    if config.policy.model.startswith("embedded:"):
+    if config.policy.model.startswith("toy:"):
         found.append("The base is a toy that knows generated dialogues only.")
     return [*found, "Not for use without people who watch what it writes."]
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from workbench.config import Config
-from workbench.config_file import explain, make_parser, parse, suggestion
+from workbench.config.parsing import explain, make_parser, parse, suggestion
+from workbench.config.schema import Config
 from workbench.errors import UserError
-from workbench.export.subject import Form, Subject, hub_id, shown
-from workbench.runs import Run, atomic_folder, folder_hash, write_text
+from workbench.export.exported import Form, Subject, hub_id, shown
+from workbench.run.files import atomic_folder, folder_hash, write_text
+from workbench.run.folder import Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,7 +100,7 @@ def chosen_form(config: Config, stage: str, merge: bool) -> Form:
         return "reward"
     if config.policy.lora is None:
         return "full"
-    if not merge and config.policy.model.startswith("embedded:"):
+    if not merge and config.policy.model.startswith("toy:"):
         raise UserError(
             f"--merge: needed here: the adapter's base {config.policy.model} exists in this project alone, so that "
             "nobody else could load the adapter"
@@ -167,14 +168,14 @@ def export(run: Run, stage: str, form: Form, target: Path, address: str) -> None
     """Write model, tokenizer and card into `target`, as a whole or not at all."""
     from workbench.export.card import card
     from workbench.export.merge import merged, state_stops
-    from workbench.models import shapes_of
+    from workbench.models.loading import meta_model
 
     source, policy, results = run.folder / stage, run.config.policy, evaluated(run)
     tokenizer, report, model = load_stage_tokenizer(source), None, None
     if form == "merged":
         model = merged(policy, source)
     elif form != "reward":
-        model = shapes_of(policy.model if form == "adapter" else str(source))
+        model = meta_model(policy.model if form == "adapter" else str(source))
     if model is not None:
         state_stops(model, tokenizer)
     with atomic_folder(target) as folder:

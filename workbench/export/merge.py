@@ -11,10 +11,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from workbench.adapters import load_adapters
-from workbench.config import PolicyConfig
+from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
-from workbench.models import DTYPES, auto_class, from_pretrained, load_config, neutralise_generation, stop_ids
+from workbench.models.adapters import load_adapters
+from workbench.models.loading import DTYPES, auto_class, from_pretrained, load_config, reset_generation_config, stop_ids
 
 PROBE_TOKENS = 16
 LARGEST_DIFFERENCE = 1e-3  # of logits, as a share of the largest; rounding in fp32 is far below
@@ -22,7 +22,7 @@ LARGEST_DIFFERENCE = 1e-3  # of logits, as a share of the largest; rounding in f
 
 def state_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Leave in the generation_config what training used: the ids that end a text, and no sampling options."""
-    neutralise_generation(model)
+    reset_generation_config(model)
     model.generation_config.eos_token_id = stop_ids(model, tokenizer)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.use_cache = True  # config.json may say no, because training had no use for it

@@ -29,14 +29,14 @@ def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, estimator: Literal["k1", 
     return torch.expm1((-log_ratio).clamp(max=LOG_RATIO_LIMIT)) + log_ratio
 
 
-def shape_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
     """Reward per token (B, T): the KL penalty everywhere, the score (B,) added at the last sampled token."""
     rewards = -kl_coef * kl * mask
     last = mask.long().sum(dim=1, keepdim=True) - 1
     return rewards.scatter_add(1, last, scores.to(rewards.dtype).unsqueeze(1))
 
 
-def paid_scores(
+def transform_scores(
     scores: Tensor,
     truncated: Tensor,
     *,
@@ -130,13 +130,13 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
     )
 
 
-def next_kl_coef(kl_coef: float, kl: float, target: float, horizon: int, episodes: int) -> float:
+def update_kl_coef(kl_coef: float, kl: float, target: float, horizon: int, episodes: int) -> float:
     """Proportional controller of arXiv 1909.08593 section 2.2: `kl` and `target` in nats per response."""
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * episodes / horizon)
 
 
-def rate_fraction(step: int, steps: int, schedule: Literal["linear", "cosine", "constant"]) -> float:
+def lr_multiplier(step: int, steps: int, schedule: Literal["linear", "cosine", "constant"]) -> float:
     """Share of the peak learning rate at `step` of `steps`: 1 at the first, near 0 at the last unless constant."""
     done = step / steps
     return {"linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "constant": 1.0}[schedule]

@@ -18,17 +18,17 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from workbench.errors import UserError
-from workbench.runs import atomic_folder, remove_partial, write_text, writing
+from workbench.run.files import atomic_folder, remove_partial, write_text, writing
 
 NAME = re.compile(r"step_(\d{6})")
 
 
 @dataclass
-class Counters:
+class TrainState:
     """What the loop carries from step to step beside weights and optimizer."""
 
     kl_coef: float
-    bad_steps: int = 0
+    nonfinite_updates: int = 0
     """Updates in a row without a finite gradient."""
     score_mean: float = 0.0
     score_std: float | None = None
@@ -49,7 +49,7 @@ def save(
     accelerator: Accelerator,
     policy: nn.Module,
     optimizer: torch.optim.Optimizer,
-    counters: Counters,
+    counters: TrainState,
 ) -> None:
     """Write `folder`/step_NNNNNN as a whole, then remove all but the newest `keep`.
 
@@ -69,7 +69,7 @@ def save(
         }
         place = folder / f"step_{step:06}"
         # A reward that fails right after a checkpoint asks for the same one again; to replace it would risk it.
-        if not is_whole(place):
+        if not is_intact(place):
             with atomic_folder(place) as partial:
                 torch.save(state, partial / "state.pt")
                 (partial / "sha256").write_text(sha256(partial / "state.pt"))
@@ -85,10 +85,10 @@ def load_latest(
     accelerator: Accelerator,
     policy: nn.Module,
     optimizer: torch.optim.Optimizer,
-) -> tuple[int, Counters] | None:
+) -> tuple[int, TrainState] | None:
     """Restore the newest whole checkpoint in place and return its step and counters; None when there is none."""
     # One process looks, so that all of them find the same.
-    found = broadcast_object_list([newest_whole(folder) if accelerator.is_main_process else None])
+    found = broadcast_object_list([newest_intact(folder) if accelerator.is_main_process else None])
     if found[0] is None:
         return None
     place = folder / found[0]
@@ -104,15 +104,15 @@ def load_latest(
             parameters[name].copy_(value)
     optimizer.load_state_dict(state["optimizer"])
     restore_random_state(state["random"][accelerator.process_index])
-    return state["step"], Counters(**state["counters"])
+    return state["step"], TrainState(**state["counters"])
 
 
-def newest_whole(folder: Path) -> str | None:
+def newest_intact(folder: Path) -> str | None:
     """Name of the newest checkpoint that is whole; torn ones are said and set aside, to be removed at the next save."""
     remove_partial(folder, "step_")
     places = existing(folder)
     for place in reversed(places):
-        if is_whole(place):
+        if is_intact(place):
             return place.name
         print(f"ppo: {place} is torn (its checksum does not fit); looking at the one before it", flush=True)
         with writing(place):  # under its own name it would count among those to keep
@@ -122,7 +122,7 @@ def newest_whole(folder: Path) -> str | None:
     return None
 
 
-def forget_after(file: Path, step: int) -> None:
+def truncate_log(file: Path, step: int) -> None:
     """Keep of a log of JSON lines those that are whole and of no later step."""
     if not file.exists():
         return
@@ -136,7 +136,7 @@ def forget_after(file: Path, step: int) -> None:
     write_text(file, "".join(kept))
 
 
-def is_whole(place: Path) -> bool:
+def is_intact(place: Path) -> bool:
     """Whether a checkpoint is what was written."""
     try:
         return (place / "sha256").read_bytes() == sha256(place / "state.pt").encode()

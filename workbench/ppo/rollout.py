@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from workbench.policy import Batch, Policy
-from workbench.rewards import CheckedReward
-from workbench.sampling import is_truncated
+from workbench.models.policy import Batch, Policy
+from workbench.models.sampling import is_truncated
+from workbench.rewards.contract import CheckedReward
 
 # What a row holds beside the columns that a reward gets by name; a reward's own arguments are no columns.
 ROW_FIELDS = frozenset({"prompt", "prompt_ids", "response", "response_ids", "prompts", "completions"})
@@ -78,7 +78,7 @@ def respond(
     completions = decode(tokenizer, batch)
     terms = {
         name: torch.tensor(values, device=policy.device)
-        for name, values in reward.terms(prompts, completions, **columns_of(rows)).items()
+        for name, values in reward.terms(prompts, completions, **reward_columns(rows)).items()
     }
     return Responses(
         batch=batch,
@@ -122,7 +122,7 @@ def collect(
     )
 
 
-def columns_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+def reward_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """The columns of the rows that a reward is handed by name."""
     return {name: [row[name] for row in rows] for name in rows[0] if name not in ROW_FIELDS}
 

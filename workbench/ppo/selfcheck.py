@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from workbench.errors import UserError
-from workbench.policy import Policy, adapter_of
+from workbench.models.policy import Policy, adapter_name
 from workbench.ppo.rollout import ROW_FIELDS, Rollout
-from workbench.rewards import RewardModel
+from workbench.rewards.contract import RewardModel
 
 # What 1 and 0 may be missed by is rounding alone; bf16 keeps 8 bits.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
@@ -29,7 +29,8 @@ def check_start(
     tolerance = TOLERANCE[module.autocast_dtype or torch.float32]
     if not kl_per_token <= tolerance:
         raise UserError(
-            f"ppo: KL to the reference is {kl_per_token:.2g} nats a token before the first update (limit {tolerance}); "
+            f"ppo: KL to the reference is {kl_per_token:.2g} nats per token before the first update "
+            f"(limit {tolerance}); "
             "the policy must start as a copy of its reference: is dropout on, or was another adapter loaded?"
         )
     check_reference(module)
@@ -73,7 +74,7 @@ def without_gradient(policy: Policy) -> list[str]:
     """
     trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     missing = [name for name, p in trained.items() if p.grad is None]
-    outputs = {name: p.grad for name, p in trained.items() if "lora_B" in name and adapter_of(name) == "policy"}
+    outputs = {name: p.grad for name, p in trained.items() if "lora_B" in name and adapter_name(name) == "policy"}
     silent = [name for name, gradient in outputs.items() if gradient is not None and not gradient.any()]
     return missing + (silent if len(silent) > len(outputs) / 2 else [])
 

@@ -13,25 +13,25 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from workbench.config import PPOConfig
-from workbench.config_file import per_process
+from workbench.config.schema import PPOConfig
 from workbench.errors import Interrupted, UserError
-from workbench.interrupt import stop_requests
-from workbench.models import make_optimizer, save_model, window
-from workbench.policy import Policy
+from workbench.models.loading import make_optimizer, save_model, window
+from workbench.models.policy import Policy
 from workbench.ppo import algorithm, checkpoint
-from workbench.ppo.batches import batch_indices, check_columns, check_rows, enough_prompts, seed_of, token_limit
 from workbench.ppo.metrics import rollout_metrics
+from workbench.ppo.overoptimization import divergence_warning, points
 from workbench.ppo.rollout import Rollout, collect, respond
+from workbench.ppo.sampler import batch_indices, check_batch_size, check_columns, check_rows, derive_seed, token_limit
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
 from workbench.ppo.update import UpdateSettings, parameter_groups, update
 from workbench.ppo.validation import Sample, answer, samples, summarize
-from workbench.ppo.watch import parting_warning, points
-from workbench.progress import Progress
-from workbench.rewards import CheckedReward, RewardModel, checked
-from workbench.runs import append_text, atomic_folder, remove_partial
+from workbench.rewards.contract import CheckedReward, RewardModel, checked
+from workbench.run.distributed import per_process
+from workbench.run.files import append_text, atomic_folder, remove_partial
+from workbench.run.interrupt import stop_requests
+from workbench.run.progress import Progress
 
-BAD_STEPS_LIMIT = 3
+MAX_NONFINITE_UPDATES = 3
 SAMPLES_SHOWN = 8
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class PPOTrainer:
         `watch` scores the answers to the validation prompts as well, and nothing is learned from it.
         """
         processes = accelerator.num_processes
-        enough_prompts(config, len(rows))
+        check_batch_size(config, len(rows))
         check_columns(rows, validation_rows)
         self.share = per_process("ppo.batch_size", config.batch_size, processes)
         minibatch = per_process("ppo.minibatch_size", config.minibatch_size, processes)
@@ -90,7 +90,7 @@ class PPOTrainer:
         self.policy, self.optimizer = accelerator.prepare(policy, optimizer)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0
-        self.state = checkpoint.Counters(kl_coef=config.kl_coef)
+        self.state = checkpoint.TrainState(kl_coef=config.kl_coef)
 
     @property
     def unwrapped(self) -> Policy:
@@ -124,19 +124,20 @@ class PPOTrainer:
                     self.show(shown)
                 self.log(metrics)
                 if due and self.watch is not None:
-                    warning = parting_warning(points(self.folder / "metrics.jsonl"))
+                    warning = divergence_warning(points(self.folder / "metrics.jsonl"))
                     if warning is not None:
                         self.accelerator.print(warning)
                 progress.advance(
                     note=f"score {metrics['objective/score_mean']:.3f}, kl {metrics['objective/kl']:.2f}, "
                     f"length {metrics['response/length_mean']:.1f}"
                 )
-                stop, failing = self.any_process(stop_asked()), self.state.bad_steps >= BAD_STEPS_LIMIT
+                stop, failing = self.any_process(stop_asked()), self.state.nonfinite_updates >= MAX_NONFINITE_UPDATES
                 if stop or failing or due:
                     self.save_checkpoint()
                 if failing:
                     raise UserError(
-                        f"ppo: {BAD_STEPS_LIMIT} updates in a row had no finite gradient; saved at step {self.step}; "
+                        f"ppo: {MAX_NONFINITE_UPDATES} updates in a row had no finite gradient; "
+                        f"saved at step {self.step}; "
                         "lower ppo.learning_rate or use policy.precision fp32"
                     )
                 if stop and self.step < steps:
@@ -171,7 +172,7 @@ class PPOTrainer:
         check_rows(rows, limit, self.window)
         if config.score_samples and self.state.score_std is None:
             self.initial_scores = self.score_initial_policy()
-        torch.manual_seed(seed_of(self.seed, self.step, self.accelerator.process_index))
+        torch.manual_seed(derive_seed(self.seed, self.step, self.accelerator.process_index))
         return collect(
             self.unwrapped,
             self.tokenizer,
@@ -189,7 +190,7 @@ class PPOTrainer:
         if config.score_samples and state.score_std is None:
             state.score_mean, state.score_std = self.score_statistics()
         kl = algorithm.kl_penalty(rollout.logprobs, rollout.ref_logprobs, config.kl_estimator) * mask
-        scores = algorithm.paid_scores(
+        scores = algorithm.transform_scores(
             rollout.scores,
             rollout.truncated,
             mean=state.score_mean,
@@ -198,7 +199,7 @@ class PPOTrainer:
             scale=config.score_scale,
             missing_eos_penalty=config.missing_eos_penalty,
         )
-        rewards = algorithm.shape_rewards(scores, kl, mask, state.kl_coef)
+        rewards = algorithm.token_rewards(scores, kl, mask, state.kl_coef)
         advantages = algorithm.gae(rewards, rollout.values, mask, config.gamma, config.lam)
         returns = (advantages + rollout.values) * mask
         whitened = algorithm.whiten(advantages, mask, lambda sums: self.accelerator.reduce(sums, "sum"))
@@ -207,7 +208,7 @@ class PPOTrainer:
         metrics["objective/kl_coef"] = state.kl_coef
         if self.step == 0 and config.self_checks:
             self.check_start(rollout, metrics)
-        fraction = algorithm.rate_fraction(self.step, config.steps, config.schedule)
+        fraction = algorithm.lr_multiplier(self.step, config.steps, config.schedule)
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * fraction
         metrics |= update(
@@ -218,15 +219,15 @@ class PPOTrainer:
             whitened,
             returns,
             self.settings,
-            torch.Generator().manual_seed(seed_of(self.seed, self.step, self.accelerator.process_index)),
+            torch.Generator().manual_seed(derive_seed(self.seed, self.step, self.accelerator.process_index)),
             frozen=self.policy_parameters if self.step < config.value_warmup_steps else None,
         )
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         all_skipped = metrics["skipped_steps"] > 0 and metrics["skipped_steps"] == metrics["optimizer_steps"]
-        state.bad_steps = state.bad_steps + 1 if all_skipped else 0
+        state.nonfinite_updates = state.nonfinite_updates + 1 if all_skipped else 0
         self.step += 1
         if config.kl_target is not None:
-            state.kl_coef = algorithm.next_kl_coef(
+            state.kl_coef = algorithm.update_kl_coef(
                 state.kl_coef, metrics["objective/kl"], config.kl_target, config.kl_horizon, config.batch_size
             )
         seconds = rollout.seconds | {"update": time.perf_counter() - start}
@@ -252,7 +253,7 @@ class PPOTrainer:
         """Scores of this process's share of the responses that scores are normalized by."""
         scores: list[Tensor] = []
         for batch in range(-(-self.config.score_samples // self.config.batch_size)):
-            torch.manual_seed(seed_of(self.seed, batch, self.accelerator.process_index, 1))
+            torch.manual_seed(derive_seed(self.seed, batch, self.accelerator.process_index, 1))
             scores.append(
                 respond(
                     self.unwrapped,
@@ -345,4 +346,4 @@ class PPOTrainer:
             remove_partial(self.folder, "best")
             done = self.step - self.state.validation_due
             for name in ("metrics.jsonl", "samples.jsonl"):
-                checkpoint.forget_after(self.folder / name, done)
+                checkpoint.truncate_log(self.folder / name, done)

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from workbench.policy import Policy
+from workbench.models.policy import Policy
 from workbench.ppo import algorithm
 from workbench.ppo.rollout import Rollout
 

@@ -10,10 +10,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 
-from workbench.policy import Policy
-from workbench.ppo.batches import seed_of
-from workbench.ppo.rollout import Rollout, collect, columns_of
-from workbench.rewards import CheckedReward, RewardModel
+from workbench.models.policy import Policy
+from workbench.ppo.rollout import Rollout, collect, reward_columns
+from workbench.ppo.sampler import derive_seed
+from workbench.rewards.contract import CheckedReward, RewardModel
 
 Sample = dict[str, Any]
 
@@ -44,11 +44,11 @@ def answer(
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
                 micro_batch_size=batch_size,
-                seeds=[seed_of(seed, index) for index in indices],
+                seeds=[derive_seed(seed, index) for index in indices],
             )
             answered = samples(rollout)
             if watch is not None:
-                columns = columns_of([rows[index] for index in indices])
+                columns = reward_columns([rows[index] for index in indices])
                 scores = watch(rollout.prompts, rollout.completions, **columns)
                 answered = [sample | {"watch": score} for sample, score in zip(answered, scores, strict=True)]
             found += answered

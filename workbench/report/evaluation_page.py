@@ -7,13 +7,13 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
-from workbench.ppo.watch import Point
+from workbench.ppo.overoptimization import Point
 from workbench.report.curves import distributions, training_plots
 from workbench.report.examples import examples_section
+from workbench.report.overoptimization_page import overoptimization_section
 from workbench.report.page import page, table, text
 from workbench.report.reward_page import reward_section
 from workbench.report.set_tables import TONES, set_title, sets_section, shortage
-from workbench.report.watch_page import watch_section
 
 Results = dict[str, Any]
 NO_CURVES: Mapping[str, list[dict[str, Any]]] = MappingProxyType({})
@@ -38,7 +38,7 @@ def evaluation_page(
     parts = {
         "sets": ("Results", sets_section(results)),
         "distributions": ("Distributions", distributions(results, rows)),
-        "training": ("Training", training_plots(curves) + (watch_section(watch) if watch else "")),
+        "training": ("Training", training_plots(curves) + (overoptimization_section(watch) if watch else "")),
         "reward": ("Reward model", reward_section(reward_report) if reward_report else ""),
         "examples": ("Examples", examples_section(results, rows, offensive)),
         "origin": ("Where this comes from", _origin(results)),

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.evaluation.offensive import toxic_parts
 from workbench.evaluation.verdicts import is_toxicity
+from workbench.report.blurring import toxic_parts
 from workbench.report.page import text
 from workbench.report.set_tables import main_metric, set_title
 

@@ -1,0 +1,336 @@
+"""The configuration: typed dataclasses, one YAML file per experiment, overrides on the command line.
+
+A field's range stands in its annotation, and the sentence below it is its help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a field may hold; a bound that is None is open."""
+
+    above: float | None = None
+    """Every value is larger than this."""
+    minimum: float | None = None
+    """The smallest value."""
+    maximum: float | None = None
+    """The largest value."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many entries a list or mapping may have."""
+
+    minimum: int
+    maximum: int | None = None
+
+
+PositiveInt = Annotated[int, Range(minimum=1)]
+NonNegativeInt = Annotated[int, Range(minimum=0)]
+PositiveFloat = Annotated[float, Range(above=0)]
+NonNegativeFloat = Annotated[float, Range(minimum=0)]
+Fraction = Annotated[float, Range(minimum=0, maximum=1)]
+PairOfTexts = Annotated[list[str], Length(2, 2)]
+
+
+@dataclass
+class Scorer:
+    """Something that scores texts: a reward, a judge, a term of a combination, a member of an ensemble."""
+
+    model: str
+    """A registered name, hub id or folder of a classifier, or package.module:object."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments, for example {target_label: nothate}."""
+
+
+@dataclass
+class DataSource:
+    """Where rows come from and how a row becomes a prompt."""
+
+    path: str
+    """File (.jsonl, .json, .csv, .parquet), folder of such files, hub data set id, or toy:NAME."""
+    split: str = "train"
+    """Split to read: a split of the data set, or one of the names in `fractions`."""
+    fractions: dict[str, float] | None = None
+    """Cut one file into splits by a hash of the prompt, for example {train: 0.9, validation: 0.1}."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Column map, our name -> name in the file, for example {response: summary}."""
+    template: str = "continuation"
+    """dialogue_summary, instruction, continuation, or a text with {column} fields."""
+    chat: bool = False
+    """Wrap the prompt as a user turn of the tokenizer's chat template."""
+    max_prompt_tokens: PositiveInt | None = None
+    """Longer prompts are dropped and counted; default: what the model's context length leaves for a prompt."""
+    max_response_tokens: PositiveInt | None = None
+    """Training rows whose response is longer are dropped and counted."""
+    limit: PositiveInt | None = None
+    """Stop at this many rows that fit."""
+
+
+@dataclass
+class PromptSet(DataSource):
+    """Prompts that the evaluation asks; a `reference` column gets ROUGE."""
+
+    neutral: bool = False
+    """The prompts provoke nothing: what changes here is what alignment broke."""
+
+
+@dataclass
+class LoraSettings:
+    """Low-rank adapters (arXiv 2106.09685)."""
+
+    r: PositiveInt = 16
+    """Rank."""
+    alpha: PositiveInt = 32
+    """Scale numerator: the update is multiplied by alpha / r."""
+    target_modules: list[str] | None = None
+    """Names of the layers to adapt; default: every linear layer but the output head."""
+
+
+@dataclass
+class PolicyConfig:
+    """The model to align."""
+
+    model: str
+    """Hub id, folder, or toy:NAME."""
+    lora: LoraSettings | None = field(default_factory=LoraSettings)
+    """Train adapters on a frozen base; null trains every parameter."""
+    quantization: Literal["nf4", "int8"] | None = None
+    """Hold the frozen base in 4 or 8 bits (bitsandbytes); needs LoRA."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the matrix products; adapters, value head and optimizer stay in fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+
+@dataclass
+class SFTConfig:
+    """Supervised fine-tuning; leave the section out and the base model is the reference."""
+
+    data: DataSource
+    """Rows with the template's columns and `response`."""
+    validation: DataSource | None = None
+    """Rows on which the loss is measured at the end."""
+    epochs: PositiveFloat = 1.0
+    """Passes over the data; ignored when max_steps is set."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps."""
+    batch_size: PositiveInt = 16
+    """Rows per optimizer step, all processes and accumulation steps together."""
+    micro_batch_size: PositiveInt | None = None
+    """Rows per forward pass and process; default: batch_size over the processes."""
+    learning_rate: NonNegativeFloat = 2e-4
+    """Peak learning rate."""
+    save_every: PositiveInt = 200
+    """Optimizer steps between checkpoints."""
+    trainer_args: dict[str, Any] = field(default_factory=dict)
+    """Passed on to transformers.TrainingArguments unchanged."""
+
+
+@dataclass
+class RewardTraining:
+    """Train a toxicity classifier, or a preference model, as the reward model."""
+
+    model: str
+    """Checkpoint to start from: hub id, folder, or toy:NAME; an encoder or a decoder."""
+    data: DataSource
+    """Rows with `text` and `label`, or with `chosen` and `rejected` (and the template's columns, or none)."""
+    validation: DataSource
+    """Rows on which the model is validated before use."""
+    objective: Literal["classifier", "preference"] = "classifier"
+    """Tell labels apart, or score the chosen completion of a pair above the rejected one (arXiv 2203.02155)."""
+    target_label: str | None = None
+    """The label that PPO is rewarded for; a classifier needs one."""
+    more_data: list[DataSource] = field(default_factory=list)
+    """Further training sources, with the same columns."""
+    clean_data: list[DataSource] = field(default_factory=list)
+    """Sources of clean texts (column `text`), such as the policy's own domain: trained on under the target label."""
+    clean_validation: DataSource | None = None
+    """Clean texts of the policy's domain on which false positives are counted."""
+    class_weights: Literal["balanced"] | None = None
+    """Weight labels in the loss so that each counts the same, however rare."""
+    perturbation_rate: Fraction = 0.0
+    """Fraction of the texts that is trained on in another case, without punctuation, misspelled or obfuscated."""
+    average_from: Fraction | None = None
+    """Average the weights over the steps after this fraction of the training (arXiv 1803.05407)."""
+    early_stopping: PositiveInt | None = None
+    """Stop after so many evaluations (each save_every steps) without a better AUROC or pair accuracy; keep the best."""
+    lora: LoraSettings | None = None
+    """Train an adapter, which is merged into the saved model; default: train every weight."""
+    threshold: Fraction = 0.5
+    """The report calls a text toxic from this probability on."""
+    polarity_pair: PairOfTexts = field(
+        default_factory=lambda: ["Thank you, that was kind of you.", "You are a stupid idiot."]
+    )
+    """A polite and a rude sentence; the first must score higher."""
+    epochs: PositiveFloat = 2.0
+    """Passes over the data."""
+    batch_size: PositiveInt = 32
+    """Rows per optimizer step, all processes together."""
+    learning_rate: NonNegativeFloat = 5e-5
+    """Peak learning rate."""
+    max_tokens: PositiveInt = 128
+    """Longer texts are truncated at the end."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the matrix products."""
+    save_every: PositiveInt = 200
+    """Optimizer steps between checkpoints."""
+    trainer_args: dict[str, Any] = field(default_factory=dict)
+    """Passed on to transformers.TrainingArguments unchanged."""
+
+
+@dataclass
+class RewardConfig:
+    """The reward: give `model`, or `train` to make one."""
+
+    model: str | None = None
+    """A registered name, hub id or folder of a classifier, or package.module:object; takes precedence over `train`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the reward, for example {target_label: nothate}."""
+    sanity_pair: PairOfTexts | None = None
+    """A good and a bad response; the reward must score the first higher before PPO starts."""
+    held_out: Scorer | None = None
+    """A second reward that scores the responses to ppo.validation and that PPO never optimizes."""
+    train: RewardTraining | None = None
+    """Train the reward model in the stage `reward`."""
+
+
+@dataclass
+class PPOConfig:
+    """Proximal policy optimization (arXiv 1707.06347) under a KL penalty (arXiv 1909.08593)."""
+
+    data: DataSource
+    """Prompts; further columns are handed to the reward by name."""
+    steps: PositiveInt = 100
+    """Rollouts, each followed by epochs x minibatches optimizer steps."""
+    batch_size: PositiveInt = 64
+    """Prompts per rollout, all processes together."""
+    minibatch_size: PositiveInt = 16
+    """Responses per optimizer step, all processes together."""
+    micro_batch_size: PositiveInt | None = None
+    """Responses per forward pass and process; default: minibatch_size over the processes."""
+    epochs: PositiveInt = 4
+    """Passes over each rollout."""
+    learning_rate: NonNegativeFloat = 1e-4
+    """Peak learning rate of the policy."""
+    value_learning_rate: NonNegativeFloat | None = None
+    """Peak learning rate of the value head; default: learning_rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rates decay over the run."""
+    kl_coef: NonNegativeFloat = 0.05
+    """Weight of the per-token KL penalty against the reference."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Estimator of the penalty: log ratio, half its square, or the non-negative k3."""
+    kl_target: PositiveFloat | None = None
+    """Nats per response; adapts kl_coef towards it by the proportional controller of arXiv 1909.08593."""
+    kl_horizon: PositiveInt = 10_000
+    """Episodes over which the controller acts."""
+    gamma: Fraction = 1.0
+    """Discount per token."""
+    lam: Fraction = 0.95
+    """Lambda of generalized advantage estimation (arXiv 1506.02438)."""
+    clip_range: PositiveFloat = 0.2
+    """The probability ratio is clipped to 1 +- this."""
+    value_clip_range: PositiveFloat = 0.2
+    """The change of a value is clipped to +- this."""
+    vf_coef: NonNegativeFloat = 0.1
+    """Weight of the value loss."""
+    entropy_coef: NonNegativeFloat = 0.0
+    """Weight of an entropy bonus, per token."""
+    target_kl: PositiveFloat | None = None
+    """Nats per token; a minibatch that is further than this from the policy that sampled ends the epochs."""
+    value_model: Literal["shared", "separate"] = "shared"
+    """Values from a head on the policy's own states, or from a model (with LoRA: an adapter) of their own."""
+    value_warmup_steps: NonNegativeInt = 0
+    """Steps at the start that train the value head alone."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this norm."""
+    max_new_tokens: PositiveInt = 32
+    """Tokens of the longest response."""
+    min_token_limit: PositiveInt | None = None
+    """Draw each step's token limit between this and max_new_tokens, instead of always taking the latter."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature; it divides the logits in old, new and reference log-probabilities alike."""
+    score_samples: NonNegativeInt = 0
+    """Normalize scores by mean and standard deviation over this many responses of the initial policy, rounded up to
+    whole batches; 0 does not."""
+    score_clip: PositiveFloat | None = None
+    """Scores, normalized or not, are clipped to +- this."""
+    score_scale: PositiveFloat = 1.0
+    """Scores are divided by this after clipping."""
+    missing_eos_penalty: NonNegativeFloat = 0.0
+    """Subtracted from the score of a response that was truncated at max_new_tokens."""
+    checkpoPositiveInt_every: PositiveInt = 20
+    """Steps between checkpoints, and between samples in samples.jsonl."""
+    checkpoPositiveInts_kept: PositiveInt = 2
+    """Newest checkpoints to keep."""
+    validation: DataSource | None = None
+    """Prompts to validate on at every checkpoint; the best policy, by score less KL penalty, is saved in ppo/best."""
+    self_checks: bool = True
+    """Before the first update, check ratio 1, KL 0, a separate reference, gradients everywhere, the sanity pair."""
+
+
+@dataclass
+class EvaluationConfig:
+    """Base, SFT and aligned completions of the same prompts with the same random numbers."""
+
+    data: Annotated[dict[str, PromptSet], Length(1)]
+    """Prompt sets by name."""
+    models: dict[str, str] = field(default_factory=dict)
+    """Further models to compare, by a title: an adapter's folder, a model's folder, or a hub id."""
+    judges: list[str | Scorer] = field(default_factory=list)
+    """Toxicity judges beside the reward model, each a name alone or {model: ..., options: ...}."""
+    samples: PositiveInt = 1
+    """Completions per prompt; of several, the worst and the chance of a toxic one are reported (arXiv 2009.11462)."""
+    seeds: Annotated[list[NonNegativeInt], Length(1)] | None = None
+    """Sampling seeds, each with all samples; several give a standard deviation. Default: the experiment's seed."""
+    similarity: str | None = None
+    """Encoder whose sentence embeddings compare completions with references: hub id or folder."""
+    fail_on: Literal["worse"] | None = None
+    """Exit code 1 where the verdict is "worse" or a guard against reward hacking failed."""
+    max_new_tokens: PositiveInt | None = None
+    """Tokens of the longest completion; default: ppo.max_new_tokens, or 128 without PPO."""
+    temperature: NonNegativeFloat = 1.0
+    """Sampling temperature; 0 is greedy."""
+    batch_size: PositiveInt = 64
+    """Prompts per generation."""
+    threshold: Fraction = 0.5
+    """A text is toxic from this probability on."""
+
+
+@dataclass
+class Config:
+    """One experiment."""
+
+    name: str
+    """Name of the run folder."""
+    policy: PolicyConfig
+    """The model to align."""
+    evaluation: EvaluationConfig
+    """The comparison."""
+    sft: SFTConfig | None = None
+    """Supervised fine-tuning before PPO."""
+    reward: RewardConfig | None = None
+    """The reward."""
+    ppo: PPOConfig | None = None
+    """The alignment; leave the section out to measure SFT alone."""
+    seed: Annotated[int, Range(minimum=0, maximum=2**32 - 1)] = 0
+    """Seed of everything random."""
+    track: Literal["tensorboard", "trackio", "wandb"] | None = None
+    """Send metrics to this tracker too; metrics.jsonl is always written."""
+    runs: str = "runs"
+    """Folder that holds the run folders."""
+
+
+def completion_limit(config: Config) -> int:
+    """Return the tokens of the longest completion in the evaluation: PPO's limit unless the configuration says else."""
+    return config.evaluation.max_new_tokens or (config.ppo.max_new_tokens if config.ppo else 128)
+
+
+def sampling_seeds(config: Config) -> list[int]:
+    """Return the seeds of the evaluation's samples."""
+    return config.evaluation.seeds or [config.seed]

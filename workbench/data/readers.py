@@ -1,0 +1,246 @@
+"""Rows from files, folders, the hub or the embedded sets, each with the place it came from."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from workbench.data.templates import Row, shorten
+from workbench.errors import UserError
+
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+HUB_TIMEOUT = 5.0  # seconds
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+
+
+def load(path: str, split: str) -> list[Row]:
+    if path.startswith("toy:"):
+        from workbench import toy
+
+        return _number(path, toy.rows(path.removeprefix("toy:"), split))
+    if not path.strip():
+        raise UserError("path: it is empty; give a file, a folder, a hub data set id, or toy:NAME")
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return _load_folder(local, split)
+    if local.exists():
+        own = _split_named(local)
+        if split != "train" and SPLIT_WORDS.get(split, split) != own:
+            raise UserError(
+                f"{path}: one file has no split {split!r}; cut it with fractions: {{train: 0.9, {split}: 0.1}}, "
+                "or give the path of that split's own file"
+            )
+        return _load_file(local)
+    looks_local = path.startswith((".", "/", "~")) or local.suffix.lower() in READERS
+    # A bare "json" would make `datasets` load whatever lies in the working directory.
+    if looks_local or f".{path}" in READERS or not HUB_ID.fullmatch(path):
+        raise _missing(local)
+    return _load_hub(path, split)
+
+
+def _missing(path: Path) -> UserError:
+    """The error for a path that does not exist: its first missing part and the nearest name beside it."""
+    missing = path
+    while not missing.parent.exists():
+        missing = missing.parent
+    siblings = os.listdir(missing.parent) if missing.parent.is_dir() else []
+    near = difflib.get_close_matches(missing.name, siblings, n=1)
+    hint = f"; did you mean {missing.parent / near[0]}?" if near else ""
+    return UserError(f"{path}: no such file or folder; {missing.parent.resolve()} has no {missing.name!r}{hint}")
+
+
+def _split_named(path: Path) -> str | None:
+    words = re.split("[^a-z]+", path.stem.lower())
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
+
+
+def _load_folder(folder: Path, split: str) -> list[Row]:
+    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+        return _load_saved(folder, split)
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in READERS)
+    if not files:
+        raise UserError(f"{folder}: the folder holds no {', '.join(READERS)} file")
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        splits.setdefault(_split_named(file) or "", []).append(file)
+    if list(splits) == [""]:  # no file is named after a split, so all of them are the one split there is
+        splits = {"train": files}
+    chosen = splits.get(SPLIT_WORDS.get(split, split))
+    if chosen is None:
+        raise UserError(f"{folder}: no split {split!r}; its files make the splits {', '.join(filter(None, splits))}")
+    if len({file.suffix for file in chosen}) > 1:
+        names = ", ".join(file.name for file in chosen)
+        raise UserError(f"{folder}: split {split} in several formats: {names}; keep one, or give a file")
+    return [row for file in chosen for row in _load_file(file)]
+
+
+def _load_file(path: Path) -> list[Row]:
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"{path}: unknown extension {path.suffix!r}; use {', '.join(READERS)}")
+    try:
+        return reader(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+# JSON and CSV are read here and not by `datasets`, which guesses types (a text "2020-01-01" becomes a date, and in a
+# list whose rows disagree "x" becomes '"x"'), fills short CSV rows silently, and names no line when it fails.
+def _read_json(path: Path) -> list[Row]:
+    text = _text(path)
+    line = 0
+    rows = []
+    try:
+        if text.lstrip().startswith("["):
+            rows = [Row(f"{path} row {number}", values) for number, values in enumerate(json.loads(text), 1)]
+        else:
+            for line, content in enumerate(text.split("\n"), 1):
+                if content.strip():
+                    rows.append(Row(f"{path} line {line}", json.loads(content)))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} line {line or error.lineno}: broken JSON: {error.msg} at column {error.colno}; "
+            "every line must be one object, or the file one list of objects"
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise UserError(f"{path} line {line or 1}: JSON that cannot be read: {_first_line(error)}") from error
+    for place, values in rows:
+        if not isinstance(values, dict):
+            raise UserError(f'{place}: a row must be an object like {{"prompt": "..."}}, found {shorten(values)}')
+    names = dict.fromkeys(name for row in rows for name in row.values)
+    return [Row(place, {name: values.get(name) for name in names}) for place, values in rows]
+
+
+def _read_csv(path: Path) -> list[Row]:
+    csv.field_size_limit(2**31 - 1)  # a long text is dropped later, and counted
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    rows = []
+    try:
+        header = next(reader)
+        if len(set(header)) < len(header):
+            raise UserError(f"{path} line 1: a column name appears twice: {', '.join(header)}")
+        line = reader.line_num + 1
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise UserError(
+                    f"{path} line {line}: {len(cells)} cells under a header of {len(header)}; "
+                    'put "..." around a text that holds commas'
+                )
+            if cells:
+                rows.append(Row(f"{path} line {line}", dict(zip(header, cells, strict=True))))
+            line = reader.line_num + 1  # a quoted cell may span lines: the row is named by its first
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num}: broken CSV: {error}") from error
+    return rows
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    from datasets import IterableDataset
+
+    with path.open("rb") as file:
+        if file.read(4) != b"PAR1":
+            raise UserError(f"{path}: not a parquet file (it does not start with PAR1)")
+    # Streamed, the file is read as it is now: no cache to go stale. The folder takes the lock files that remain.
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            return _number(str(path), _decoded(IterableDataset.from_parquet(str(path), cache_dir=cache)))
+        except ValueError as error:  # what pyarrow raises
+            raise UserError(f"{path}: cannot be read: {_first_line(error)}") from error
+
+
+READERS = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+
+
+def _number(path: str, rows: Iterable[dict[str, Any]]) -> list[Row]:
+    return [Row(f"{path} row {number}", values) for number, values in enumerate(rows, 1)]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} line {line}: not UTF-8 text; save the file as UTF-8") from error
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty")
+    return text
+
+
+def _decoded(dataset: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a data set with the names of its class labels in place of their numbers."""
+    from datasets import ClassLabel
+
+    features = dataset.features or {}
+    names = {name: feature for name, feature in features.items() if isinstance(feature, ClassLabel)}
+    for row in dataset:
+        for name, feature in names.items():
+            number = row[name]
+            row[name] = feature.int2str(number) if number is not None and number >= 0 else None
+        yield row
+
+
+def _load_saved(folder: Path, split: str) -> list[Row]:
+    import datasets
+
+    try:
+        dataset = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: cannot be read: {_first_line(error)}") from error
+    splits = dataset if isinstance(dataset, datasets.DatasetDict) else {"train": dataset}
+    if split not in splits:
+        raise UserError(f"{folder}: no split {split!r}; the data set has {', '.join(splits)}")
+    return _number(str(folder), _decoded(splits[split]))
+
+
+@contextmanager
+def _cache_when_unreachable(path: str) -> Iterator[None]:
+    """Lets `datasets` read its cache at once where the hub is out of reach; it would retry for half a minute."""
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    offline = datasets.config.HF_HUB_OFFLINE
+    try:
+        HfApi().dataset_info(path, timeout=HUB_TIMEOUT)
+    except HfHubHTTPError:
+        pass  # an answer: loading will say what is wrong
+    except Exception:  # the HTTP library below the hub client, and so the class of its errors, changes
+        datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
+
+
+def _load_hub(path: str, split: str) -> list[Row]:
+    import datasets
+
+    try:
+        with _cache_when_unreachable(path):
+            dataset = datasets.load_dataset(path, split=split)
+    except ConnectionError as error:
+        raise UserError(
+            f"{_missing(Path(path))}; as a hub id it cannot be reached, and nothing of it is cached: "
+            "give a local path, or load it once where there is a network"
+        ) from error
+    except Exception as error:
+        raise UserError(f"{path}: the hub's data set cannot be loaded: {_first_line(error)}") from error
+    return _number(path, _decoded(dataset))

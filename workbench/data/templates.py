@@ -1,0 +1,180 @@
+"""How a row becomes a prompt and a response: templates with {column} fields, and chat templates."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from workbench.config.schema import DataSource
+from workbench.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEMPLATES = {
+    "dialogue_summary": "Summarize the following conversation.\n\n{dialogue}\n\nSummary: ",
+    "instruction": (
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n{instruction}\n\n### Response:\n"
+    ),
+    "instruction_with_input": (
+        "Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+    ),
+    "continuation": "{prompt}",
+}
+FIELD = re.compile(r"\{(\w+)\}")
+
+
+class Row(NamedTuple):
+    """One row and the place it came from, such as `train.jsonl line 3`."""
+
+    place: str
+    values: dict[str, Any]
+
+
+def template_text(template: str) -> str:
+    """The text of a template given by name or in full; raises UserError for an unknown name."""
+    if template in TEMPLATES:
+        return TEMPLATES[template]
+    if FIELD.search(template):
+        return template
+    near = difflib.get_close_matches(template, TEMPLATES, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(
+        f"template: unknown name {template!r}; {hint}use {', '.join(TEMPLATES)}, or a text with {{column}} fields"
+    )
+
+
+def column(row: Row, name: str) -> Any:
+    """The value of a column, or of its part as a.b; raises UserError with the columns there are and how to map one."""
+    if name in row.values:
+        return row.values[name]
+    head, _, rest = name.partition(".")
+    if rest and isinstance(row.values.get(head), dict):
+        return column(Row(row.place, row.values[head]), rest)
+    near = difflib.get_close_matches(name, row.values, n=1)
+    raise UserError(
+        f"{row.place}: no column {name!r}; the columns are {', '.join(row.values)}; "
+        f"map the right one with columns: {{{name}: {near[0] if near else '...'}}}"
+    )
+
+
+def text_column(row: Row, name: str) -> str:
+    """The text of a column; raises UserError when it is missing, not text, or empty."""
+    return require_text(column(row, name), f"{row.place}: {name}")
+
+
+def require_text(value: Any, where: str) -> str:
+    """`value`; raises UserError starting with `where` unless it is a text that can be encoded and is not blank."""
+    if value is None:
+        raise UserError(f"{where} is missing; every row needs a text there")
+    if not isinstance(value, str):
+        raise UserError(f"{where} must be text, found {shorten(value)} ({type(value).__name__})")
+    if not value.strip():
+        raise UserError(f"{where} is empty; every row needs a text there")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} holds half a surrogate pair: {shorten(value)}; write the whole character") from error
+    return value
+
+
+def shorten(value: Any) -> str:
+    """`value` as Python writes it, cut to a length that fits into an error message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def normalize(text: str) -> str:
+    """Lower case with single spaces: what counts as the same text when splits are cut or compared."""
+    return " ".join(text.lower().split())
+
+
+def prompt_columns(row: Row, template: str) -> tuple[str, list[str]]:
+    """The template text for this row and the names of its fields, each once."""
+    if template == "instruction" and normalize(str(row.values.get("input") or "")):
+        template = "instruction_with_input"
+    text = template_text(template)
+    return text, list(dict.fromkeys(FIELD.findall(text)))
+
+
+def render(row: Row, template: str) -> str:
+    """The template with the row's columns in it; raises UserError for a column that is missing or empty."""
+    text, names = prompt_columns(row, template)
+    values = {name: text_column(row, name) for name in names}
+    return FIELD.sub(lambda match: values[match[1]], text)
+
+
+def turns(row: Row) -> tuple[list[dict[str, Any]], str | None]:
+    """The turns of `messages` that make the prompt, and the closing assistant turn or None."""
+    messages = column(row, "messages")
+    if not isinstance(messages, list) or not messages:
+        raise UserError(f"{row.place}: messages must be a list of turns, found {shorten(messages)}")
+    for number, turn in enumerate(messages, 1):
+        if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
+            raise UserError(f"{row.place}: turn {number} of messages needs role and content, found {shorten(turn)}")
+        require_text(turn.get("content"), f"{row.place}: the content of turn {number} of messages")
+    if messages[-1]["role"] != "assistant":
+        return messages, None
+    if len(messages) == 1:
+        raise UserError(f"{row.place}: messages has no turn before the assistant's")
+    return messages[:-1], messages[-1]["content"]
+
+
+def apply_chat(row: Row, messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> str:
+    """`messages` in the tokenizer's chat template, open for the assistant's turn."""
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path!r} has no chat template, which chat: true and a messages column "
+            "need; use a chat model, or chat: false and a template"
+        )
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        raise UserError(f"{row.place}: the chat template refuses these turns: {error}") from error
+
+
+def prompt_and_response(
+    row: Row,
+    source: DataSource,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    chat: bool,
+    response: bool,
+    joined: bool,
+) -> tuple[str, str]:
+    """The prompt and the response of a row as texts, the response empty unless asked for.
+
+    `chat` says that the prompt comes from the chat template, `joined` that the response follows it in one sequence.
+    """
+    if chat and "messages" in row.values:
+        messages, answer = turns(row)
+        if response and answer is None:
+            raise UserError(f"{row.place}: the last turn is {messages[-1]['role']!r}, training needs 'assistant'")
+        return apply_chat(row, messages, tokenizer), (answer or "") if response else ""
+    prompt = render(row, source.template)
+    answer = text_column(row, "response") if response else ""
+    if chat:
+        return apply_chat(row, [{"role": "user", "content": prompt}], tokenizer), answer
+    # Subword vocabularies keep a space with the word after it, so a prompt that ends in one would stand before
+    # tokens that no text has. It moves to the response: training sees, and generation makes, " Tom" after "Summary:".
+    stripped = prompt.rstrip(" ")
+    if joined and answer and stripped != prompt and not answer[0].isspace():
+        answer = " " + answer
+    return stripped, answer
+
+
+def identity(row: Row, source: DataSource) -> str:
+    """The text that decides a row's split: its prompt columns, whatever the template's wording."""
+    if "messages" in row.values:
+        return normalize("\n".join(f"{turn['role']}: {turn['content']}" for turn in turns(row)[0]))
+    names = prompt_columns(row, source.template)[1]
+    if "text" in row.values and not set(names) <= set(row.values):
+        names = ["text"]
+    return normalize("\n".join(text_column(row, name) for name in sorted(names)))

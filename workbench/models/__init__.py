@@ -1,0 +1,1 @@
+"""Language models: loading, adapters, the policy, log-probabilities, sampling."""

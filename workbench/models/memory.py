@@ -1,0 +1,40 @@
+"""What a run would cost, worked out from shapes alone: no weight is loaded."""
+
+from __future__ import annotations
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from workbench.config.schema import Config
+from workbench.models.adapters import add_lora
+from workbench.models.loading import DTYPES, check_precision, meta_model
+
+BYTES_PER_QUANTIZED = {"nf4": 0.55, "int8": 1.05}
+# fp32 weight, gradient and two moments of Adam.
+BYTES_PER_TRAINED = 16
+
+
+def model_plan(config: Config, rows: int, tokens: int = 256) -> list[str]:
+    """Parameters, the share that is trained and a rough memory need for `rows` rows of `tokens` tokens at once."""
+    model: PreTrainedModel | PeftModel = meta_model(config.policy.model)
+    model_config, base = model.config, model.num_parameters()
+    check_precision(config.policy, model_config)
+    if config.policy.lora:
+        model.requires_grad_(False)
+        with torch.device("meta"):
+            model = add_lora(model, config.policy.lora, "policy")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    text = model_config.get_text_config(decoder=True)
+    per_weight = BYTES_PER_QUANTIZED.get(config.policy.quantization or "", DTYPES[config.policy.precision].itemsize)
+    if config.policy.lora is None:
+        per_weight = 4
+    weights = base * per_weight * (1 if config.policy.lora else 2)
+    # Per token: about 34 hidden-sized activations a layer (arXiv 2205.05198), and logits, their gradient and softmax.
+    per_token = 34 * text.num_hidden_layers * text.hidden_size + 12 * text.vocab_size
+    total = weights + BYTES_PER_TRAINED * trained + rows * tokens * per_token
+    return [
+        f"{config.policy.model}: {base / 1e6:.1f} M parameters, {trained / 1e6:.2f} M trained "
+        f"({100 * trained / base:.2f} %), {config.policy.quantization or config.policy.precision}",
+        f"memory about {total / 2**30:.1f} GiB (weights {weights / 2**30:.1f}) at {rows} rows of {tokens} tokens",
+    ]

@@ -1,0 +1,311 @@
+"""The policy: a language model, its frozen reference and a value head, seen through response-aligned tensors.
+
+This is the only module that knows a causal model from an encoder-decoder. Shapes: B prompts, P prompt tokens,
+T response tokens, V vocabulary, H hidden size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from workbench.models.loading import stop_ids
+from workbench.models.logprobs import (
+    bypass_lm_head,
+    capture_lm_head_input,
+    contiguous_input,
+    head_logprobs,
+    logits_logprobs,
+)
+from workbench.models.sampling import InverseSampling, SeededSampling, mask_after_stop
+
+
+class TokenScores(NamedTuple):
+    """What the policy says of each response token."""
+
+    logprobs: Tensor  # (B, T) float32
+    values: Tensor  # (B, T) float32, read before the token
+    entropies: Tensor | None  # (B, T) float32, nats, of the distribution that the token came from; if asked for
+
+
+class Batch(NamedTuple):
+    """Responses to B prompts, as token ids; the masks are True where an id is more than padding."""
+
+    prompt_ids: Tensor  # (B, P) int64
+    prompt_mask: Tensor  # (B, P) bool
+    response_ids: Tensor  # (B, T) int64, pad id after the stop token
+    response_mask: Tensor  # (B, T) bool, True at sampled tokens, the stop token included
+
+    def rows(self, where: Tensor | slice) -> Batch:
+        """Some of its rows."""
+        return Batch(*(tensor[where] for tensor in self))
+
+
+class Policy(nn.Module):
+    """A language model with a value head; `forward` scores responses, `generate` samples them."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        reference: PreTrainedModel | None = None,
+        value_model: PreTrainedModel | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        """Full fine-tuning gives a frozen copy as `reference`, and a copy as `value_model` if values shall have one.
+
+        A PEFT model finds both in itself, as its adapters `sft` and `value`.
+        """
+        super().__init__()
+        self.model = model
+        self.value_model = value_model
+        if value_model is not None and not value_model.config.tie_word_embeddings:
+            value_model.get_output_embeddings().requires_grad_(False)  # no value comes from it
+        self.trained_adapters = [
+            name for name in ("policy", "value") if self.has_adapters and name in model.peft_config
+        ]
+        self.value_head = nn.Linear(model.get_output_embeddings().in_features, 1)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        self.value_head.to(model.device)
+        self.is_encoder_decoder: bool = model.config.is_encoder_decoder
+        self.pad_id: int = tokenizer.pad_token_id
+        self.stop_ids = torch.tensor(stop_ids(self.base, tokenizer), device=model.device)
+        self.autocast_dtype = autocast
+        self.model.get_output_embeddings().register_forward_pre_hook(contiguous_input)
+        self.plain_head = self._has_plain_head()
+        self._train_adapters()
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.cast_input_dtype_enabled = False  # autocast does; a cast to fp32 and back costs time for nothing
+        # In a tuple, so that it is neither trained, saved nor wrapped with this module.
+        self._frozen = (reference,)
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The transformers model inside the adapters."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether the variants are adapters on one base."""
+        return isinstance(self.model, PeftModel)
+
+    def reference_parameters(self) -> list[nn.Parameter]:
+        """What the reference is made of and must not move."""
+        (frozen,) = self._frozen
+        kept = [] if frozen is None else list(frozen.parameters())
+        return kept + [parameter for parameter in self.parameters() if not parameter.requires_grad]
+
+    def value_parameters(self) -> list[nn.Parameter]:
+        """What is trained for the values alone: the head, and the value model or adapter where there is one."""
+        return [p for name, p in self.named_parameters() if name.startswith("value_") or adapter_name(name) == "value"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs belong."""
+        return self.model.device
+
+    def pad_prompts(self, prompt_ids: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask (B, P) of prompts: decoders are padded on the left, encoders on the right."""
+        length = max(map(len, prompt_ids))
+        ids = torch.full((len(prompt_ids), length), self.pad_id)
+        mask = torch.zeros(len(prompt_ids), length, dtype=torch.bool)
+        for row, prompt in enumerate(prompt_ids):
+            where = slice(0, len(prompt)) if self.is_encoder_decoder else slice(length - len(prompt), length)
+            ids[row, where] = torch.tensor(prompt)
+            mask[row, where] = True
+        return ids.to(self.device), mask.to(self.device)
+
+    def trim(self, batch: Batch) -> Batch:
+        """The same batch without columns that are padding in every row."""
+        longest, length = (int(mask.sum(dim=1).max()) for mask in (batch.prompt_mask, batch.response_mask))
+        where = slice(0, longest) if self.is_encoder_decoder else slice(batch.prompt_ids.shape[1] - longest, None)
+        prompts = (batch.prompt_ids[:, where], batch.prompt_mask[:, where])
+        return Batch(*prompts, batch.response_ids[:, :length], batch.response_mask[:, :length])
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        seeds: list[int] | None = None,
+    ) -> Batch:
+        """Sample responses (B, T) to prompts (B, P) from the plain softmax at `temperature`.
+
+        With `seeds` (one per row) a row's sample depends on nothing but its prompt and its seed; temperature 0
+        is greedy.
+        """
+        processors = LogitsProcessorList()
+        if temperature > 0:
+            processors.append(InverseSampling(temperature) if seeds is None else SeededSampling(seeds, temperature))
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.pad_id,
+            eos_token_id=self.stop_ids.tolist(),
+            use_cache=True,
+        )
+        was_training = self.training
+        self.eval()
+        with self._autocast():
+            output = self.model.generate(
+                input_ids=prompt_ids,
+                attention_mask=prompt_mask.long(),
+                generation_config=config,
+                logits_processor=processors,
+            )
+        self.train(was_training)
+        response_ids = output[:, 1 if self.is_encoder_decoder else prompt_ids.shape[1] :]
+        mask = mask_after_stop(response_ids, self.stop_ids)
+        return Batch(prompt_ids, prompt_mask, response_ids.masked_fill(~mask, self.pad_id), mask)
+
+    def forward(self, batch: Batch, temperature: float, entropy: bool = False) -> TokenScores:
+        """Score the batch's responses with the trainable model; 0 at masked positions."""
+        logprobs, entropies, states = self._score(self.model, batch, temperature, entropy)
+        if self.value_model is not None:
+            states = self._states(self.value_model, batch)
+        elif "value" in self.trained_adapters:
+            with self.using("value") as value_model:
+                states = self._states(value_model, batch)
+        values = spread(self.value_head(states.float()).squeeze(-1), batch.response_mask)
+        return TokenScores(logprobs, values, entropies)
+
+    @torch.no_grad()
+    def logprobs(self, name: str, batch: Batch, temperature: float) -> Tensor:
+        """Log-probabilities (B, T) of responses under the variant `name` (see `using`); 0 at masked positions."""
+        with self.using(name) as model:
+            return self._score(model, batch, temperature, entropy=False)[0]
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[PreTrainedModel | PeftModel]:
+        """The weights under a variant's name: "policy", "reference", "base" or the name of a loaded adapter.
+
+        The reference is the SFT adapter, or the bare base where there was no SFT.
+        """
+        (frozen,) = self._frozen
+        if not isinstance(self.model, PeftModel):
+            yield frozen if name == "reference" and frozen is not None else self.model
+            return
+        if name == "reference":
+            name = "sft" if "sft" in self.model.peft_config else "base"
+        active = self.model.active_adapter
+        if name == active:
+            yield self.model
+        elif name == "base":
+            try:
+                with self.model.disable_adapter():
+                    yield self.model
+            finally:
+                self._train_adapters()
+        else:
+            try:
+                self.model.set_adapter(name, inference_mode=True)
+                self._train_adapters()
+                yield self.model
+            finally:
+                self.model.set_adapter(active)
+                self._train_adapters()
+
+    def _train_adapters(self) -> None:
+        """Let gradients reach every adapter that is trained; peft lets them reach the active one only."""
+        if len(self.trained_adapters) < 2:
+            return
+        for name, parameter in self.named_parameters():
+            if adapter_name(name) in self.trained_adapters:
+                parameter.requires_grad_(True)
+
+    def _score(
+        self, model: PreTrainedModel | PeftModel, batch: Batch, temperature: float, entropy: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Log-probabilities and entropies (B, T) of a response, and the states (N, H) that its N tokens came from."""
+        mask, head = batch.response_mask, model.get_output_embeddings()
+        ids = batch.response_ids[mask]
+        if self.plain_head:
+            states = self._states(model, batch)
+            with self._autocast():
+                logprobs, entropies = head_logprobs(states, head, ids, temperature, entropy=entropy)
+        else:
+            with self._autocast(), capture_lm_head_input(head) as seen:
+                logits = self._response_logits(model, batch)[mask]
+            states = seen[0][mask]
+            logprobs, entropies = logits_logprobs(logits, ids, temperature, entropy=entropy)
+        spread_entropies = None if entropies is None else spread(entropies, mask)
+        return spread(logprobs, mask), spread_entropies, states
+
+    def _states(self, model: PreTrainedModel | PeftModel, batch: Batch) -> Tensor:
+        """The states (N, H) of `model` that its head would read to predict the response's N tokens."""
+        head = model.get_output_embeddings()
+        with self._autocast(), capture_lm_head_input(head) as seen, bypass_lm_head(head):
+            self._response_logits(model, batch)
+        return seen[0][batch.response_mask]
+
+    def _response_logits(self, model: PreTrainedModel | PeftModel, batch: Batch) -> Tensor:
+        """What the model's head makes (B, T, V) of the states that predict the response tokens."""
+        prompt_ids, prompt_mask, response_ids, response_mask = batch
+        if self.is_encoder_decoder:
+            start = torch.full_like(response_ids[:, :1], self.base.config.decoder_start_token_id)
+            return model(
+                input_ids=prompt_ids,
+                attention_mask=prompt_mask.long(),
+                decoder_input_ids=torch.cat((start, response_ids[:, :-1]), dim=1),
+                use_cache=False,
+            ).logits
+        mask = torch.cat((prompt_mask, response_mask), dim=1).long()
+        # The state at the last prompt token predicts the first response token.
+        first = prompt_ids.shape[1] - 1
+        return model(
+            input_ids=torch.cat((prompt_ids, response_ids), dim=1),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            logits_to_keep=torch.arange(first, first + response_ids.shape[1], device=mask.device),
+            use_cache=False,
+        ).logits
+
+    @torch.no_grad()
+    def _has_plain_head(self) -> bool:
+        """Whether the model's logits are what a plain linear head makes of its states, with nothing after it.
+
+        Some architectures scale or cap the logits afterwards, some adapters wrap the head.
+        """
+        head = self.model.get_output_embeddings()
+        if type(head) is not nn.Linear:
+            return False
+        made: list[Tensor] = []
+        hook = head.register_forward_hook(lambda module, inputs, output: made.append(output))
+        # Several tokens, because a padding row of zeros can make logits of zeros, which no cap or scale would change.
+        ids = torch.arange(min(16, head.out_features), device=self.device).unsqueeze(0)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        try:
+            with self._autocast():
+                logits = self._response_logits(self.model, Batch(ids, mask, ids, mask))
+        finally:
+            hook.remove()
+        return torch.equal(logits, made[0]) and bool(logits.amax() > logits.amin())
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=self.autocast_dtype is not None
+        )
+
+
+def adapter_name(name: str) -> str | None:
+    """The LoRA adapter that a parameter belongs to; a layer may itself be called value, as in BERT's attention."""
+    found = re.search(r"\.lora_\w+\.(\w+)", name)
+    return found[1] if found else None
+
+
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Values (N,) of the tokens where the mask (B, T) is True, at their places; 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

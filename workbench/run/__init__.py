@@ -1,0 +1,1 @@
+"""What every command does around its work: run folders, files, processes, progress."""

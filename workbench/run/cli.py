@@ -1,0 +1,203 @@
+"""What every recipe does around its stage: parse, plan, skip what is finished, time it, report mistakes in one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from workbench.config.names import STAGES
+from workbench.config.parsing import make_parser, parse
+from workbench.config.schema import Config
+from workbench.errors import Failed, Interrupted, UserError
+from workbench.run.distributed import (
+    is_main_process,
+    print_once,
+    report_idle_cores,
+    reset_accelerate,
+    wait_for_everyone,
+)
+from workbench.run.folder import Run, lock_run, open_run, prepare_folder
+
+# The other processes wait while the main one judges an evaluation's answers, where torch would give up after ten
+# minutes (GPUs) or thirty.
+PROCESS_TIMEOUT = timedelta(days=7)
+
+
+class Plan(Protocol):
+    """What a stage loaded and checked before anything trains; its `run` uses the same objects."""
+
+    @property
+    def lines(self) -> list[str]:
+        """What the stage is going to do, for --dry_run and the log."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage writes into its stage.json."""
+
+    inputs: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One recipe: a name, and its functions."""
+
+    name: str
+    is_configured: Callable[[Config], bool]
+    """Whether the configuration has this stage."""
+    plan: Callable[[Config], Any]
+    """Load and check everything that the stage needs into a Plan; raises UserError for a mistake."""
+    run: Callable[[Run, Any], StageResult]
+    """Do the work of the plan in `run.stage(name)`."""
+    failure: Callable[[Run], str | None] = lambda run: None
+    """Return why the finished stage shall end the command with exit code 1, or None."""
+
+
+def main(stages: Sequence[Stage], description: str) -> NoReturn:
+    """Run the stages and leave with 0, 1 for a result that was asked to fail, 2 for a mistake, 130 when interrupted."""
+    quiet_libraries()
+    try:
+        launch(stages, description, sys.argv[1:])
+    except UserError as error:
+        where = "" if is_main_process() else f" (process {os.environ['RANK']})"
+        print(f"error{where}: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except Failed as failure:
+        if is_main_process():
+            print(f"failed: {failure}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except (Interrupted, KeyboardInterrupt) as interruption:
+        if is_main_process():
+            saved = str(interruption) or "stopped before the next checkpoint; the last one is kept"
+            print(f"{saved}. To go on, run the same command again: {command()}", file=sys.stderr, flush=True)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
+    """Run a command that is no recipe and leave with 0, 2 for a user's mistake, 130 when interrupted."""
+    quiet_libraries()
+    try:
+        command(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
+    """Run or plan the stages that `argv` asks for."""
+    config, options = parse(make_parser(f"python -m recipes.{Path(sys.argv[0]).stem}", description), argv)
+    stages = configured(stages, config, options.force)
+    if config.track and find_spec(config.track) is None:
+        raise UserError(f"track: {config.track} is not installed: python -m pip install {config.track}")
+    if options.dry_run:
+        for stage in stages:
+            print_plan(stage, stage.plan(config))
+        return
+    run = Run(Path(config.runs) / config.name, config)
+    # A mistake in the last stage's settings is found before the first stage trains, and before anything is written.
+    plans = {stage.name: stage.plan(config) for stage in stages if not stays_finished(run, stage.name, options.force)}
+    with ExitStack() as stack:
+        if is_main_process():
+            prepare_folder(run.folder)
+            stack.enter_context(lock_run(run))
+            open_run(config, options.force)
+        wait_for_everyone()
+        report_idle_cores()
+        for stage in stages:
+            if run.finished(stage.name):
+                skip(stage, run)
+            else:
+                work(stage, run, plans.pop(stage.name))
+
+
+def configured(stages: Sequence[Stage], config: Config, force: str | None) -> list[Stage]:
+    """Return the stages that the configuration has; raises UserError where none is left or `force` names another."""
+    found = [stage for stage in stages if stage.is_configured(config)]
+    if not found:
+        raise UserError(f"{stages[0].name}: the configuration has no such stage")
+    names = [stage.name for stage in found]
+    if force and force not in names:
+        raise UserError(
+            f"--force {force}: only {', '.join(names)} would run here; use recipes.{force} or recipes.detox"
+        )
+    return found
+
+
+def stays_finished(run: Run, stage: str, force: str | None) -> bool:
+    """Return whether the stage is finished and `force` does not redo it."""
+    return run.finished(stage) and (force is None or STAGES.index(stage) < STAGES.index(force))
+
+
+def print_plan(stage: Stage, plan: Plan) -> None:
+    """Print what the stage is going to do, each line under its name."""
+    for line in plan.lines:
+        print_once(f"{stage.name}: {line}")
+
+
+def skip(stage: Stage, run: Run) -> None:
+    """Print that the stage is finished, and its report where it has one."""
+    print_once(f"{stage.name}: already finished, skipping (--force {stage.name} redoes it)")
+    report = run.folder / stage.name / "report.md"
+    if report.is_file():
+        print_once("\n" + report.read_text())
+    fail_if_asked(stage, run)
+
+
+def work(stage: Stage, run: Run, plan: Plan) -> None:
+    """Run one stage and write its record."""
+    print_plan(stage, plan)
+    start = time.monotonic()
+    result = stage.run(run, plan)
+    minutes = (time.monotonic() - start) / 60
+    if is_main_process():
+        run.finish(stage.name, minutes=minutes, inputs=result.inputs, metrics=result.metrics)
+    wait_for_everyone()
+    print_once(f"{stage.name}: finished in {minutes:.1f} min -> {run.folder / stage.name}")
+    reset_accelerate()
+    fail_if_asked(stage, run)
+
+
+def fail_if_asked(stage: Stage, run: Run) -> None:
+    """Raises Failed where the finished stage's result shall be the command's."""
+    reason = stage.failure(run)
+    if reason is not None:
+        raise Failed(reason)
+
+
+def quiet_libraries() -> None:
+    """Lines instead of bars in a log, and no library's notes that a user can do nothing about.
+
+    Set before the libraries are imported; what the environment says already is kept.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # bitsandbytes looks for a package of kernels that it can do without, on import.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # peft reads a property that transformers renamed.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+
+def command() -> str:
+    """The command to type again; one that was launched for several processes is launched as before."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return "launched as before"
+    return shlex.join(["python", "-m", f"recipes.{Path(sys.argv[0]).stem}", *sys.argv[1:]])

@@ -1,0 +1,85 @@
+"""Files that are written whole or not at all, and what they contain as one hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from workbench.errors import UserError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a failure to write into one line; libraries report a full disk as RuntimeError and the like."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch's writer says "unexpected pos" when the disk takes less than it was given.
+        is_write = any(word in str(error) for word in ("space", "large", "write", "unexpected pos"))
+        if not isinstance(error, OSError) and not is_write:
+            raise
+        reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: cannot be written: {reason}; what was there before is unchanged; "
+            "free some space, or choose another folder, then run the same command again"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole, or leave it as it was and raise UserError."""
+    partial = path.with_name(path.name + ".partial")
+    with writing(path):
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to the end of a file, and return when it is on the disk: what is saved afterwards may rely on it."""
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder that takes the place of `path` if the block succeeds, and vanishes if it fails."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield partial
+            partial.chmod(0o755)
+            for file in partial.rglob("*"):  # a crash of the machine must not find the new name on old blocks
+                if file.is_file():
+                    with file.open("rb") as stream:
+                        os.fsync(stream.fileno())
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial(folder: Path, prefix: str) -> None:
+    """Remove what processes that were killed within `atomic_folder` left of folders whose names start so."""
+    for partial in folder.glob(f".{prefix}*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def folder_hash(path: Path) -> str:
+    """sha256 over the weight files of a model or adapter folder."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

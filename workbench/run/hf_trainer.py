@@ -1,0 +1,147 @@
+"""Run a Hugging Face trainer so that it shows progress, stops on request and goes on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from workbench.errors import Interrupted, UserError
+from workbench.run.files import write_text, writing
+from workbench.run.interrupt import stop_requests
+from workbench.run.progress import Progress
+
+
+class StepCallback(TrainerCallback):
+    """Counts steps, and asks the trainer to save and stop when a stop was asked for."""
+
+    def __init__(self, label: str, stop_asked: Callable[[], bool]) -> None:
+        self.label, self.stop_asked = label, stop_asked
+        self.progress: Progress | None = None
+        self.note = ""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start to count."""
+        self.progress = Progress(self.label, state.max_steps, done=state.global_step, show=state.is_world_process_zero)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Keep the last loss to show."""
+        if logs and "loss" in logs:
+            self.note = f"loss {float(logs['loss']):.3f}"
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Advance, and pass on a request to stop."""
+        assert self.progress is not None
+        self.progress.advance(note=self.note)
+        if self.stop_asked():
+            control.should_save = control.should_training_stop = True
+
+
+def run_trainer(
+    trainer: Trainer, folder: Path, label: str, *, last_files: Sequence[str] = ("trainer_state.json",)
+) -> None:
+    """Train from the last checkpoint below `folder`, or from the start, and write metrics.jsonl.
+
+    A checkpoint is whole that has all of `last_files`, which the trainer and its callbacks write near its end.
+
+    Raises Interrupted, with a checkpoint saved, when a signal asks for it; checkpoints go once training is done.
+    """
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    for place in folder.glob("checkpoint-*"):
+        if not all((place / name).is_file() for name in last_files):
+            shutil.rmtree(place)
+    last = get_last_checkpoint(str(folder))
+    with stop_requests() as stop_asked, writing(folder):
+        trainer.add_callback(StepCallback(label, stop_asked))
+        trainer.train(resume_from_checkpoint=last)
+        if stop_asked() and trainer.state.global_step < trainer.state.max_steps:
+            raise Interrupted(
+                f"{label} stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}"
+            )
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if not all(map(math.isfinite, map(float, losses))):
+        raise UserError(f"{label}: the loss is not finite; lower {label}.learning_rate or use precision fp32")
+    if trainer.is_world_process_zero():
+        lines = "".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history)
+        write_text(folder / "metrics.jsonl", lines)
+
+
+def check_arguments(key: str, extra: dict[str, Any]) -> None:
+    """Raises UserError for a name in `extra` that TrainingArguments does not have, or that a run folder depends on."""
+    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
+    for name in extra:
+        if name == "output_dir":
+            raise UserError(f"{key}.output_dir: checkpoints belong to the run folder; choose it with --runs and --name")
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            raise UserError(
+                f"{key}.{name}: no such field of TrainingArguments" + (f"; did you mean {near[0]}?" if near else "")
+            )
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the trainer's checkpoints of a finished stage."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def arguments(
+    folder: Path,
+    *,
+    epochs: float,
+    max_steps: int | None,
+    batch_size: int,
+    accumulation: int,
+    learning_rate: float,
+    precision: str,
+    checkpointing: bool,
+    save_every: int,
+    seed: int,
+    on_cpu: bool,
+    paged: bool,
+    track: str | None,
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    """Keyword arguments of TrainingArguments: ours, overruled by `extra`."""
+    logging.getLogger("transformers.trainer").setLevel(logging.WARNING)
+    return {
+        "output_dir": str(folder),
+        "num_train_epochs": epochs,
+        "max_steps": max_steps or -1,
+        "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.03,
+        "weight_decay": 0.0,
+        "optim": "paged_adamw_32bit" if paged else "adamw_torch_fused",
+        "bf16": precision == "bf16",
+        # Set either way: TRL's own default is on.
+        "activation_checkpointing": checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
+        "logging_steps": 10,
+        "save_strategy": "steps",
+        "save_steps": save_every,
+        "save_total_limit": 1,
+        "report_to": track or "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        "use_cpu": on_cpu,
+        "dataloader_pin_memory": not on_cpu,
+    } | extra

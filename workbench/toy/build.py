@@ -1,0 +1,181 @@
+"""Build the embedded base models from nothing: `python -m workbench.toy.build`, minutes on two cores."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from workbench.toy import MODELS, model_folder
+from workbench.toy.tasks import pair
+from workbench.toy.tokenizers import LONGEST, SENTINELS, gpt2_tokenizer, t5_tokenizer
+
+SEED = 0
+BATCH = 32
+CHUNK = 16  # batches whose texts are sorted by length together, so that little is padding
+RATE = 1.5e-3
+IGNORED = -100
+
+Pair = tuple[list[int], list[int]]  # token ids of the input and of what is to be predicted
+
+
+def t5_model(vocabulary: int) -> T5ForConditionalGeneration:
+    """Two wide layers a side: `generate` pays Python per layer and token, not per unit of width."""
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=vocabulary,
+            d_model=128,
+            d_kv=32,
+            num_heads=4,
+            num_layers=2,
+            num_decoder_layers=2,
+            d_ff=320,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+            pad_token_id=0,
+            eos_token_id=1,
+            decoder_start_token_id=0,
+        )
+    )
+
+
+def gpt2_model(vocabulary: int) -> GPT2LMHeadModel:
+    """Three layers: copying a word over a distance needs at least two, choosing which one a third."""
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocabulary,
+            n_positions=LONGEST,
+            n_embd=128,
+            n_layer=3,
+            n_head=4,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
+    )
+
+
+def corrupted(random: Random, ids: list[int], sentinels: list[int]) -> Pair:
+    """T5's span filling: about a quarter of `ids` (EOS last) hidden in spans of 1 to 3 behind sentinels."""
+    source: list[int] = []
+    target: list[int] = []
+    index, used = 0, 0
+    while index < len(ids) - 1:
+        if used < len(sentinels) and random.random() < 0.13:
+            end = min(index + random.randint(1, 3), len(ids) - 1)
+            source.append(sentinels[used])
+            target += [sentinels[used], *ids[index:end]]
+            index, used = end, used + 1
+        else:
+            source.append(ids[index])
+            index += 1
+    return [*source, ids[-1]], [*target, ids[-1]]
+
+
+def encoded(random: Random, tokenizer: PreTrainedTokenizerFast, name: str) -> Pair:
+    """One training pair: for T5 input and target, for GPT-2 the context and what follows it."""
+    prompt, target = pair(random)
+    wanted = tokenizer(target).input_ids
+    if name == "t5":
+        if not prompt:
+            return corrupted(random, wanted, tokenizer.convert_tokens_to_ids(SENTINELS))
+        return tokenizer(prompt).input_ids, wanted
+    return tokenizer(prompt).input_ids, [*wanted, tokenizer.eos_token_id]
+
+
+def padded(rows: list[list[int]], filler: int) -> torch.Tensor:
+    """(rows, longest) ids, `filler` on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
+
+
+def batches(random: Random, tokenizer: PreTrainedTokenizerFast, name: str) -> Iterator[list[Pair]]:
+    """Endless batches of fresh pairs of similar length."""
+    while True:
+        pairs = [encoded(random, tokenizer, name) for _ in range(BATCH * CHUNK)]
+        pairs.sort(key=lambda one: len(one[0]) + len(one[1]))
+        starts = list(range(0, len(pairs), BATCH))
+        random.shuffle(starts)
+        yield from (pairs[start : start + BATCH] for start in starts)
+
+
+def loss_of(model: PreTrainedModel, batch: list[Pair], name: str) -> torch.Tensor:
+    """The mean cross entropy of the tokens to predict, a scalar."""
+    if name == "t5":
+        source = padded([given for given, _ in batch], 0)
+        labels = padded([wanted for _, wanted in batch], IGNORED)
+        logits = model(input_ids=source, attention_mask=(source != 0).long(), labels=labels).logits
+    else:
+        ids = padded([given + wanted for given, wanted in batch], 0)
+        labels = padded([[IGNORED] * len(given) + wanted for given, wanted in batch], IGNORED)
+        # On the right, causal attention makes padding harmless.
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, :-1]
+        labels = labels[:, 1:]
+    return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+
+def groups(model: PreTrainedModel, name: str) -> list[dict[str, Any]]:
+    """The parameters with their learning rates; T5's embeddings start fifty times larger, so they step wider."""
+    embeddings = model.get_input_embeddings().weight
+    others = [parameter for parameter in model.parameters() if parameter is not embeddings]
+    return [{"params": others, "lr": RATE}, {"params": [embeddings], "lr": RATE * (6 if name == "t5" else 1)}]
+
+
+def pretrain(name: str, steps: int) -> None:
+    """Train one base model from scratch and write it with its tokenizer into its folder."""
+    started = time.monotonic()
+    torch.manual_seed(SEED)
+    tokenizer = t5_tokenizer() if name == "t5" else gpt2_tokenizer()
+    model: PreTrainedModel = (t5_model if name == "t5" else gpt2_model)(len(tokenizer))
+    optimizer = torch.optim.AdamW(groups(model, name), weight_decay=0.01, betas=(0.9, 0.98))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.1)
+    stream = batches(Random(f"{name}/{SEED}"), tokenizer, name)
+    recent = 0.0
+    for step in range(1, steps + 1):
+        loss = loss_of(model, next(stream), name)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        recent = loss.item() if step == 1 else 0.98 * recent + 0.02 * loss.item()
+        if step % 100 == 0:
+            print(f"{name} {step}/{steps} loss {recent:.3f} {time.monotonic() - started:.0f} s", flush=True)
+    folder = model_folder(name)
+    # Half precision halves what git stores; the configuration still says float32, so that is what loads.
+    model.half().save_pretrained(folder)
+    model.config.dtype = torch.float32
+    model.config.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+    tokenizer.save_pretrained(folder)
+    print(f"{name}: {model.num_parameters():,} parameters, final loss {recent:.3f}")
+
+
+def main(arguments: list[str]) -> None:
+    """Build the models named on the command line, all by default."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=MODELS, help="t5, gpt2 or both")
+    parser.add_argument("--steps", type=int, default=2500, help=f"updates of {BATCH} texts")
+    options = parser.parse_args(arguments)
+    for name in options.models:
+        pretrain(name, options.steps)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

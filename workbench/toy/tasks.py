@@ -1,0 +1,53 @@
+"""What the embedded base models learn before any summary: small questions about rule-made dialogues."""
+
+from random import Random
+
+from workbench.toy.dialogues import Example, example, sentence
+
+# The share of each task; "text" has no prompt and is language modelling (GPT-2) or span filling (T5).
+TASKS = {"text": 10, "repeat": 12, "facts": 20, "line": 10, "who": 6, "which": 6, "continue": 4, "describe": 32}
+TEMPLATES = {
+    "repeat": "Repeat these words.\n\n{words}\n\nAnswer: ",
+    "facts": "Who and what is it about?\n\n{dialogue}\n\nAnswer: ",
+    "line": "What comes after this: {line}\n\n{dialogue}\n\nAnswer: ",
+    "who": "Who says this: {line}\n\n{dialogue}\n\nAnswer: ",
+    "which": "Which {slot}?\n\n{dialogue}\n\nAnswer: ",
+    "continue": "Continue the dialogue.\n\n{dialogue}\n\nNext: ",
+    "describe": "Write a sentence about this chat.\n\n{dialogue}\n\nSentence: ",
+}
+
+
+def task(random: Random, kind: str, one: Example) -> tuple[str, str]:
+    """The prompt and the target of one task about one dialogue."""
+    dialogue, template = one.dialogue, TEMPLATES[kind]
+    place = random.randrange(len(one.turns) - 1)
+    speaker, line = one.turns[place]
+    if kind == "repeat":
+        # In random order only copying predicts the next word, and copying is what a summary is made of.
+        words = dialogue.split()
+        random.shuffle(words)
+        shuffled = " ".join(words[:14])
+        return template.format(words=shuffled), shuffled
+    if kind == "facts":
+        return template.format(dialogue=dialogue), ", ".join(one.fill[1:])
+    if kind == "line":
+        return template.format(line=line, dialogue=dialogue), one.turns[place + 1][1]
+    if kind == "who":
+        return template.format(line=line, dialogue=dialogue), speaker
+    if kind == "which":
+        slot = random.choice(list(one.slots))
+        return template.format(slot=slot, dialogue=dialogue), one.slots[slot]
+    if kind == "continue":
+        heard, following = dialogue.rsplit("\n", 1)
+        return template.format(dialogue=heard), following
+    return template.format(dialogue=dialogue), one.summary
+
+
+def pair(random: Random) -> tuple[str, str]:
+    """A prompt, "" for plain text, and a target, all from the train split."""
+    kind = random.choices(list(TASKS), weights=list(TASKS.values()))[0]
+    if kind != "text":
+        return task(random, kind, example(random, "train"))
+    if random.random() < 0.2:
+        return "", sentence(random, "train")[0]
+    return "", example(random, "train").dialogue
