@@ -264,9 +264,9 @@ class PPOConfig:
     """Scores are divided by this after clipping."""
     missing_eos_penalty: NonNegativeFloat = 0.0
     """Subtracted from the score of a response that was truncated at max_new_tokens."""
-    checkpoPositiveInt_every: PositiveInt = 20
+    checkpoint_every: PositiveInt = 20
     """Steps between checkpoints, and between samples in samples.jsonl."""
-    checkpoPositiveInts_kept: PositiveInt = 2
+    checkpoints_kept: PositiveInt = 2
     """Newest checkpoints to keep."""
     validation: DataSource | None = None
     """Prompts to validate on at every checkpoint; the best policy, by score less KL penalty, is saved in ppo/best."""
