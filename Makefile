@@ -22,8 +22,11 @@ seeds: .venv/installed
 	  $(LAUNCH) recipes.detox --config recipes/configs/$$name.yaml --name $$name-seed$$seed --seed $$seed || exit 1; \
 	done; done
 
+# Each worker holds torch (about 1 GB), and a file's tests share what its fixtures trained.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
+
 test: .venv/installed
-	$(BIN) -m pytest
+	$(BIN) -m pytest -n $(WORKERS) --dist loadfile
 
 # What only a CUDA device can show.
 gpu: .venv/installed
