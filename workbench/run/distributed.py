@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from workbench.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 # The other processes wait while the main one judges an evaluation's completions, where torch would give up after ten
 # minutes (GPUs) or thirty.
@@ -67,3 +73,26 @@ def per_process(key: str, value: int, processes: int) -> int:
     if value % processes:
         raise UserError(f"{key}: {value} is not a multiple of the {processes} processes")
     return value // processes
+
+
+def any_process(accelerator: Accelerator, flag: bool) -> bool:
+    """Return whether the flag is set on any process."""
+    import torch
+
+    local = torch.tensor([float(flag)], device=accelerator.device)
+    return bool(accelerator.reduce(local, "sum").item())
+
+
+@contextmanager
+def fail_together(accelerator: Accelerator) -> Iterator[None]:
+    """Let every process fail where the block fails on any of them, so that none waits for one that is gone.
+
+    The block must not hold a collective.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    if any_process(accelerator, failure is not None):
+        raise failure or UserError("stopped, because another process failed; its error says why")
