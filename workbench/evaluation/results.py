@@ -1,15 +1,21 @@
-"""What an evaluation found, as typed data; results.json is its serialization (docs/results_schema.md).
+"""What an evaluation measured, as typed data; results.json is its serialization (docs/results_schema.md).
 
 Shapes: N prompts, S seeds, K samples per seed.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+
+from workbench.errors import UserError, one_line
 
 VERSION = 3
 
@@ -209,7 +215,7 @@ class Example:
     prompt: str
     references: list[str]
     prompt_toxicity: float
-    """The highest that a judge other than the reward gives; 0.0 where none judges."""
+    """The highest that a judge other than the reward gives, or the reward where it is the only one; 0.0 without any."""
     reference_toxicity: float
     """Likewise, over all references."""
     completions: dict[str, list[str]]
@@ -222,9 +228,47 @@ class Example:
 
 def to_json(results: Results) -> dict[str, Any]:
     """Return the results as plain data for results.json."""
-    raise NotImplementedError
+    return {"version": VERSION, **dataclasses.asdict(results)}
 
 
 def from_json(data: Mapping[str, Any], place: str) -> Results:
     """Return the results in a parsed results.json; raises UserError, with its `place`, for another version."""
-    raise NotImplementedError
+    version = data.get("version") if isinstance(data, Mapping) else None
+    if version != VERSION:
+        raise UserError(f"{place}: results of version {version}, not {VERSION}; redo the stage with --force evaluation")
+    try:
+        return _typed(Results, {name: value for name, value in data.items() if name != "version"})
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"{place}: damaged: {one_line(error)}; redo the stage with --force evaluation") from error
+
+
+def read_results(file: Path) -> Results:
+    """Return the results in a results.json; raises UserError where it cannot be read."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read: {one_line(error)}; redo it with --force evaluation") from error
+    return from_json(data, str(file))
+
+
+def example_to_json(example: Example) -> dict[str, Any]:
+    """Return a line of completions.jsonl as plain data."""
+    scores = [{"metric": s.metric.name, "judge": s.metric.judge, "means": s.means} for s in example.scores]
+    return dataclasses.asdict(dataclasses.replace(example, scores=[])) | {"scores": scores}
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """Return plain data as the dataclasses, lists and mappings of the type `kind`."""
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        if unknown := set(value) - set(hints):
+            raise ValueError(f"unknown field {min(unknown)} in {kind.__name__}")
+        return kind(**{name: _typed(hints[name], item) for name, item in value.items()})
+    arguments = get_args(kind)
+    if get_origin(kind) is list:
+        return [_typed(arguments[0], item) for item in value]
+    if get_origin(kind) is dict:
+        return {key: _typed(arguments[1], item) for key, item in value.items()}
+    if get_origin(kind) is Union or isinstance(kind, UnionType):
+        return None if value is None else _typed(arguments[0], value)
+    return value

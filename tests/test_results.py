@@ -1,0 +1,121 @@
+"""results.json is the typed results and nothing else, and the page that documents it is that of the dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import UserError
+from workbench.evaluation import results
+from workbench.evaluation.results import (
+    Comparison,
+    Difference,
+    Example,
+    Guard,
+    Metric,
+    Provenance,
+    Results,
+    RunVerdict,
+    SetResult,
+    Settings,
+    Source,
+    Summary,
+    example_to_json,
+    from_json,
+    read_results,
+    to_json,
+)
+from workbench.evaluation.results_schema import schema_page
+
+TOXICITY, LENGTH = Metric("toxicity", "lower", "reward"), Metric("tokens")
+DIFFERENCE = Difference(TOXICITY, 0.5, 0.25, -0.25, None, None, 1, 0, 0, 1, "no detectable change", None)
+SET = SetResult(
+    name="dialogues",
+    prompts=1,
+    neutral=False,
+    seen_in_training=0,
+    reference_perplexity=5.5,
+    summaries=[
+        Summary(TOXICITY, {"sft": 0.5, "aligned": 0.25, "other": None}, None),
+        Summary(LENGTH, {"sft": 3.0}, {"sft": 0.5}),
+    ],
+    comparisons=[Comparison("sft", "aligned", [DIFFERENCE])],
+)
+RESULTS = Results(
+    name="run",
+    models=["sft", "aligned", "other"],
+    before="sft",
+    after="aligned",
+    settings=Settings("toxicity", ["reward"], 0.5, 1.0, 1, [0, 1], 40),
+    provenance=Provenance("2026-11-22", None, "x86_64, cpu", {"torch": "2.13"}, [Source("base", "model", "x/y", None)]),
+    sets=[SET, dataclasses.replace(SET, name="neutral", neutral=True)],
+    verdict=RunVerdict("no detectable change", "nothing"),
+    guards=[Guard("length", True, "tokens")],
+)
+
+
+def test_results_come_back_from_json_as_they_were() -> None:
+    text = json.dumps(to_json(RESULTS), allow_nan=False)
+    assert json.loads(text)["version"] == 3
+    assert from_json(json.loads(text), "here") == RESULTS
+
+
+@pytest.mark.parametrize("version", [2, None, "3"])
+def test_another_version_is_one_line_with_the_fix(version: object) -> None:
+    data = to_json(RESULTS) | {"version": version}
+    with pytest.raises(UserError, match=rf"^here: results of version {version}, not 3; redo the stage with --force"):
+        from_json(data, "here")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sets": 3}, {"settings": {}}, {"more": 1}, {"provenance": []}, {"verdict": "better"}, {"sets": [{}]}]
+)
+def test_damaged_results_are_one_line(changes: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=r"^here: damaged: .*; redo the stage with --force evaluation$"):
+        from_json(to_json(RESULTS) | changes, "here")
+    for data in ([], None, "text"):
+        with pytest.raises(UserError, match="results of version None"):
+            from_json(data, "here")  # type: ignore[arg-type]
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("{")
+    for file in (tmp_path / "results.json", tmp_path / "none.json", tmp_path):
+        with pytest.raises(UserError, match="cannot be read: .*--force evaluation"):
+            read_results(file)
+
+
+def test_metrics_and_comparisons_are_found_by_name_and_judge() -> None:
+    assert SET.summary("toxicity", "reward") is SET.summaries[0]
+    assert SET.summary("toxicity") is None
+    comparison = SET.comparison("sft", "aligned")
+    assert comparison.find("toxicity", "reward") is DIFFERENCE
+    assert comparison.find("tokens") is None
+    with pytest.raises(KeyError, match="sft - aligned"):
+        SET.comparison("aligned", "sft")
+    assert [result.name for result, _ in RESULTS.compared(neutral=True)] == ["neutral"]
+    assert [result.name for result, _ in RESULTS.compared(neutral=False)] == ["dialogues"]
+
+
+def test_an_example_is_a_line_of_plain_data() -> None:
+    example = Example("s", 0, "p", ["r"], 0.0, 1.0, {"sft": ["a"]}, SET.summaries[:1], [("a", -0.5)])
+    line = json.loads(json.dumps(example_to_json(example), allow_nan=False))
+    assert set(line) == {field.name for field in dataclasses.fields(Example)}
+    assert line["scores"] == [
+        {"metric": "toxicity", "judge": "reward", "means": {"sft": 0.5, "aligned": 0.25, "other": None}}
+    ]
+    assert line["token_log_ratios"] == [["a", -0.5]]
+
+
+def test_the_page_is_that_of_the_dataclasses() -> None:
+    page = schema_page()
+    assert (Path(__file__).parent.parent / "docs" / "results_schema.md").read_text() == page, (
+        "python -m workbench.evaluation.results_schema > docs/results_schema.md"
+    )
+    for kind in vars(results).values():
+        if dataclasses.is_dataclass(kind):
+            for field in dataclasses.fields(kind):
+                assert f"| `{field.name}` |" in page

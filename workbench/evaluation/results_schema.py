@@ -1,0 +1,44 @@
+"""The page that documents results.json and completions.jsonl, written from the dataclasses:
+
+python -m workbench.evaluation.results_schema > docs/results_schema.md
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+
+from workbench.evaluation import results
+
+HEAD = f"""# results.json and completions.jsonl
+
+An evaluation writes `results.json`, version {results.VERSION}, and a line of `completions.jsonl` for every prompt. The fields are
+those of the dataclasses in `workbench/evaluation/results.py`, from which this page is generated; `from_json` there reads the file back.
+
+- `results.json` is the object `Results` with one key more: `version`.
+- A line of `completions.jsonl` is an `Example`; an entry of its `scores` is `{{"metric": NAME, "judge": NAME or null, "means": {{TITLE: VALUE}}}}`.
+- A metric is named by its `name` and `judge` together. `null` stands where a number does not exist; no file holds NaN.
+"""
+
+
+def schema_page() -> str:
+    """Return docs/results_schema.md."""
+    classes = [node for node in ast.parse(inspect.getsource(results)).body if isinstance(node, ast.ClassDef)]
+    ordered = sorted(classes, key=lambda node: node.name not in ("Results", "Example"))
+    return "\n".join([HEAD, *map(_table, ordered)])
+
+
+def _table(node: ast.ClassDef) -> str:
+    """Return a class's fields as a table, each with its type and the text below it."""
+    lines = [f"## {node.name}", "", ast.get_docstring(node) or "", "", "| field | type | meaning |", "|---|---|---|"]
+    for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign):
+            documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            text = inspect.cleandoc(str(after.value.value)) if documented else ""
+            kind = ast.unparse(field.annotation).replace("|", "\\|")
+            lines.append(f"| `{ast.unparse(field.target)}` | `{kind}` | {' '.join(text.split())} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    print(schema_page(), end="")
