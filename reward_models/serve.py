@@ -17,8 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NoReturn
 
 from reward_models.http import read_token
-from workbench.config.parsing import suggestion
-from workbench.errors import UserError
+from workbench.errors import UserError, suggestion
 from workbench.rewards.contract import CheckedReward, Judge
 from workbench.rewards.registry import TABLE, judge_of, load_reward
 from workbench.run.cli import exit_on_error

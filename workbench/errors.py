@@ -6,8 +6,14 @@ Failed               a result that the configuration asked to fail on; exit code
 Interrupted          a stop asked for by a signal, after the work was saved; exit code 130
 """
 
-from collections.abc import Iterator
+import difflib
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+MAX_LISTED_NAMES = 20
+"""A longer list of valid names explains less than it takes to read."""
 
 
 class UserError(Exception):
@@ -19,24 +25,41 @@ class RewardError(UserError):
 
 
 class Failed(Exception):
-    """The work is done, and its result is one that the configuration asked to fail on."""
+    """The work is done, and the configuration asks for a failure where the result is this one."""
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop and everything needed to go on has been saved."""
+    """A signal asked the run to stop, and everything needed to resume it is saved."""
 
 
 def one_line(error: Exception) -> str:
-    """The kind of an exception of somebody else's code and what it says, on one line."""
+    """Return the type and the message of an exception of foreign code, on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def shorten(value: Any, limit: int = 60) -> str:
+    """Return the value as Python writes it, on one line and truncated to `limit` characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def suggestion(name: str, valid: Iterable[str], prefix: str = "") -> str:
+    """Return a clause with the valid name closest to `name`, or with all of them where they are few."""
+    names = list(valid)
+    closest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if closest:
+        return f"; did you mean {prefix}{closest[0]}?"
+    if 0 < len(names) <= MAX_LISTED_NAMES:
+        return f"; available: {', '.join(prefix + valid_name for valid_name in names)}"
+    return ""
 
 
 @contextmanager
 def error_context(key: str) -> Iterator[None]:
-    """Put the configuration's key in front of what a UserError says."""
+    """Prefix every UserError of the block with a key of the configuration."""
     try:
         yield
-    except RewardError:
+    except RewardError:  # it names the reward already
         raise
     except UserError as error:
         raise UserError(f"{key}: {error}") from error

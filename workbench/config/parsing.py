@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import math
 import re
@@ -17,7 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from workbench.config.names import STAGES
 from workbench.config.schema import Config
-from workbench.errors import UserError
+from workbench.errors import UserError, suggestion
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -174,14 +173,6 @@ def without_none(kind: Any) -> Any:
         options = [option for option in typing.get_args(kind) if option is not types.NoneType]
         return options[0] if len(options) == 1 else kind
     return kind
-
-
-def suggestion(name: str, valid: list[str], prefix: str = "") -> str:
-    """A clause that names the nearest valid name, or all of a few."""
-    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {prefix}{near[0]}?"
-    return f"; valid: {', '.join(prefix + v for v in valid)}" if valid else ""
 
 
 def explain(message: str, places: dict[str, str], argv: list[str]) -> str:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from workbench.config.parsing import explain, make_parser, parse, suggestion
+from workbench.config.parsing import explain, make_parser, parse
 from workbench.config.schema import Config
-from workbench.errors import UserError
+from workbench.errors import UserError, suggestion
 from workbench.export.exported import Form, Subject, hub_id, shown
 from workbench.run.files import atomic_folder, folder_hash, write_text
 from workbench.run.folder import Run

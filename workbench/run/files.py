@@ -12,6 +12,8 @@ from pathlib import Path
 
 from workbench.errors import UserError
 
+MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".txt", ".model", ".jinja")
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
@@ -77,9 +79,22 @@ def remove_partial(folder: Path, prefix: str) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def folder_hash(path: Path) -> str:
-    """sha256 over the weight files of a model or adapter folder."""
-    digest = hashlib.sha256()
-    for file in sorted(path.glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+def content_hash(path: Path) -> str | None:
+    """Return the sha256 of a file, or of a model folder's weights, configuration and tokenizer; None for neither.
+
+    What a run writes beside a model (metrics, reports, stage.json) does not count.
+    """
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    if not path.is_dir():
+        return None
+    files = [file for file in sorted(path.iterdir()) if is_model_file(file)]
+    lines = [f"{file.name} {content_hash(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else None
+
+
+def is_model_file(path: Path) -> bool:
+    """Return whether a file belongs to the model in its folder, and not to the record of the run that made it."""
+    is_record = path.name == "stage.json" or path.stem == "report"
+    return path.is_file() and path.suffix in MODEL_SUFFIXES and not is_record

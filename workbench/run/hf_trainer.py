@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import logging
 import math
@@ -16,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from workbench.errors import Interrupted, UserError
+from workbench.errors import Interrupted, UserError, suggestion
 from workbench.run.files import write_text, writing
 from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
@@ -81,17 +80,14 @@ def run_trainer(
         write_text(folder / "metrics.jsonl", lines)
 
 
-def check_arguments(key: str, extra: dict[str, Any]) -> None:
+def check_trainer_args(key: str, extra: dict[str, Any]) -> None:
     """Raises UserError for a name in `extra` that TrainingArguments does not have, or that a run folder depends on."""
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
     for name in extra:
         if name == "output_dir":
             raise UserError(f"{key}.output_dir: checkpoints belong to the run folder; choose it with --runs and --name")
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            raise UserError(
-                f"{key}.{name}: no such field of TrainingArguments" + (f"; did you mean {near[0]}?" if near else "")
-            )
+            raise UserError(f"{key}.{name}: no such field of TrainingArguments{suggestion(name, fields)}")
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -100,7 +96,7 @@ def remove_checkpoints(folder: Path) -> None:
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def arguments(
+def training_arguments(
     folder: Path,
     *,
     epochs: float,

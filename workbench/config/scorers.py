@@ -1,0 +1,33 @@
+"""Read a Scorer from each form in which a configuration may write it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from workbench.config.schema import Scorer
+from workbench.errors import UserError, shorten, suggestion
+
+
+def as_scorer(value: str | Scorer | Mapping[str, Any], key: str) -> Scorer:
+    """Return the scorer that stands at `key`: a name alone, or a mapping with `model` and `options`.
+
+    Raises UserError for another type, an unknown key, and a mapping without `model`.
+    """
+    if isinstance(value, Scorer):
+        return value
+    if isinstance(value, str):
+        return Scorer(value)
+    if not isinstance(value, Mapping):
+        raise UserError(f"{key}: {shorten(value)} must be a name, or a mapping with model and options")
+    names = [field.name for field in fields(Scorer)]
+    for name in value:
+        if name not in names:
+            raise UserError(f"{key}.{name}: unknown key{suggestion(str(name), names)}")
+    if not isinstance(value.get("model"), str):
+        raise UserError(f"{key}.model: missing; give a registered name, a hub id, a folder or package.module:object")
+    options = value.get("options") or {}
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise UserError(f"{key}.options: {shorten(options)} must be a mapping of keyword arguments")
+    return Scorer(value["model"], dict(options))
