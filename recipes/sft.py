@@ -32,10 +32,10 @@ def rows(config: Config, source: DataSource, key: str = "data") -> list[dict[str
 def plan(config: Config) -> list[str]:
     """What the stage would do."""
     from workbench.models.memory import model_plan
-    from workbench.run.hf_trainer import check_arguments
+    from workbench.run.hf_trainer import check_trainer_args
 
     sft = settings(config)
-    check_arguments("sft.trainer_args", sft.trainer_args)
+    check_trainer_args("sft.trainer_args", sft.trainer_args)
     count = len(rows(config, sft.data))
     steps = sft.max_steps or -(-count // sft.batch_size) * sft.epochs
     return [f"{steps:g} steps of {sft.batch_size} rows from {count}", *model_plan(config, sft.batch_size)]
@@ -90,7 +90,7 @@ def make_trainer(
 
     from workbench.models.adapters import add_lora
     from workbench.models.loading import load_model, use_paged_optimizer
-    from workbench.run.hf_trainer import arguments
+    from workbench.run.hf_trainer import training_arguments
 
     sft, state = settings(config), PartialState()
     share = per_process("sft.batch_size", sft.batch_size, state.num_processes)
@@ -98,7 +98,7 @@ def make_trainer(
     model = load_model(config.policy, device=state.device)
     if config.policy.lora:
         model = add_lora(model, config.policy.lora, "default")
-    options = arguments(
+    options = training_arguments(
         folder,
         epochs=sft.epochs,
         max_steps=sft.max_steps,

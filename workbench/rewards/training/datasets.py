@@ -7,7 +7,7 @@ from workbench.data.prompts import clean_texts, labelled_texts, preference_pairs
 from workbench.errors import UserError, error_context
 from workbench.rewards.training.perturbations import vary
 from workbench.run.distributed import print_once
-from workbench.run.hf_trainer import check_arguments
+from workbench.run.hf_trainer import check_trainer_args
 
 Pair = tuple[str, str, str]
 """Prompt, chosen and rejected answer."""
@@ -77,7 +77,7 @@ def label_names(train: RewardTraining, found: list[str]) -> list[str]:
 
 def check_settings(train: RewardTraining) -> None:
     """Raises UserError for options that do not go together."""
-    check_arguments("reward.train.trainer_args", train.trainer_args)
+    check_trainer_args("reward.train.trainer_args", train.trainer_args)
     for name, share in (("variants", train.variants), ("average_from", train.average_from or 0.0)):
         if not 0 <= share <= 1:
             raise UserError(f"reward.train.{name}: {share} is no share; use a number from 0 to 1")

@@ -33,7 +33,7 @@ from workbench.models.batching import encode
 from workbench.models.loading import attention, from_pretrained
 from workbench.rewards.ranking import auroc
 from workbench.run.distributed import per_process
-from workbench.run.hf_trainer import arguments
+from workbench.run.hf_trainer import training_arguments
 
 AVERAGE_EVERY = 5  # steps
 AVERAGE_FILE = "average.pt"
@@ -188,7 +188,7 @@ def options(train: RewardTraining, folder: Path, seed: int, track: str | None, e
             "save_total_limit": 2,
             "restore_callback_states_from_checkpoint": True,  # the patience that is left
         }
-    return arguments(
+    return training_arguments(
         folder,
         epochs=train.epochs,
         max_steps=None,
