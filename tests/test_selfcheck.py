@@ -1,4 +1,4 @@
-"""What would fail silently is refused before the first update, and odd input is named or stays finite."""
+"""What would fail silently is refused before the first update, and odd input is refused or stays finite."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 import tiny
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from test_options import step
-from test_ppo import both, trainer
+from trainers import both, make_trainer, step
 
 from workbench.errors import RewardError, UserError
 from workbench.models.policy import Batch, Policy
@@ -24,10 +23,10 @@ def test_a_reference_that_would_follow_the_policy_is_refused(architecture: str, 
     model, reference = tiny.model(architecture), tiny.model(architecture)
     if shared == "one weight":
         reference.set_input_embeddings(model.get_input_embeddings())
-    given = {"nothing frozen": None, "one weight": reference, "all weights": model}[shared]
-    policy = Policy(model, tiny.tokenizer(architecture), reference=given)
+    references = {"nothing frozen": None, "one weight": reference, "all weights": model}
+    policy = Policy(model, tiny.tokenizer(architecture), reference=references[shared])
     with pytest.raises(UserError, match="the reference shares weights with the policy"):
-        step(trainer(tmp_path, architecture, policy=policy))
+        step(make_trainer(tmp_path, architecture, policy=policy))
 
 
 @both
@@ -39,19 +38,19 @@ def test_an_adapter_that_no_gradient_reaches_is_refused_by_name(architecture: st
             layer.lora_B[adapter].weight.zero_()
     layer.forward = layer.get_base_layer().forward
     with pytest.raises(UserError, match=f"no gradient reaches 2 of the trained weights, the first is {name}"):
-        step(trainer(tmp_path, architecture, policy=policy))
+        step(make_trainer(tmp_path, architecture, policy=policy))
 
 
 @both
-@pytest.mark.parametrize(("share", "refused"), [(0.3, False), (0.7, True)])
+@pytest.mark.parametrize(("fraction", "refused"), [(0.3, False), (0.7, True)])
 def test_adapters_at_zero_gradient_are_refused_when_they_are_most(
-    architecture: str, share: float, refused: bool, tmp_path: Path
+    architecture: str, fraction: float, refused: bool, tmp_path: Path
 ) -> None:
     policy = tiny.policy(architecture, lora=True)
-    outputs = [p for name, p in policy.named_parameters() if "lora_B" in name and ".policy." in name]
-    for parameter in outputs[: round(share * len(outputs))]:
+    lora_b = [p for name, p in policy.named_parameters() if "lora_B" in name and ".policy." in name]
+    for parameter in lora_b[: round(fraction * len(lora_b))]:
         parameter.register_hook(lambda gradient: gradient * 0)
-    run = trainer(tmp_path, architecture, policy=policy)
+    run = make_trainer(tmp_path, architecture, policy=policy)
     if refused:
         with pytest.raises(UserError, match="no gradient reaches"):
             step(run)
@@ -60,11 +59,11 @@ def test_adapters_at_zero_gradient_are_refused_when_they_are_most(
 
 
 def test_a_sanity_pair_the_wrong_way_round_is_refused_unless_checks_are_off(tmp_path: Path) -> None:
-    run = trainer(tmp_path, "gpt2")
+    run = make_trainer(tmp_path, "gpt2")
     run.sanity_pair = ["xxx", "eee"]
     with pytest.raises(UserError, match=r"reward.sanity_pair: 'xxx' scores 0 and 'eee' scores 1"):
         step(run)
-    unchecked = trainer(tmp_path, "gpt2", self_checks=False)
+    unchecked = make_trainer(tmp_path, "gpt2", self_checks=False)
     unchecked.sanity_pair = ["xxx", "eee"]
     step(unchecked)
     run.sanity_pair = ["eee", "xxx"]
@@ -76,30 +75,34 @@ def test_a_sanity_pair_the_wrong_way_round_is_refused_unless_checks_are_off(tmp_
     [
         ([], "a rollout of no prompts"),
         ([3, 0], "row 1 has a prompt without tokens"),
-        ([3, 57], "row 1 has 57 prompt tokens, and with 8 response tokens it does not fit the model's window of 64"),
+        ([3, 57], "row 1 has 57 prompt tokens, which with 8 response tokens exceed the model's context length of 64"),
     ],
 )
-def test_prompts_that_cannot_be_answered_are_refused(lengths: list[int], message: str, tmp_path: Path) -> None:
+def test_prompts_that_leave_no_room_for_a_response_are_refused(
+    lengths: list[int], message: str, tmp_path: Path
+) -> None:
     rows = [{"prompt": "a" * length, "prompt_ids": [5] * length} for length in lengths]
     with pytest.raises(UserError, match=message):
-        trainer(tmp_path, "gpt2").rollout(rows)
+        make_trainer(tmp_path, "gpt2").rollout(rows)
     fitting = [{"prompt": "a" * 56, "prompt_ids": [5] * 56}]
-    assert len(trainer(tmp_path, "gpt2").rollout(fitting)) == 1
+    assert len(make_trainer(tmp_path, "gpt2").rollout(fitting)) == 1
 
 
-def test_validation_prompts_without_a_column_that_the_reward_is_given_are_refused_before_the_first_step(
+def test_validation_prompts_without_a_column_that_the_reward_gets_are_refused_before_the_first_step(
     tmp_path: Path,
 ) -> None:
     row = {"prompt": "a", "prompt_ids": [5], "topic": "work", "reference": "b"}
     check_columns([row], [row | {"another": "column"}])
     check_columns([row], [])
-    with pytest.raises(UserError, match=r"ppo\.validation: has no column reference, topic, which ppo.data has"):
+    with pytest.raises(
+        UserError, match=r"ppo\.validation: has no column reference, topic, which the reward gets from ppo.data"
+    ):
         check_columns([row], [{"prompt": "a", "prompt_ids": [5]}])
 
 
 @both
 def test_a_response_that_stops_at_once_is_counted_and_learned_from(architecture: str, tmp_path: Path) -> None:
-    run = trainer(tmp_path, architecture)
+    run = make_trainer(tmp_path, architecture)
     policy, eos = run.unwrapped, int(run.unwrapped.stop_ids[0])
     generate = policy.generate
 
@@ -124,4 +127,4 @@ def test_a_response_that_stops_at_once_is_counted_and_learned_from(architecture:
 )
 def test_a_reward_that_does_not_keep_its_contract_is_named(answer: list[Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(RewardError, match=message):
-        step(trainer(tmp_path, "gpt2", reward=lambda prompts, completions, **_: answer))
+        step(make_trainer(tmp_path, "gpt2", reward=lambda prompts, completions, **_: answer))

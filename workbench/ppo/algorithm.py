@@ -1,7 +1,7 @@
 """The mathematics of PPO for language models, as pure functions on response-aligned tensors.
 
-Shapes: B responses, T response tokens. A mask is True at sampled tokens, the stop token included; what a
-function returns at masked positions is 0.
+Shapes: B responses, T response tokens. A mask is True at sampled tokens, the stop token included; results are 0 where
+it is False.
 """
 
 import math
@@ -11,12 +11,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-# exp of a larger log ratio is of no use to any loss and overflows a float32 at 88.
+# exp of a larger log ratio helps no loss, and overflows float32 at 88.
 LOG_RATIO_LIMIT = 20.0
 
 
 def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
-    """Per-token estimate (B, T), in nats, of KL(policy || reference) from tokens that the policy sampled.
+    """Return a per-token estimate (B, T), in nats, of KL(policy || reference) from tokens that the policy sampled.
 
     k1 is unbiased, k2 is biased with low variance, k3 is unbiased and non-negative
     (http://joschu.net/blog/kl-approx.html).
@@ -30,7 +30,7 @@ def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, estimator: Literal["k1", 
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """Reward per token (B, T): the KL penalty everywhere, the score (B,) added at the last sampled token."""
+    """Return rewards (B, T): the KL penalty at every token, the score (B,) added at the last sampled one."""
     rewards = -kl_coef * kl * mask
     last = mask.long().sum(dim=1, keepdim=True) - 1
     return rewards.scatter_add(1, last, scores.to(rewards.dtype).unsqueeze(1))
@@ -46,17 +46,17 @@ def transform_scores(
     scale: float = 1.0,
     missing_eos_penalty: float = 0.0,
 ) -> Tensor:
-    """Scores (B,) as the policy is paid: normalized, clipped, over `scale`, less a penalty where truncated (B,)."""
-    paid = (scores - mean) / max(std, 1e-8)
+    """Return the scores (B,) to train on: normalized, clipped, over `scale`, less a penalty where truncated (B,)."""
+    normalized = (scores - mean) / max(std, 1e-8)
     if clip is not None:
-        paid = paid.clamp(-clip, clip)
-    return paid / scale - missing_eos_penalty * truncated
+        normalized = normalized.clamp(-clip, clip)
+    return normalized / scale - missing_eos_penalty * truncated
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
-    """Generalized advantage estimates (B, T), arXiv 1506.02438 eq. 16, from rewards and values (B, T).
+    """Return generalized advantage estimates (B, T), arXiv 1506.02438 eq. 16, from rewards and values (B, T).
 
-    The end of a response is terminal, whether it stopped or was cut at the token limit.
+    The end of a response is terminal, whether it stopped or was truncated at the token limit.
     """
     advantages = torch.zeros_like(rewards)
     advantage_after = torch.zeros_like(rewards[:, 0])
@@ -70,31 +70,31 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def whiten(values: Tensor, mask: Tensor, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums) -> Tensor:
-    """`values` (B, T) shifted and scaled to mean 0 and variance 1 over the mask; 0 elsewhere.
+    """Return `values` (B, T) shifted and scaled to mean 0 and variance 1 over the mask.
 
-    `reduce_sum` adds a vector of sums over all processes, so that every process whitens alike. With fewer than
-    two tokens there is no variance and the values are only shifted.
+    `reduce_sum` adds up a vector over all processes, so that every process whitens alike. With fewer than two tokens
+    there is no variance, and the values are only shifted.
     """
     count, total = reduce_sum(torch.stack((mask.sum().to(values.dtype), (values * mask).sum())))
-    centred = (values - total / count.clamp(min=1)) * mask
-    (squares,) = reduce_sum(centred.square().sum().unsqueeze(0))
+    centered = (values - total / count.clamp(min=1)) * mask
+    (squares,) = reduce_sum(centered.square().sum().unsqueeze(0))
     if count < 2:
-        return centred
-    return centred * torch.rsqrt(squares / (count - 1) + 1e-8)
+        return centered
+    return centered * torch.rsqrt(squares / (count - 1) + 1e-8)
 
 
 class PolicyLoss(NamedTuple):
-    """Sums over the tokens of a batch; divide by the token count for the mean."""
+    """Sums over the tokens of a batch."""
 
     loss: Tensor  # scalar, carries the gradient
-    clipped: Tensor  # tokens whose ratio the clip held
+    clipped: Tensor  # tokens whose ratio was clipped
     approx_kl: Tensor  # k3 estimate of KL(old || new)
     ratio: Tensor  # sum of ratios
     ratio_max: Tensor  # largest ratio
 
 
 def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> PolicyLoss:
-    """Clipped surrogate, arXiv 1707.06347 eq. 7, summed over the tokens; every argument is (B, T)."""
+    """Return the clipped surrogate, arXiv 1707.06347 eq. 7, summed over the tokens; tensor arguments are (B, T)."""
     log_ratio = ((logprobs - old_logprobs) * mask).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
@@ -112,46 +112,50 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask
 
 
 class ValueLoss(NamedTuple):
-    """Sums over the tokens of a batch; divide by the token count for the mean."""
+    """Sums over the tokens of a batch."""
 
     loss: Tensor  # scalar, carries the gradient
-    clipped: Tensor  # tokens whose value change the clip held
+    clipped: Tensor  # tokens whose change of value was clipped
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> ValueLoss:
-    """Half the larger of the squared errors of the values and of the clipped values, summed; arguments (B, T)."""
+    """Return half the larger squared error, of the values or of the clipped values, summed over the tokens (B, T)."""
     change = values - old_values
-    near = old_values + change.clamp(-clip, clip)
-    error, error_near = (values - returns).square(), (near - returns).square()
+    clipped_values = old_values + change.clamp(-clip, clip)
+    error, clipped_error = (values - returns).square(), (clipped_values - returns).square()
     return ValueLoss(
-        loss=0.5 * (torch.maximum(error, error_near) * mask).sum(),
-        # Below the limit the two errors differ by rounding alone.
-        clipped=((error_near > error) & (change.abs() > clip) & mask).sum(),
+        loss=0.5 * (torch.maximum(error, clipped_error) * mask).sum(),
+        # Within the clip range the two errors differ by rounding alone.
+        clipped=((clipped_error > error) & (change.abs() > clip) & mask).sum(),
     )
 
 
 def update_kl_coef(kl_coef: float, kl: float, target: float, horizon: int, episodes: int) -> float:
-    """Proportional controller of arXiv 1909.08593 section 2.2: `kl` and `target` in nats per response."""
+    """Return the next coefficient by the proportional controller of arXiv 1909.08593 section 2.2.
+
+    `kl` and `target` are in nats per response.
+    """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * episodes / horizon)
 
 
 def lr_multiplier(step: int, steps: int, schedule: Literal["linear", "cosine", "constant"]) -> float:
-    """Share of the peak learning rate at `step` of `steps`: 1 at the first, near 0 at the last unless constant."""
-    done = step / steps
-    return {"linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "constant": 1.0}[schedule]
+    """Return the fraction of the peak learning rate at `step` of `steps`: 1 at step 0, and unless constant 0 at `steps`."""
+    progress = step / steps
+    return {"linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress)), "constant": 1.0}[schedule]
 
 
 def explained_variance(
     values: Tensor, returns: Tensor, mask: Tensor, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums
 ) -> Tensor:
-    """1 - Var(returns - values) / Var(returns) over the mask (B, T); 0 where the returns do not vary.
+    """Return 1 - Var(returns - values) / Var(returns) over the mask (B, T); 0 where the returns do not vary.
 
-    `reduce_sum` adds a vector of sums over all processes.
+    `reduce_sum` adds up a vector over all processes.
     """
-    parts = [part.double() * mask for part in (returns, returns - values)]
-    count, total, error = reduce_sum(torch.stack([mask.sum().double(), *(part.sum() for part in parts)]))
-    means = [total / count.clamp(min=1), error / count.clamp(min=1)]
-    squares = torch.stack([((p - m) * mask).square().sum() for p, m in zip(parts, means, strict=True)])
-    variance, error_variance = reduce_sum(squares)
+    targets, errors = returns.double() * mask, (returns - values).double() * mask
+    count, target_sum, error_sum = reduce_sum(torch.stack((mask.sum().double(), targets.sum(), errors.sum())))
+    target_mean, error_mean = target_sum / count.clamp(min=1), error_sum / count.clamp(min=1)
+    variance, error_variance = reduce_sum(
+        torch.stack((((targets - target_mean) * mask).square().sum(), ((errors - error_mean) * mask).square().sum()))
+    )
     return torch.where(variance > 0, 1 - error_variance / variance.clamp(min=1e-12), 0.0)

@@ -1,58 +1,60 @@
-"""Over-optimisation: the reward goes on rising while a scorer that PPO never sees falls (arXiv 2210.10760)."""
+"""Reward over-optimization: the reward rises while a held-out reward falls (arXiv 2210.10760)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 
-class Point(NamedTuple):
-    """What both scorers said of the same validation answers."""
+@dataclass(frozen=True)
+class Point:
+    """Both rewards on the same validation responses."""
 
     step: int
     kl: float
     """Nats per response from the reference."""
     score: float
-    """Mean of the reward that PPO is paid by."""
-    watch: float
-    """Mean of the scorer that PPO never sees."""
-    watch_error: float
-    """Standard error of `watch`."""
+    """Mean of the reward that PPO optimizes."""
+    held_out: float
+    """Mean of the held-out reward."""
+    held_out_error: float
+    """Standard error of `held_out`."""
 
 
-NAMES = ("validation/kl", "validation/score_mean", "validation/watch_mean", "validation/watch_error")
+# In the order of Point's fields after the step.
+METRICS = ("validation/kl", "validation/score_mean", "validation/held_out_mean", "validation/held_out_error")
 
 
-def points(metrics: Path) -> list[Point]:
-    """The points in a metrics.jsonl, in the order of their steps; none where nothing was watched."""
-    if not metrics.is_file():
+def points(file: Path) -> list[Point]:
+    """Read the points of a metrics.jsonl in the order of their steps; none where there was no held-out reward."""
+    if not file.is_file():
         return []
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return [Point(line["step"], *(line[name] for name in NAMES)) for line in lines if NAMES[-1] in line]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [Point(line["step"], *(line[name] for name in METRICS)) for line in lines if METRICS[-1] in line]
 
 
-def divergence_step(found: Sequence[Point]) -> int | None:
-    """The step from which the two scorers part: the best one by `watch`, once that is lost beyond doubt.
+def divergence_step(points: Sequence[Point]) -> int | None:
+    """Return the step from which the rewards diverge: where the held-out reward was best before a significant loss.
 
-    That is so at a later point whose reward is higher while `watch` is lower by more than two standard errors of the
-    difference.
+    The loss is significant at a later point where the reward is higher, and the held-out reward lower by more than two
+    standard errors of the difference.
     """
-    for number, point in enumerate(found):
-        best = max(found[: number + 1], key=lambda earlier: earlier.watch)
-        doubt = 2 * (best.watch_error**2 + point.watch_error**2) ** 0.5
-        if point.score > best.score and best.watch - point.watch > doubt:
+    for number, point in enumerate(points):
+        best = max(points[: number + 1], key=lambda earlier: earlier.held_out)
+        margin = 2 * (best.held_out_error**2 + point.held_out_error**2) ** 0.5
+        if point.score > best.score and best.held_out - point.held_out > margin:
             return best.step
     return None
 
 
-def divergence_warning(found: Sequence[Point]) -> str | None:
-    """A line, at the one point where it first shows that the two have parted."""
-    parted = divergence_step(found)
-    if parted is None or divergence_step(found[:-1]) is not None:
+def divergence_warning(points: Sequence[Point]) -> str | None:
+    """Return a warning at the one point where the divergence first shows, else None."""
+    step = divergence_step(points)
+    if step is None or divergence_step(points[:-1]) is not None:
         return None
     return (
-        f"ppo: warning: since step {parted} the reward rises while the watching scorer falls (now step "
-        f"{found[-1].step}): the policy learns what the reward gets wrong; raise ppo.kl_coef or stop there"
+        f"ppo: warning: since step {step} the reward has risen and the held-out reward has fallen (now step "
+        f"{points[-1].step}): the policy exploits errors of the reward; raise ppo.kl_coef, or stop at step {step}"
     )

@@ -13,17 +13,17 @@ from workbench.models.policy import Policy, adapter_name
 from workbench.ppo.rollout import ROW_FIELDS, Rollout
 from workbench.rewards.contract import RewardModel
 
-# What 1 and 0 may be missed by is rounding alone; bf16 keeps 8 bits.
+# Rounding alone may move a ratio from 1 or a KL from 0; bf16 keeps 8 bits.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
 def check_start(
     policy: nn.Module, accelerator: Accelerator, rollout: Rollout, *, rows: int, temperature: float, kl_per_token: float
 ) -> None:
-    """Raises UserError, with the likely cause, unless the first `rows` responses show a sound beginning.
+    """Raise UserError, with the likely cause, unless the first `rows` responses are as they must be before any update.
 
     KL to the reference is 0, the ratio of new to old probabilities is 1, the reference shares no weight with what
-    is trained, and a gradient reaches every adapter and the value head.
+    is trained, and a gradient reaches every adapter and the value head. All processes come to the same conclusion.
     """
     module: Policy = accelerator.unwrap_model(policy)
     tolerance = TOLERANCE[module.autocast_dtype or torch.float32]
@@ -37,10 +37,11 @@ def check_start(
     part = slice(0, rows)
     batch = rollout.batch.rows(part)
     mask, scores = batch.response_mask, policy(batch, temperature)
-    log_ratio = ((scores.logprobs.detach() - rollout.logprobs[part]) * mask).abs().max().item()
-    if not log_ratio <= tolerance:
+    log_ratios = ((scores.logprobs.detach() - rollout.logprobs[part]) * mask).abs()
+    largest = accelerator.gather(log_ratios.max().unsqueeze(0)).max().item()
+    if not largest <= tolerance:
         raise UserError(
-            f"ppo: the log ratio of new to old probabilities is {log_ratio:.2g} before the first update (limit "
+            f"ppo: the log ratio of new to old probabilities is {largest:.2g} before the first update (limit "
             f"{tolerance}); the same weights must give the same probabilities: is dropout on?"
         )
     accelerator.backward((scores.logprobs * mask).sum() + (scores.values * mask).sum())
@@ -48,15 +49,15 @@ def check_start(
     policy.zero_grad()
     if unreached:
         raise UserError(
-            f"ppo: no gradient reaches {len(unreached)} of the trained weights, the first is {unreached[0]}; an "
-            "adapter that is not active, a module that the model does not use (policy.lora.target_modules), an output "
-            "head adapted for a separate value model, which reads the states before it, and 4-bit layers repacked for "
-            "inference end a gradient"
+            f"ppo: no gradient reaches {len(unreached)} of the trained weights, the first is {unreached[0]}; likely "
+            "causes: an adapter that is not active, a module that the model does not use (policy.lora.target_modules), "
+            "an adapted output head with a separate value model, which reads the states before it, or 4-bit layers "
+            "repacked for inference"
         )
 
 
 def check_reference(policy: Policy) -> None:
-    """Raises UserError where the reference would move with the policy."""
+    """Raise UserError where the reference would move with the policy."""
     trained = {parameter.data_ptr() for parameter in policy.parameters() if parameter.requires_grad}
     frozen = policy.reference_parameters()
     if not frozen or any(parameter.data_ptr() in trained for parameter in frozen):
@@ -67,20 +68,20 @@ def check_reference(policy: Policy) -> None:
 
 
 def without_gradient(policy: Policy) -> list[str]:
-    """Names of trained weights that the backward pass left out.
+    """Return the names of trained weights that the backward pass left out.
 
     A new adapter's A has a gradient of exactly 0 because its B is 0, and a saturated attention may leave a B at 0 too;
     but when most B are at 0, something between the layers ends the gradient.
     """
     trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     missing = [name for name, p in trained.items() if p.grad is None]
-    outputs = {name: p.grad for name, p in trained.items() if "lora_B" in name and adapter_name(name) == "policy"}
-    silent = [name for name, gradient in outputs.items() if gradient is not None and not gradient.any()]
-    return missing + (silent if len(silent) > len(outputs) / 2 else [])
+    lora_b = {name: p.grad for name, p in trained.items() if "lora_B" in name and adapter_name(name) == "policy"}
+    silent = [name for name, gradient in lora_b.items() if gradient is not None and not gradient.any()]
+    return missing + (silent if len(silent) > len(lora_b) / 2 else [])
 
 
 def check_sanity_pair(reward: RewardModel, pair: list[str], row: dict[str, Any]) -> None:
-    """Raises UserError unless the first of a pair of responses to the prompt of `row` scores higher."""
+    """Raise UserError unless the first of a pair of responses to the prompt of `row` scores higher."""
     columns = {name: [value] * 2 for name, value in row.items() if name not in ROW_FIELDS}
     good, bad = reward([row["prompt"]] * 2, pair, **columns)
     if not good > bad:

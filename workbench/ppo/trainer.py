@@ -1,44 +1,45 @@
-"""The PPO loop: rollout, advantages, update, checkpoint, log. The mathematics is in algorithm.py."""
+"""The PPO loop: rollout, update, validation, log, checkpoint. The mathematics is in algorithm.py."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.schema import PPOConfig
 from workbench.errors import Interrupted, UserError
-from workbench.models.loading import make_optimizer, save_model, window
+from workbench.models.loading import context_length, save_model
+from workbench.models.optimizer import make_optimizer
 from workbench.models.policy import Policy
 from workbench.ppo import algorithm, checkpoint
-from workbench.ppo.metrics import rollout_metrics
+from workbench.ppo.advantages import estimate_advantages
+from workbench.ppo.metrics import rollout_metrics, speed_metrics
 from workbench.ppo.overoptimization import divergence_warning, points
 from workbench.ppo.rollout import Rollout, collect, respond
 from workbench.ppo.sampler import batch_indices, check_batch_size, check_columns, check_rows, derive_seed, token_limit
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
-from workbench.ppo.update import UpdateSettings, parameter_groups, update
-from workbench.ppo.validation import Sample, answer, samples, summarize
-from workbench.rewards.contract import CheckedReward, RewardModel, checked
-from workbench.run.distributed import per_process
+from workbench.ppo.update import parameter_groups, update
+from workbench.ppo.validation import Sample, gather_validation, rollout_samples, sample_validation
+from workbench.rewards.contract import CheckedReward, RewardModel
+from workbench.run.distributed import any_process, fail_together, per_process
 from workbench.run.files import append_text, atomic_folder, remove_partial
 from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
 
 MAX_NONFINITE_UPDATES = 3
-SAMPLES_SHOWN = 8
-
-T = TypeVar("T")
+LOGGED_SAMPLES = 8
 
 
 class PPOTrainer:
-    """Aligns a policy with a reward; step it by `rollout` and `update`, or run it by `train`."""
+    """Aligns a policy with a reward: `train` runs the loop; `rollout` and `update` are its steps, for a loop by hand."""
 
     def __init__(
         self,
@@ -52,44 +53,32 @@ class PPOTrainer:
         folder: Path,
         seed: int,
         validation_rows: Sequence[dict[str, Any]] = (),
-        watch: RewardModel | None = None,
+        held_out: CheckedReward | None = None,
         sanity_pair: list[str] | None = None,
         paged_optimizer: bool = False,
     ) -> None:
-        """`rows` hold prompt, prompt_ids and the reward's columns; checkpoints and metrics go to `folder`.
+        """Rows hold prompt, prompt_ids and the reward's columns; checkpoints and logs go to `folder`.
 
-        `watch` scores the answers to the validation prompts as well, and nothing is learned from it.
+        `held_out` scores the responses to the validation prompts as well; PPO never optimizes it.
         """
         processes = accelerator.num_processes
         check_batch_size(config, len(rows))
         check_columns(rows, validation_rows)
-        self.share = per_process("ppo.batch_size", config.batch_size, processes)
-        minibatch = per_process("ppo.minibatch_size", config.minibatch_size, processes)
-        self.micro_batch_size = min(config.micro_batch_size or minibatch, minibatch)
-        self.settings = UpdateSettings(
-            epochs=config.epochs,
-            minibatch_size=minibatch,
-            micro_batch_size=self.micro_batch_size,
-            clip_range=config.clip_range,
-            value_clip_range=config.value_clip_range,
-            vf_coef=config.vf_coef,
-            entropy_coef=config.entropy_coef,
-            target_kl=config.target_kl,
-            max_grad_norm=config.max_grad_norm,
-            temperature=config.temperature,
-        )
-        self.reward = reward if isinstance(reward, CheckedReward) else checked(reward, "reward")
-        self.watch = watch
+        # Sizes per process.
+        self.batch_size = per_process("ppo.batch_size", config.batch_size, processes)
+        self.minibatch_size = per_process("ppo.minibatch_size", config.minibatch_size, processes)
+        self.micro_batch_size = min(config.micro_batch_size or self.minibatch_size, self.minibatch_size)
+        self.reward = reward if isinstance(reward, CheckedReward) else CheckedReward(reward, "reward")
+        self.held_out = held_out
         self.tokenizer, self.rows, self.config = tokenizer, rows, config
         self.accelerator, self.folder, self.seed = accelerator, folder, seed
         self.validation_rows, self.sanity_pair = validation_rows, sanity_pair
-        self.window = None if policy.is_encoder_decoder else window(policy.base.config, tokenizer)
+        self.context_length = None if policy.is_encoder_decoder else context_length(policy.base.config, tokenizer)
         groups = parameter_groups(policy, config.learning_rate, config.value_learning_rate)
-        self.policy_parameters: list[torch.nn.Parameter] = groups[0]["params"]
+        self.policy_parameters: list[nn.Parameter] = groups[0]["params"]
         optimizer = make_optimizer(groups, paged=paged_optimizer)
         self.policy, self.optimizer = accelerator.prepare(policy, optimizer)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.step = 0
         self.state = checkpoint.TrainState(kl_coef=config.kl_coef)
 
     @property
@@ -98,81 +87,63 @@ class PPOTrainer:
         return self.accelerator.unwrap_model(self.policy)
 
     def train(self) -> dict[str, float]:
-        """Run from the last checkpoint, or from the start, to the end; returns the last step's metrics.
+        """Run from the last checkpoint, or from the start, to the end; return the last step's metrics.
 
         Raises Interrupted, with a checkpoint saved, when a signal asks for it.
         """
         self.resume()
-        steps = self.config.steps
-        done, show = self.step - self.state.validation_due, self.accelerator.is_main_process
-        progress = Progress("ppo", steps, done=done, show=show)
-        with stop_requests() as stop_asked:
-            while self.step < steps or self.state.validation_due:
+        state, steps, every = self.state, self.config.steps, self.config.checkpoint_every
+        done = state.step - state.validation_due
+        progress = Progress("ppo", steps, done=done, show=self.accelerator.is_main_process)
+        with stop_requests() as stop_requested:
+            self.measure_initial_scores()
+            while state.step < steps or state.validation_due:
                 # A run whose reward failed in validation was saved between the update and its validation.
-                if not self.state.validation_due:
-                    rollout = self.or_save(lambda: self.rollout(self.batch(self.step)))
-                    self.state.metrics = self.update(rollout)
-                    shown = samples(rollout)
-                metrics, due = self.state.metrics, self.step % self.config.checkpoint_every == 0 or self.step == steps
-                self.state.validation_due = due and bool(self.validation_rows)
-                if self.state.validation_due:
-                    validated = self.or_save(self.answer_validation)
-                    found, shown = self.look(validated)
-                    metrics |= found
-                    self.state.validation_due = False
-                if due:
-                    self.show(shown)
-                self.log(metrics)
-                if due and self.watch is not None:
-                    warning = divergence_warning(points(self.folder / "metrics.jsonl"))
-                    if warning is not None:
-                        self.accelerator.print(warning)
-                progress.advance(
-                    note=f"score {metrics['objective/score_mean']:.3f}, kl {metrics['objective/kl']:.2f}, "
-                    f"length {metrics['response/length_mean']:.1f}"
-                )
-                stop, failing = self.any_process(stop_asked()), self.state.nonfinite_updates >= MAX_NONFINITE_UPDATES
-                if stop or failing or due:
+                if not state.validation_due:
+                    # Step 1: sample responses and score them.
+                    with self.saved_on_failure():
+                        rollout = self.rollout(self.batch(state.step))
+                    # Step 2: estimate advantages and update the policy.
+                    state.metrics = self.update(rollout)
+                    samples = rollout_samples(rollout)
+                is_due = state.step % every == 0 or state.step == steps
+                # Step 3: validate the policy and keep the best one.
+                state.validation_due = is_due and bool(self.validation_rows)
+                if state.validation_due:
+                    validation_metrics, samples = self.validate()
+                    self.save_best(validation_metrics["validation/objective"])
+                    state.metrics |= validation_metrics
+                    state.validation_due = False
+                # Step 4: log.
+                self.log(state.metrics, samples if is_due else [])
+                progress.advance(note=progress_note(state.metrics))
+                # Step 5: save a checkpoint where one is due, and stop where a signal or the gradients ask for it.
+                stop = any_process(self.accelerator, stop_requested())
+                is_failing = state.nonfinite_updates >= MAX_NONFINITE_UPDATES
+                if is_due or stop or is_failing:
                     self.save_checkpoint()
-                if failing:
+                if is_failing:
                     raise UserError(
-                        f"ppo: {MAX_NONFINITE_UPDATES} updates in a row had no finite gradient; "
-                        f"saved at step {self.step}; "
-                        "lower ppo.learning_rate or use policy.precision fp32"
+                        f"ppo: {MAX_NONFINITE_UPDATES} updates in a row had no finite gradient; saved at step "
+                        f"{state.step}; lower ppo.learning_rate or use policy.precision fp32"
                     )
-                if stop and self.step < steps:
-                    raise Interrupted(f"stopped and saved at step {self.step} of {steps}")
+                if stop and state.step < steps:
+                    raise Interrupted(f"stopped and saved at step {state.step} of {steps}")
         progress.close()
-        return self.state.metrics
+        return state.metrics
 
-    def or_save(self, scored: Callable[[], T]) -> T:
-        """What calls the reward; where that fails on any process, all save a checkpoint and stop."""
-        results: list[T] = []
-        failure, before = None, checkpoint.random_state()
-        try:
-            results.append(scored())
-        except Exception as error:  # a user's reward can fail in any way
-            failure = error
-        if self.any_process(failure is not None):
-            checkpoint.restore_random_state(before)  # what failed is done again from its start
-            self.save_checkpoint()
-            raise failure or UserError(f"ppo: the reward failed on another process; saved at step {self.step}")
-        return results[0]
-
-    def log(self, metrics: dict[str, float]) -> None:
-        """Write this step's line and tell the tracker."""
-        if self.accelerator.is_main_process:
-            append_text(self.folder / "metrics.jsonl", json.dumps({"step": self.step} | metrics) + "\n")
-        self.accelerator.log(metrics, step=self.step)
+    def batch(self, step: int) -> list[dict[str, Any]]:
+        """Return this process's rows of rollout `step`."""
+        first = self.accelerator.process_index * self.batch_size
+        indices = batch_indices(step, self.config.batch_size, len(self.rows), self.seed)
+        return [self.rows[index] for index in indices[first : first + self.batch_size]]
 
     def rollout(self, rows: Sequence[dict[str, Any]]) -> Rollout:
         """Sample and score a response to each of `rows`; the same step samples the same, also after a resume."""
-        config = self.config
-        limit = token_limit(self.step, config.min_token_limit, config.max_new_tokens, self.seed)
-        check_rows(rows, limit, self.window)
-        if config.score_samples and self.state.score_std is None:
-            self.initial_scores = self.score_initial_policy()
-        torch.manual_seed(derive_seed(self.seed, self.step, self.accelerator.process_index))
+        config, step = self.config, self.state.step
+        limit = token_limit(step, config.min_token_limit, config.max_new_tokens, self.seed)
+        check_rows(rows, limit, self.context_length)
+        torch.manual_seed(derive_seed(self.seed, step, self.accelerator.process_index))
         return collect(
             self.unwrapped,
             self.tokenizer,
@@ -185,61 +156,52 @@ class PPOTrainer:
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Improve the policy on a rollout and return the step's metrics."""
+        self.measure_initial_scores()
         start = time.perf_counter()
-        config, mask, state = self.config, rollout.batch.response_mask, self.state
-        if config.score_samples and state.score_std is None:
-            state.score_mean, state.score_std = self.score_statistics()
-        kl = algorithm.kl_penalty(rollout.logprobs, rollout.ref_logprobs, config.kl_estimator) * mask
-        scores = algorithm.transform_scores(
-            rollout.scores,
-            rollout.truncated,
-            mean=state.score_mean,
-            std=1.0 if state.score_std is None else state.score_std,
-            clip=config.score_clip,
-            scale=config.score_scale,
-            missing_eos_penalty=config.missing_eos_penalty,
-        )
-        rewards = algorithm.token_rewards(scores, kl, mask, state.kl_coef)
-        advantages = algorithm.gae(rewards, rollout.values, mask, config.gamma, config.lam)
-        returns = (advantages + rollout.values) * mask
-        whitened = algorithm.whiten(advantages, mask, lambda sums: self.accelerator.reduce(sums, "sum"))
-
-        metrics = rollout_metrics(rollout, kl, rewards, advantages, returns, self.accelerator)
-        metrics["objective/kl_coef"] = state.kl_coef
-        if self.step == 0 and config.self_checks:
+        config, state, mask = self.config, self.state, rollout.batch.response_mask
+        estimates = estimate_advantages(rollout, config, state)
+        advantages = algorithm.whiten(estimates.advantages, mask, lambda sums: self.accelerator.reduce(sums, "sum"))
+        metrics = rollout_metrics(rollout, estimates, self.accelerator) | {"objective/kl_coef": state.kl_coef}
+        if state.step == 0 and config.self_checks:
             self.check_start(rollout, metrics)
-        fraction = algorithm.lr_multiplier(self.step, config.steps, config.schedule)
+        multiplier = algorithm.lr_multiplier(state.step, config.steps, config.schedule)
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
-            group["lr"] = peak * fraction
+            group["lr"] = peak * multiplier
+        metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        seed = derive_seed(self.seed, state.step, self.accelerator.process_index)
         metrics |= update(
             self.policy,
             self.optimizer,
             self.accelerator,
             rollout,
-            whitened,
-            returns,
-            self.settings,
-            torch.Generator().manual_seed(derive_seed(self.seed, self.step, self.accelerator.process_index)),
-            frozen=self.policy_parameters if self.step < config.value_warmup_steps else None,
+            advantages,
+            estimates.returns,
+            config,
+            minibatch_size=self.minibatch_size,
+            micro_batch_size=self.micro_batch_size,
+            generator=torch.Generator().manual_seed(seed),
+            frozen=self.policy_parameters if state.step < config.value_warmup_steps else (),
         )
-        metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        all_skipped = metrics["skipped_steps"] > 0 and metrics["skipped_steps"] == metrics["optimizer_steps"]
-        state.nonfinite_updates = state.nonfinite_updates + 1 if all_skipped else 0
-        self.step += 1
+        self.advance(metrics)
+        seconds = rollout.seconds | {"update": time.perf_counter() - start}
+        return metrics | speed_metrics(seconds, config.batch_size, metrics["response/length_mean"])
+
+    def advance(self, metrics: dict[str, float]) -> None:
+        """Count a finished update, and adapt the KL coefficient where it has a target."""
+        config, state = self.config, self.state
+        is_nonfinite = metrics["skipped_steps"] == metrics["optimizer_steps"] > 0
+        state.nonfinite_updates = state.nonfinite_updates + 1 if is_nonfinite else 0
+        state.step += 1
         if config.kl_target is not None:
             state.kl_coef = algorithm.update_kl_coef(
                 state.kl_coef, metrics["objective/kl"], config.kl_target, config.kl_horizon, config.batch_size
             )
-        seconds = rollout.seconds | {"update": time.perf_counter() - start}
-        metrics |= {f"seconds/{name}": round(value, 4) for name, value in seconds.items()}
-        metrics["episodes_per_second"] = config.batch_size / sum(seconds.values())
-        metrics["tokens_per_second"] = metrics["response/length_mean"] * metrics["episodes_per_second"]
-        return metrics
 
     def check_start(self, rollout: Rollout, metrics: dict[str, float]) -> None:
-        """The self-checks, on the first responses of the first rollout."""
+        """Run the self-checks on the first responses of the first rollout."""
         if self.sanity_pair:
-            check_sanity_pair(self.reward, self.sanity_pair, self.rows[0])
+            with fail_together(self.accelerator):
+                check_sanity_pair(self.reward, self.sanity_pair, self.rows[0])
         check_start(
             self.policy,
             self.accelerator,
@@ -249,101 +211,130 @@ class PPOTrainer:
             kl_per_token=metrics["objective/kl_k3"] / metrics["response/length_mean"],
         )
 
+    def measure_initial_scores(self) -> None:
+        """Measure what scores are normalized by, on responses of the initial policy, unless that is done or unwanted.
+
+        Raises UserError where all of them score the same.
+        """
+        if not self.config.score_samples or self.state.score_std is not None:
+            return
+        with self.saved_on_failure():
+            local = self.score_initial_policy()
+        scores = self.accelerator.gather(local)
+        std = scores.std(correction=0).item()
+        if std < 1e-6:
+            raise UserError(
+                f"ppo.score_samples: all {len(scores)} responses of the initial policy score {scores[0].item():g}, so "
+                "there is nothing to normalize by; set it to 0, or check the reward"
+            )
+        self.state.score_mean, self.state.score_std = scores.mean().item(), std
+
     def score_initial_policy(self) -> Tensor:
-        """Scores of this process's share of the responses that scores are normalized by."""
+        """Return the scores of this process's part of the responses that scores are normalized by."""
         scores: list[Tensor] = []
         for batch in range(-(-self.config.score_samples // self.config.batch_size)):
             torch.manual_seed(derive_seed(self.seed, batch, self.accelerator.process_index, 1))
-            scores.append(
-                respond(
-                    self.unwrapped,
-                    self.tokenizer,
-                    self.reward,
-                    self.batch(batch),
-                    max_new_tokens=self.config.max_new_tokens,
-                    temperature=self.config.temperature,
-                ).scores
+            responses = respond(
+                self.unwrapped,
+                self.tokenizer,
+                self.reward,
+                self.batch(batch),
+                max_new_tokens=self.config.max_new_tokens,
+                temperature=self.config.temperature,
             )
+            scores.append(responses.scores)
         return torch.cat(scores)
 
-    def score_statistics(self) -> tuple[float, float]:
-        """Mean and standard deviation of the initial policy's scores over all processes."""
-        found = self.accelerator.gather(self.initial_scores)
-        std = found.std(correction=0).item()
-        if std < 1e-6:
-            raise UserError(
-                f"ppo.score_samples: all {len(found)} responses of the initial policy score {found[0].item():g}, so "
-                "there is nothing to normalize by; set it to 0, or look at the reward"
+    def validate(self) -> tuple[dict[str, float], list[Sample]]:
+        """Return metrics and samples of the policy on the validation prompts, over all processes."""
+        with self.saved_on_failure():
+            local = sample_validation(
+                self.unwrapped,
+                self.tokenizer,
+                self.reward,
+                self.held_out,
+                self.validation_rows,
+                self.config,
+                self.accelerator,
+                batch_size=self.batch_size,
+                seed=self.seed,
             )
-        return found.mean().item(), std
-
-    def answer_validation(self) -> list[Sample]:
-        """This process's share of the answers to the validation prompts."""
-        return answer(
-            self.unwrapped,
-            self.tokenizer,
-            self.reward,
-            self.validation_rows,
-            self.accelerator,
-            batch_size=self.share,
-            max_new_tokens=self.config.max_new_tokens,
-            temperature=self.config.temperature,
-            seed=self.seed,
-            watch=self.watch,
-        )
-
-    def look(self, validated: list[Sample]) -> tuple[dict[str, float], list[Sample]]:
-        """Keep the policy if it is the best so far on the validation prompts; metrics and samples of all processes."""
-        # In units of the reward, where the penalty is in units of what is paid.
+        # The configured coefficient weighs normalized and scaled scores; these are raw.
         kl_coef = self.config.kl_coef * self.config.score_scale * (self.state.score_std or 1.0)
-        metrics, gathered = summarize(validated, kl_coef)
-        objective = metrics["validation/objective"]
-        if self.state.best is None or objective > self.state.best:
-            self.state.best = objective
+        return gather_validation(local, kl_coef)
+
+    def save_best(self, objective: float) -> None:
+        """Save the policy in `folder`/best if its validation objective is the highest so far."""
+        best = self.state.best_objective
+        if best is not None and not objective > best:
+            return
+        self.state.best_objective = objective
+        with fail_together(self.accelerator):
             if self.accelerator.is_main_process:
-                with atomic_folder(self.folder / "best") as folder:
-                    save_model(self.unwrapped.model, folder)
-        return metrics, gathered
+                with atomic_folder(self.folder / "best") as partial:
+                    save_model(self.unwrapped.model, partial)
 
-    def show(self, shown: list[Sample]) -> None:
-        """Write some samples to samples.jsonl."""
-        if self.accelerator.is_main_process:
-            lines = [json.dumps({"step": self.step} | sample, ensure_ascii=False) for sample in shown[:SAMPLES_SHOWN]]
-            append_text(self.folder / "samples.jsonl", "".join(line + "\n" for line in lines))
+    def log(self, metrics: dict[str, float], samples: list[Sample]) -> None:
+        """Write a line of metrics.jsonl and of samples.jsonl, tell the tracker, and warn where the rewards diverge."""
+        step = self.state.step
+        with fail_together(self.accelerator):
+            if self.accelerator.is_main_process:
+                if samples:
+                    self.log_samples(samples)
+                append_text(self.folder / "metrics.jsonl", json.dumps({"step": step} | metrics) + "\n")
+                if "validation/held_out_mean" in metrics:
+                    warning = divergence_warning(points(self.folder / "metrics.jsonl"))
+                    if warning is not None:
+                        print(warning, flush=True)
+            self.accelerator.log(metrics, step=step)
 
-    def batch(self, step: int) -> list[dict[str, Any]]:
-        """This process's rows of rollout `step`."""
-        first = self.accelerator.process_index * self.share
-        indices = batch_indices(step, self.config.batch_size, len(self.rows), self.seed)
-        return [self.rows[index] for index in indices[first : first + self.share]]
+    def log_samples(self, samples: list[Sample]) -> None:
+        """Write the first few samples to samples.jsonl."""
+        lines = [sample.json_line(self.state.step) for sample in samples[:LOGGED_SAMPLES]]
+        append_text(self.folder / "samples.jsonl", "".join(lines))
 
-    def any_process(self, flag: bool) -> bool:
-        """Whether the flag is set on any process."""
-        local = torch.tensor([float(flag)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(local, "sum").item())
+    @contextmanager
+    def saved_on_failure(self) -> Iterator[None]:
+        """Save a checkpoint and stop all processes where the block, which calls a reward, fails on any of them."""
+        random_state = checkpoint.random_state()
+        try:
+            with fail_together(self.accelerator):
+                yield
+        except Exception:
+            checkpoint.restore_random_state(random_state)  # what failed is done again from its start
+            self.save_checkpoint()
+            self.accelerator.print(f"ppo: saved at step {self.state.step}")
+            raise
 
     def save_checkpoint(self) -> None:
         """Save everything that `resume` needs."""
         checkpoint.save(
             self.folder / "checkpoints",
-            self.step,
+            self.state,
             keep=self.config.checkpoints_kept,
             accelerator=self.accelerator,
             policy=self.policy,
             optimizer=self.optimizer,
-            counters=self.state,
         )
 
     def resume(self) -> None:
-        """Go back to the newest whole checkpoint, where there is one, and forget what was logged after it."""
-        found = checkpoint.load_latest(
+        """Go back to the newest intact checkpoint, where there is one, and remove what was logged after it."""
+        state = checkpoint.load_latest(
             self.folder / "checkpoints", accelerator=self.accelerator, policy=self.policy, optimizer=self.optimizer
         )
-        if found is not None:
-            self.step, self.state = found
-            self.accelerator.print(f"ppo: going on from step {self.step}")
+        if state is not None:
+            self.state = state
+            self.accelerator.print(f"ppo: resuming from step {state.step}")
         if self.accelerator.is_main_process:
             remove_partial(self.folder, "best")
-            done = self.step - self.state.validation_due
+            logged = self.state.step - self.state.validation_due
             for name in ("metrics.jsonl", "samples.jsonl"):
-                checkpoint.truncate_log(self.folder / name, done)
+                checkpoint.truncate_log(self.folder / name, logged)
+
+
+def progress_note(metrics: dict[str, float]) -> str:
+    """Return what the progress bar shows of a step."""
+    return (
+        f"score {metrics['objective/score_mean']:.3f}, kl {metrics['objective/kl']:.2f}, "
+        f"length {metrics['response/length_mean']:.1f}"
+    )

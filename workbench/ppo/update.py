@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from workbench.config.schema import PPOConfig
 from workbench.models.policy import Policy
 from workbench.ppo import algorithm
 from workbench.ppo.rollout import Rollout
 
-
-@dataclass(frozen=True)
-class UpdateSettings:
-    """Hyper-parameters of an update; sizes are per process."""
-
-    epochs: int
-    minibatch_size: int
-    micro_batch_size: int
-    clip_range: float
-    value_clip_range: float
-    vf_coef: float
-    entropy_coef: float
-    target_kl: float | None
-    max_grad_norm: float
-    temperature: float
-
-
 # What is summed over the tokens of a micro batch, in the order of the vector that carries the sums.
 SUMS = ("tokens", "policy_loss", "value_loss", "entropy", "clipped", "value_clipped", "approx_kl", "ratio")
+
+
+class MicroBatch(NamedTuple):
+    """What a micro batch contributes to a minibatch."""
+
+    loss: Tensor  # scalar, a sum over the tokens, carries the gradient
+    sums: Tensor  # (len(SUMS),)
+    ratio_max: Tensor  # scalar, largest probability ratio
 
 
 def update(
@@ -43,69 +34,59 @@ def update(
     rollout: Rollout,
     advantages: Tensor,
     returns: Tensor,
-    settings: UpdateSettings,
-    generator: torch.Generator,
+    config: PPOConfig,
     *,
-    frozen: list[nn.Parameter] | None = None,
+    minibatch_size: int,
+    micro_batch_size: int,
+    generator: torch.Generator,
+    frozen: Sequence[nn.Parameter] = (),
 ) -> dict[str, float]:
     """Take the optimizer steps for `advantages` and `returns` (B, T) and return the metrics over all of them.
 
-    `policy` is the module as prepared by `accelerator`, so that gradients are averaged over processes. A step whose
-    gradient is not finite is skipped and counted; one whose minibatch has moved past `target_kl` ends the update. The
-    parameters in `frozen` keep their values.
+    `policy` is the module that `accelerator` prepared, so that gradients are averaged over processes; sizes are per
+    process. A step whose gradient is not finite is skipped and counted; a minibatch past `target_kl` ends the update.
+    Parameters in `frozen` keep their values.
     """
     total = torch.zeros(len(SUMS), device=accelerator.device)
     ratio_max = torch.zeros((), device=accelerator.device)
     steps = skipped = 0
-    norms, stopped = 0.0, False
-    for rows in minibatches(len(rollout), settings.epochs, settings.minibatch_size, generator):
+    norm_sum, stopped_early = 0.0, False
+    for rows in minibatches(len(rollout), config.epochs, minibatch_size, generator):
         tokens = accelerator.reduce(rollout.batch.response_mask[rows].sum(), "sum").item()
         # Gradients are averaged over processes; this makes the average the mean over all tokens.
         weight = accelerator.num_processes / max(tokens, 1)
-        of_minibatch = torch.zeros_like(total)
-        for micro in rows.split(settings.micro_batch_size):
-            last = micro[-1] == rows[-1]
-            with accelerator.no_sync(policy) if not last else nullcontext():
-                loss, sums, largest = micro_loss(policy, accelerator, rollout, advantages, returns, micro, settings)
-                accelerator.backward(loss * weight)
-            of_minibatch += sums
-            ratio_max = torch.maximum(ratio_max, largest)
-        total += of_minibatch
-        if settings.target_kl is not None:
-            moved = accelerator.reduce(of_minibatch[SUMS.index("approx_kl")], "sum").item() / max(tokens, 1)
-            if moved > settings.target_kl:
+        sums = torch.zeros_like(total)
+        for micro_rows in rows.split(micro_batch_size):
+            is_last = bool(micro_rows[-1] == rows[-1])
+            with nullcontext() if is_last else accelerator.no_sync(policy):
+                micro = micro_loss(policy, accelerator, rollout, advantages, returns, micro_rows, config)
+                accelerator.backward(micro.loss * weight)
+            sums += micro.sums
+            ratio_max = torch.maximum(ratio_max, micro.ratio_max)
+        total += sums
+        if config.target_kl is not None:
+            approx_kl = accelerator.reduce(sums[SUMS.index("approx_kl")], "sum").item() / max(tokens, 1)
+            if approx_kl > config.target_kl:
                 optimizer.zero_grad()
-                stopped = True
+                stopped_early = True
                 break
-        for parameter in frozen or ():
+        for parameter in frozen:
             parameter.grad = None
-        norm = accelerator.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)
+        norm = accelerator.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
         assert norm is not None
         steps += 1
         if torch.isfinite(norm):
             optimizer.step()
-            norms += norm.item()
+            norm_sum += norm.item()
         else:
             skipped += 1
         optimizer.zero_grad()
-    largest = accelerator.gather(ratio_max.unsqueeze(0)).max().item()
-    mean = dict(zip(SUMS, accelerator.reduce(total, "sum").tolist(), strict=True))
-    tokens = max(mean.pop("tokens"), 1)
-    mean = {name: value / tokens for name, value in mean.items()}
-    metrics = {
-        "policy/loss": mean["policy_loss"],
-        "policy/approx_kl": mean["approx_kl"],
-        "policy/clip_fraction": mean["clipped"],
-        "policy/ratio_mean": mean["ratio"],
-        "policy/ratio_max": largest,
-        "value/loss": mean["value_loss"],
-        "value/clip_fraction": mean["value_clipped"],
-        "grad_norm": norms / max(steps - skipped, 1),
+    return update_metrics(total, ratio_max, accelerator, with_entropy=bool(config.entropy_coef)) | {
+        "grad_norm": norm_sum / max(steps - skipped, 1),
         "optimizer_steps": steps,
         "skipped_steps": skipped,
-        "stopped_early": float(stopped),
+        "stopped_early": float(stopped_early),
     }
-    return metrics | ({"policy/entropy": mean["entropy"]} if settings.entropy_coef else {})
 
 
 def micro_loss(
@@ -115,21 +96,21 @@ def micro_loss(
     advantages: Tensor,
     returns: Tensor,
     rows: Tensor,
-    settings: UpdateSettings,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, as a sum over the tokens of `rows`, the SUMS that make the metrics, and the largest ratio."""
+    config: PPOConfig,
+) -> MicroBatch:
+    """Run the policy over `rows` of the rollout and return the loss and what its metrics are made of."""
     module: Policy = accelerator.unwrap_model(policy)
-    batch, bonus = module.trim(rollout.batch.rows(rows)), settings.entropy_coef != 0
+    batch, with_entropy = module.trim(rollout.batch.rows(rows)), config.entropy_coef != 0
     mask, length = batch.response_mask, batch.response_mask.shape[1]
-    scores = policy(batch, settings.temperature, bonus)
+    scores = policy(batch, config.temperature, with_entropy)
     surrogate = algorithm.policy_loss(
-        scores.logprobs, rollout.logprobs[rows, :length], advantages[rows, :length], mask, settings.clip_range
+        scores.logprobs, rollout.logprobs[rows, :length], advantages[rows, :length], mask, config.clip_range
     )
     value = algorithm.value_loss(
-        scores.values, rollout.values[rows, :length], returns[rows, :length], mask, settings.value_clip_range
+        scores.values, rollout.values[rows, :length], returns[rows, :length], mask, config.value_clip_range
     )
-    entropy = scores.entropies.sum() if bonus else torch.zeros_like(surrogate.loss)
-    loss = surrogate.loss + settings.vf_coef * value.loss - settings.entropy_coef * entropy
+    entropy = scores.entropies.sum() if with_entropy else torch.zeros_like(surrogate.loss)
+    loss = surrogate.loss + config.vf_coef * value.loss - config.entropy_coef * entropy
     sums = (
         mask.sum(),
         surrogate.loss,
@@ -140,21 +121,41 @@ def micro_loss(
         surrogate.approx_kl,
         surrogate.ratio,
     )
-    return loss, torch.stack([part.detach().float() for part in sums]), surrogate.ratio_max
+    return MicroBatch(loss, torch.stack([part.detach().float() for part in sums]), surrogate.ratio_max)
+
+
+def update_metrics(
+    total: Tensor, ratio_max: Tensor, accelerator: Accelerator, *, with_entropy: bool
+) -> dict[str, float]:
+    """Return the metrics that are means over the tokens of all minibatches, from this process's SUMS."""
+    largest_ratio = accelerator.gather(ratio_max.unsqueeze(0)).max().item()
+    sums = dict(zip(SUMS, accelerator.reduce(total, "sum").tolist(), strict=True))
+    tokens = max(sums.pop("tokens"), 1)
+    mean = {name: value / tokens for name, value in sums.items()}
+    metrics = {
+        "policy/loss": mean["policy_loss"],
+        "policy/approx_kl": mean["approx_kl"],
+        "policy/clip_fraction": mean["clipped"],
+        "policy/ratio_mean": mean["ratio"],
+        "policy/ratio_max": largest_ratio,
+        "value/loss": mean["value_loss"],
+        "value/clip_fraction": mean["value_clipped"],
+    }
+    return metrics | ({"policy/entropy": mean["entropy"]} if with_entropy else {})
 
 
 def minibatches(rows: int, epochs: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Row indices of each minibatch: every epoch visits every row once, in a new order."""
+    """Yield the row indices of each minibatch: every epoch visits every row once, in a new order."""
     for _ in range(epochs):
         yield from torch.randperm(rows, generator=generator).split(size)
 
 
 def parameter_groups(policy: Policy, rate: float, value_rate: float | None) -> list[dict[str, Any]]:
-    """What is trained by the policy's loss and what for the values alone, each with its rate."""
-    values = [p for p in policy.value_parameters() if p.requires_grad]
-    of_values = {id(p) for p in values}
-    trained = [p for p in policy.parameters() if p.requires_grad and id(p) not in of_values]
+    """Return what the policy's loss trains, and what is trained for the values alone, each with its learning rate."""
+    value_parameters = [p for p in policy.value_parameters() if p.requires_grad]
+    value_ids = {id(p) for p in value_parameters}
+    policy_parameters = [p for p in policy.parameters() if p.requires_grad and id(p) not in value_ids]
     return [
-        {"params": trained, "lr": rate},
-        {"params": values, "lr": rate if value_rate is None else value_rate},
+        {"params": policy_parameters, "lr": rate},
+        {"params": value_parameters, "lr": rate if value_rate is None else value_rate},
     ]

@@ -1,0 +1,111 @@
+"""A PPOTrainer of a tiny policy on a countable reward, and what a run leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from accelerate import Accelerator
+
+from workbench.config.schema import DataSource, PPOConfig
+from workbench.models.policy import Policy
+from workbench.ppo.rollout import Rollout
+from workbench.ppo.trainer import PPOTrainer
+from workbench.rewards.contract import CheckedReward, RewardModel
+
+both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+either = pytest.mark.parametrize("lora", [True, False])
+
+CONFIG = PPOConfig(
+    data=DataSource(path="unused"),
+    steps=4,
+    batch_size=16,
+    minibatch_size=8,
+    epochs=2,
+    learning_rate=1e-2,
+    kl_coef=0.01,
+    max_new_tokens=8,
+    checkpoint_every=2,
+)
+
+
+def e_rate(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+    """Return the fraction of a completion's characters that are e."""
+    return [text.count("e") / max(len(text), 1) for text in completions]
+
+
+def make_rows(architecture: str, count: int) -> list[dict[str, Any]]:
+    """Return prompts of different lengths, with a column for the reward."""
+    tokenizer = tiny.tokenizer(architecture)
+    texts = [f"{'ab' * (i % 4)} {chr(97 + i % 26)}:" for i in range(count)]
+    return [{"prompt": text, "prompt_ids": tokenizer(text).input_ids, "index": i} for i, text in enumerate(texts)]
+
+
+def make_trainer(
+    folder: Path,
+    architecture: str = "gpt2",
+    *,
+    config: PPOConfig = CONFIG,
+    lora: bool = True,
+    policy: Policy | None = None,
+    reward: RewardModel = e_rate,
+    held_out: RewardModel | None = None,
+    validation: int = 0,
+    seed: int = 0,
+    cpu: bool = True,
+    **changes: Any,
+) -> PPOTrainer:
+    """Return a trainer on 40 prompts, `validation` of them validated on, with `changes` to `config`."""
+    config = dataclasses.replace(config, **changes)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    return PPOTrainer(
+        policy or tiny.policy(architecture, lora=lora, separate=config.value_model == "separate"),
+        tiny.tokenizer(architecture),
+        CheckedReward(reward, "test"),
+        make_rows(architecture, 40),
+        config,
+        accelerator=Accelerator(cpu=cpu),
+        folder=folder,
+        seed=seed,
+        validation_rows=make_rows(architecture, validation),
+        held_out=CheckedReward(held_out, "held out") if held_out else None,
+    )
+
+
+def step(run: PPOTrainer) -> tuple[Rollout, dict[str, float]]:
+    """Take one step; return its rollout and metrics."""
+    rollout = run.rollout(run.batch(run.state.step))
+    return rollout, run.update(rollout)
+
+
+def untimed(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics without those that a clock measured."""
+    return {k: v for k, v in metrics.items() if not k.startswith("seconds/") and not k.endswith("_per_second")}
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    """Return the entries of a log, without what a clock measured."""
+    return [untimed(json.loads(line)) for line in file.read_text().splitlines()]
+
+
+def digest(parameters: Iterable[torch.Tensor]) -> str:
+    """Return a hash of weights."""
+    return hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in parameters)).hexdigest()
+
+
+def trained_weights(policy: Policy) -> str:
+    """Return a hash of the weights that are trained."""
+    return digest(p for p in policy.parameters() if p.requires_grad)
+
+
+def frozen_weights(policy: Policy) -> str:
+    """Return a hash of the weights that are not trained, and of the frozen copy."""
+    return digest(policy.reference_parameters())

@@ -1,0 +1,40 @@
+"""From the scores of a rollout to the advantage and the return of every token."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from workbench.config.schema import PPOConfig
+from workbench.ppo import algorithm
+from workbench.ppo.checkpoint import TrainState
+from workbench.ppo.rollout import Rollout
+
+
+class Estimates(NamedTuple):
+    """What an update learns from; 0 at masked positions."""
+
+    kl: Tensor  # (B, T) nats, by the estimator that is penalized
+    rewards: Tensor  # (B, T) score less KL penalty
+    advantages: Tensor  # (B, T) before whitening
+    returns: Tensor  # (B, T) targets of the values
+
+
+def estimate_advantages(rollout: Rollout, config: PPOConfig, state: TrainState) -> Estimates:
+    """Return rewards, advantages and returns of a rollout under the state's KL coefficient and score statistics."""
+    mask = rollout.batch.response_mask
+    kl = algorithm.kl_penalty(rollout.logprobs, rollout.ref_logprobs, config.kl_estimator) * mask
+    scores = algorithm.transform_scores(
+        rollout.scores,
+        rollout.truncated,
+        mean=state.score_mean,
+        std=1.0 if state.score_std is None else state.score_std,
+        clip=config.score_clip,
+        scale=config.score_scale,
+        missing_eos_penalty=config.missing_eos_penalty,
+    )
+    rewards = algorithm.token_rewards(scores, kl, mask, state.kl_coef)
+    advantages = algorithm.gae(rewards, rollout.values, mask, config.gamma, config.lam)
+    returns = (advantages + rollout.values) * mask
+    return Estimates(kl, rewards, advantages, returns)

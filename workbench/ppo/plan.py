@@ -1,0 +1,78 @@
+"""What PPO needs, loaded and checked before anything trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from workbench.config.schema import Config, DataSource, Scorer
+from workbench.data.prompts import load_prompts
+from workbench.errors import UserError, error_context
+from workbench.models.loading import context_length, load_config, load_policy_tokenizer
+from workbench.models.memory import model_plan
+from workbench.ppo.sampler import check_batch_size, check_columns
+from workbench.rewards.contract import CheckedReward
+from workbench.rewards.registry import load_scorer
+
+MIN_HELD_OUT_PROMPTS = 10
+
+
+@dataclass(frozen=True)
+class PPOPlan:
+    """What the stage works with; `run` uses these very objects."""
+
+    lines: list[str]
+    tokenizer: PreTrainedTokenizerBase
+    rows: list[dict[str, Any]]
+    """Prompts to learn from, with the reward's columns."""
+    validation_rows: list[dict[str, Any]]
+    """Prompts to validate on, with the reward's columns; none unless the configuration names some."""
+    reward: CheckedReward | None
+    """None where the run trains it."""
+    held_out: CheckedReward | None
+
+
+def plan_ppo(config: Config) -> PPOPlan:
+    """Load tokenizer, prompts and rewards of the stage; raise UserError where they do not fit."""
+    ppo, reward = config.ppo, config.reward
+    assert ppo is not None
+    assert reward is not None
+    tokenizer = load_policy_tokenizer(config.policy.model)
+    limit = context_length(load_config(config.policy.model), tokenizer)
+    reports: list[str] = []
+
+    def load(key: str, source: DataSource) -> list[dict[str, Any]]:
+        with error_context(key):
+            rows, report = load_prompts(source, tokenizer, max_new_tokens=ppo.max_new_tokens, context_length=limit)
+        reports.append(f"{key}: {report}")
+        return rows
+
+    rows = load("ppo.data", ppo.data)
+    check_batch_size(ppo, len(rows))
+    validation_rows = load("ppo.validation", ppo.validation) if ppo.validation else []
+    check_columns(rows, validation_rows)
+    given = None
+    if reward.model is not None:
+        with error_context("reward.model"):
+            given = load_scorer(Scorer(reward.model, reward.options))
+    held_out = load_held_out(reward.held_out, len(validation_rows)) if reward.held_out else None
+    updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
+    summary = (
+        f"{ppo.steps} steps of {ppo.batch_size} from {len(rows)} prompts, {updates} optimizer steps each, "
+        f"reward {reward.model or 'trained'}, KL coefficient {ppo.kl_coef}"
+    )
+    lines = [*reports, summary, *model_plan(config, ppo.micro_batch_size or ppo.minibatch_size)]
+    return PPOPlan(lines, tokenizer, rows, validation_rows, given, held_out)
+
+
+def load_held_out(scorer: Scorer, prompts: int) -> CheckedReward:
+    """Load the held-out reward; raise UserError where it would score too few validation prompts."""
+    if prompts < MIN_HELD_OUT_PROMPTS:
+        raise UserError(
+            f"reward.held_out: it scores the responses to ppo.validation, which has {prompts} prompts; give at least "
+            f"{MIN_HELD_OUT_PROMPTS}, or its curve is noise"
+        )
+    with error_context("reward.held_out"):
+        return load_scorer(scorer)
