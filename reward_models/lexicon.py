@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from workbench.errors import UserError
-from workbench.toy import RUDE_WORDS
+from workbench.errors import UserError, shorten
+from workbench.rewards.contract import Judge
 
 
 class Lexicon:
-    """Pays minus one for every whole word of the list, in any case; default: the embedded rude words."""
+    """Rewards a completion with minus one for every whole word of the list, in any case."""
 
-    def __init__(self, words: list[str] | None = None) -> None:
-        chosen = list(RUDE_WORDS) if words is None else words
+    def __init__(self, words: Sequence[str] = ()) -> None:
         if isinstance(words, str):
-            raise UserError(f"lexicon: words is the text {words!r}; give a list of words")
-        if not chosen:
-            raise UserError("lexicon: words is empty; list at least one word")
-        self.pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, chosen))})(?!\w)", re.IGNORECASE)
+            raise UserError(f"lexicon: words is the text {shorten(words)}; give a list of words")
+        if not words:
+            raise UserError("lexicon: words is empty; list at least one word, or use toy_lexicon for the toy data's")
+        self.pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        """Minus the number of listed words in each completion."""
+        """Return minus the number of listed words in each completion."""
         return [float(-len(self.pattern.findall(text))) for text in completions]
 
+    def judge(self) -> Judge:
+        """Return the toxicity judge; a reward that cannot judge has no such method."""
+        return self.toxicity
+
     def toxicity(self, texts: list[str]) -> list[float]:
-        """1.0 for a text with a listed word, else 0.0."""
+        """Return 1.0 for a text with a listed word, else 0.0."""
         return [float(self.pattern.search(text) is not None) for text in texts]

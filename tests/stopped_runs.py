@@ -22,7 +22,7 @@ from workbench.config.schema import DataSource, PPOConfig
 from workbench.errors import Interrupted
 from workbench.ppo.rollout import Rollout
 from workbench.ppo.trainer import PPOTrainer
-from workbench.rewards.contract import checked
+from workbench.rewards.contract import CheckedReward
 
 # Everything that carries state from step to step is on; the last step is no multiple of checkpoint_every.
 CONFIG = PPOConfig(
@@ -58,7 +58,7 @@ def trainer(folder: Path, architecture: str = "gpt2", *, lora: bool = True, **ch
     run = PPOTrainer(
         tiny.policy(architecture, lora=lora, separate=config.value_model == "separate"),
         tokenizer,
-        checked(paid, "test"),
+        CheckedReward(paid, "test"),
         rows,
         config,
         accelerator=Accelerator(cpu=True),

@@ -18,7 +18,7 @@ from stopped_runs import CONFIG, Whole, digest, finish, interrupt, lines, paid, 
 from recipes import ppo
 from workbench.errors import Interrupted, RewardError
 from workbench.ppo.trainer import PPOTrainer
-from workbench.rewards.contract import checked
+from workbench.rewards.contract import CheckedReward
 from workbench.run import cli
 
 both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -56,7 +56,7 @@ def test_a_reward_that_fails_changes_nothing_either(steps: int, whole: Whole, tm
                 raise RewardError("the scorer did not answer")
             return scores
 
-        run.reward = checked(failing, "failing")
+        run.reward = CheckedReward(failing, "failing")
         with pytest.raises(RewardError):
             run.train()
 

@@ -28,7 +28,7 @@ from workbench.models.sampling import is_truncated
 from workbench.ppo import update as update_module
 from workbench.ppo.rollout import Rollout, decode, score_tokens
 from workbench.ppo.trainer import PPOTrainer
-from workbench.rewards.contract import checked
+from workbench.rewards.contract import CheckedReward
 
 PROCESSES = 2
 KINDS = list(itertools.product(tiny.ARCHITECTURES, (True, False), ("shared", "separate")))  # lora, value_model
@@ -74,7 +74,7 @@ def make_trainer(
     return PPOTrainer(
         policy,
         tiny.tokenizer(architecture),
-        checked(reward, "test"),
+        CheckedReward(reward, "test"),
         make_rows(architecture, 40),
         dataclasses.replace(CONFIG, **changes),
         accelerator=Accelerator(cpu=True),

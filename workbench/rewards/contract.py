@@ -1,16 +1,23 @@
-"""The reward contract, and wrappers that hold a reward model or a toxicity judge to it."""
+"""What a reward and a toxicity judge must return, and the wrappers that check every value of it.
+
+A reward is a callable with TRL's signature. Two further methods are optional: `judge` (OffersJudge) and `terms`
+(OffersTerms).
+"""
 
 from __future__ import annotations
 
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from workbench.errors import RewardError, UserError, one_line
+from workbench.errors import RewardError, UserError, one_line, shorten
 
-SHOWN_CHARACTERS = 80
+# The terms of a reward must sum to its score within ABSOLUTE plus RELATIVE times the sum of their magnitudes. A network
+# scores the same text a little differently in another batch; a wrong sum is off by far more.
+ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
+FULLY_COMPARED_ROWS = 64
 
 
 class RewardModel(Protocol):
@@ -26,38 +33,43 @@ class Judge(Protocol):
 
 
 @runtime_checkable
-class JudgingReward(Protocol):
-    """A reward that can also say how toxic a text is."""
+class OffersJudge(Protocol):
+    """A reward that can also judge how toxic a text is."""
 
-    def toxicity(self, texts: list[str]) -> list[float]:
-        """One toxicity probability in [0, 1] per text."""
+    def judge(self) -> Judge | None:
+        """Return the toxicity judge, or None where this reward, as it was configured, has none."""
         ...
 
 
 @runtime_checkable
-class TermedReward(Protocol):
+class OffersTerms(Protocol):
     """A reward that is the sum of named terms."""
 
     def terms(self, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
-        """The terms by name, each with one number per completion; their sum is the reward."""
+        """Return the terms by name, each with one number per completion; they sum to the score."""
         ...
 
 
 @runtime_checkable
 class Array(Protocol):
-    """What numpy and torch share: conversion to plain Python numbers."""
+    """The conversion to plain Python numbers that numpy and torch share."""
 
     def tolist(self) -> Any:
-        """Nested lists of Python numbers, or one number."""
+        """Return nested lists of Python numbers, or one number."""
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class CheckedReward:
-    """A reward model whose every answer is checked."""
+    """A reward whose every value is checked.
+
+    The score is the sum of `terms`, for PPO and for the evaluation alike. The sum is compared with the score that the
+    reward itself returns: on every row until FULLY_COMPARED_ROWS have been, then on one row of each call, in rotation.
+    """
 
     reward: RewardModel
     name: str
+    rows_seen: int = field(default=0, init=False, repr=False)
 
     @property
     def __name__(self) -> str:
@@ -65,23 +77,71 @@ class CheckedReward:
         return self.name
 
     def __call__(self, /, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        """One finite float per completion; raises RewardError for anything else, and for what is not a text."""
-        answer = self._ask(self.reward, prompts, completions, columns)
-        return _numbers(answer, completions, f"reward {self.name}")
+        """Return one finite float per completion; raises RewardError for anything else."""
+        terms = self.terms(prompts, completions, **columns)
+        return [sum(values) for values in zip(*terms.values(), strict=True)]
 
     def terms(self, /, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
-        """The terms that the reward is the sum of, checked likewise; of a reward without terms, the reward itself."""
-        if not isinstance(self.reward, TermedReward):
-            return {self.name: self(prompts, completions, **columns)}
-        answer = self._ask(self.reward.terms, prompts, completions, columns)
-        name = f"reward {self.name}"
-        if not isinstance(answer, dict) or not answer:
-            raise RewardError(f"{name} returned terms {_short(answer)}; they must be lists by name")
-        return {term: _numbers(values, completions, f"{name}, term {term}") for term, values in answer.items()}
+        """Return the checked terms by name; a reward without terms is its own only term."""
+        if not isinstance(self.reward, OffersTerms):
+            return {self.name: self._scores(prompts, completions, columns)}
+        terms = self._call(self.reward.terms, prompts, completions, columns)
+        if not isinstance(terms, dict) or not terms:
+            raise RewardError(f"reward {self.name}: terms returned {shorten(terms)}; it must return lists by name")
+        checked = {
+            term: check_scores(values, completions, f"reward {self.name}, term {term}")
+            for term, values in terms.items()
+        }
+        self._compare_with_scores(checked, prompts, completions, columns)
+        return checked
 
-    def _ask(
+    def judge(self) -> Judge | None:
+        """Return the reward's toxicity judge, checked, or None where it offers none."""
+        if not isinstance(self.reward, OffersJudge):
+            return None
+        try:
+            judge = self.reward.judge()
+        except UserError:
+            raise
+        except Exception as error:  # a user's reward can fail in any way
+            raise RewardError(f"reward {self.name}: judge() failed with {one_line(error)}") from error
+        if judge is not None and not callable(judge):
+            raise RewardError(f"reward {self.name}: judge() returned {shorten(judge)}; it must return a judge or None")
+        return None if judge is None else CheckedJudge(judge, self.name)
+
+    def _scores(self, prompts: list[str], completions: list[str], columns: dict[str, list]) -> list[float]:
+        """Return the reward's own scores, checked."""
+        scores = self._call(self.reward, prompts, completions, columns)
+        return check_scores(scores, completions, f"reward {self.name}")
+
+    def _compare_with_scores(
+        self, terms: dict[str, list[float]], prompts: list[str], completions: list[str], columns: dict[str, list]
+    ) -> None:
+        """Raise RewardError for a row whose terms do not sum to the reward's own score."""
+        if not completions:
+            return
+        every_row = self.rows_seen < FULLY_COMPARED_ROWS
+        rows = list(range(len(completions))) if every_row else [self.rows_seen % len(completions)]
+        selected = {name: [values[row] for row in rows] for name, values in columns.items() if isinstance(values, list)}
+        scores = self._scores(
+            [prompts[row] for row in rows], [completions[row] for row in rows], columns | selected
+        )
+        for row, score in zip(rows, scores, strict=True):
+            values = [term[row] for term in terms.values()]
+            tolerance = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * sum(map(abs, values))
+            if abs(sum(values) - score) > tolerance:
+                listed = ", ".join(f"{name} {value:g}" for name, value in zip(terms, values, strict=True))
+                raise RewardError(
+                    f"reward {self.name}, row {row}, text {shorten(completions[row])}: its terms ({listed}) sum to "
+                    f"{sum(values):g}, but it scores {score:g}; the terms must sum to the score, in any batch"
+                )
+        # One more than the rows of this call, so that equal batches are compared at another row each time.
+        self.rows_seen += len(completions) + 1
+
+    def _call(
         self, scorer: Callable[..., Any], prompts: list[str], completions: list[str], columns: dict[str, list]
     ) -> Any:
+        """Return what the user's code returns; raises RewardError where it fails or is given something but texts."""
         _require_texts(prompts, f"reward {self.name}", "prompt")
         _require_texts(completions, f"reward {self.name}", "completion")
         # By keyword, as TRL calls: its own functions take `completions` and keep the prompts in **kwargs.
@@ -95,41 +155,52 @@ class CheckedReward:
 
 @dataclass(frozen=True)
 class CheckedJudge:
-    """A toxicity judge whose every answer is checked."""
+    """A toxicity judge whose every value is checked."""
 
     judge: Judge
     name: str
 
     def __call__(self, texts: list[str]) -> list[float]:
-        """One float in [0, 1] per text; raises RewardError for anything else, and for what is not a text."""
-        _require_texts(texts, f"judge {self.name}", "text")
+        """Return one float in [0, 1] per text; raises RewardError for anything else."""
+        name = f"judge {self.name}"
+        _require_texts(texts, name, "text")
         try:
-            answer = self.judge(texts)
+            probabilities = self.judge(texts)
         except UserError:
             raise
         except Exception as error:  # a user's judge can fail in any way
-            raise RewardError(f"judge {self.name}: it failed with {one_line(error)}") from error
-        probabilities = _numbers(answer, texts, f"judge {self.name}")
-        for row, probability in enumerate(probabilities):
-            if not 0.0 <= probability <= 1.0:
-                place = _place(f"judge {self.name}", row, texts)
-                raise RewardError(f"{place} {probability!r}; a toxicity is a probability in [0, 1]")
-        return probabilities
+            raise RewardError(f"{name}: it failed with {one_line(error)}") from error
+        return check_probabilities(probabilities, texts, name)
 
 
-def checked(reward: RewardModel, name: str) -> CheckedReward:
-    """The reward behind a check: RewardError unless it returns one finite number per completion."""
-    return CheckedReward(reward, name)
+def check_scores(values: Any, texts: Sequence[str], name: str) -> list[float]:
+    """Return the values as one finite float per text; raises RewardError with `name`, the row and the text."""
+    if isinstance(values, Array):
+        values = values.tolist()
+    if not isinstance(values, list | tuple):
+        raise RewardError(f"{name} returned {shorten(values)}; it must return a list with one number per text")
+    if len(values) != len(texts):
+        too_many = len(values) > len(texts)
+        row = len(texts) - 1 if too_many else len(values)
+        which = f" (row {row}, text {shorten(texts[row])}, is the {'last' if too_many else 'first without'})"
+        counts = f"{len(values)} numbers for {len(texts)} texts{which if texts else ''}"
+        raise RewardError(f"{name} returned {counts}; it must return one per text: {shorten(values)}")
+    return [_finite_float(value, _row_context(name, row, texts)) for row, value in enumerate(values)]
 
 
-def checked_judge(judge: Judge, name: str) -> Judge:
-    """The judge behind a check that raises RewardError unless it returns one number in [0, 1] per text."""
-    return CheckedJudge(judge, name)
+def check_probabilities(values: Any, texts: Sequence[str], name: str) -> list[float]:
+    """Return the values as one float in [0, 1] per text; raises RewardError with `name`, the row and the text."""
+    probabilities = check_scores(values, texts, name)
+    for row, probability in enumerate(probabilities):
+        if not 0.0 <= probability <= 1.0:
+            context = _row_context(name, row, texts)
+            raise RewardError(f"{context} {probability!r}; a toxicity must be a probability in [0, 1]")
+    return probabilities
 
 
 def check_polarity(reward: RewardModel, polite: str, rude: str, name: str) -> None:
     """Raise RewardError, with both scores, unless the polite sentence scores strictly higher."""
-    high, low = checked(reward, name)(prompts=["", ""], completions=[polite, rude])
+    high, low = CheckedReward(reward, name)(prompts=["", ""], completions=[polite, rude])
     if not high > low:
         raise RewardError(
             f"reward {name}: {polite!r} scores {high:g} and {rude!r} scores {low:g}, but the first "
@@ -137,50 +208,31 @@ def check_polarity(reward: RewardModel, polite: str, rude: str, name: str) -> No
         )
 
 
-def _require_texts(texts: Sequence[Any], name: str, what: str) -> None:
-    """Raise RewardError, with the row, for a text that is none."""
+def _require_texts(texts: Sequence[Any], name: str, kind: str) -> None:
+    """Raise RewardError, with the row, for a prompt, completion or text that is not a string."""
     for row, text in enumerate(texts):
         if not isinstance(text, str):
-            kind = type(text).__name__
-            raise RewardError(f"{name}, row {row}: the {what} is {_short(text)}, a {kind}; it must be a text")
+            raise RewardError(
+                f"{name}, row {row}: the {kind} is {shorten(text)}, a {type(text).__name__}; it must be a text"
+            )
 
 
-def _numbers(answer: Any, texts: Sequence[str], name: str) -> list[float]:
-    """The answer as one finite float per text."""
-    values = answer.tolist() if isinstance(answer, Array) else answer
-    if not isinstance(values, list | tuple):
-        raise RewardError(f"{name} returned {_short(answer)}; it must return a list with one number per text")
-    if len(values) != len(texts):
-        extra = len(values) > len(texts)
-        row = len(texts) - 1 if extra else len(values)
-        shown = f" (row {row}, text {_short(texts[row])}, is the {'last' if extra else 'first without'})"
-        found = f"{len(values)} numbers for {len(texts)} texts{shown if texts else ''}"
-        raise RewardError(f"{name} returned {found}; it must return one per text: {_short(values)}")
-    return [_number(value, row, texts, name) for row, value in enumerate(values)]
-
-
-def _number(value: Any, row: int, texts: Sequence[str], name: str) -> float:
-    """One finite float."""
+def _finite_float(value: Any, context: str) -> float:
+    """Return one value as a finite float; raises RewardError that begins with `context`."""
     number = value.tolist() if isinstance(value, Array) else value
     if number is None:
-        raise RewardError(f"{_place(name, row, texts)} None (not applicable), but each text needs a number")
+        raise RewardError(f"{context} None (not applicable), but each text needs a number")
     if isinstance(number, bool) or not isinstance(number, numbers.Real):
-        kind = type(value).__name__
-        raise RewardError(f"{_place(name, row, texts)} {_short(value)}, a {kind}, not a number")
+        raise RewardError(f"{context} {shorten(value)}, a {type(value).__name__}, not a number")
     try:
         result = float(number)
     except OverflowError:
         result = math.inf
     if not math.isfinite(result):
-        raise RewardError(f"{_place(name, row, texts)} {result}; it must be finite")
+        raise RewardError(f"{context} {result}; it must be finite")
     return result
 
 
-def _place(name: str, row: int, texts: Sequence[str]) -> str:
-    return f"{name}, row {row}, text {_short(texts[row])}: it returned"
-
-
-def _short(value: Any) -> str:
-    """The value's repr on one line, cut at the end."""
-    shown = " ".join(repr(value).split())
-    return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}..."
+def _row_context(name: str, row: int, texts: Sequence[str]) -> str:
+    """Return the beginning of a message about one row."""
+    return f"{name}, row {row}, text {shorten(texts[row])}: it returned"

@@ -1,29 +1,33 @@
 """The swap zone: rewards by name, by model, or by "package.module:object".
 
-An object named in configuration is found like this:
-- without options, an object whose first parameter is `prompts`, `completions` or `completion_ids` is the reward itself;
+An object that the configuration names becomes a reward as follows:
+- without options, an object whose first parameter is `prompts`, `completions` or `completion_ids` is the reward;
 - anything else (a class, a function that makes a reward) is called with the options and returns the reward.
-A reward with a method `toxicity(texts) -> probabilities` can also judge.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from workbench.errors import UserError, one_line
-from workbench.rewards.contract import CheckedReward, Judge, JudgingReward, RewardModel, checked, checked_judge
+from workbench.config.names import REWARD
+from workbench.config.schema import RewardConfig, Scorer
+from workbench.errors import UserError, error_context, one_line, suggestion
+from workbench.rewards.contract import CheckedReward, Judge, RewardModel
 
-TABLE = {
+if TYPE_CHECKING:
+    from workbench.run.folder import Run
+
+REWARDS = {
     "toxicity": "reward_models.classifier:load",
     "preference": "reward_models.preference:load",
     "lexicon": "reward_models.lexicon:Lexicon",
+    "toy_lexicon": "reward_models.toy_lexicon:load",
     "profanity": "reward_models.profanity:load",
     "length": "reward_models.length:length",
     "repetition": "reward_models.repetition:repetition",
@@ -38,89 +42,120 @@ FIRST_PARAMETERS = ("prompts", "completions", "completion_ids")  # of our reward
 
 
 def load_reward(model: str, /, **options: Any) -> CheckedReward:
-    """The checked reward: a TABLE name, a classifier's hub id or folder, or "package.module:object"."""
-    return checked(_build(model, options), model)
+    """Load a registered name, a classifier's hub id or folder, or "package.module:object" as a checked reward."""
+    return CheckedReward(_build(model, options), model)
 
 
-def load_judge(model: str, /, **options: Any) -> Judge:
-    """The checked toxicity judge of a reward named as for load_reward; UserError if it cannot judge."""
-    judge = judge_of(load_reward(model, **options))
+def load_scorer(scorer: Scorer) -> CheckedReward:
+    """Load the reward that a Scorer names."""
+    return load_reward(scorer.model, **scorer.options)
+
+
+def load_judge(scorer: Scorer) -> Judge:
+    """Load the checked toxicity judge that a Scorer names; raises UserError for a reward that offers none."""
+    judge = load_scorer(scorer).judge()
     if judge is None:
-        raise UserError(f"{model} cannot judge: it has no method toxicity(texts) that returns probabilities")
+        raise UserError(f"{scorer.model} is not a judge: it has no method judge() that returns one")
     return judge
 
 
-def judge_of(reward: CheckedReward) -> Judge | None:
-    """The reward as a checked toxicity judge, or None if it cannot judge."""
-    inner = reward.reward
-    return checked_judge(inner.toxicity, reward.name) if isinstance(inner, JudgingReward) else None
+def load_run_reward(run: Run) -> CheckedReward:
+    """Load the reward that the run's configuration names, or the one that its stage `reward` trained."""
+    reward = run.config.reward
+    if reward is None:
+        raise UserError("reward: the configuration has no such section")
+    if reward.model is not None:
+        with error_context("reward.model"):
+            return load_reward(reward.model, **reward.options)
+    run.record(REWARD)
+    return load_trained_reward(reward, run.folder / REWARD)
+
+
+def load_trained_reward(reward: RewardConfig, folder: Path) -> CheckedReward:
+    """Load the model that the stage `reward` saved in `folder`, with the options that it was trained for."""
+    train = reward.train
+    assert train is not None
+    options: dict[str, Any] = {"max_tokens": train.max_tokens}
+    if train.objective == "classifier":
+        options = {"target_label": train.target_label, "polarity_pair": tuple(train.polarity_pair)}
+    return load_reward(str(folder), **options | reward.options)
+
+
+def check_options(name: str, options: dict[str, Any], key: str) -> None:
+    """Raise UserError for an option that the registered reward `name` does not have."""
+    _check_options(inspect.signature(_import(REWARDS[name])), options, key)
 
 
 def _build(model: str, options: dict[str, Any]) -> RewardModel:
-    if model in TABLE:
-        return _make(_find(TABLE[model]), model, options)
+    """Return the reward that `model` names."""
+    if model in REWARDS:
+        return _make(_import(REWARDS[model]), model, options)
     if model.startswith(("http://", "https://")):
         raise UserError(f"{model} is an address; name reward http and give it as its option: {{url: {model}}}")
     if model.startswith("toy:") or "/" in model or Path(model).expanduser().is_dir():
-        labels, _ = _find("reward_models.network:load_labels")(model)
+        labels, _ = _import("reward_models.network:load_labels")(model)
         kind = "preference" if len(labels) == 1 else "toxicity"
-        return _make(_find(TABLE[kind]), model, {"model": model, **options})
+        return _make(_import(REWARDS[kind]), model, {"model": model, **options})
     if OBJECT.fullmatch(model):
-        return _make(_find(model), model, options)
-    near = difflib.get_close_matches(model, TABLE, n=1)
+        return _make(_import(model), model, options)
     raise UserError(
-        f"unknown reward {model!r}{f', did you mean {near[0]}?' if near else '.'} Known: {', '.join(TABLE)}; "
-        "or give a classifier's owner/name or folder, or package.module:object"
+        f"unknown reward {model!r}{suggestion(model, REWARDS)}; "
+        "other rewards are a classifier's owner/name or folder, or package.module:object"
     )
 
 
-def _find(target: str) -> Any:
-    """The object that "package.module:object" names."""
+def _import(target: str) -> Any:
+    """Return the object that "package.module:object" names."""
     module_name, _, object_name = target.partition(":")
-    # A launcher puts the script's folder on the path, not the one it was started in, where user modules are.
+    # A launcher puts the script's folder on the path, not the working directory, where user modules are.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's module can fail in any way while it is imported
-        raise UserError(f"{target}: cannot import {module_name}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{target}: cannot import {module_name}: {one_line(error)}") from error
     try:
         return getattr(module, object_name)
     except AttributeError as error:
-        near = difflib.get_close_matches(object_name, dir(module), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"{target}: {module_name} has no {object_name!r}{hint}") from error
+        public = [name for name in dir(module) if not name.startswith("_")]
+        raise UserError(f"{target}: {module_name} has no {object_name!r}{suggestion(object_name, public)}") from error
 
 
-def _make(found: Any, name: str, options: dict[str, Any]) -> RewardModel:
-    """The reward itself, or what its factory makes of the options."""
-    if not callable(found):
-        raise UserError(f"{name}: a {type(found).__name__} is neither a reward nor a function that makes one")
-    signature = inspect.signature(found)
-    if not options and _is_reward(signature):
-        return found
+def _make(target: Any, name: str, options: dict[str, Any]) -> RewardModel:
+    """Return `target` where it is a reward itself, or else the reward that it makes of the options."""
+    if not callable(target):
+        raise UserError(f"{name}: a {type(target).__name__} is neither a reward nor a function that makes one")
+    signature = inspect.signature(target)
+    if _is_reward(signature):
+        if options:
+            raise UserError(f"{name}: it is a reward itself and has no options; leave out {', '.join(options)}")
+        return target
+    _check_options(signature, options, name)
     try:
         signature.bind(**options)
     except TypeError as error:
-        raise UserError(f"{name}: {error}; its options are: {_options(signature)}") from error
+        raise UserError(f"{name}: {error}; available: {', '.join(signature.parameters)}") from error
     try:
-        reward = found(**options)
+        reward = target(**options)
     except UserError:
         raise
-    except Exception as error:  # a factory can fail in any way, a user's above all
+    except Exception as error:  # a factory can fail in any way
         raise UserError(f"{name}: it cannot be made: {one_line(error)}") from error
     if not callable(reward) or not _is_reward(inspect.signature(reward)):
-        made = type(reward).__name__
-        raise UserError(f"{name}: it made a {made}, not a reward(prompts, completions, **columns)")
+        raise UserError(f"{name}: it made a {type(reward).__name__}, not a reward(prompts, completions, **columns)")
     return reward
 
 
+def _check_options(signature: inspect.Signature, options: dict[str, Any], key: str) -> None:
+    """Raise UserError for an option that is not a parameter."""
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
+        return
+    for option in options:
+        if option not in signature.parameters:
+            hint = suggestion(str(option), signature.parameters) or "; it has no options"
+            raise UserError(f"{key}: no option {option!r}{hint}")
+
+
 def _is_reward(signature: inspect.Signature) -> bool:
+    """Return whether a callable with this signature is a reward, not something that makes one."""
     return next(iter(signature.parameters), "") in FIRST_PARAMETERS
-
-
-def _options(signature: inspect.Signature) -> str:
-    """The options of a factory, or why there are none."""
-    if _is_reward(signature):
-        return "none, since it is a reward itself"
-    return ", ".join(signature.parameters) or "none"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workbench.config.schema import DataSource, RewardTraining
-from workbench.data.prompts import clean_texts, labelled_texts, preference_pairs
+from workbench.data.labelled import clean_texts, labelled_texts, preference_pairs
 from workbench.errors import UserError, error_context
 from workbench.rewards.training.perturbations import vary
 from workbench.run.distributed import print_once
