@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from workbench.config.schema import DataSource
-from workbench.data.prompts import read_rows
+from workbench.data.sources import read_rows
 
 FOLDER = Path("models")
 

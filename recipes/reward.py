@@ -65,10 +65,10 @@ def plan(config: Config) -> list[str]:
 
 def check_window(config: Config) -> None:
     """Raises UserError where texts would be longer than what the model reads."""
-    from workbench.models.loading import load_config, load_tokenizer, window
+    from workbench.models.loading import context_length, load_config, load_tokenizer
 
     train = settings(config)
-    limit = window(load_config(train.model), load_tokenizer(train.model))
+    limit = context_length(load_config(train.model), load_tokenizer(train.model))
     if limit is not None and train.max_tokens > limit:
         raise UserError(
             f"reward.train.max_tokens: {train.max_tokens}, but {train.model} reads {limit} tokens; lower it"

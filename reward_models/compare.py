@@ -17,8 +17,10 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from workbench.config.parsing import explain
 from workbench.config.schema import DataSource
-from workbench.data.prompts import labelled_texts, read_rows
-from workbench.data.templates import Row, text_column
+from workbench.data.labelled import labelled_texts
+from workbench.data.readers import Row
+from workbench.data.sources import read_rows
+from workbench.data.templates import text_column
 from workbench.errors import UserError, error_context
 from workbench.rewards.contract import CheckedReward
 from workbench.rewards.ranking import auroc, ranks

@@ -11,7 +11,10 @@ import pytest
 from tiny_data import CAUSAL, GOOD, byte_tokenizer, make, refusal, write
 
 from workbench.config.schema import DataSource
-from workbench.data.prompts import TEMPLATES, identities, labelled_texts, read_rows
+from workbench.data.labelled import labelled_texts
+from workbench.data.prompts import encode_responses, row_identities
+from workbench.data.sources import read_rows
+from workbench.data.templates import TEMPLATES
 
 CHAT = (
     "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
@@ -29,7 +32,7 @@ def test_ids_are_the_texts_tokens(tmp_path):
     rows = [{"prompt": "Who? ", "response": "Tom", "id": 3}]
     source = DataSource(write(tmp_path / "a.jsonl", rows))
     for tokenizer, answer in ((CAUSAL, " Tom"), (ENCODER_DECODER, "Tom")):
-        [row], report = make(source, tokenizer, response=True)
+        [row], report = make(source, tokenizer, with_responses=True)
         assert (row["prompt"], row["response"], row["id"]) == ("Who?", answer, 3)
         assert row["prompt_ids"] == tokenizer("Who?")["input_ids"]
         assert row["response_ids"] == [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
@@ -44,28 +47,41 @@ def test_ids_are_the_texts_tokens(tmp_path):
 def test_prompt_and_response_join_to_the_tokens_of_the_whole_text(tmp_path):
     for prompt, answer in (("Who? ", "Tom"), ("Who?", " Tom"), ("Who?\n", "Tom"), ("Who? ", " Tom")):
         [row], _ = make(
-            DataSource(write(tmp_path / "a.jsonl", [{"prompt": prompt, "response": answer}])), response=True
+            DataSource(write(tmp_path / "a.jsonl", [{"prompt": prompt, "response": answer}])), with_responses=True
         )
         text = row["prompt"] + row["response"]
         assert row["prompt_ids"] + row["response_ids"] == [*CAUSAL.encode(text), CAUSAL.eos_token_id]
         assert text == "Who?\nTom" or text == "Who? Tom"
 
 
+@pytest.mark.parametrize("closes_input", [True, False])
+@pytest.mark.parametrize("options", [{"template": "{prompt} Name: "}, {"template": "{prompt}:"}, {"chat": True}])
+def test_a_response_alone_has_the_ids_that_it_has_after_its_prompt(tmp_path, options, closes_input):
+    tokenizer = byte_tokenizer(closes_input, chat_template=CHAT)
+    texts = ["Tom", " Tom", "\nTom", "Tom</s>"]
+    path = write(tmp_path / "a.jsonl", [{"prompt": "Who?", "response": text} for text in texts])
+    source = DataSource(path, **options)
+    rows, _ = make(source, tokenizer, with_responses=True)
+    assert encode_responses(texts, source, tokenizer) == [row["response_ids"] for row in rows]
+    assert encode_responses([""], source, tokenizer) == [[tokenizer.eos_token_id]]
+    assert encode_responses([], source, tokenizer) == []
+
+
 def test_a_response_never_has_two_eos(tmp_path):
     source = DataSource(write(tmp_path / "a.jsonl", [{"prompt": "a", "response": "b</s>"}]))
-    assert make(source, response=True)[0][0]["response_ids"].count(CAUSAL.eos_token_id) == 1
+    assert make(source, with_responses=True)[0][0]["response_ids"].count(CAUSAL.eos_token_id) == 1
 
 
 def test_what_does_not_fit_is_dropped_and_counted(tmp_path, caplog):
     rows = [{"prompt": "p" * n, "response": "r" * m} for n, m in ((3, 3), (12, 3), (13, 3), (3, 16), (3, 17), (12, 8))]
     path = write(tmp_path / "a.jsonl", rows)
-    kept, report = make(DataSource(path), window=20, response=True)  # EOS counts; 20 - 8 leaves 12
+    kept, report = make(DataSource(path), context_length=20, with_responses=True)  # EOS counts; 20 - 8 leaves 12
     assert [(len(row["prompt"]), len(row["response"])) for row in kept] == [(3, 3), (12, 3), (3, 16)]
     assert report.dropped == {"prompt_too_long": 1, "response_too_long": 2}
     assert (report.rows_read, report.rows_kept, report.prompt_tokens_max, report.prompt_tokens_median) == (6, 3, 12, 3)
     assert all(part in str(report) for part in ("3 of 6 rows kept", "1 prompt too long", "2 response too long"))
 
-    kept, _ = make(DataSource(path, max_prompt_tokens=3, max_response_tokens=4, limit=1), response=True)
+    kept, _ = make(DataSource(path, max_prompt_tokens=3, max_response_tokens=4, limit=1), with_responses=True)
     assert [(len(row["prompt"]), len(row["response"])) for row in kept] == [(3, 3)]
     _, report = make(DataSource(path, max_prompt_tokens=3, limit=2))
     assert (report.rows_kept, report.dropped["prompt_too_long"], report.duplicate_prompts) == (
@@ -73,8 +89,8 @@ def test_what_does_not_fit_is_dropped_and_counted(tmp_path, caplog):
         2,
         1,
     )  # read no further
-    # An encoder has the window to itself, and its decoder another.
-    kept, _ = make(DataSource(path), ENCODER_DECODER, window=13, response=True)
+    # An encoder has its context length to itself, and its decoder another.
+    kept, _ = make(DataSource(path), ENCODER_DECODER, context_length=13, with_responses=True)
     assert len(kept) == 5
     assert "longer than the specified maximum" not in caplog.text
 
@@ -96,7 +112,7 @@ def test_chat_wraps_the_prompt_and_adds_no_token_of_its_own(tmp_path):
     closing = byte_tokenizer(closes_input=True, chat_template=CHAT)
     source = DataSource(write(tmp_path / "a.jsonl", [{"prompt": "hi ", "response": "Tom"}]), chat=True)
     for tokenizer in (CHATTY, closing):
-        [row], _ = make(source, tokenizer, response=True)
+        [row], _ = make(source, tokenizer, with_responses=True)
         assert row["prompt"] == "<s>user: hi </s><s>assistant: "
         assert row["prompt_ids"] == tokenizer.encode(row["prompt"], add_special_tokens=False)
         assert (row["response"], row["response_ids"][-1]) == ("Tom", tokenizer.eos_token_id)
@@ -112,7 +128,7 @@ def test_messages_split_at_the_last_assistant_turn(tmp_path):
     whole = [*talk, {"role": "assistant", "content": "b"}]
     seen = "<s>system: s</s><s>user: u</s><s>assistant: a</s><s>user: v</s><s>assistant: "
     path = write(tmp_path / "a.jsonl", [{"messages": whole}])
-    [row], _ = make(DataSource(path), CHATTY, response=True)
+    [row], _ = make(DataSource(path), CHATTY, with_responses=True)
     assert (row["prompt"], row["response"]) == (seen, "b")
     [row], _ = make(DataSource(write(tmp_path / "b.jsonl", [{"messages": talk}])), CHATTY)
     assert row["prompt"] == seen
@@ -138,7 +154,7 @@ def test_labels_become_strings(tmp_path):
 def test_a_row_is_the_same_row_under_another_template_case_and_white_space():
     rows = [{"dialogue": "Hello  There", "prompt": "Sum up: Hello  There"}, {"dialogue": "b", "prompt": "b"}]
     short, long = DataSource("x", template="{dialogue}"), DataSource("x", template="Sum up: {dialogue}")
-    assert identities(rows, short) == ["hello there", "b"] == identities(rows, long)
+    assert row_identities(rows, short) == ["hello there", "b"] == row_identities(rows, long)
 
 
 # Bad input: one line that names the file and the place, and the fix
@@ -155,8 +171,11 @@ BAD_SOURCES = {
     "template field": ({"template": "{promt}"}, r"line 1: no column 'promt'.*columns: \{promt: prompt\}"),
     "column map": ({"columns": {"prompt": "dialog"}}, r"line 1: no column 'dialog'"),
     "all too long": ({"max_prompt_tokens": 2}, r"all 1 rows dropped: prompts have 3 to 3 tokens \(at most 2 fit\)"),
-    "window": ({"max_prompt_tokens": 13}, r"max_prompt_tokens 13 .*window of 20 tokens leaves 12 .*max_new_tokens 8"),
-    "limit": ({"limit": 0}, r"limit is 0"),
+    "context length": (
+        {"max_prompt_tokens": 13},
+        r"max_prompt_tokens: 13 is above 12, which .*context length of 20 tokens leaves beside max_new_tokens 8",
+    ),
+    "limit": ({"limit": 0}, r"limit: 0 must be at least 1, or null"),
     "chat": ({"chat": True}, r"has no chat template.*chat: false"),
 }
 
@@ -165,14 +184,13 @@ BAD_SOURCES = {
 def test_bad_sources(tmp_path, case):
     options, expected = BAD_SOURCES[case]
     path = write(tmp_path / "a.jsonl", GOOD)
-    assert re.search(expected, refusal(lambda: make(DataSource(path, **options), window=20)))
+    assert re.search(expected, refusal(lambda: make(DataSource(path, **options), context_length=20)))
 
 
 def test_no_room_for_a_prompt(tmp_path):
     source = DataSource(write(tmp_path / "a.jsonl", GOOD))
-    message = refusal(lambda: make(source, max_new_tokens=20, window=20))
-    assert "max_new_tokens 20" in message
-    assert "window of 20" in message
+    message = refusal(lambda: make(source, max_new_tokens=20, context_length=20))
+    assert "max_new_tokens: 20 leaves no room for a prompt in the context length of 20 tokens" in message
 
 
 BAD_MESSAGES = {
@@ -189,7 +207,7 @@ BAD_MESSAGES = {
 def test_bad_messages(tmp_path, case):
     messages, expected = BAD_MESSAGES[case]
     path = write(tmp_path / "a.jsonl", [{"messages": messages}])
-    assert re.search(expected, refusal(lambda: make(DataSource(path), CHATTY, response=True)))
+    assert re.search(expected, refusal(lambda: make(DataSource(path), CHATTY, with_responses=True)))
 
 
 def test_a_chat_template_that_refuses(tmp_path):

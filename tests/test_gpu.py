@@ -14,7 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from workbench.config.schema import PolicyConfig
 from workbench.models.adapters import load_trainable
-from workbench.models.loading import load_policy_tokenizer, make_optimizer
+from workbench.models.loading import load_policy_tokenizer
+from workbench.models.optimizer import make_optimizer
 from workbench.models.policy import Batch, Policy
 from workbench.run import cli
 

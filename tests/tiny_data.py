@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from workbench.config.schema import DataSource
-from workbench.data.prompts import prompts
+from workbench.data.prompts import load_prompts
 from workbench.errors import UserError
 
 
@@ -37,8 +37,14 @@ def write(path: Path, rows: list[dict]) -> str:
     return str(path)
 
 
-def make(source: DataSource, tokenizer=CAUSAL, *, max_new_tokens=8, window=None, response=False):
-    return prompts(source, tokenizer, max_new_tokens=max_new_tokens, window=window, response=response)
+def make(source: DataSource, tokenizer=CAUSAL, *, max_new_tokens=8, context_length=None, with_responses=False):
+    return load_prompts(
+        source,
+        tokenizer,
+        max_new_tokens=max_new_tokens,
+        context_length=context_length,
+        with_responses=with_responses,
+    )
 
 
 def refusal(call) -> str:

@@ -1,55 +1,40 @@
-"""Rows from files, folders, the hub or the embedded sets, and their prompts as tokens."""
+"""Prompts and responses as the policy reads them: texts, token ids, and a report of the rows that do not fit."""
 
 from __future__ import annotations
 
-import hashlib
 import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import DataSource
-from workbench.data.readers import load
+from workbench.data.readers import Row
+from workbench.data.sources import source_rows
 from workbench.data.templates import (
-    TEMPLATES,
-    Row,
-    column,
     identity,
     normalize,
+    prepend_space,
     prompt_and_response,
-    prompt_columns,
-    render,
-    shorten,
-    text_column,
+    template_text,
 )
-from workbench.errors import UserError
+from workbench.errors import UserError, shorten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "TEMPLATES",
-    "DataReport",
-    "clean_texts",
-    "identities",
-    "labelled_texts",
-    "preference_pairs",
-    "prompts",
-    "read_rows",
-]
-
 
 @dataclass
 class DataReport:
-    """What became of the rows of one source."""
+    """How many rows of one source were kept, how many were dropped and why."""
 
     path: str
     split: str
     rows_read: int
     rows_kept: int
     dropped: dict[str, int] = field(default_factory=dict)
-    """Rows left out, by reason: prompt_too_long, response_too_long."""
+    """Rows dropped, by reason: prompt_too_long, response_too_long."""
     duplicate_prompts: int = 0
-    """Kept rows whose prompt an earlier kept row has, but for case and white space."""
+    """Kept rows that repeat the prompt of an earlier one, up to case and white space."""
     prompt_tokens_max: int = 0
     prompt_tokens_median: float = 0.0
 
@@ -62,204 +47,166 @@ class DataReport:
         )
 
 
-def read_rows(source: DataSource) -> list[dict[str, Any]]:
-    """The rows of the source's split, mapped columns under our names and all others under their own.
+@dataclass(frozen=True)
+class TokenLimits:
+    """The most tokens that a row may have; None is no limit."""
 
-    Cells of a CSV file are text. Raises UserError for anything that cannot be read.
-    """
-    return [row.values for row in _rows(source)]
+    prompt: int | None
+    response: int | None
+    total: int | None
+    """Prompt and response together, where a decoder reads both."""
+
+    def violation(self, prompt_ids: list[int], response_ids: list[int]) -> str | None:
+        """Return the reason to drop a row, or None for one that fits; a prompt alone has no response ids."""
+        if self.prompt is not None and len(prompt_ids) > self.prompt:
+            return "prompt_too_long"
+        if self.response is not None and len(response_ids) > self.response:
+            return "response_too_long"
+        if response_ids and self.total is not None and len(prompt_ids) + len(response_ids) > self.total:
+            return "response_too_long"
+        return None
 
 
-def prompts(
+def load_prompts(
     source: DataSource,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_new_tokens: int,
-    window: int | None,
-    response: bool,
+    context_length: int | None,
+    with_responses: bool = False,
 ) -> tuple[list[dict[str, Any]], DataReport]:
-    """The source's rows with `prompt` and `prompt_ids`, and what was dropped.
+    """Return the source's rows with `prompt` and `prompt_ids`, and a report of what was dropped.
 
-    With `response`, also `response` and `response_ids`, which end in one EOS. `window` counts the tokens that the model
-    reads at once. A row that does not fit is dropped and counted, never cut. Raises UserError for a bad row or setting.
+    `with_responses` adds `response` and `response_ids`, which end in one EOS. `context_length` is the most tokens that
+    the model reads, None without a limit. A row that does not fit is dropped and counted, never truncated. Raises
+    UserError for a bad row or setting.
     """
-    rows = _rows(source)
-    # An encoder's tokenizer closes its input with EOS; a decoder's leaves it open, for the response in the same window.
-    joined = tokenizer("a")["input_ids"][-1:] != [tokenizer.eos_token_id]
-    limit = _prompt_limit(source, max_new_tokens, window, joined)
-    chat = source.chat or "messages" in rows[0].values
-    eos = tokenizer.eos_token_id
+    rows = source_rows(source)
+    limits = token_limits(source, max_new_tokens, context_length, is_decoder_only(tokenizer))
     kept: list[dict[str, Any]] = []
     dropped = {"prompt_too_long": 0, "response_too_long": 0}
-    prompt_lengths, response_lengths = [], []
-    # With a limit, rows are read only as far as it takes to reach it.
-    size = source.limit or len(rows)
-    for first in range(0, len(rows), size):
+    lengths: list[tuple[int, int]] = []
+    # With a limit, rows are tokenized only until it is reached.
+    chunk = source.limit or len(rows)
+    for first in range(0, len(rows), chunk):
         if source.limit is not None and len(kept) >= source.limit:
             break
-        part = rows[first : first + size]
-        pairs = [
-            prompt_and_response(row, source, tokenizer, chat=chat, response=response, joined=joined) for row in part
-        ]
-        prompt_ids = _encode(tokenizer, [prompt for prompt, _ in pairs], add_special_tokens=not chat)
-        response_ids = _encode(tokenizer, [answer for _, answer in pairs], add_special_tokens=False)
-        for row, (prompt, answer), ids, answer_ids in zip(part, pairs, prompt_ids, response_ids, strict=True):
-            if not ids:
-                raise UserError(f"{row.place}: the prompt {shorten(prompt)} has no tokens")
-            values = {**row.values, "prompt": prompt, "prompt_ids": ids}
-            if response:
-                answer_ids = answer_ids if answer_ids[-1:] == [eos] else [*answer_ids, eos]
-                values |= {"response": answer, "response_ids": answer_ids}
-            prompt_lengths.append(len(ids))
-            response_lengths.append(len(answer_ids))
-            left = window - len(ids) if joined and window is not None else None
-            if _exceeds(ids, limit):
-                dropped["prompt_too_long"] += 1
-            elif response and (_exceeds(answer_ids, source.max_response_tokens) or _exceeds(answer_ids, left)):
-                dropped["response_too_long"] += 1
-            else:
+        for values in tokenized_rows(rows[first : first + chunk], source, tokenizer, with_responses):
+            prompt_ids, response_ids = values["prompt_ids"], values["response_ids"] if with_responses else []
+            lengths.append((len(prompt_ids), len(response_ids)))
+            reason = limits.violation(prompt_ids, response_ids)
+            if reason is None:
                 kept.append(values)
+            else:
+                dropped[reason] += 1
     if not kept:
-        lengths = f"prompts have {min(prompt_lengths)} to {max(prompt_lengths)} tokens (at most {limit} fit)"
-        if response:
-            most = source.max_response_tokens or window
-            lengths += f", responses {min(response_lengths)} to {max(response_lengths)} (at most {most})"
-        raise UserError(
-            f"{source.path}: all {len(rows)} rows dropped: {lengths}; raise the limits or shorten the texts"
-        )
+        raise nothing_fits(source, len(rows), lengths, limits, with_responses)
     kept = kept[: source.limit]
-    return kept, _report(source, len(rows), kept, dropped)
+    return kept, report(source, len(rows), kept, dropped)
 
 
-def labelled_texts(source: DataSource, labels: list[str] | None) -> tuple[list[str], list[str]]:
-    """The columns `text` and `label` of the source, labels as strings; None accepts any label.
+def encode_responses(texts: Sequence[str], source: DataSource, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Return the ids of responses as they follow this source's prompts, each ending in exactly one EOS.
 
-    Raises UserError for an empty text or a label outside `labels`.
+    A prompt is stripped of the space at the end of its template, which for a decoder begins the response instead.
     """
-    _require_positive(source)
-    texts, names = [], []
-    for row in _rows(source)[: source.limit]:
-        label = column(row, "label")
-        if not isinstance(label, str | int) or not str(label).strip():
-            raise UserError(f"{row.place}: label must be a name or a whole number, found {shorten(label)}")
-        if labels is not None and str(label) not in labels:
-            raise UserError(f"{row.place}: label {str(label)!r} is not one of {', '.join(labels)}")
-        texts.append(text_column(row, "text"))
-        names.append(str(label))
-    return texts, names
+    if is_decoder_only(tokenizer) and not source.chat and template_text(source.template).endswith(" "):
+        texts = [prepend_space(text) for text in texts]
+    return response_ids_with_eos(texts, tokenizer)
 
 
-def clean_texts(source: DataSource) -> list[str]:
-    """The column `text` of the source; raises UserError for an empty text."""
-    _require_positive(source)
-    return [text_column(row, "text") for row in _rows(source)[: source.limit]]
-
-
-def preference_pairs(source: DataSource) -> tuple[list[tuple[str, str, str]], int]:
-    """Prompt, chosen and rejected answer of each row, and how many were dropped because both answers are the same.
-
-    The prompt is empty where rows have none of the template's columns. Raises UserError when no pair is left.
-    """
-    _require_positive(source)
-    pairs, dropped = [], 0
-    for row in _rows(source)[: source.limit]:
-        with_prompt = bool(set(prompt_columns(row, source.template)[1]) & set(row.values))
-        chosen, rejected = text_column(row, "chosen"), text_column(row, "rejected")
-        if normalize(chosen) == normalize(rejected):
-            dropped += 1
-        else:
-            pairs.append((render(row, source.template) if with_prompt else "", chosen, rejected))
-    if not pairs:
-        raise UserError(f"{source.path}: all {dropped} rows have chosen == rejected; a pair needs two answers")
-    return pairs, dropped
-
-
-def identities(rows: list[dict[str, Any]], source: DataSource) -> list[str]:
-    """What makes each of the source's rows the row it is, but for case, white space and the template's wording."""
+def row_identities(rows: list[dict[str, Any]], source: DataSource) -> list[str]:
+    """Return for each row the text that identifies it, whatever its case, white space and template."""
     return [identity(Row(source.path, row), source) for row in rows]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
+def is_decoder_only(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a response continues the prompt's own sequence.
+
+    An encoder's tokenizer closes its input with EOS; a decoder's leaves it open.
+    """
+    return tokenizer("a")["input_ids"][-1:] != [tokenizer.eos_token_id]
+
+
+def tokenized_rows(
+    rows: list[Row], source: DataSource, tokenizer: PreTrainedTokenizerBase, with_responses: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield each row's values with its prompt, and with its response if asked for, as text and as ids."""
+    chat = source.chat or "messages" in rows[0].values
+    decoder_only = is_decoder_only(tokenizer)
+    pairs = [
+        prompt_and_response(
+            row, source, tokenizer, chat=chat, with_response=with_responses, is_decoder_only=decoder_only
+        )
+        for row in rows
+    ]
+    # A chat template writes its special tokens itself.
+    prompts = encode(tokenizer, [prompt for prompt, _ in pairs], add_special_tokens=not chat)
+    responses = response_ids_with_eos([response for _, response in pairs], tokenizer) if with_responses else []
+    for index, (row, (prompt, response), prompt_ids) in enumerate(zip(rows, pairs, prompts, strict=True)):
+        if not prompt_ids:
+            raise UserError(f"{row.place}: the prompt {shorten(prompt)} has no tokens")
+        values = {**row.values, "prompt": prompt, "prompt_ids": prompt_ids}
+        yield values | {"response": response, "response_ids": responses[index]} if with_responses else values
+
+
+def response_ids_with_eos(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Return the token ids of each text, ending in one EOS."""
+    eos = tokenizer.eos_token_id
+    encoded = encode(tokenizer, texts, add_special_tokens=False)
+    return [ids if ids[-1:] == [eos] else [*ids, eos] for ids in encoded]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
+    """Return the token ids of each text; too long ones are dropped later, so the tokenizer shall not warn of them."""
+    if not texts:
+        return []
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
     return ids
 
 
-def _exceeds(ids: list[int], most: int | None) -> bool:
-    return most is not None and len(ids) > most
+def token_limits(
+    source: DataSource, max_new_tokens: int, context_length: int | None, decoder_only: bool
+) -> TokenLimits:
+    """Return the limits of a row; raises UserError where the source's own limit leaves no room for a response."""
+    limit, total = source.max_prompt_tokens, context_length if decoder_only else None
+    if context_length is None:
+        return TokenLimits(limit, source.max_response_tokens, None)
+    room = context_length - max_new_tokens if decoder_only else context_length
+    if room < 1:
+        raise UserError(
+            f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in the context length of "
+            f"{context_length} tokens; lower it"
+        )
+    if limit is not None and limit > room:
+        raise UserError(
+            f"{source.path}: max_prompt_tokens: {limit} is above {room}, which the model's context length of "
+            f"{context_length} tokens leaves" + (f" beside max_new_tokens {max_new_tokens}" if decoder_only else "")
+        )
+    return TokenLimits(room if limit is None else limit, source.max_response_tokens, total)
 
 
-def _report(source: DataSource, read: int, kept: list[dict[str, Any]], dropped: dict[str, int]) -> DataReport:
+def nothing_fits(
+    source: DataSource, rows: int, lengths: list[tuple[int, int]], limits: TokenLimits, with_responses: bool
+) -> UserError:
+    """Return the error for a source whose rows were all dropped, with their lengths and the limits."""
+    prompts, responses = zip(*lengths, strict=True)
+    found = f"prompts have {min(prompts)} to {max(prompts)} tokens (at most {limits.prompt} fit)"
+    if with_responses:
+        found += f", responses {min(responses)} to {max(responses)} (at most {limits.response or limits.total})"
+    return UserError(f"{source.path}: all {rows} rows dropped: {found}; raise the limits or shorten the texts")
+
+
+def report(source: DataSource, rows_read: int, kept: list[dict[str, Any]], dropped: dict[str, int]) -> DataReport:
+    """Return the counts of one source."""
     lengths = [len(values["prompt_ids"]) for values in kept]
-    distinct = {normalize(values["prompt"]) for values in kept}
     return DataReport(
         path=source.path,
         split=source.split,
-        rows_read=read,
+        rows_read=rows_read,
         rows_kept=len(kept),
         dropped=dropped,
-        duplicate_prompts=len(kept) - len(distinct),
+        duplicate_prompts=len(kept) - len({normalize(values["prompt"]) for values in kept}),
         prompt_tokens_max=max(lengths),
         prompt_tokens_median=statistics.median(lengths),
     )
-
-
-def _require_positive(source: DataSource) -> None:
-    for name in ("max_prompt_tokens", "max_response_tokens", "limit"):
-        value = vars(source)[name]
-        if value is not None and value < 1:
-            raise UserError(f"{source.path}: {name} is {value}; use a number of at least 1, or null")
-
-
-def _prompt_limit(source: DataSource, max_new_tokens: int, window: int | None, joined: bool) -> int | None:
-    _require_positive(source)
-    if window is None:
-        return source.max_prompt_tokens
-    room = window - max_new_tokens if joined else window
-    if room < 1:
-        raise UserError(f"max_new_tokens {max_new_tokens} leaves no room for a prompt in the window of {window} tokens")
-    wanted = source.max_prompt_tokens
-    if wanted is not None and wanted > room:
-        raise UserError(
-            f"{source.path}: max_prompt_tokens {wanted} does not fit: the model's window of {window} tokens "
-            f"leaves {room}" + (f" beside max_new_tokens {max_new_tokens}" if joined else "")
-        )
-    return room if wanted is None else wanted
-
-
-def _rows(source: DataSource) -> list[Row]:
-    if source.fractions is not None:
-        _check_fractions(source, source.fractions)
-    rows = load(source.path, "train" if source.fractions else source.split)
-    if not rows:
-        raise UserError(f"{source.path}: there are no rows in it")
-    # A mapped column stays under its own name too: a template or the reward may ask for it by that name.
-    mapped = [
-        Row(row.place, row.values | {ours: column(row, theirs) for ours, theirs in source.columns.items()})
-        for row in rows
-    ]
-    if source.fractions is None:
-        return mapped
-    chosen = [row for row in mapped if _split_of(identity(row, source), source.fractions) == source.split]
-    if not chosen:
-        share = source.fractions[source.split]
-        raise UserError(f"{source.path}: none of its {len(rows)} rows falls into split {source.split} ({share:g})")
-    return chosen
-
-
-def _check_fractions(source: DataSource, fractions: dict[str, float]) -> None:
-    total = sum(fractions.values())
-    if abs(total - 1) > 1e-6 or min(fractions.values(), default=0) <= 0:
-        raise UserError(f"{source.path}: fractions must be positive and add to 1, {fractions} add to {total:g}")
-    if source.split not in fractions:
-        raise UserError(f"{source.path}: split {source.split!r} is not one of the fractions {', '.join(fractions)}")
-
-
-def _split_of(text: str, fractions: dict[str, float]) -> str:
-    """The split of a text: depends on nothing but the text and the fractions, not even on their order."""
-    position = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
-    names = sorted(fractions)
-    for name in names:
-        position -= fractions[name]
-        if position < 0:
-            return name
-    return names[-1]

@@ -1,4 +1,4 @@
-"""Rows from files, folders, the hub or the embedded sets, each with the place it came from."""
+"""Read rows from files, folders, the hub or the toy data sets, each with the place it came from."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.data.templates import Row, shorten
-from workbench.errors import UserError
+from workbench import toy
+from workbench.errors import UserError, shorten
+from workbench.run.hub import hub_is_reachable, is_hub_id
 
-HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-HUB_TIMEOUT = 5.0  # seconds
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -26,19 +26,27 @@ SPLIT_WORDS = {
 }
 
 
-def load(path: str, split: str) -> list[Row]:
-    if path.startswith("toy:"):
-        from workbench import toy
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a data set."""
 
-        return _number(path, toy.rows(path.removeprefix("toy:"), split))
+    place: str
+    """Where it comes from, such as `train.jsonl line 3`."""
+    values: dict[str, Any]
+
+
+def load_rows(path: str, split: str) -> list[Row]:
+    """Return the rows of one split of a file, a folder, a hub data set or toy:NAME."""
+    name = toy.toy_name(path)
+    if name is not None:
+        return _number(path, toy.rows(name, split))
     if not path.strip():
         raise UserError("path: it is empty; give a file, a folder, a hub data set id, or toy:NAME")
     local = Path(path).expanduser()
     if local.is_dir():
         return _load_folder(local, split)
     if local.exists():
-        own = _split_named(local)
-        if split != "train" and SPLIT_WORDS.get(split, split) != own:
+        if split != "train" and SPLIT_WORDS.get(split, split) != _split_in_name(local):
             raise UserError(
                 f"{path}: one file has no split {split!r}; cut it with fractions: {{train: 0.9, {split}: 0.1}}, "
                 "or give the path of that split's own file"
@@ -46,23 +54,23 @@ def load(path: str, split: str) -> list[Row]:
         return _load_file(local)
     looks_local = path.startswith((".", "/", "~")) or local.suffix.lower() in READERS
     # A bare "json" would make `datasets` load whatever lies in the working directory.
-    if looks_local or f".{path}" in READERS or not HUB_ID.fullmatch(path):
+    if looks_local or f".{path}" in READERS or not is_hub_id(path):
         raise _missing(local)
     return _load_hub(path, split)
 
 
 def _missing(path: Path) -> UserError:
-    """The error for a path that does not exist: its first missing part and the nearest name beside it."""
+    """Return the error for a path that does not exist: its first missing part and the nearest name beside it."""
     missing = path
     while not missing.parent.exists():
         missing = missing.parent
     siblings = os.listdir(missing.parent) if missing.parent.is_dir() else []
-    near = difflib.get_close_matches(missing.name, siblings, n=1)
-    hint = f"; did you mean {missing.parent / near[0]}?" if near else ""
+    closest = difflib.get_close_matches(missing.name, siblings, n=1)
+    hint = f"; did you mean {missing.parent / closest[0]}?" if closest else ""
     return UserError(f"{path}: no such file or folder; {missing.parent.resolve()} has no {missing.name!r}{hint}")
 
 
-def _split_named(path: Path) -> str | None:
+def _split_in_name(path: Path) -> str | None:
     words = re.split("[^a-z]+", path.stem.lower())
     return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
 
@@ -75,7 +83,7 @@ def _load_folder(folder: Path, split: str) -> list[Row]:
         raise UserError(f"{folder}: the folder holds no {', '.join(READERS)} file")
     splits: dict[str, list[Path]] = {}
     for file in files:
-        splits.setdefault(_split_named(file) or "", []).append(file)
+        splits.setdefault(_split_in_name(file) or "", []).append(file)
     if list(splits) == [""]:  # no file is named after a split, so all of them are the one split there is
         splits = {"train": files}
     chosen = splits.get(SPLIT_WORDS.get(split, split))
@@ -117,11 +125,13 @@ def _read_json(path: Path) -> list[Row]:
         ) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
         raise UserError(f"{path} line {line or 1}: JSON that cannot be read: {_first_line(error)}") from error
-    for place, values in rows:
-        if not isinstance(values, dict):
-            raise UserError(f'{place}: a row must be an object like {{"prompt": "..."}}, found {shorten(values)}')
+    for row in rows:
+        if not isinstance(row.values, dict):
+            raise UserError(
+                f'{row.place}: a row must be an object like {{"prompt": "..."}}, found {shorten(row.values)}'
+            )
     names = dict.fromkeys(name for row in rows for name in row.values)
-    return [Row(place, {name: values.get(name) for name in names}) for place, values in rows]
+    return [Row(row.place, {name: row.values.get(name) for name in names}) for row in rows]
 
 
 def _read_csv(path: Path) -> list[Row]:
@@ -185,7 +195,7 @@ def _text(path: Path) -> str:
 
 
 def _decoded(dataset: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a data set with the names of its class labels in place of their numbers."""
+    """Yield the rows of a data set with the names of its class labels in place of their numbers."""
     from datasets import ClassLabel
 
     features = dataset.features or {}
@@ -212,18 +222,11 @@ def _load_saved(folder: Path, split: str) -> list[Row]:
 
 @contextmanager
 def _cache_when_unreachable(path: str) -> Iterator[None]:
-    """Lets `datasets` read its cache at once where the hub is out of reach; it would retry for half a minute."""
+    """Let `datasets` read its cache at once where the hub is out of reach; it would retry for half a minute."""
     import datasets
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     offline = datasets.config.HF_HUB_OFFLINE
-    try:
-        HfApi().dataset_info(path, timeout=HUB_TIMEOUT)
-    except HfHubHTTPError:
-        pass  # an answer: loading will say what is wrong
-    except Exception:  # the HTTP library below the hub client, and so the class of its errors, changes
-        datasets.config.HF_HUB_OFFLINE = True
+    datasets.config.HF_HUB_OFFLINE = offline or not hub_is_reachable(path, "dataset")
     try:
         yield
     finally:

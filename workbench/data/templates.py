@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import DataSource
-from workbench.errors import UserError
+from workbench.data.readers import Row
+from workbench.errors import UserError, shorten, suggestion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,47 +30,38 @@ TEMPLATES = {
 FIELD = re.compile(r"\{(\w+)\}")
 
 
-class Row(NamedTuple):
-    """One row and the place it came from, such as `train.jsonl line 3`."""
-
-    place: str
-    values: dict[str, Any]
-
-
 def template_text(template: str) -> str:
-    """The text of a template given by name or in full; raises UserError for an unknown name."""
+    """Return the text of a template given by name or in full; raises UserError for an unknown name."""
     if template in TEMPLATES:
         return TEMPLATES[template]
     if FIELD.search(template):
         return template
-    near = difflib.get_close_matches(template, TEMPLATES, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
     raise UserError(
-        f"template: unknown name {template!r}; {hint}use {', '.join(TEMPLATES)}, or a text with {{column}} fields"
+        f"template: unknown name {template!r}{suggestion(template, TEMPLATES)} or a text with {{column}} fields"
     )
 
 
 def column(row: Row, name: str) -> Any:
-    """The value of a column, or of its part as a.b; raises UserError with the columns there are and how to map one."""
+    """Return the value of a column, or of its part as a.b; raises UserError with the columns and how to map one."""
     if name in row.values:
         return row.values[name]
     head, _, rest = name.partition(".")
     if rest and isinstance(row.values.get(head), dict):
         return column(Row(row.place, row.values[head]), rest)
-    near = difflib.get_close_matches(name, row.values, n=1)
+    closest = difflib.get_close_matches(name, row.values, n=1)
     raise UserError(
         f"{row.place}: no column {name!r}; the columns are {', '.join(row.values)}; "
-        f"map the right one with columns: {{{name}: {near[0] if near else '...'}}}"
+        f"map the right one with columns: {{{name}: {closest[0] if closest else '...'}}}"
     )
 
 
 def text_column(row: Row, name: str) -> str:
-    """The text of a column; raises UserError when it is missing, not text, or empty."""
+    """Return the text of a column; raises UserError when it is missing, not text, or empty."""
     return require_text(column(row, name), f"{row.place}: {name}")
 
 
 def require_text(value: Any, where: str) -> str:
-    """`value`; raises UserError starting with `where` unless it is a text that can be encoded and is not blank."""
+    """Return `value` if it is a text that can be encoded and is not blank; UserError beginning with `where` if not."""
     if value is None:
         raise UserError(f"{where} is missing; every row needs a text there")
     if not isinstance(value, str):
@@ -83,19 +75,13 @@ def require_text(value: Any, where: str) -> str:
     return value
 
 
-def shorten(value: Any) -> str:
-    """`value` as Python writes it, cut to a length that fits into an error message."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def normalize(text: str) -> str:
-    """Lower case with single spaces: what counts as the same text when splits are cut or compared."""
+    """Return the text in lower case with single spaces, as splits and duplicates are compared."""
     return " ".join(text.lower().split())
 
 
-def prompt_columns(row: Row, template: str) -> tuple[str, list[str]]:
-    """The template text for this row and the names of its fields, each once."""
+def prompt_template(row: Row, template: str) -> tuple[str, list[str]]:
+    """Return the template text for this row and the names of its fields, each once."""
     if template == "instruction" and normalize(str(row.values.get("input") or "")):
         template = "instruction_with_input"
     text = template_text(template)
@@ -103,14 +89,14 @@ def prompt_columns(row: Row, template: str) -> tuple[str, list[str]]:
 
 
 def render(row: Row, template: str) -> str:
-    """The template with the row's columns in it; raises UserError for a column that is missing or empty."""
-    text, names = prompt_columns(row, template)
+    """Return the template with the row's columns filled in; raises UserError for a missing or empty column."""
+    text, names = prompt_template(row, template)
     values = {name: text_column(row, name) for name in names}
     return FIELD.sub(lambda match: values[match[1]], text)
 
 
-def turns(row: Row) -> tuple[list[dict[str, Any]], str | None]:
-    """The turns of `messages` that make the prompt, and the closing assistant turn or None."""
+def split_messages(row: Row) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the turns of `messages` that make the prompt, and the final assistant turn or None."""
     messages = column(row, "messages")
     if not isinstance(messages, list) or not messages:
         raise UserError(f"{row.place}: messages must be a list of turns, found {shorten(messages)}")
@@ -125,8 +111,8 @@ def turns(row: Row) -> tuple[list[dict[str, Any]], str | None]:
     return messages[:-1], messages[-1]["content"]
 
 
-def apply_chat(row: Row, messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> str:
-    """`messages` in the tokenizer's chat template, open for the assistant's turn."""
+def apply_chat_template(row: Row, messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return `messages` in the tokenizer's chat template, open for the assistant's turn."""
     if tokenizer.chat_template is None:
         raise UserError(
             f"tokenizer {tokenizer.name_or_path!r} has no chat template, which chat: true and a messages column "
@@ -146,35 +132,38 @@ def prompt_and_response(
     tokenizer: PreTrainedTokenizerBase,
     *,
     chat: bool,
-    response: bool,
-    joined: bool,
+    with_response: bool,
+    is_decoder_only: bool,
 ) -> tuple[str, str]:
-    """The prompt and the response of a row as texts, the response empty unless asked for.
-
-    `chat` says that the prompt comes from the chat template, `joined` that the response follows it in one sequence.
-    """
+    """Return the prompt and the response of a row as texts, the response empty unless asked for."""
     if chat and "messages" in row.values:
-        messages, answer = turns(row)
-        if response and answer is None:
+        messages, response = split_messages(row)
+        if with_response and response is None:
             raise UserError(f"{row.place}: the last turn is {messages[-1]['role']!r}, training needs 'assistant'")
-        return apply_chat(row, messages, tokenizer), (answer or "") if response else ""
+        return apply_chat_template(row, messages, tokenizer), (response or "") if with_response else ""
     prompt = render(row, source.template)
-    answer = text_column(row, "response") if response else ""
+    response = text_column(row, "response") if with_response else ""
     if chat:
-        return apply_chat(row, [{"role": "user", "content": prompt}], tokenizer), answer
-    # Subword vocabularies keep a space with the word after it, so a prompt that ends in one would stand before
-    # tokens that no text has. It moves to the response: training sees, and generation makes, " Tom" after "Summary:".
+        return apply_chat_template(row, [{"role": "user", "content": prompt}], tokenizer), response
+    # Subword vocabularies join a space with the word after it, so a prompt that ends in a space would be followed by
+    # tokens that occur in no text. The space moves to the response: both training and generation see "Summary:" and
+    # then " Tom".
     stripped = prompt.rstrip(" ")
-    if joined and answer and stripped != prompt and not answer[0].isspace():
-        answer = " " + answer
-    return stripped, answer
+    if is_decoder_only and response and stripped != prompt:
+        response = prepend_space(response)
+    return stripped, response
+
+
+def prepend_space(response: str) -> str:
+    """Return the response with the space that its prompt's end lost, unless it begins with white space itself."""
+    return response if not response or response[0].isspace() else " " + response
 
 
 def identity(row: Row, source: DataSource) -> str:
-    """The text that decides a row's split: its prompt columns, whatever the template's wording."""
+    """Return the text that decides a row's split: its prompt columns, whatever the template's wording."""
     if "messages" in row.values:
-        return normalize("\n".join(f"{turn['role']}: {turn['content']}" for turn in turns(row)[0]))
-    names = prompt_columns(row, source.template)[1]
+        return normalize("\n".join(f"{turn['role']}: {turn['content']}" for turn in split_messages(row)[0]))
+    names = prompt_template(row, source.template)[1]
     if "text" in row.values and not set(names) <= set(row.values):
         names = ["text"]
     return normalize("\n".join(text_column(row, name) for name in sorted(names)))

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from workbench.config.schema import Config, DataSource, RewardConfig, RewardTraining, completion_limit
-from workbench.data.readers import HUB_ID, READERS
+from workbench.data.readers import READERS
 from workbench.data.templates import FIELD, template_text
 from workbench.run.folder import Run
+from workbench.run.hub import is_hub_id
 
 Form = Literal["adapter", "merged", "full", "reward"]
 
@@ -36,7 +37,7 @@ def hub_id(name: str) -> str | None:
     """The name if it is one of the hub's; None for a file, a folder and what comes with the workbench."""
     local = Path(name).expanduser()
     is_local = name.startswith(("toy:", ".", "/", "~")) or local.exists() or local.suffix.lower() in READERS
-    return None if is_local or not HUB_ID.fullmatch(name) else name
+    return None if is_local or not is_hub_id(name) else name
 
 
 def shown(name: str) -> str:

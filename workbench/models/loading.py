@@ -1,16 +1,12 @@
-"""Load tokenizers and language models from a hub id, a folder or the embedded defaults."""
+"""Load tokenizers and language models from a hub id, a folder or toy:NAME, and save them."""
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftModel, prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from torch import nn
@@ -19,7 +15,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -31,31 +26,34 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
-from workbench.toy import model_folder
+from workbench.models.quantization import disable_weight_repacking, quantization_config
+from workbench.run.hub import hub_is_reachable, is_hub_id
+from workbench.toy import model_folder, toy_name
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-HUB_SECONDS = 5.0
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# Tokenizers without a limit say 1e30.
+MAX_CONTEXT_LENGTH = 10_000_000
 
 
 def resolve(model: str) -> str:
-    """What `from_pretrained` takes for `model`; raises UserError for a folder that does not exist."""
-    if model.startswith("toy:"):
-        return str(model_folder(model.removeprefix("toy:")))
+    """Return what `from_pretrained` takes for `model`; raises UserError for a folder that does not exist."""
+    name = toy_name(model)
+    if name is not None:
+        return str(model_folder(name))
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{model}: the folder has no config.json; give a folder made by save_pretrained")
         return str(path)
-    if path.exists() or model.startswith((".", "/", "~")) or not HUB_ID.fullmatch(model):
+    if path.exists() or model.startswith((".", "/", "~")) or not is_hub_id(model):
         raise UserError(f"{model}: no such model folder; give a folder made by save_pretrained, or a hub id")
     return model
 
 
 def from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
-    """`auto_class.from_pretrained` whose failures are one line: a UserError naming the model and the cause."""
+    """Return `auto_class.from_pretrained`; a failure is a UserError of one line with the model and the cause."""
     folder = resolve(model)
-    if not Path(folder).is_dir() and not hub_answers(folder):
+    if not Path(folder).is_dir() and not hub_is_reachable(folder, "model"):
         options["local_files_only"] = True
     try:
         return auto_class.from_pretrained(folder, **options)
@@ -67,25 +65,13 @@ def from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
         raise UserError(f"{model}: cannot be loaded: {cause}") from error
 
 
-@cache
-def hub_answers(model: str) -> bool:
-    """Whether the hub can be reached; without it the cache is read at once, where loading would retry for a minute."""
-    try:
-        HfApi().model_info(model, timeout=HUB_SECONDS)
-    except HfHubHTTPError:
-        return True  # an answer: loading will say what is wrong
-    except Exception:  # the classes of the HTTP library below change
-        return False
-    return True
-
-
 def load_config(model: str) -> PretrainedConfig:
-    """The model's configuration, without its weights."""
+    """Load the model's configuration, without its weights."""
     return from_pretrained(AutoConfig, model)
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; one without a padding token pads with its end of text, since masks come from lengths."""
+    """Load the model's tokenizer, which pads with EOS if it has no padding token; masks never come from ids."""
     tokenizer = from_pretrained(AutoTokenizer, model)
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise UserError(f"{model}: the tokenizer has neither pad_token nor eos_token; set one")
@@ -95,29 +81,37 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
 
 def load_policy_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model that is to generate; raises UserError for one without an end of text."""
+    """Load the tokenizer of a model that generates; raises UserError for one without EOS."""
     tokenizer = load_tokenizer(model)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{model}: the tokenizer has no eos_token, so a response could never end; set one")
     return tokenizer
 
 
-def window(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The most tokens the model reads at once (prompt and response for a decoder), or None without a limit.
+def context_length(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
+) -> int | None:
+    """Return the most tokens that the model reads at once, or None without a limit.
 
-    T5 has relative positions and no limit of its own; its tokenizer states the length it was trained on.
+    For a decoder that is prompt and response together. T5 has relative positions and no limit of its own; its
+    tokenizer names the length that it was trained on. A loaded `model` is asked for its tables of learned positions:
+    one with a padding row (RoBERTa) holds fewer positions than its configuration says.
     """
-    text_config = config.get_text_config(decoder=not config.is_encoder_decoder)
     limits = [tokenizer.model_max_length]
-    positions = {"max_position_embeddings", "n_positions"} & set(text_config.to_dict())
-    if positions and not config.is_encoder_decoder:
+    text_config = config.get_text_config(decoder=not config.is_encoder_decoder)
+    has_positions = {"max_position_embeddings", "n_positions"} & set(text_config.to_dict())
+    if has_positions and not config.is_encoder_decoder:
         limits.append(text_config.max_position_embeddings)
+    for name, module in model.named_modules() if model is not None else ():
+        if name.endswith((".position_embeddings", ".wpe")) and isinstance(module, nn.Embedding):
+            first_position = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - first_position)
     limit = min(limits)
-    return None if limit > 10_000_000 else limit
+    return None if limit > MAX_CONTEXT_LENGTH else limit
 
 
 def check_precision(policy: PolicyConfig, config: PretrainedConfig) -> None:
-    """Raises UserError for a precision that is known to fail with this architecture."""
+    """Raise UserError for a precision that is known to fail with this architecture."""
     if policy.precision == "fp16" and config.model_type in ("t5", "mt5", "umt5"):
         raise UserError("policy.precision: fp16 overflows in T5 (loss 0.0 or NaN); use bf16 or fp32")
     if policy.precision == "fp16":
@@ -125,7 +119,7 @@ def check_precision(policy: PolicyConfig, config: PretrainedConfig) -> None:
 
 
 def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel:
-    """The base model on `device`, dropout off, sampling options neutral; frozen where the policy uses LoRA.
+    """Load the base model onto `device` without dropout or sampling options, frozen where the policy uses LoRA.
 
     Raises UserError for a precision that is known to fail.
     """
@@ -136,7 +130,8 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
     disable_dropout(config)
     options: dict[str, Any] = {"dtype": dtype, "config": config} | attention(policy.precision, device)
     if policy.quantization:
-        options |= {"quantization_config": quantization_config(policy), "device_map": {"": device}}
+        quantization = quantization_config(policy.quantization, DTYPES[policy.precision])
+        options |= {"quantization_config": quantization, "device_map": {"": device}}
     model = from_pretrained(auto_class(config), policy.model, **options)
     if policy.quantization:
         disable_weight_repacking(model)
@@ -153,27 +148,27 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
 
 
 def meta_model(model: str) -> PreTrainedModel:
-    """The model at a hub id, folder or toy:NAME without its weights, on the device "meta"."""
+    """Return the model at a hub id, folder or toy:NAME on the device "meta": its shapes without its weights."""
     config = load_config(model)
     with torch.device("meta"):
         shapes: PreTrainedModel = auto_class(config).from_config(config)
-    with suppress(UserError):  # a model without that file says in config.json what ends a text
+    with suppress(UserError):  # without that file, config.json names the stop tokens
         shapes.generation_config = from_pretrained(GenerationConfig, model)
     return shapes
 
 
 def auto_class(config: PretrainedConfig) -> Any:
-    """The transformers class that loads a language model of this configuration."""
+    """Return the transformers class that loads a language model of this configuration."""
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def attention(precision: str, device: torch.device) -> dict[str, str]:
-    """Options of `from_pretrained`: in bf16 on a CPU, fused attention's backward pass is three to six times slower."""
+    """Return options of `from_pretrained`: on a CPU in bf16, gradients of fused attention take 3 to 6 times as long."""
     return {"attn_implementation": "eager"} if device.type == "cpu" and precision == "bf16" else {}
 
 
 def fuse_kernels(model: PreTrainedModel) -> None:
-    """Put torch's one kernel in the place of the same function written as five to eight; weights keep their names."""
+    """Replace modules written as five to eight operations by torch's one kernel; weights keep their names."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
@@ -182,28 +177,6 @@ def fuse_kernels(model: PreTrainedModel) -> None:
                 fused = nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon)
                 fused.weight = child.weight
                 setattr(module, name, fused)
-
-
-def disable_weight_repacking(model: PreTrainedModel) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights for inference on the CPU, which has no gradient.
-
-    It does so at the first forward pass in eval mode, as a rollout is, and gradients then end at every layer.
-    """
-    for module in model.modules():
-        if "support_avx512bf16_for_cpu" in vars(module):
-            module.support_avx512bf16_for_cpu = False
-
-
-def quantization_config(policy: PolicyConfig) -> BitsAndBytesConfig:
-    """The bitsandbytes settings of QLoRA (arXiv 2305.14314): NF4, double quantisation, bf16 products."""
-    if policy.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=DTYPES[policy.precision],
-    )
 
 
 def disable_dropout(config: PretrainedConfig) -> None:
@@ -220,16 +193,16 @@ def disable_dropout(config: PretrainedConfig) -> None:
 def reset_generation_config(model: PreTrainedModel) -> None:
     """Keep the model's special tokens and drop its sampling options.
 
-    `generate` fills what a caller leaves unset from the model's own generation_config (top_k, repetition
-    penalty, ...), so that it would sample from another distribution than the one that is scored.
+    `generate` fills what a caller leaves unset from the model's own generation_config (top_k, repetition penalty,
+    ...), and would then sample from another distribution than the one that is scored.
     """
-    kept = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     options = model.generation_config.to_dict()
-    model.generation_config = GenerationConfig(**{name: options.get(name) for name in kept})
+    model.generation_config = GenerationConfig(**{name: options.get(name) for name in names})
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end a response: the tokenizer's eos and those of the model's generation_config."""
+    """Return the ids that end a response: the tokenizer's EOS and those of the model's generation_config."""
     eos = model.generation_config.eos_token_id
     listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
     return sorted({tokenizer.eos_token_id, *listed})
@@ -238,7 +211,7 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 def save_model(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     """Write an ordinary transformers model, or PEFT adapter, into `folder`.
 
-    The active adapter's files stand in `folder` itself, where `PeftModel.from_pretrained(base, folder)` looks.
+    The active adapter's files are written to `folder` itself, where `PeftModel.from_pretrained(base, folder)` looks.
     """
     if not isinstance(model, PeftModel):
         model.save_pretrained(folder)
@@ -252,20 +225,6 @@ def save_model(model: PreTrainedModel | PeftModel, folder: Path) -> None:
         (folder / name).rmdir()
 
 
-def use_paged_optimizer(policy: PolicyConfig, device: torch.device) -> bool:
-    """Whether the optimizer's state shall move to the host when a GPU is full (arXiv 2305.14314 section 3)."""
-    return policy.quantization is not None and device.type == "cuda"
-
-
-def make_optimizer(groups: list[dict[str, Any]], *, paged: bool) -> torch.optim.Optimizer:
-    """AdamW without weight decay on parameter groups, each with its lr; bitsandbytes' paged one if asked for."""
-    if not paged:
-        return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
-    from bitsandbytes.optim import PagedAdamW32bit
-
-    return PagedAdamW32bit(groups, eps=1e-5, weight_decay=0.0)
-
-
 def autocast_dtype(policy: PolicyConfig) -> torch.dtype | None:
-    """The dtype of matrix products under autocast, or None for plain fp32."""
+    """Return the dtype of matrix products under autocast, or None for plain fp32."""
     return None if policy.precision == "fp32" else DTYPES[policy.precision]

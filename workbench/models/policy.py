@@ -15,6 +15,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.models.loading import stop_ids
@@ -126,8 +127,16 @@ class Policy(nn.Module):
             mask[row, where] = True
         return ids.to(self.device), mask.to(self.device)
 
+    def make_batch(self, prompt_ids: Sequence[list[int]], response_ids: Sequence[list[int]]) -> Batch:
+        """Return prompts and responses, given as lists of token ids, as one padded batch."""
+        mask = pad_sequence([torch.ones(len(ids), dtype=torch.bool) for ids in response_ids], batch_first=True)
+        responses = pad_sequence(
+            [torch.tensor(ids, dtype=torch.long) for ids in response_ids], batch_first=True, padding_value=self.pad_id
+        )
+        return Batch(*self.pad_prompts(prompt_ids), responses.to(self.device), mask.to(self.device))
+
     def trim(self, batch: Batch) -> Batch:
-        """The same batch without columns that are padding in every row."""
+        """Return the batch without columns that are padding in every row."""
         longest, length = (int(mask.sum(dim=1).max()) for mask in (batch.prompt_mask, batch.response_mask))
         where = slice(0, longest) if self.is_encoder_decoder else slice(batch.prompt_ids.shape[1] - longest, None)
         prompts = (batch.prompt_ids[:, where], batch.prompt_mask[:, where])

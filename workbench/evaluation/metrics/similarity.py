@@ -13,51 +13,55 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from workbench.errors import UserError
 from workbench.evaluation import metrics
 from workbench.models.batching import DEFAULT_CONTEXT_LENGTH, encode, padded_batches
-from workbench.models.loading import from_pretrained, load_config, load_tokenizer, window
+from workbench.models.loading import context_length, from_pretrained, load_config, load_tokenizer
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A transformers encoder in fp32 and its tokenizer."""
+    """A transformers encoder in fp32 and its tokenizer; called with N texts, it embeds them."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     max_tokens: int
-    """Longer texts are cut at their end."""
+    """Longer texts are truncated at the end."""
     batch_size: int
+
+    def to(self, device: torch.device | str) -> Encoder:
+        """Move the model to a device and return the encoder."""
+        self.model.to(device)
+        return self
 
     @torch.no_grad()
     def __call__(self, texts: list[str]) -> Tensor:
-        """Embeddings (N, D) of length 1, fp32 on the CPU: the mean of the last hidden states of each text's tokens."""
+        """Return embeddings (N, D) of length 1, fp32 on the CPU: the mean over each text's last hidden states."""
         rows = encode(self.tokenizer, texts, self.max_tokens)
-        found: dict[int, Tensor] = {}
+        embeddings: dict[int, Tensor] = {}
         for chosen, ids, mask in padded_batches(rows, self.batch_size, self.tokenizer.pad_token_id, self.model.device):
             states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, T, D)
             weights = mask.unsqueeze(2).float()
             pooled = normalize((states * weights).sum(dim=1) / weights.sum(dim=1), dim=1).cpu()
-            found |= dict(zip(chosen, pooled, strict=True))
-        return torch.stack([found[row] for row in range(len(rows))])
+            embeddings |= dict(zip(chosen, pooled, strict=True))
+        return torch.stack([embeddings[row] for row in range(len(rows))])
 
 
-def load_encoder(model: str, *, device: torch.device | str = "cpu", batch_size: int = 64) -> Encoder:
-    """The encoder at a hub id, folder or toy:NAME, without dropout; UserError for one with weights missing."""
+def load_encoder(model: str, *, batch_size: int = 64) -> Encoder:
+    """Load the encoder at a hub id, folder or toy:NAME, without dropout; raise UserError where weights are missing."""
     tokenizer, config = load_tokenizer(model), load_config(model)
     network, report = from_pretrained(AutoModel, model, dtype=torch.float32, output_loading_info=True)
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))  # which is not used
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))  # the pooler is not used
     if missing:
-        raise UserError(f"{model}: the checkpoint is no trained encoder: it lacks {', '.join(missing[:3])}")
+        raise UserError(f"{model}: not a trained encoder: its checkpoint lacks {', '.join(missing[:3])}")
     encoder = network.get_encoder() if config.is_encoder_decoder else network
-    return Encoder(
-        encoder.to(device).eval(), tokenizer, window(config, tokenizer) or DEFAULT_CONTEXT_LENGTH, batch_size
-    )
+    max_tokens = context_length(config, tokenizer) or DEFAULT_CONTEXT_LENGTH
+    return Encoder(encoder.eval(), tokenizer, max_tokens, batch_size)
 
 
 def similarity(
     predictions: list[str], references: list[str] | list[list[str]], encoder: Callable[[list[str]], Tensor]
 ) -> list[float]:
-    """Cosine in [-1, 1] per row of sentence embeddings, which `encoder` makes of N texts as unit vectors (N, D).
+    """Return the cosine in [-1, 1] of each row's embeddings; `encoder` turns N texts into unit vectors (N, D).
 
-    A row with several references counts its closest one. Raises ValueError without rows, with unequal numbers of them,
+    A row with several references counts its closest one. Raise ValueError without rows, with unequal numbers of them,
     or for a row without a reference.
     """
     metrics.require_rows(predictions)

@@ -10,8 +10,11 @@ import datasets
 import pytest
 from tiny_data import GOOD, make, refusal, write
 
+from workbench import toy
 from workbench.config.schema import DataSource
-from workbench.data.prompts import labelled_texts, read_rows
+from workbench.data.labelled import labelled_texts
+from workbench.data.sources import read_rows
+from workbench.run.hub import hub_is_reachable
 
 ROWS = [{"prompt": "one, two", "summary": 'a "b"'}, {"prompt": "line\nbreak\u2028é", "summary": "NA"}]
 
@@ -96,10 +99,14 @@ def test_a_saved_data_set_gives_label_names(tmp_path):
     assert labelled_texts(validation, None) == (["y"], ["ok"])
 
 
-def test_embedded_rows_come_from_the_package(monkeypatch):
-    toy = pytest.importorskip("workbench.toy")
+def test_toy_rows_come_from_the_package(monkeypatch):
     monkeypatch.setattr(toy, "rows", lambda name, split: [{"prompt": f"{name} {split}"}])
     assert read_rows(DataSource("toy:news", split="validation")) == [{"prompt": "news validation"}]
+
+
+def test_the_old_prefix_of_the_toy_data_names_the_new_one():
+    message = refusal(lambda: read_rows(DataSource("embedded:sft")))
+    assert message == "embedded:sft: no such file or folder; did you mean toy:sft?"
 
 
 # Bad input: one line that names the file and the place, and the fix
@@ -179,6 +186,13 @@ def test_bad_folders(tmp_path):
 
 class Unreachable(Exception):
     pass
+
+
+@pytest.fixture(autouse=True)
+def nothing_known_of_the_hub():
+    hub_is_reachable.cache_clear()
+    yield
+    hub_is_reachable.cache_clear()
 
 
 def test_no_network_and_nothing_cached_is_one_line_at_once(tmp_path, monkeypatch):
