@@ -1,4 +1,4 @@
-"""A PPO run that was killed, or whose files were damaged, goes on, bit for bit, from what is whole."""
+"""A PPO run that was killed, or whose files were damaged, resumes, bit for bit, from what is intact."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,58 +15,17 @@ from typing import Any
 
 import pytest
 import torch
-from stopped_runs import Whole, finish, interrupt, lines, outcome, remembered, trainer
+from stopped_runs import UninterruptedOutcome, finish, interrupt, outcome, trainer, uninterrupted
+from trainers import lines
 
+from workbench.errors import UserError
 from workbench.ppo import checkpoint
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> UninterruptedOutcome:
     """What uninterrupted runs leave, each made once."""
-    return remembered(tmp_path_factory)
-
-
-def die(*arguments: Any) -> None:
-    """Leave as a process does that is killed from outside."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_in_save(nth: int) -> None:
-    """From now on, half of the `nth` checkpoint is written before the process is gone."""
-    save, files = torch.save, []
-
-    def half(state: Any, file: Path) -> None:
-        files.append(file)
-        save(state, file)
-        if len(files) == nth:
-            os.truncate(file, file.stat().st_size // 2)
-            die()
-
-    torch.save = half
-
-
-def die_before_renaming(name: str) -> None:
-    """From now on, a folder is whole under its temporary name when the process is gone."""
-    replace = os.replace
-    os.replace = lambda source, target: (die if Path(target).name == name else replace)(source, target)
-
-
-def die_at_call(nth: int) -> None:
-    """The process is gone at its `nth` call of a function, or return from one."""
-    left = iter(range(nth))
-    sys.setprofile(lambda *event: None if next(left, None) is not None else die())
-
-
-def be_killed(root: Path, deaths: list[tuple[str, str, Any]]) -> None:
-    """For each (folder, function, argument) a process that trains until it is killed as the function arranges."""
-    for folder, function, argument in deaths:
-        child = os.fork()
-        if child == 0:
-            run = trainer(root / folder)
-            globals()[function](argument)
-            run.train()
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, (folder, function)
+    return uninterrupted(tmp_path_factory)
 
 
 def test_a_process_killed_at_any_moment_changes_nothing(tmp_path: Path) -> None:
@@ -83,7 +41,7 @@ def test_a_process_killed_at_any_moment_changes_nothing(tmp_path: Path) -> None:
         *((f"random {i}", "die_at_call", moments.randrange(total)) for i in range(2)),
         ("best", "die_in_save", 1),  # begun again, and killed again
     ]
-    code = f"import pathlib, test_checkpoints; test_checkpoints.be_killed(pathlib.Path({str(tmp_path)!r}), {deaths})"
+    code = f"import pathlib, killed_runs; killed_runs.be_killed(pathlib.Path({str(tmp_path)!r}), {deaths})"
     tests = Path(__file__).parent
     paths = {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
     subprocess.run([sys.executable, "-c", code], env=os.environ | paths, check=True, timeout=120)
@@ -101,14 +59,14 @@ def flip(file: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
-    "truncated": lambda place: os.truncate(place / "state.pt", 1000),
-    "no checksum": lambda place: (place / "sha256").unlink(),
-    "a bit of the state": lambda place: flip(place / "state.pt"),
-    "a bit of the checksum": lambda place: flip(place / "sha256"),
+    "truncated": lambda folder: os.truncate(folder / "state.pt", 1000),
+    "no checksum": lambda folder: (folder / "sha256").unlink(),
+    "a bit of the state": lambda folder: flip(folder / "state.pt"),
+    "a bit of the checksum": lambda folder: flip(folder / "sha256"),
 }
 
 
-def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(
+def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     interrupt(trainer(tmp_path / "whole", checkpoint_every=1), 3)
@@ -118,28 +76,28 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(
         capsys.readouterr()
         trainer(folder, checkpoint_every=1).resume()
         printed = capsys.readouterr().out
-        assert f"{folder / 'checkpoints' / 'step_000003'} is torn" in printed
-        assert "going on from step 2" in printed
+        assert f"{folder / 'checkpoints' / 'step_000003'} is corrupt (checksum mismatch)" in printed
+        assert "resuming from step 2" in printed
         for log in ("metrics.jsonl", "samples.jsonl"):
-            kept = [line for line in lines(tmp_path / "whole" / log) if line["step"] <= 2]
-            assert lines(folder / log) == kept != []
+            expected = [line for line in lines(tmp_path / "whole" / log) if line["step"] <= 2]
+            assert lines(folder / log) == expected != []
 
 
-def test_without_a_whole_checkpoint_it_says_so_and_starts_from_the_beginning(
-    whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_without_an_intact_checkpoint_it_says_so_and_starts_from_the_beginning(
+    whole: UninterruptedOutcome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     interrupt(trainer(tmp_path, checkpoint_every=1), 3)
-    places = checkpoint.existing(tmp_path / "checkpoints")
-    for place in places:
-        flip(place / "state.pt")
-    # What is torn must not push out what is saved after it, though its step is higher.
+    corrupt = checkpoint.existing(tmp_path / "checkpoints")
+    for folder in corrupt:
+        flip(folder / "state.pt")
+    # A corrupt checkpoint must not push out one that is saved after it, though its step is higher.
     interrupt(trainer(tmp_path, checkpoint_every=1), 1)
     printed = capsys.readouterr().out
-    assert [f"{place} is torn" in printed for place in places] == [True, True]
+    assert [f"{folder} is corrupt" in printed for folder in corrupt] == [True, True]
     assert "starting from the beginning" in printed
     assert {line["step"] for log in ("metrics.jsonl", "samples.jsonl") for line in lines(tmp_path / log)} == {1}
     assert finish(tmp_path, checkpoint_every=1) == whole(checkpoint_every=1)
-    assert "going on from step 1" in capsys.readouterr().out
+    assert "resuming from step 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("left", ["", '{"step": 1}\n{"st', '{"step": 1}\n' + "\0" * 99, '[]\n{"a": 1}\n{"step": 1}'])
@@ -153,7 +111,7 @@ def test_a_log_that_lost_lines_is_never_padded(left: str, tmp_path: Path) -> Non
 
 
 def names(folder: Path) -> list[str]:
-    """What is in a folder."""
+    """Return the names in a folder."""
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -166,22 +124,44 @@ def test_a_log_keeps_texts_with_line_separators_of_unicode(tmp_path: Path) -> No
     assert log.read_bytes().decode() == "".join(written[:3])
 
 
-@pytest.mark.parametrize("kept", [1, 3])
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.save_checkpoint()
+    state, digest = (tmp_path / "checkpoints" / "step_000000" / name for name in ("state.pt", "sha256"))
+    content = torch.load(state, weights_only=True)
+    fields = content["train_state"]
+    # As the first version saved it, with a field less, and with one more.
+    first = {name: value for name, value in content.items() if name != "train_state"} | {
+        "step": 0,
+        "counters": {"kl_coef": 0.2, "bad_steps": 0},
+    }
+    fewer = content | {"train_state": {name: value for name, value in fields.items() if name != "kl_coef"}}
+    for other in (first, fewer, content | {"train_state": fields | {"momentum": 0.9}}):
+        torch.save(other, state)
+        digest.write_text(checkpoint.sha256(state))
+        with pytest.raises(UserError) as caught:
+            trainer(tmp_path).resume()
+        assert str(caught.value) == (
+            f"{state.parent}: saved by another version of this project; start over with --force ppo"
+        )
+
+
+@pytest.mark.parametrize("count", [1, 3])
 def test_as_many_checkpoints_are_kept_as_asked_for_and_at_every_moment_one(
-    kept: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    count: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder, remove = tmp_path / "checkpoints", shutil.rmtree
 
     def watching(path: Path, ignore_errors: bool = False) -> None:
-        others = [place for place in checkpoint.existing(folder) if place != path]
+        others = [other for other in checkpoint.existing(folder) if other != path]
         if Path(path).parent == folder and Path(path).exists() and checkpoint.existing(folder):
-            assert any(checkpoint.is_intact(place) for place in others), path
+            assert any(checkpoint.is_intact(other) for other in others), path
         remove(path, ignore_errors=ignore_errors)
 
     monkeypatch.setattr(shutil, "rmtree", watching)
-    run = trainer(tmp_path, checkpoint_every=1, checkpoints_kept=kept)
+    run = trainer(tmp_path, checkpoint_every=1, checkpoints_kept=count)
     for step in range(1, 5):
         run.update(run.rollout(run.batch(step - 1)))
         for _ in range(2):  # a reward that fails right after a checkpoint has it saved again
             run.save_checkpoint()
-        assert names(folder) == [f"step_{number:06}" for number in range(max(1, step - kept + 1), step + 1)]
+        assert names(folder) == [f"step_{number:06}" for number in range(max(1, step - count + 1), step + 1)]

@@ -21,21 +21,17 @@ from workbench.ppo.sampler import batch_indices
     [*((a, lora, 0) for a in tiny.ARCHITECTURES for lora in (True, False)), ("gpt2", True, 1), ("gpt2", True, 2)],
 )
 def test_it_learns_a_countable_reward(architecture: str, lora: bool, seed: int, tmp_path: Path) -> None:
+    changes = {"steps": 6, "batch_size": 32, "minibatch_size": 16, "epochs": 4, "max_new_tokens": 6}
     rate = 3e-2 if lora else 1e-2
-    run = make_trainer(
-        tmp_path, architecture, lora=lora, seed=seed, steps=14, batch_size=32, epochs=4, learning_rate=rate
-    )
-    run.train()
+    make_trainer(tmp_path, architecture, lora=lora, seed=seed, learning_rate=rate, **changes).train()
     scores = [entry["objective/score_mean"] for entry in lines(tmp_path / "metrics.jsonl")]
-    assert sum(scores[-3:]) / 3 > scores[0] + 0.2, scores
+    assert sum(scores[-2:]) / 2 > scores[0] + 0.3, scores
 
 
 @both
 def test_a_huge_kl_coefficient_pins_the_policy(architecture: str, tmp_path: Path) -> None:
-    free = make_trainer(tmp_path / "free", architecture, steps=14, kl_coef=0.0, epochs=4, learning_rate=3e-3).train()
-    pinned = make_trainer(
-        tmp_path / "pinned", architecture, steps=14, kl_coef=50.0, epochs=4, learning_rate=3e-3
-    ).train()
+    free = make_trainer(tmp_path / "free", architecture, kl_coef=0.0, learning_rate=3e-3).train()
+    pinned = make_trainer(tmp_path / "pinned", architecture, kl_coef=50.0, learning_rate=3e-3).train()
     assert pinned["objective/kl_k3"] < 0.3 * free["objective/kl_k3"]
 
 

@@ -1,4 +1,4 @@
-"""A PPO run that a signal or a failing reward stopped goes on, bit for bit, to what it would have been."""
+"""A PPO run that a signal or a failing reward stopped resumes, bit for bit, to what it would have been."""
 
 from __future__ import annotations
 
@@ -13,27 +13,37 @@ import pytest
 import tiny
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from stopped_runs import CONFIG, Whole, digest, finish, interrupt, lines, paid, remembered, trainer
+from stopped_runs import (
+    CONFIG,
+    UninterruptedOutcome,
+    file_digest,
+    finish,
+    interrupt,
+    noisy_reward,
+    trainer,
+    uninterrupted,
+)
+from trainers import both, either, lines
 
 from recipes import ppo
 from workbench.errors import Interrupted, RewardError
+from workbench.ppo import trainer as trainer_module
 from workbench.ppo.trainer import PPOTrainer
 from workbench.rewards.contract import CheckedReward
 from workbench.run import cli
 
-both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
-either = pytest.mark.parametrize("lora", [True, False])
-
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> UninterruptedOutcome:
     """What uninterrupted runs leave, each made once."""
-    return remembered(tmp_path_factory)
+    return uninterrupted(tmp_path_factory)
 
 
 @both
 @either
-def test_a_signal_at_any_step_changes_nothing(architecture: str, lora: bool, whole: Whole, tmp_path: Path) -> None:
+def test_a_signal_at_any_step_changes_nothing(
+    architecture: str, lora: bool, whole: UninterruptedOutcome, tmp_path: Path
+) -> None:
     expected = whole(architecture, lora=lora)
     assert [line["step"] for line in expected["metrics"]] == [1, 2, 3, 4]
     assert len({line["objective/kl_coef"] for line in expected["metrics"]}) == 4
@@ -46,13 +56,13 @@ def test_a_signal_at_any_step_changes_nothing(architecture: str, lora: bool, who
 
 
 @pytest.mark.parametrize("steps", [2, CONFIG.checkpoint_every, CONFIG.steps])  # a rollout, and both validations
-def test_a_reward_that_fails_changes_nothing_either(steps: int, whole: Whole, tmp_path: Path) -> None:
+def test_a_reward_that_fails_changes_nothing_either(steps: int, whole: UninterruptedOutcome, tmp_path: Path) -> None:
     def fail_at(run: PPOTrainer) -> None:
         inner = run.reward
 
         def failing(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
             scores = inner(prompts, completions, **columns)
-            if run.step == steps:
+            if run.state.step == steps:
                 raise RewardError("the scorer did not answer")
             return scores
 
@@ -60,20 +70,24 @@ def test_a_reward_that_fails_changes_nothing_either(steps: int, whole: Whole, tm
         with pytest.raises(RewardError):
             run.train()
 
-    for _ in range(2):  # the second time right after it went on
+    for _ in range(2):  # the second time right after it resumed
         fail_at(trainer(tmp_path))
     assert finish(tmp_path) == whole()
 
 
-def test_a_validation_made_up_for_and_lost_again_is_made_up_for_again(whole: Whole, tmp_path: Path) -> None:
-    def unanswered(*arguments: Any) -> None:
+def test_a_validation_that_failed_is_made_up_for_once(
+    whole: UninterruptedOutcome, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def failing(*arguments: Any) -> None:
         raise RewardError("the scorer did not answer")
 
-    for call, logged in (("answer_validation", [1, 2]), ("rollout", [1, 2, 3])):
+    # First the validation of step 3 fails; after it is made up for, the rollout of step 4 does.
+    for owner, name, logged in (("module", "sample_validation", [1, 2]), ("run", "rollout", [1, 2, 3])):
         run = trainer(tmp_path)
-        setattr(run, call, unanswered)
+        monkeypatch.setattr(trainer_module if owner == "module" else run, name, failing)
         with pytest.raises(RewardError):
             run.train()
+        monkeypatch.undo()
         assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == logged
     assert finish(tmp_path) == whole()
 
@@ -85,22 +99,22 @@ def test_best_is_the_policy_of_the_highest_objective_and_loads_without_this_proj
 ) -> None:
     # A penalty that outweighs the reward: the further the policy goes, the worse.
     changes = {"checkpoint_every": 1, "kl_coef": 50.0, "kl_target": None, "learning_rate": 3e-2, "score_samples": 0}
-    kept: dict[int, dict[str, torch.Tensor]] = {}
+    weights: dict[int, dict[str, torch.Tensor]] = {}
 
-    def watched(folder: Path) -> PPOTrainer:
+    def recorded(folder: Path) -> PPOTrainer:
         run = trainer(folder, architecture, lora=lora, **changes)
-        look = run.look
+        save_best = run.save_best
 
-        def looking(*arguments: Any) -> Any:
+        def recording(objective: float) -> None:
             model = run.unwrapped.model
             state = get_peft_model_state_dict(model, adapter_name="policy") if lora else model.state_dict()
-            kept[run.step] = {name: value.clone() for name, value in state.items()}
-            return look(*arguments)
+            weights[run.state.step] = {name: value.clone() for name, value in state.items()}
+            save_best(objective)
 
-        run.look = looking
+        run.save_best = recording
         return run
 
-    watched(tmp_path / "whole").train()
+    recorded(tmp_path / "whole").train()
     objectives = [line["validation/objective"] for line in lines(tmp_path / "whole" / "metrics.jsonl")]
     step = objectives.index(max(objectives)) + 1
     assert step < CONFIG.steps, objectives
@@ -109,29 +123,29 @@ def test_best_is_the_policy_of_the_highest_objective_and_loads_without_this_proj
         loaded = get_peft_model_state_dict(PeftModel.from_pretrained(base, folder))
     else:
         loaded = type(base).from_pretrained(folder).state_dict()
-    assert loaded.keys() == kept[step].keys()
-    assert all(torch.equal(loaded[name], kept[step][name]) for name in loaded)
-    assert any(not torch.equal(loaded[name], kept[step + 1][name]) for name in loaded)
-    interrupt(watched(tmp_path / "stopped"), step)
-    watched(tmp_path / "stopped").train()
-    assert digest(tmp_path / "stopped" / "best") == digest(folder)
+    assert loaded.keys() == weights[step].keys()
+    assert all(torch.equal(loaded[name], weights[step][name]) for name in loaded)
+    assert any(not torch.equal(loaded[name], weights[step + 1][name]) for name in loaded)
+    interrupt(recorded(tmp_path / "stopped"), step)
+    recorded(tmp_path / "stopped").train()
+    assert file_digest(tmp_path / "stopped" / "best") == file_digest(folder)
 
 
 signalled_at: int | None = None
-"""The call of `paid_or_stopped` at which a signal arrives."""
+"""The call of `signalling_reward` at which a signal arrives."""
 
 
-def paid_or_stopped(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+def signalling_reward(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
     """The reward as a recipe finds it by its name."""
     global signalled_at
     if signalled_at is not None:
         signalled_at -= 1
         if signalled_at == 0:
             os.kill(os.getpid(), signal.SIGTERM)
-    return paid(prompts, completions)
+    return noisy_reward(prompts, completions)
 
 
-def test_the_recipe_goes_on_to_the_same_files(
+def test_the_recipe_resumes_to_the_same_files(
     in_project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     texts, config = tmp_path / "prompts.jsonl", tmp_path / "config.yaml"
@@ -139,7 +153,7 @@ def test_the_recipe_goes_on_to_the_same_files(
     same = ("steps", "batch_size", "minibatch_size", "checkpoint_every", "kl_target", "max_new_tokens", "value_model")
     ppo_settings = {name: getattr(CONFIG, name) for name in same} | {"data": {"path": str(texts)}}
     ppo_settings["validation"] = {"path": str(texts), "limit": 4}
-    policy, reward = {"model": "toy:gpt2", "lora": {"r": 4, "alpha": 8}}, {"model": "test_resume:paid_or_stopped"}
+    policy, reward = {"model": "toy:gpt2", "lora": {"r": 4, "alpha": 8}}, {"model": "test_resume:signalling_reward"}
     rest = {"evaluation": {"data": {"test": {"path": str(texts)}}}}
     config.write_text(json.dumps({"name": "run", "policy": policy, "reward": reward, "ppo": ppo_settings} | rest))
 
@@ -151,8 +165,8 @@ def test_the_recipe_goes_on_to_the_same_files(
     monkeypatch.setattr(sys.modules[__name__], "signalled_at", 2)
     with pytest.raises(Interrupted, match="saved at step 2 of 4"):
         launch("stopped")
-    found = launch("stopped")
+    resumed = launch("stopped")
     files = [path.relative_to(expected) for path in expected.rglob("*.safetensors")]
     assert {"best", "value", "adapter_model.safetensors"} <= {file.parts[0] for file in files}
-    assert [file for file in files if (found / file).read_bytes() != (expected / file).read_bytes()] == []
-    assert lines(found / "metrics.jsonl") == lines(expected / "metrics.jsonl")
+    assert [file for file in files if (resumed / file).read_bytes() != (expected / file).read_bytes()] == []
+    assert lines(resumed / "metrics.jsonl") == lines(expected / "metrics.jsonl")

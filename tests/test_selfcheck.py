@@ -78,9 +78,7 @@ def test_a_sanity_pair_the_wrong_way_round_is_refused_unless_checks_are_off(tmp_
         ([3, 57], "row 1 has 57 prompt tokens, which with 8 response tokens exceed the model's context length of 64"),
     ],
 )
-def test_prompts_that_leave_no_room_for_a_response_are_refused(
-    lengths: list[int], message: str, tmp_path: Path
-) -> None:
+def test_prompts_without_room_for_a_response_are_refused(lengths: list[int], message: str, tmp_path: Path) -> None:
     rows = [{"prompt": "a" * length, "prompt_ids": [5] * length} for length in lengths]
     with pytest.raises(UserError, match=message):
         make_trainer(tmp_path, "gpt2").rollout(rows)
@@ -94,9 +92,7 @@ def test_validation_prompts_without_a_column_that_the_reward_gets_are_refused_be
     row = {"prompt": "a", "prompt_ids": [5], "topic": "work", "reference": "b"}
     check_columns([row], [row | {"another": "column"}])
     check_columns([row], [])
-    with pytest.raises(
-        UserError, match=r"ppo\.validation: has no column reference, topic, which the reward gets from ppo.data"
-    ):
+    with pytest.raises(UserError, match=r"ppo\.validation: has no column reference, topic, which the reward gets"):
         check_columns([row], [{"prompt": "a", "prompt_ids": [5]}])
 
 

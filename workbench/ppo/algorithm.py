@@ -140,7 +140,7 @@ def update_kl_coef(kl_coef: float, kl: float, target: float, horizon: int, episo
 
 
 def lr_multiplier(step: int, steps: int, schedule: Literal["linear", "cosine", "constant"]) -> float:
-    """Return the fraction of the peak learning rate at `step` of `steps`: 1 at step 0, and unless constant 0 at `steps`."""
+    """Return the fraction of the peak learning rate at `step`, which falls from 1 towards 0 at `steps`."""
     progress = step / steps
     return {"linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress)), "constant": 1.0}[schedule]
 

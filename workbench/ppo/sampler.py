@@ -24,8 +24,8 @@ def check_columns(rows: Sequence[dict[str, Any]], validation_rows: Sequence[dict
     missing = set(rows[0]) - set(validation_rows[0]) if validation_rows else set()
     if missing:
         raise UserError(
-            f"ppo.validation: has no column {', '.join(sorted(missing))}, which the reward gets from ppo.data; add it, or "
-            "map another with columns"
+            f"ppo.validation: has no column {', '.join(sorted(missing))}, which the reward gets from ppo.data; add "
+            "it, or map another with columns"
         )
 
 

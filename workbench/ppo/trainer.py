@@ -39,7 +39,7 @@ LOGGED_SAMPLES = 8
 
 
 class PPOTrainer:
-    """Aligns a policy with a reward: `train` runs the loop; `rollout` and `update` are its steps, for a loop by hand."""
+    """Aligns a policy with a reward: `train` is the loop, `rollout` and `update` are a step of it by hand."""
 
     def __init__(
         self,
