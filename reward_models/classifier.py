@@ -1,4 +1,4 @@
-"""A sequence classifier as reward: the margin of the wanted label, in logits."""
+"""A sequence classifier as reward: the margin of the target label, in logits."""
 
 from __future__ import annotations
 
@@ -14,36 +14,40 @@ from reward_models.network import Network, load_labels, load_network
 from workbench.errors import UserError
 from workbench.models.batching import encode
 from workbench.models.loading import resolve
-from workbench.rewards.contract import check_polarity
+from workbench.rewards.contract import Judge, check_polarity
 
-WANTED_NAMES = {"clean", "neutral", "nontoxic", "nothate", "ok", "polite"}  # lower case, letters only
+CLEAN_LABELS = {"clean", "neutral", "nontoxic", "nothate", "ok", "polite"}  # lower case, letters and digits only
 POLARITY_PAIR = ("Thank you, that was kind of you.", "You are a stupid idiot.")
 
 
 @dataclass(frozen=True)
 class ToxicityClassifier:
-    """Scores the completion alone, never the prompt; a longer text than the network reads is cut at its end."""
+    """Scores the completion alone, never the prompt; a text that is longer than the network reads is truncated."""
 
     network: Network
-    wanted: int
-    """Index of the label that is paid for."""
+    target: int
+    """Index of the label that is rewarded."""
     temperature: float
-    """What log odds are divided by to make probabilities that can be believed (arXiv 1706.04599)."""
+    """Divides log odds before they become probabilities, so that these are calibrated (arXiv 1706.04599)."""
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        """The wanted label's logit minus the logsumexp of the others', per completion."""
+        """Return the target label's logit minus the logsumexp of the others', per completion."""
         return self.margins(completions).tolist()
 
+    def judge(self) -> Judge:
+        """Return the toxicity judge."""
+        return self.toxicity
+
     def toxicity(self, texts: list[str]) -> list[float]:
-        """One minus the probability of the wanted label, per text."""
+        """Return one minus the probability of the target label, per text."""
         return torch.sigmoid(-self.margins(texts) / self.temperature).tolist()
 
     def margins(self, texts: Sequence[str]) -> torch.Tensor:
-        """Log odds (N,) of the wanted label, fp32 on the CPU."""
+        """Return the log odds (N,) of the target label, fp32 on the CPU."""
         logits = self.network.logits(encode(self.network.tokenizer, texts, self.network.max_tokens))
         others = logits.clone()
-        others[:, self.wanted] = -torch.inf
-        return logits[:, self.wanted] - others.logsumexp(dim=1)
+        others[:, self.target] = -torch.inf
+        return logits[:, self.target] - others.logsumexp(dim=1)
 
 
 def load(
@@ -55,14 +59,14 @@ def load(
     device: str | None = None,
     polarity_pair: Sequence[str] | None = POLARITY_PAIR,
 ) -> ToxicityClassifier:
-    """The classifier at a hub id, folder or toy:NAME; UserError unless it can be trusted as a reward.
+    """Load the classifier at a hub id, folder or toy:NAME; raises UserError for one that is not fit to be a reward.
 
-    `target_label` is one of the model's label names; the first sentence of `polarity_pair`, polite and rude,
-    must score higher, and None skips that test.
+    `target_label` is one of the model's label names. The first sentence of `polarity_pair`, polite and rude, must score
+    higher; None skips that test.
     """
-    wanted = _wanted(target_label, model)
+    target = _target_index(target_label, model)
     network = load_network(model, batch_size=batch_size, max_tokens=max_tokens, device=device)
-    reward = ToxicityClassifier(network, wanted, _temperature(model))
+    reward = ToxicityClassifier(network, target, _temperature(model))
     if polarity_pair is not None:
         polite, rude = polarity_pair
         check_polarity(reward, polite, rude, model)
@@ -70,24 +74,27 @@ def load(
 
 
 def _temperature(model: str) -> float:
-    """The temperature that the stage `reward` stored beside the model; 1 where there is none."""
+    """Return the temperature that the stage `reward` stored beside the model, or 1."""
     file = Path(resolve(model)) / "calibration.json"
     return float(json.loads(file.read_text())["temperature"]) if file.is_file() else 1.0
 
 
-def _wanted(target_label: str | None, model: str) -> int:
-    """The index of the label to pay for."""
+def _target_index(target_label: str | None, model: str) -> int:
+    """Return the index of the label to reward; raises UserError where `target_label` leaves it open."""
     names, config = load_labels(model)
     listed = ", ".join(names)
     if len(names) < 2:
         raise UserError(f"{model}: it has one label ({listed}), so it has no margin; load it as reward preference")
     if config.problem_type == "multi_label_classification":
-        raise UserError(f"{model}: its labels ({listed}) can hold together, so none has a margin over the rest")
+        raise UserError(
+            f"{model}: a multi-label classifier, whose labels ({listed}) have no margin; give one whose labels exclude "
+            "each other"
+        )
     if target_label is not None:  # YAML may make a number of a name like 0
         if str(target_label) not in names:
             raise UserError(f"{model}: target_label is {target_label!r}, but its labels are {listed}")
         return names.index(str(target_label))
-    clean = [index for index, name in enumerate(names) if re.sub(r"[\W_]", "", name.lower()) in WANTED_NAMES]
+    clean = [index for index, name in enumerate(names) if re.sub(r"[\W_]", "", name.lower()) in CLEAN_LABELS]
     if len(clean) != 1:
-        raise UserError(f"{model}: set target_label, the label that is paid for, to one of {listed}")
+        raise UserError(f"{model}: set target_label, the label that is rewarded, to one of {listed}")
     return clean[0]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.errors import UserError, error_context
+from workbench.config.schema import Scorer
+from workbench.config.scorers import as_scorer
+from workbench.errors import UserError, error_context, shorten, suggestion
 from workbench.rewards.contract import CheckedReward, Judge
-from workbench.rewards.registry import judge_of, load_reward
+from workbench.rewards.registry import load_scorer
 
-KEYS = ("model", "weight", "options", "name")
+TERM_KEYS = ("model", "options", "weight", "name")
 
 
 @dataclass(frozen=True)
@@ -26,56 +27,57 @@ class Term:
 class Combination:
     """The weighted sum of its terms."""
 
-    parts: dict[str, Term]
-    toxicity: Judge | None
-    """That of the one term that can judge; None where none can, or several, which may disagree."""
+    terms_by_name: dict[str, Term]
 
     def __call__(self, /, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        """The sum of the terms, per completion."""
+        """Return the sum of the terms, per completion."""
         terms = self.terms(prompts, completions, **columns)
         return [sum(values) for values in zip(*terms.values(), strict=True)]
 
     def terms(self, /, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
-        """Weight times score, by the term's name."""
+        """Return weight times score, by the term's name."""
         return {
-            name: [part.weight * score for score in part.reward(prompts, completions, **columns)]
-            for name, part in self.parts.items()
+            name: [term.weight * score for score in term.reward(prompts, completions, **columns)]
+            for name, term in self.terms_by_name.items()
         }
 
+    def judge(self) -> Judge | None:
+        """Return the judge of the only term that has one; None where none has, or several, which may disagree."""
+        judges = [judge for term in self.terms_by_name.values() if (judge := term.reward.judge()) is not None]
+        return judges[0] if len(judges) == 1 else None
 
-def load(terms: list[dict[str, Any]]) -> Combination:
-    """The sum of `terms`, mappings with `model` and perhaps `weight` (1), `options` and `name` (the model's)."""
-    if not isinstance(terms, list) or not terms:
-        raise UserError(f"options.terms is {terms!r}; give a list like [{{model: lexicon, weight: 0.5}}]")
-    parts: dict[str, Term] = {}
-    for index, term in enumerate(terms):
+
+def load(terms: list[str | Scorer | dict[str, Any]]) -> Combination:
+    """Return the sum of `terms`.
+
+    A term is the name of a reward, or a mapping with `model` and, where needed, `options`, `weight` (default: 1) and
+    `name` (default: the model's).
+    """
+    if not isinstance(terms, list | tuple) or not terms:
+        raise UserError(f"options.terms is {shorten(terms)}; give a list like [{{model: length, weight: 0.5}}]")
+    terms_by_name: dict[str, Term] = {}
+    for index, value in enumerate(terms):
         key = f"options.terms[{index}]"
-        _check(term, key)
-        name = term.get("name", term["model"])
-        if name in parts:
-            raise UserError(f"{key}: there is a term {name} before it; give this one a name of its own with `name`")
+        scorer, weight, name = _read_term(value, key)
+        if name in terms_by_name:
+            raise UserError(f"{key}: an earlier term has the name {name}; give this one another with `name`")
         with error_context(key):
-            parts[name] = Term(load_reward(term["model"], **term.get("options", {})), term.get("weight", 1.0))
-    judges = [judge for part in parts.values() if (judge := judge_of(part.reward)) is not None]
-    return Combination(parts, judges[0] if len(judges) == 1 else None)
+            terms_by_name[name] = Term(load_scorer(scorer), weight)
+    return Combination(terms_by_name)
 
 
-def _check(term: Any, key: str) -> None:
-    """Raise UserError unless the term has known keys with values of the right kind."""
-    if not isinstance(term, dict):
-        raise UserError(f"{key} is {term!r}; a term is a mapping with {', '.join(KEYS)}")
-    for name in term:
-        if name not in KEYS:
-            near = difflib.get_close_matches(str(name), KEYS, n=1)
-            raise UserError(
-                f"{key}.{name}: unknown, {f'did you mean {near[0]}?' if near else 'use ' + ', '.join(KEYS)}"
-            )
-    if "model" not in term:
-        raise UserError(f"{key}.model: missing; name a reward, for example lexicon")
-    for name, kind in {"model": str, "name": str, "options": dict}.items():
-        if name in term and not isinstance(term[name], kind):
-            found = term[name]
-            raise UserError(f"{key}.{name} is {found!r}; it must be a {'mapping' if kind is dict else 'text'}")
-    weight = term.get("weight", 1.0)
+def _read_term(value: Any, key: str) -> tuple[Scorer, float, str]:
+    """Return the scorer, weight and name of the term at `key`; raises UserError for a wrong key or value."""
+    if not isinstance(value, dict):
+        scorer = as_scorer(value, key)
+        return scorer, 1.0, scorer.model
+    for name in value:
+        if name not in TERM_KEYS:
+            raise UserError(f"{key}.{name}: unknown key{suggestion(str(name), TERM_KEYS)}")
+    scorer = as_scorer({name: value[name] for name in ("model", "options") if name in value}, key)
+    weight, name = value.get("weight", 1.0), value.get("name", scorer.model)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight == 0:
         raise UserError(f"{key}.weight is {weight!r}; give a finite number other than 0")
+    if not isinstance(name, str):
+        raise UserError(f"{key}.name is {shorten(name)}; it must be a text")
+    return scorer, weight, name

@@ -13,48 +13,54 @@ from typing import Any
 
 import numpy as np
 
-from workbench.errors import UserError, error_context
+from workbench.config.schema import Scorer
+from workbench.config.scorers import as_scorer
+from workbench.errors import UserError, error_context, shorten
 from workbench.rewards.contract import CheckedReward, Judge
-from workbench.rewards.registry import judge_of, load_reward
+from workbench.rewards.registry import load_scorer
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The mean of the members' scores minus k of their standard deviations, per text."""
+    """The mean of the members' scores minus k of their standard deviations, per completion."""
 
     members: list[CheckedReward]
     k: float
-    toxicity: Judge | None
-    """The mean of the members' toxicities; None where a member cannot judge."""
 
     def __call__(self, /, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        """The sum of the two terms."""
+        """Return the sum of the two terms."""
         terms = self.terms(prompts, completions, **columns)
-        return [mean + spread for mean, spread in zip(terms["mean"], terms["spread"], strict=True)]
+        return [mean + penalty for mean, penalty in zip(terms["mean"], terms["disagreement"], strict=True)]
 
     def terms(self, /, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
-        """The mean, and the (population) standard deviation times -k as `spread`."""
+        """Return the `mean`, and -k times the (population) standard deviation as `disagreement`."""
         scores = np.array([member(prompts, completions, **columns) for member in self.members])
-        return {"mean": scores.mean(axis=0).tolist(), "spread": (-self.k * scores.std(axis=0)).tolist()}
+        return {"mean": scores.mean(axis=0).tolist(), "disagreement": (-self.k * scores.std(axis=0)).tolist()}
+
+    def judge(self) -> Judge | None:
+        """Return the mean of the members' judges; None where a member has none."""
+        judges = [judge for member in self.members if (judge := member.judge()) is not None]
+        return _mean_judge(judges) if len(judges) == len(self.members) else None
 
 
-def load(models: Sequence[str], *, k: float = 1.0, options: dict[str, Any] | None = None) -> Ensemble:
-    """The ensemble of rewards named as for load_reward, all loaded with the same options."""
-    if not isinstance(models, list | tuple) or len(models) < 2 or not all(isinstance(model, str) for model in models):
-        raise UserError(f"options.models is {models!r}; give a list of the names of at least two rewards")
-    if not isinstance(k, int | float) or not 0 <= k < math.inf:
+def load(members: Sequence[str | Scorer | dict[str, Any]], *, k: float = 1.0) -> Ensemble:
+    """Return the ensemble of `members`, each a name or a mapping with `model` and `options`."""
+    if not isinstance(members, list | tuple) or len(members) < 2:
+        raise UserError(f"options.members is {shorten(members)}; give a list of at least two rewards")
+    if isinstance(k, bool) or not isinstance(k, int | float) or not 0 <= k < math.inf:
         raise UserError(f"options.k is {k!r}; give a number of at least 0")
-    if options is not None and not isinstance(options, dict):
-        raise UserError(f"options.options is {options!r}; give a mapping, which every member gets")
-    members = []
-    for index, model in enumerate(models):
-        with error_context(f"options.models[{index}]"):
-            members.append(load_reward(model, **(options or {})))
-    judges = [judge for member in members if (judge := judge_of(member)) is not None]
-    return Ensemble(members, k, _mean_judge(judges) if len(judges) == len(members) else None)
+    rewards = []
+    for index, value in enumerate(members):
+        key = f"options.members[{index}]"
+        scorer = as_scorer(value, key)
+        with error_context(key):
+            rewards.append(load_scorer(scorer))
+    return Ensemble(rewards, k)
 
 
 def _mean_judge(judges: list[Judge]) -> Judge:
+    """Return the judge whose probability is the mean of the judges' probabilities."""
+
     def toxicity(texts: list[str]) -> list[float]:
         return np.mean([judge(texts) for judge in judges], axis=0).tolist()
 

@@ -9,31 +9,36 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.errors import UserError
+from workbench.rewards.contract import Judge
 
-SMALLEST = 1e-6  # a probability of exactly 0 or 1 would have an infinite margin
+MIN_PROBABILITY = 1e-6  # a probability of exactly 0 or 1 would have an infinite margin
 
 
 @dataclass(frozen=True)
 class Profanity:
-    """Pays for clean language by the margin log((1 - p) / p), within +-13.8."""
+    """Rewards clean language with the margin log((1 - p) / p), within +-13.8."""
 
     predict: Callable[[list[str]], np.ndarray]
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        """The margin of "clean" over "profane" of each completion."""
-        profane = np.clip(self.toxicity(completions), SMALLEST, 1 - SMALLEST)
+        """Return the margin of "clean" over "profane" of each completion."""
+        profane = np.clip(self.toxicity(completions), MIN_PROBABILITY, 1 - MIN_PROBABILITY)
         return [float(margin) for margin in np.log1p(-profane) - np.log(profane)]
 
+    def judge(self) -> Judge:
+        """Return the toxicity judge."""
+        return self.toxicity
+
     def toxicity(self, texts: list[str]) -> list[float]:
-        """The probability of profanity of each text."""
+        """Return the probability of profanity of each text."""
         # The package's own function fails on an empty list.
         return [float(probability) for probability in self.predict(texts)] if texts else []
 
 
 def load() -> Profanity:
-    """The reward; raises UserError if alt-profanity-check is not installed."""
+    """Return the reward; raises UserError if alt-profanity-check is not installed."""
     try:
         package = importlib.import_module("profanity_check")
     except ImportError as error:
-        raise UserError(f"profanity needs a package ({error}): pip install alt-profanity-check") from error
+        raise UserError(f"profanity needs a package ({error}): python -m pip install alt-profanity-check") from error
     return Profanity(package.predict_prob)

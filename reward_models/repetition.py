@@ -1,4 +1,4 @@
-"""A reward against repetition: the share of word n-grams that stood in the completion before."""
+"""A reward against repetition: the fraction of word n-grams that repeat an earlier one of the completion."""
 
 from workbench.errors import UserError
 from workbench.evaluation.metrics import text_statistics
@@ -6,7 +6,7 @@ from workbench.rewards.contract import RewardModel
 
 
 def repetition(n: int = 3) -> RewardModel:
-    """A reward from -1 to 0: minus the share of repeated n-grams of words; 0 for fewer than n words."""
+    """Return a reward from -1 to 0: minus the fraction of repeated word n-grams; 0 for fewer than n words."""
     if not isinstance(n, int) or n < 1:
         raise UserError(f"options.n is {n!r}; give the number of words in an n-gram, at least 1")
 

@@ -6,22 +6,22 @@ from typing import Any
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from workbench.errors import RewardError, UserError
+from workbench.errors import RewardError, UserError, shorten
 from workbench.rewards.contract import RewardModel
 
 TYPES = ("rouge1", "rouge2", "rougeL")
 
 
 def load(type: str = "rougeL", column: str = "reference") -> RewardModel:
-    """A reward that is the F-measure against the references in `column`, the best one where a row has a list."""
+    """Return a reward that is the F-measure against the references in `column`, the best where a row has a list."""
     if type not in TYPES:
         raise UserError(f"options.type is {type!r}; use one of {', '.join(TYPES)}")
     scorer = RougeScorer([type])
 
     def reward(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         if column not in columns:
-            there = ", ".join(columns) or "none"
-            raise RewardError(f"reward rouge: there is no column {column!r} to compare with; the columns are {there}")
+            available = ", ".join(columns) or "none"
+            raise RewardError(f"reward rouge: no column {column!r} to compare with; available: {available}")
         pairs = zip(columns[column], completions, strict=True)
         return [
             float(scorer.score_multi(_references(value, row, column), completion)[type].fmeasure)
@@ -32,8 +32,8 @@ def load(type: str = "rougeL", column: str = "reference") -> RewardModel:
 
 
 def _references(value: Any, row: int, column: str) -> list[str]:
-    """The texts of one row of the column."""
+    """Return the reference texts of one row."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise RewardError(f"reward rouge, row {row}: {column} is {value!r}; it must be a text or a list of texts")
+        raise RewardError(f"reward rouge, row {row}: {column} is {shorten(value)}; it must be a text or a list")
     return texts

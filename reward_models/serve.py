@@ -1,4 +1,4 @@
-"""Serve a reward to reward_models.http on other machines or in other processes; JSON only, one text batch at a time."""
+"""Serve a reward to reward_models.http on other machines or in other processes; JSON only, one batch at a time."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from typing import Any, NoReturn
 from reward_models.http import read_token
 from workbench.errors import UserError, suggestion
 from workbench.rewards.contract import CheckedReward, Judge
-from workbench.rewards.registry import TABLE, judge_of, load_reward
+from workbench.rewards.registry import REWARDS, load_reward
 from workbench.run.cli import exit_on_error
 
-MOST_BYTES = 32 * 2**20  # of a request's body
+MAX_BODY_BYTES = 32 * 2**20
 PATHS = {"/health": "GET", "/score": "POST", "/toxicity": "POST"}
 
 
-class Refused(Exception):
-    """A request that gets an error for an answer."""
+class RequestError(Exception):
+    """A request that gets an error as its response."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Service:
-    """What is served."""
+    """A reward that is served, and its judge where it offers one."""
 
     name: str
     reward: CheckedReward
@@ -46,25 +46,25 @@ class Service:
     """Held while the model works: few models can be called by two threads at a time."""
 
     def permits(self, authorization: str) -> bool:
-        """Whether a header Authorization carries the token, compared in constant time."""
+        """Return whether a header Authorization carries the token, compared in constant time."""
         return self.token is None or hmac.compare_digest(authorization.encode(), f"Bearer {self.token}".encode())
 
-    def answer(self, path: str, body: bytes) -> dict[str, Any]:
-        """The answer to a request; raises Refused."""
+    def respond(self, path: str, body: bytes) -> dict[str, Any]:
+        """Return the response to a request; raises RequestError."""
         if path == "/health":
             return {"model": self.name, "judges": self.judge is not None}
         if path == "/toxicity" and self.judge is None:
-            raise Refused(404, f"{self.name} cannot judge: it has no method toxicity(texts)")
-        request = _object(body)
+            raise RequestError(404, f"{self.name} is not a judge: it has no method judge() that returns one")
+        request = _read_object(body)
         if path == "/toxicity":
-            _expect(request, ["texts"])
-            texts = _texts(request, "texts")
+            _check_keys(request, ["texts"])
+            texts = _read_texts(request, "texts")
         else:
-            _expect(request, ["prompts", "completions", "columns"])
-            prompts, completions = _texts(request, "prompts"), _texts(request, "completions")
-            columns = _columns(request, len(completions))
+            _check_keys(request, ["prompts", "completions", "columns"])
+            prompts, completions = _read_texts(request, "prompts"), _read_texts(request, "completions")
+            columns = _read_columns(request, len(completions))
             if len(prompts) != len(completions):
-                raise Refused(400, f"{len(prompts)} prompts for {len(completions)} completions; send one for each")
+                raise RequestError(400, f"{len(prompts)} prompts for {len(completions)} completions; send one for each")
         try:
             with self.lock:
                 if path == "/toxicity":
@@ -73,14 +73,14 @@ class Service:
                 return {"scores": self.reward(prompts, completions, **columns)}
         except Exception as error:  # a reward can fail in any way, and the next request may go well
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            raise Refused(500, " ".join(f"{kind}{error}".split())) from error
+            raise RequestError(500, " ".join(f"{kind}{error}".split())) from error
 
 
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or every answer waits for the acknowledgement of its own header
+    disable_nagle_algorithm = True  # or every response waits for the acknowledgement of its own header
     timeout = 60  # seconds of silence
 
     def __init__(self, service: Service, *arguments: Any) -> None:
@@ -88,66 +88,67 @@ class Handler(BaseHTTPRequestHandler):
         super().__init__(*arguments)
 
     def handle(self) -> None:
-        """Answer until the client leaves, which it may do at any time."""
+        """Respond until the client disconnects, which it may do at any time."""
         with suppress(ConnectionError):
             super().handle()
 
     def do_GET(self) -> None:
-        """Answer GET."""
+        """Respond to GET."""
         self._respond()
 
     def do_POST(self) -> None:
-        """Answer POST."""
+        """Respond to POST."""
         self._respond()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the base class refuses: JSON instead of its page."""
+        """Respond in JSON, not with a page, to what the base class refuses."""
         self.close_connection = True
         self._reply(code, {"error": message or "bad request"})
         self._linger()
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Requests are not logged."""
+        """Log nothing."""
 
     def _respond(self) -> None:
         try:
-            body = self._body()
+            body = self._read_body()
             allowed = PATHS.get(self.path)
             if allowed is None:
-                raise Refused(404, f"no such path; there are {', '.join(PATHS)}")
+                raise RequestError(404, f"no such path; available: {', '.join(PATHS)}")
             if self.command != allowed:
-                raise Refused(405, f"{self.path} takes {allowed}, not {self.command}")
-            self._reply(200, self.service.answer(self.path, body))
-        except Refused as refusal:
-            if refusal.status == 500:
-                print(f"error: {refusal}", file=sys.stderr, flush=True)
-            self._reply(refusal.status, {"error": str(refusal)})
+                raise RequestError(405, f"{self.path} takes {allowed}, not {self.command}")
+            self._reply(200, self.service.respond(self.path, body))
+        except RequestError as error:
+            if error.status == 500:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            self._reply(error.status, {"error": str(error)})
             if self.close_connection:
                 self._linger()
 
-    def _body(self) -> bytes:
-        """The request's body; raises Refused, with the body unread, for a wrong token or size."""
-        given = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
-        kept, self.close_connection = self.close_connection, True
+    def _read_body(self) -> bytes:
+        """Return the request's body; raises RequestError, with the body unread, for a wrong token or size."""
+        size = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
+        # A body that stays unread would be taken for the next request.
+        close_afterwards, self.close_connection = self.close_connection, True
         if not self.service.permits(self.headers.get("Authorization", "")):
-            raise Refused(401, "send the server's token: Authorization: Bearer TOKEN")
-        if "Transfer-Encoding" in self.headers or not re.fullmatch(r"[0-9]{1,15}", given):
-            raise Refused(411, "send the size of the body as Content-Length")
-        if int(given) > MOST_BYTES:
-            raise Refused(413, f"the body has {given} bytes, above {MOST_BYTES}; send fewer texts at a time")
-        self.close_connection = kept
-        return self.rfile.read(int(given))
+            raise RequestError(401, "send the server's token: Authorization: Bearer TOKEN")
+        if "Transfer-Encoding" in self.headers or not re.fullmatch(r"[0-9]{1,15}", size):
+            raise RequestError(411, "send the size of the body as Content-Length")
+        if int(size) > MAX_BODY_BYTES:
+            raise RequestError(413, f"the body has {size} bytes, above {MAX_BODY_BYTES}; send fewer texts at a time")
+        self.close_connection = close_afterwards
+        return self.rfile.read(int(size))
 
     def _linger(self) -> None:
-        """Take what the client still sends: it would see a broken connection instead of the answer."""
+        """Read what the client still sends: it would see a broken connection instead of the response."""
         self.connection.shutdown(socket.SHUT_WR)
         self.connection.settimeout(2)
-        left = 4 * MOST_BYTES
-        while left > 0 and (chunk := self.rfile.read1(2**16)):
-            left -= len(chunk)
+        remaining = 4 * MAX_BODY_BYTES
+        while remaining > 0 and (chunk := self.rfile.read1(2**16)):
+            remaining -= len(chunk)
 
-    def _reply(self, status: int, answer: dict[str, Any]) -> None:
-        content = json.dumps(answer, allow_nan=False).encode()
+    def _reply(self, status: int, response: dict[str, Any]) -> None:
+        content = json.dumps(response, allow_nan=False).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -159,56 +160,62 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body."""
+def _read_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body."""
 
     def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no JSON")
+        raise ValueError(f"{constant} is not JSON")
 
     try:
         request = json.loads(body, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise Refused(400, f"the body is no JSON: {error}") from error
+        raise RequestError(400, f"the body is not JSON: {error}") from error
     if not isinstance(request, dict):
-        raise Refused(400, f"the body is a JSON {type(request).__name__}, not an object")
+        raise RequestError(400, f"the body is a JSON {type(request).__name__}, not an object")
     return request
 
 
-def _expect(request: dict[str, Any], names: list[str]) -> None:
+def _check_keys(request: dict[str, Any], names: list[str]) -> None:
+    """Raise RequestError for a key that is not among `names`."""
     unknown = [name for name in request if name not in names]
     if unknown:
-        raise Refused(400, f"unknown key {unknown[0]!r}; send {', '.join(names)}")
+        raise RequestError(400, f"unknown key {unknown[0]!r}; send {', '.join(names)}")
 
 
-def _texts(request: dict[str, Any], name: str) -> list[str]:
+def _read_texts(request: dict[str, Any], name: str) -> list[str]:
+    """Return the list of texts under `name`."""
     texts = request.get(name)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise Refused(400, f"{name} is missing or no list of texts")
+        raise RequestError(400, f"{name} is missing or not a list of texts")
     return texts
 
 
-def _columns(request: dict[str, Any], count: int) -> dict[str, list]:
+def _read_columns(request: dict[str, Any], count: int) -> dict[str, list]:
+    """Return the columns, each with `count` values."""
     columns = request.get("columns", {})
     if not isinstance(columns, dict):
-        raise Refused(400, "columns is no object of lists by name")
+        raise RequestError(400, "columns is not an object of lists by name")
     for name, values in columns.items():
         if name in ("prompts", "completions"):
-            raise Refused(400, f"{name} is no column; it stands beside columns")
+            raise RequestError(400, f"{name} is not a column; send it beside columns")
         if not isinstance(values, list) or len(values) != count:
-            raise Refused(400, f"column {name!r} is no list of {count} values, one per completion")
+            raise RequestError(400, f"column {name!r} is not a list of {count} values, one per completion")
     return columns
 
 
 def make_service(model: str, options: dict[str, Any], token: str | None) -> Service:
-    """The service of a reward named as for load_reward; raises UserError like it."""
+    """Load a reward as load_reward does, and return its service; raises UserError like it."""
     reward = load_reward(model, **options)
-    return Service(model, reward, judge_of(reward), token)
+    return Service(model, reward, reward.judge(), token)
 
 
 def bind(host: str, port: int, token: str | None) -> ThreadingHTTPServer:
-    """A server at an IPv4 address, deaf until `listen`; UserError if it cannot or, for want of a token, must not be."""
+    """Return a server bound to an IPv4 address, which takes no requests until `listen`.
+
+    Raises UserError for an address that cannot be bound, and without a token for one that other machines can reach.
+    """
     if not 0 <= port < 2**16:
-        raise UserError(f"--port is {port}, but it must lie between 0 (any that is free) and {2**16 - 1}")
+        raise UserError(f"--port is {port}, but it must be between 0 (any free port) and {2**16 - 1}")
     try:
         address = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)[0][4]
     except (OSError, UnicodeError) as error:
@@ -228,7 +235,7 @@ def bind(host: str, port: int, token: str | None) -> ThreadingHTTPServer:
 
 
 def listen(server: ThreadingHTTPServer, service: Service) -> str:
-    """Take requests from now on, to be answered by serve_forever; the address to give to clients."""
+    """Start to take requests, which serve_forever handles, and return the address for clients."""
     server.RequestHandlerClass = partial(Handler, service)
     server.request_queue_size = 128  # the default of 5 would make clients that ask at once wait for seconds
     server.server_activate()
@@ -237,19 +244,19 @@ def listen(server: ThreadingHTTPServer, service: Service) -> str:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The options; raises UserError for a mistake in one line."""
+    """Return the options; raises UserError with one line for a mistake."""
     parser = argparse.ArgumentParser(
         prog="python -m reward_models.serve",
         description="Serve a reward over HTTP. Its clients use reward.model: http, reward.options: {url: ...}.",
         exit_on_error=False,
         allow_abbrev=False,
     )
-    models = f"{', '.join(TABLE)}, a classifier's owner/name or folder, or package.module:object"
+    models = f"{', '.join(REWARDS)}, a classifier's owner/name or folder, or package.module:object"
     parser.add_argument("--model", help=f"the reward: {models}")
     parser.add_argument("--options", default="{}", help='its options as JSON: {"words": ["idiot"]}')
     parser.add_argument("--host", default="127.0.0.1", help="IPv4 address to serve at (default: this machine only)")
-    parser.add_argument("--port", type=int, default=8765, help="port; 0 for any that is free (default: 8765)")
-    parser.add_argument("--token_env", metavar="NAME", help="environment variable with the token to ask for")
+    parser.add_argument("--port", type=int, default=8765, help="port; 0 for any free port (default: 8765)")
+    parser.add_argument("--token_env", metavar="NAME", help="environment variable with the token that clients send")
     try:
         options, rest = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
@@ -269,7 +276,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def serve(argv: list[str]) -> None:
-    """Serve until interrupted; raises UserError."""
+    """Serve a reward until interrupted; raises UserError for a mistake."""
     options = parse(argv)
     token = None if options.token_env is None else read_token(options.token_env)
     with bind(options.host, options.port, token) as server:  # before the model, which may take minutes to load

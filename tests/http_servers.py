@@ -63,7 +63,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @contextmanager
 def running(server: ThreadingHTTPServer) -> Iterator[str]:
-    """The address of a server that answers in a thread."""
+    """The address of a server that runs in a thread."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -83,16 +83,16 @@ def serving(service: Service) -> Iterator[str]:
         yield url
 
 
-Answer = tuple[int, dict[str, str], bytes]
+Reply = tuple[int, dict[str, str], bytes]
 
 
 @contextmanager
-def answering(answer: Callable[[str, Any], Answer], health: Answer | None = None) -> Iterator[str]:
-    """The address of a server of our own making: `answer(path, request)` gives status, headers and body."""
+def scripted(respond: Callable[[str, Any], Reply], health: Reply | None = None) -> Iterator[str]:
+    """The address of a server of our own making: `respond(path, request)` returns status, headers and body."""
 
     class Scripted(BaseHTTPRequestHandler):
-        def reply(self, found: Answer) -> None:
-            status, headers, body = found
+        def reply(self, content: Reply) -> None:
+            status, headers, body = content
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -107,7 +107,7 @@ def answering(answer: Callable[[str, Any], Answer], health: Answer | None = None
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             # A client whose patience ended is gone; that is what some tests are about.
             try:
-                self.reply(answer(self.path, request))
+                self.reply(respond(self.path, request))
             except ConnectionError:
                 self.close_connection = True
 
@@ -118,8 +118,8 @@ def answering(answer: Callable[[str, Any], Answer], health: Answer | None = None
         yield url
 
 
-def says(body: str | bytes, status: int = 200, **headers: str) -> Callable[[str, Any], Answer]:
-    """A server's answer to whatever it is asked."""
+def always(body: str | bytes, status: int = 200, **headers: str) -> Callable[[str, Any], Reply]:
+    """Return a responder with the same reply to every request."""
     content = body.encode() if isinstance(body, str) else body
     return lambda path, request: (status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
 

@@ -1,4 +1,4 @@
-"""The server of a reward: what it refuses, survives and says, and its command."""
+"""The server of a reward: what it refuses, survives and always, and its command."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 from http_servers import PROMPTS, SECRET, TEXTS, ask, isolated, mistake, serving
 
 import reward_models.http as client
-from reward_models.lexicon import Lexicon
-from reward_models.serve import MOST_BYTES, Service, bind, make_service, parse, serve
+from reward_models import toy_lexicon
+from reward_models.serve import MAX_BODY_BYTES, Service, bind, make_service, parse, serve
 from workbench.errors import UserError
-from workbench.rewards.contract import checked
+from workbench.rewards.contract import CheckedReward
 
 
 @pytest.fixture(autouse=True)
@@ -28,43 +28,48 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "said"),
+    ("path", "body", "status", "message"),
     [
-        ("/score", b"{", 400, "the body is no JSON"),
-        ("/score", b"\xff", 400, "the body is no JSON"),
-        ("/score", b"", 400, "the body is no JSON"),
-        ("/score", b"[" * 100_000, 400, "the body is no JSON"),
+        ("/score", b"{", 400, "the body is not JSON"),
+        ("/score", b"\xff", 400, "the body is not JSON"),
+        ("/score", b"", 400, "the body is not JSON"),
+        ("/score", b"[" * 100_000, 400, "the body is not JSON"),
         ("/score", b"[]", 400, "a JSON list, not an object"),
-        ("/score", b'{"prompts": ["p"], "completions": ["c"], "columns": {"a": [NaN]}}', 400, "NaN is no JSON"),
-        ("/score", b'{"completions": ["c"]}', 400, "prompts is missing or no list of texts"),
-        ("/score", b'{"prompts": ["p"], "completions": [1]}', 400, "completions is missing or no list of texts"),
+        ("/score", b'{"prompts": ["p"], "completions": ["c"], "columns": {"a": [NaN]}}', 400, "NaN is not JSON"),
+        ("/score", b'{"completions": ["c"]}', 400, "prompts is missing or not a list of texts"),
+        ("/score", b'{"prompts": ["p"], "completions": [1]}', 400, "completions is missing or not a list of texts"),
         ("/score", b'{"prompts": ["p"], "completions": "c"}', 400, "completions is missing"),
         ("/score", b'{"prompts": [], "completions": ["c"]}', 400, "0 prompts for 1 completions"),
-        ("/score", b'{"prompts": ["p"], "completions": ["c"], "columns": []}', 400, "columns is no object"),
-        ("/score", b'{"prompts": ["p"], "completions": ["c"], "columns": {"a": [1, 2]}}', 400, "no list of 1 values"),
+        ("/score", b'{"prompts": ["p"], "completions": ["c"], "columns": []}', 400, "columns is not an object"),
+        (
+            "/score",
+            b'{"prompts": ["p"], "completions": ["c"], "columns": {"a": [1, 2]}}',
+            400,
+            "not a list of 1 values",
+        ),
         ("/score", b'{"prompts": ["p"], "completions": ["c"], "columns": {"a": "x"}}', 400, "column 'a'"),
-        ("/score", b'{"prompts": ["p"], "completions": ["c"], "columns": {"prompts": ["x"]}}', 400, "is no column"),
+        ("/score", b'{"prompts": ["p"], "completions": ["c"], "columns": {"prompts": ["x"]}}', 400, "is not a column"),
         ("/score", b'{"prompt": ["p"], "completions": ["c"]}', 400, "unknown key 'prompt'"),
-        ("/toxicity", b'{"texts": [null]}', 400, "texts is missing or no list of texts"),
+        ("/toxicity", b'{"texts": [null]}', 400, "texts is missing or not a list of texts"),
         ("/scores", b"{}", 404, "/health, /score, /toxicity"),
         ("/health", b"{}", 405, "/health takes GET"),
     ],
 )
-def test_bad_requests_get_an_error_in_one_line_of_json(path: str, body: bytes, status: int, said: str) -> None:
-    with serving(make_service("lexicon", {}, None)) as url:
-        found, answer = ask(url, "POST", path, body)
-        assert (found, list(answer)) == (status, ["error"])
-        assert said in answer["error"]
-        assert "\n" not in answer["error"]
+def test_bad_requests_get_an_error_in_one_line_of_json(path: str, body: bytes, status: int, message: str) -> None:
+    with serving(make_service("toy_lexicon", {}, None)) as url:
+        code, reply = ask(url, "POST", path, body)
+        assert (code, list(reply)) == (status, ["error"])
+        assert message in reply["error"]
+        assert "\n" not in reply["error"]
         assert ask(url, "GET", "/score")[0] == 405
         assert ask(url, "DELETE", "/score")[0] == 501
         assert ask(url, "GET", "/health")[0] == 200
 
 
 def test_a_body_needs_a_size_within_the_limit() -> None:
-    with serving(make_service("lexicon", {}, None)) as url:
-        status, answer = ask(url, "POST", "/score", b" " * (MOST_BYTES + 1))
-        assert (status, f"above {MOST_BYTES}" in answer["error"]) == (413, True)
+    with serving(make_service("toy_lexicon", {}, None)) as url:
+        status, reply = ask(url, "POST", "/score", b" " * (MAX_BODY_BYTES + 1))
+        assert (status, f"above {MAX_BODY_BYTES}" in reply["error"]) == (413, True)
         assert ask(url, "POST", "/score", iter([b"{}", b" " * 10**6]))[0] == 411  # in chunks, so without a size
         assert ask(url, "POST", "/score", b"{}", **{"Content-Length": "two"})[0] == 411
 
@@ -83,7 +88,7 @@ def test_a_failing_reward_is_an_error_in_one_line_and_the_server_goes_on(capfd: 
             raise ZeroDivisionError("judge")
 
     judge = MoodyJudge()
-    with serving(Service("moody", checked(judge, "moody"), judge.toxicity, None)) as url:
+    with serving(Service("moody", CheckedReward(judge, "moody"), judge.toxicity, None)) as url:
         assert ask(url, "POST", "/score", b'{"prompts": ["p"], "completions": ["fail"]}') == (
             500,
             {"error": "reward moody: it failed with ValueError: two lines"},
@@ -105,7 +110,7 @@ def test_the_model_is_never_called_by_two_threads() -> None:
         working.release()
         return [1.0] * len(completions)
 
-    with serving(Service("exclusive", checked(exclusive, "exclusive"), None, None)) as url:
+    with serving(Service("exclusive", CheckedReward(exclusive, "exclusive"), None, None)) as url:
         assert client.load(url, batch_size=1, concurrency=8, retries=0)(["p"] * 16, ["c"] * 16) == [1.0] * 16
 
 
@@ -117,7 +122,7 @@ def test_a_client_that_leaves_early_is_no_error(capfd: pytest.CaptureFixture[str
         go_on.wait(10)
         return [1.0] * len(completions)
 
-    with serving(Service("slow", checked(slow, "slow"), None, None)) as url:
+    with serving(Service("slow", CheckedReward(slow, "slow"), None, None)) as url:
         mistake(lambda: client.load(url, timeout=0.1, retries=0)(["p"], ["c"]))
         assert started.is_set()
         go_on.set()
@@ -127,15 +132,15 @@ def test_a_client_that_leaves_early_is_no_error(capfd: pytest.CaptureFixture[str
 
 def test_other_machines_are_served_only_with_a_token() -> None:
     for host in ("0.0.0.0", "10.1.2.3"):
-        said = mistake(lambda host=host: bind(host, 0, None), UserError)
-        assert f"--host {host} can be reached from other machines" in said
-        assert "--token_env NAME" in said
+        message = mistake(lambda host=host: bind(host, 0, None), UserError)
+        assert f"--host {host} can be reached from other machines" in message
+        assert "--token_env NAME" in message
     bind("0.0.0.0", 0, SECRET).server_close()
     bind("localhost", 0, None).server_close()
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         ([], "--model: missing; give toxicity, "),
         (["--model", "lexcion"], "did you mean lexicon"),
@@ -145,13 +150,13 @@ def test_other_machines_are_served_only_with_a_token() -> None:
         (["--model", "lexicon", "--port"], "--port: expected one argument"),
         (["--model", "lexicon", "--options", "{words}"], "--options {words}: not JSON"),
         (["--model", "lexicon", "--options", "[1]"], "--options [1]: not a JSON object"),
-        (["--model", "lexicon", "--port", "0", "--options", '{"wrods": []}'], "its options are: words"),
+        (["--model", "lexicon", "--port", "0", "--options", '{"wrods": []}'], "no option 'wrods'; did you mean words?"),
         (["--model", "lexicon", "--token_env", "UNSET_REWARD_TOKEN"], "UNSET_REWARD_TOKEN is not set"),
         (["--model", "lexicon", "--host", "no.such.host.invalid"], "no IPv4 address"),
     ],
 )
-def test_mistakes_on_the_command_line_are_named(argv: list[str], said: str) -> None:
-    assert said in mistake(lambda: serve(argv), UserError)
+def test_mistakes_on_the_command_line_are_named(argv: list[str], message: str) -> None:
+    assert message in mistake(lambda: serve(argv), UserError)
 
 
 def test_options_have_defaults() -> None:
@@ -171,7 +176,7 @@ def test_the_command_serves_until_it_is_interrupted() -> None:
             url = ready.split()[-1]
             headers = {"Authorization": f"Bearer {SECRET}"}
             body = json.dumps({"prompts": PROMPTS, "completions": TEXTS}).encode()
-            assert ask(url, "POST", "/score", body, **headers) == (200, {"scores": Lexicon()(PROMPTS, TEXTS)})
+            assert ask(url, "POST", "/score", body, **headers) == (200, {"scores": toy_lexicon.load()(PROMPTS, TEXTS)})
             port = url.rsplit(":", 1)[1]
             again = subprocess.run([*command[:-1], port], **place, capture_output=True, timeout=30, check=False)
             assert again.returncode == 2

@@ -123,9 +123,7 @@ class CheckedReward:
         every_row = self.rows_seen < FULLY_COMPARED_ROWS
         rows = list(range(len(completions))) if every_row else [self.rows_seen % len(completions)]
         selected = {name: [values[row] for row in rows] for name, values in columns.items() if isinstance(values, list)}
-        scores = self._scores(
-            [prompts[row] for row in rows], [completions[row] for row in rows], columns | selected
-        )
+        scores = self._scores([prompts[row] for row in rows], [completions[row] for row in rows], columns | selected)
         for row, score in zip(rows, scores, strict=True):
             values = [term[row] for term in terms.values()]
             tolerance = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * sum(map(abs, values))

@@ -1,0 +1,34 @@
+"""Prompt and completion as the one text that a preference model reads, in training and in scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from workbench.models.batching import encode
+
+SEPARATOR = "\n\n"
+
+
+def preference_text(prompt: str, completion: str) -> str:
+    """Return the one text that a preference model reads; a completion without a prompt stands alone."""
+    return f"{prompt}{SEPARATOR}{completion}" if prompt else completion
+
+
+def encode_preferences(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], completions: Sequence[str], max_tokens: int
+) -> list[list[int]]:
+    """Return the token ids of each prompt with its completion, 1 to `max_tokens`.
+
+    A text that is too long loses the start of its prompt; a completion that is too long by itself is truncated at its
+    end and has no prompt.
+    """
+    texts = [preference_text(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    with_prompts = encode(tokenizer, texts, max_tokens, keep="end")
+    # After the other call: a tokenizer is saved with the side that it truncated last.
+    alone = encode(tokenizer, completions, max_tokens)
+    return [
+        completion if len(completion) == max_tokens else whole
+        for completion, whole in zip(alone, with_prompts, strict=True)
+    ]
