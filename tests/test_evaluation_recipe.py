@@ -173,7 +173,7 @@ def test_an_adapter_of_another_base_is_refused_before_anything_runs(
 ) -> None:
     models = json.dumps({"other": str(trained / "quickstart" / "ppo")})
     options = small("quickstart_gpt2", tmp_path, "--evaluation.models", models)
-    with pytest.raises(UserError, match=r"evaluation\.models\.other: .*ppo: no adapter for toy:gpt2, but for .*t5: "):
+    with pytest.raises(UserError, match=r"evaluation\.models\.other: .*ppo: not an adapter for toy:gpt2 but for .*t5: "):
         cli.launch([sft.STAGE, ppo.STAGE, evaluation.STAGE], "", options)
     assert not list(tmp_path.iterdir())
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workbench.models.loading import logprobs
+from workbench.models import logprobs
 from workbench.models.logprobs import entropies, head_logprobs, token_logprobs
 
 N, H, V = 11, 6, 33
@@ -41,12 +41,12 @@ def test_values_and_gradients_are_those_of_the_softmax(
     made, states, ids = head(bias), torch.randn(N, H, requires_grad=True), torch.randint(0, V, (N,))
     made.requires_grad_(not frozen)
     expected = reference(states, made, ids, temperature)
-    found = head_logprobs(states, made, ids, temperature, entropy=True)
-    for of_found, of_expected in zip(found, expected, strict=True):
-        assert of_found.dtype == torch.float32
-        assert torch.allclose(of_found, of_expected.float(), atol=1e-5)
+    results = head_logprobs(states, made, ids, temperature, entropy=True)
+    for result, exact in zip(results, expected, strict=True):
+        assert result.dtype == torch.float32
+        assert torch.allclose(result, exact.float(), atol=1e-5)
     upstream = torch.randn(2, N)  # different for every token, as advantages are
-    (gradient,) = torch.autograd.grad(found, states, list(upstream), retain_graph=True)
+    (gradient,) = torch.autograd.grad(results, states, list(upstream), retain_graph=True)
     (expected_gradient,) = torch.autograd.grad(expected, states, list(upstream.double()))
     assert torch.allclose(gradient, expected_gradient.float(), atol=2e-5)
 
@@ -69,9 +69,9 @@ def test_an_offset_that_logits_share_leaves_the_entropys_gradient_exact_in_bf16(
     exact = states.clone().requires_grad_()
     _, entropy = reference(exact, made.bfloat16(), torch.zeros(16, dtype=torch.long), 1.0)
     (expected,) = torch.autograd.grad(entropy.sum(), exact)
-    found = states.bfloat16().requires_grad_()
-    _, entropy = head_logprobs(found, made, torch.zeros(16, dtype=torch.long), 1.0, entropy=True)
-    (gradient,) = torch.autograd.grad(entropy.sum(), found)
+    rounded = states.bfloat16().requires_grad_()
+    _, entropy = head_logprobs(rounded, made, torch.zeros(16, dtype=torch.long), 1.0, entropy=True)
+    (gradient,) = torch.autograd.grad(entropy.sum(), rounded)
     cosine = torch.cosine_similarity(gradient[:, 1:].float(), expected[:, 1:].float(), dim=1)
     assert cosine.min() > 0.9, cosine
 

@@ -26,6 +26,18 @@ def sampled(policy: Policy, architecture: str, prompts: list[str] = PROMPTS) -> 
 
 
 @both
+def test_a_batch_of_lists_is_the_batch_that_was_sampled(architecture: str) -> None:
+    policy = tiny.policy(architecture, lora=True)
+    batch = sampled(policy, architecture)
+    lists = [
+        [row[row_mask].tolist() for row, row_mask in zip(ids, mask, strict=True)]
+        for ids, mask in ((batch.prompt_ids, batch.prompt_mask), (batch.response_ids, batch.response_mask))
+    ]
+    made = policy.make_batch(*lists)
+    assert all(torch.equal(one, other) and one.dtype == other.dtype for one, other in zip(made, batch, strict=True))
+
+
+@both
 @either
 def test_logprobs_are_those_of_a_plain_forward_pass_on_one_unpadded_row(architecture: str, lora: bool) -> None:
     policy = tiny.policy(architecture, lora=lora).eval()
@@ -33,14 +45,14 @@ def test_logprobs_are_those_of_a_plain_forward_pass_on_one_unpadded_row(architec
     ids, mask, response, response_mask = batch
     logprobs = policy(batch, 0.7).logprobs
     for row in range(len(PROMPTS)):
-        prompt, answer = ids[row][mask[row]], response[row][response_mask[row]]
+        prompt, sample = ids[row][mask[row]], response[row][response_mask[row]]
         with torch.no_grad():
             if architecture == "gpt2":
-                logits = policy.model(torch.cat((prompt, answer))[None]).logits[0, len(prompt) - 1 : -1]
+                logits = policy.model(torch.cat((prompt, sample))[None]).logits[0, len(prompt) - 1 : -1]
             else:
-                logits = policy.model(input_ids=prompt[None], labels=answer[None]).logits[0]
-        expected = torch.log_softmax(logits / 0.7, -1)[torch.arange(len(answer)), answer]
-        assert torch.allclose(logprobs[row][: len(answer)], expected, atol=1e-5)
+                logits = policy.model(input_ids=prompt[None], labels=sample[None]).logits[0]
+        expected = torch.log_softmax(logits / 0.7, -1)[torch.arange(len(sample)), sample]
+        assert torch.allclose(logprobs[row][: len(sample)], expected, atol=1e-5)
 
 
 @both
@@ -65,10 +77,10 @@ def test_a_head_with_something_after_it_is_scored_through_its_logits(architectur
     policy = tiny.policy(architecture, lora=True).eval()
     batch = sampled(policy, architecture)
     expected = policy(batch, 0.7, entropy=True)
-    assert policy.plain_head
-    policy.plain_head = False
-    found = policy(batch, 0.7, entropy=True)
-    for one, other in zip(found, expected, strict=True):
+    assert policy.has_plain_head
+    policy.has_plain_head = False
+    through_logits = policy(batch, 0.7, entropy=True)
+    for one, other in zip(through_logits, expected, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
     forward = policy.base.forward
 
@@ -78,10 +90,10 @@ def test_a_head_with_something_after_it_is_scored_through_its_logits(architectur
         return output
 
     policy.base.forward = capped
-    assert not policy._has_plain_head()
+    assert not policy._check_plain_head()
 
 
-def test_a_softcap_is_seen_though_the_padding_row_is_zero() -> None:
+def test_a_softcap_is_detected_although_the_padding_row_is_zero() -> None:
     config = Gemma2Config(
         vocab_size=len(tiny.tokenizer("gpt2")),
         hidden_size=32,
@@ -95,7 +107,7 @@ def test_a_softcap_is_seen_though_the_padding_row_is_zero() -> None:
         final_logit_softcapping=0.5,
     )
     torch.manual_seed(0)
-    assert not Policy(Gemma2ForCausalLM(config), tiny.tokenizer("gpt2")).plain_head
+    assert not Policy(Gemma2ForCausalLM(config), tiny.tokenizer("gpt2")).has_plain_head
 
 
 @both
@@ -174,7 +186,7 @@ def test_the_response_ends_at_the_first_stop_token_and_is_pad_after_it(architect
 
 
 @both
-def test_a_seeded_sample_depends_on_its_prompt_and_seed_alone(architecture: str) -> None:
+def test_a_seeded_sample_depends_only_on_its_prompt_and_seed(architecture: str) -> None:
     policy = tiny.policy(architecture, lora=True)
     tokenizer = tiny.tokenizer(architecture)
     prompts = [tokenizer(prompt).input_ids for prompt in PROMPTS]
@@ -192,8 +204,8 @@ def test_seeded_sampling_follows_the_softmax() -> None:
 
     logits = torch.tensor([2.0, 0.5, -1.0, 0.0])
     draws = SeededSampling(list(range(20_000)), temperature=0.7)(torch.empty(0), logits.repeat(20_000, 1)).argmax(-1)
-    shares = torch.bincount(draws, minlength=4) / 20_000
-    assert torch.allclose(shares, torch.softmax(logits / 0.7, 0), atol=0.015)
+    frequencies = torch.bincount(draws, minlength=4) / 20_000
+    assert torch.allclose(frequencies, torch.softmax(logits / 0.7, 0), atol=0.015)
 
 
 @both
@@ -205,8 +217,8 @@ def test_sampling_follows_the_distribution_that_is_scored(architecture: str) -> 
     batch = policy.generate(ids, mask, max_new_tokens=1, temperature=1.5)
     logits = policy._response_logits(policy.model, batch.rows(slice(1)))
     probabilities = torch.softmax(logits[0, 0].detach() / 1.5, -1)
-    shares = torch.bincount(batch.response_ids[:, 0], minlength=len(probabilities)) / 4000
-    assert torch.allclose(shares, probabilities, atol=0.04)
+    frequencies = torch.bincount(batch.response_ids[:, 0], minlength=len(probabilities)) / 4000
+    assert torch.allclose(frequencies, probabilities, atol=0.04)
 
 
 def test_mask_keeps_the_first_stop_token_and_drops_what_follows() -> None:

@@ -13,8 +13,9 @@ from small_runs import CHAIN, small
 from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
 from workbench.models.adapters import load_adapters, load_trainable
-from workbench.models.loading import load_model, load_policy_tokenizer, use_paged_optimizer
-from workbench.models.policy import Batch, Policy
+from workbench.models.loading import load_model, load_policy_tokenizer
+from workbench.models.optimizer import use_paged_optimizer
+from workbench.models.policy import Policy
 from workbench.run import cli
 
 CPU = torch.device("cpu")
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:bitsandbytes", "i
 
 
 def settings(name: str, quantization: str) -> PolicyConfig:
-    """An embedded model as QLoRA holds it."""
+    """A toy model as QLoRA holds it."""
     return PolicyConfig(model=f"toy:{name}", quantization=quantization, precision="bf16")
 
 
@@ -62,27 +63,27 @@ def test_every_linear_layer_of_the_base_is_quantized_but_t5s_wo_and_the_head(nam
 @both
 @either
 def test_base_sft_reference_and_policy_are_one_base_in_memory(name: str, quantization: str, tmp_path: Path) -> None:
-    given = settings(name, quantization)
-    start = load_trainable(given, None, device=CPU).model
+    config = settings(name, quantization)
+    start = load_trainable(config, None, device=CPU).model
     for key, parameter in start.named_parameters():
         if "lora_B" in key:
             torch.nn.init.normal_(parameter, std=0.05)
     start.save_pretrained(tmp_path, selected_adapters=["policy"], save_embedding_layers=False)
-    parts = load_trainable(given, tmp_path / "policy", device=CPU)
-    assert parts.reference is None
-    tokenizer = load_policy_tokenizer(given.model)
-    policy = Policy(parts.model, tokenizer, autocast=torch.bfloat16).eval()
+    models = load_trainable(config, tmp_path / "policy", device=CPU)
+    assert models.reference is None
+    tokenizer = load_policy_tokenizer(config.model)
+    policy = Policy(models.model, tokenizer, autocast=torch.bfloat16).eval()
     weights = {id(m.weight) for m in policy.modules() if isinstance(m, KINDS[quantization])}
     assert len(weights) == len([m for m in start.modules() if isinstance(m, KINDS[quantization])])
-    ids, mask = policy.pad_prompts([tokenizer("Anna: hello there.").input_ids] * 2)
-    batch = Batch(ids, mask, torch.randint(5, 200, (2, 6)), torch.ones(2, 6, dtype=torch.bool))
-    found = {variant: policy.logprobs(variant, batch, 1.0) for variant in ("base", "sft", "reference", "policy")}
-    assert torch.equal(found["sft"], found["reference"])
-    assert torch.allclose(found["policy"], found["sft"], atol=1e-2)
-    assert (found["base"] - found["sft"]).abs().max() > 0.05
-    alone = Policy(load_adapters(load_model(given, device=CPU), {"sft": tmp_path / "policy"}), tokenizer)
+    prompts = [tokenizer("Anna: hello there.").input_ids] * 2
+    batch = policy.make_batch(prompts, torch.randint(5, 200, (2, 6)).tolist())
+    logprobs = {variant: policy.logprobs(variant, batch, 1.0) for variant in ("base", "sft", "reference", "policy")}
+    assert torch.equal(logprobs["sft"], logprobs["reference"])
+    assert torch.allclose(logprobs["policy"], logprobs["sft"], atol=1e-2)
+    assert (logprobs["base"] - logprobs["sft"]).abs().max() > 0.05
+    alone = Policy(load_adapters(load_model(config, device=CPU), {"sft": tmp_path / "policy"}), tokenizer)
     alone.autocast_dtype = torch.bfloat16
-    assert torch.allclose(alone.eval().logprobs("sft", batch, 1.0), found["sft"], atol=1e-2)
+    assert torch.allclose(alone.eval().logprobs("sft", batch, 1.0), logprobs["sft"], atol=1e-2)
 
 
 def test_the_optimizer_is_paged_where_a_gpu_holds_a_quantized_base() -> None:

@@ -1,7 +1,8 @@
-"""Answers of base, SFT, aligned and further models to the same prompts, with the same random numbers."""
+"""Sample completions of several models for the same prompts with the same random numbers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,33 +14,35 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import UserError
-from workbench.models.policy import Policy
+from workbench.models.policy import Batch, Policy
 from workbench.models.sampling import is_truncated
 from workbench.ppo.rollout import decode
 from workbench.ppo.sampler import derive_seed
 from workbench.run.progress import Progress
 
+MAX_NATS_PER_TOKEN = 700.0  # its exponential is the largest perplexity that a float holds
+
 
 @dataclass(frozen=True)
-class Answer:
-    """One sampled answer to one prompt."""
+class Completion:
+    """One sampled completion of one prompt."""
 
     text: str
     tokens: int
-    """Sampled tokens."""
+    """Sampled tokens, the stop token included."""
     truncated: bool
     """Cut at the token limit."""
     kl: float | None
-    """Estimate of KL to the reference, nats (k1); None for a model with another vocabulary."""
+    """Estimate of KL to the reference (k1), nats per completion; None for a model with another vocabulary."""
     base_nll: float | None
-    """Minus the log-probability of its tokens under the base at temperature 1; None likewise."""
-    moved: list[tuple[str, float]] | None
-    """Each token as text, with its log-probability less that under the reference, nats; where it was asked for."""
+    """Negative log-likelihood under the base at temperature 1, nats per completion; None likewise."""
+    token_log_ratios: list[tuple[str, float]] | None
+    """Each token as text with its log-probability less that under the reference, nats; None unless asked for."""
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A model whose answers are compared."""
+class ComparedModel:
+    """A loaded model whose completions are compared."""
 
     title: str
     policy: Policy
@@ -47,93 +50,120 @@ class Contestant:
     """Its name in `policy`, see Policy.using."""
     tokenizer: PreTrainedTokenizerBase
     base: Policy | None
-    """What holds the base under the name "base", and shares the vocabulary; None for a model with one of its own."""
+    """The policy that holds the base as "base" and shares the vocabulary; None for a model with another one."""
     with_token_log_ratios: bool
-    """Whether the first answer to each prompt shall say where each of its tokens moved."""
+    """Whether the first completion of each prompt gets its token_log_ratios."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are sampled."""
+    """How completions are sampled."""
 
     batch_size: int
     max_new_tokens: int
     temperature: float
     seeds: tuple[int, ...]
-    """One for each answer to a prompt."""
+    """One for each completion of a prompt."""
 
 
-def answer(
-    contender: Contestant, rows: Sequence[dict[str, Any]], sampling: Sampling, *, accelerator: Accelerator, label: str
-) -> list[list[Answer]]:
-    """For each of `rows` one answer per seed, shared out over the processes.
+def sample_completions(
+    model: ComparedModel, rows: Sequence[dict[str, Any]], sampling: Sampling, *, accelerator: Accelerator, label: str
+) -> list[list[Completion]]:
+    """Return for each of `rows` one completion per seed, divided over the processes.
 
     Prompt i is always sampled with the same random numbers for the same seed, whatever the model and the batch.
     """
     seeds = sampling.seeds
-    places = [(index, seed) for index in range(len(rows)) for seed in seeds]
-    found: list[Answer] = []
-    progress = Progress(label, len(places), show=accelerator.is_main_process)
-    with accelerator.split_between_processes(places) as mine:
-        for first in range(0, len(mine), sampling.batch_size):
-            part = mine[first : first + sampling.batch_size]
-            found += _batch(
-                contender,
+    jobs = [(index, seed) for index in range(len(rows)) for seed in seeds]
+    sampled: list[Completion] = []
+    progress = Progress(label, len(jobs), show=accelerator.is_main_process)
+    with accelerator.split_between_processes(jobs) as local_jobs:
+        for first in range(0, len(local_jobs), sampling.batch_size):
+            part = local_jobs[first : first + sampling.batch_size]
+            sampled += _sample_batch(
+                model,
                 [rows[index]["prompt_ids"] for index, _ in part],
                 max_new_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
                 seeds=[derive_seed(seed, index) for index, seed in part],
-                with_token_log_ratios=[contender.with_token_log_ratios and seed == seeds[0] for _, seed in part],
+                with_token_log_ratios=[model.with_token_log_ratios and seed == seeds[0] for _, seed in part],
             )
             progress.advance(len(part) * accelerator.num_processes)
     progress.close()
-    gathered = gather_object(found)
-    return [gathered[first : first + len(seeds)] for first in range(0, len(places), len(seeds))]
+    gathered = gather_object(sampled)
+    return [gathered[first : first + len(seeds)] for first in range(0, len(jobs), len(seeds))]
 
 
-def _batch(
-    contender: Contestant,
+def _sample_batch(
+    model: ComparedModel,
     prompt_ids: list[list[int]],
     *,
     max_new_tokens: int,
     temperature: float,
     seeds: list[int],
     with_token_log_ratios: list[bool],
-) -> list[Answer]:
-    policy, tokenizer = contender.policy, contender.tokenizer
+) -> list[Completion]:
+    policy, tokenizer = model.policy, model.tokenizer
     ids, mask = policy.pad_prompts(prompt_ids)
-    with policy.using(contender.variant):
+    with policy.variant(model.variant):
         batch = policy.generate(ids, mask, max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds)
     response_mask = batch.response_mask
     texts = decode(tokenizer, batch)
     truncated = is_truncated(batch.response_ids, response_mask, policy.stop_ids).tolist()
     lengths = response_mask.sum(dim=1).tolist()
-    if contender.base is None:
+    if model.base is None:
         return [
-            Answer(text, tokens, cut, None, None, None)
+            Completion(text, tokens, cut, None, None, None)
             for text, tokens, cut in zip(texts, lengths, truncated, strict=True)
         ]
-    own = policy.logprobs(contender.variant, batch, temperature or 1.0)
-    moved = own - policy.logprobs("reference", batch, temperature or 1.0)
-    base = contender.base.logprobs("base", batch, 1.0)
-    if not (moved + base).isfinite().all():
+    logprobs = policy.logprobs(model.variant, batch, temperature or 1.0)
+    log_ratios = logprobs - policy.logprobs("reference", batch, temperature or 1.0)
+    base_logprobs = model.base.logprobs("base", batch, 1.0)
+    if not (log_ratios + base_logprobs).isfinite().all():
         raise UserError(
-            f"evaluation: {contender.title}: its answers' log-probabilities are no numbers under it, the reference or "
-            "the base; weights of one of them are damaged"
+            f"evaluation: {model.title}: log-probabilities of its completions are not finite under the model, the "
+            "reference or the base; the weights of one of them are damaged"
         )
-    kls, nats = moved.sum(dim=1).tolist(), (-base.sum(dim=1)).tolist()
+    kls, base_nlls = log_ratios.sum(dim=1).tolist(), (-base_logprobs.sum(dim=1)).tolist()
     pieces = [
-        _pieces(tokenizer, batch.response_ids[row][response_mask[row]], moved[row][response_mask[row]])
-        if wanted
+        _text_pieces(tokenizer, batch.response_ids[row][response_mask[row]], log_ratios[row][response_mask[row]])
+        if asked
         else None
-        for row, wanted in enumerate(with_token_log_ratios)
+        for row, asked in enumerate(with_token_log_ratios)
     ]
-    return [Answer(*fields) for fields in zip(texts, lengths, truncated, kls, nats, pieces, strict=True)]
+    return [Completion(*fields) for fields in zip(texts, lengths, truncated, kls, base_nlls, pieces, strict=True)]
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Tensor, numbers: Tensor) -> list[tuple[str, float]]:
-    """Tokens (T,) as what each adds to the text before it, with its number: alone, one may be half a character."""
-    kept = ids.tolist()
-    texts = [tokenizer.decode(kept[:end], skip_special_tokens=True) for end in range(len(kept) + 1)]
+def _text_pieces(tokenizer: PreTrainedTokenizerBase, ids: Tensor, values: Tensor) -> list[tuple[str, float]]:
+    """Return tokens (T,) as the text that each adds, with its value: alone, a token may be half a character."""
+    tokens = ids.tolist()
+    texts = [tokenizer.decode(tokens[:end], skip_special_tokens=True) for end in range(len(tokens) + 1)]
     pieces = [text[len(before) :] for before, text in pairwise(texts)]
-    return [(piece, round(number, 3)) for piece, number in zip(pieces, numbers.tolist(), strict=True)]
+    return [(piece, round(value, 3)) for piece, value in zip(pieces, values.tolist(), strict=True)]
+
+
+def perplexity(nats: float, tokens: int) -> float:
+    """Return the perplexity of all tokens together; 1 without any."""
+    return math.exp(min(nats / max(tokens, 1), MAX_NATS_PER_TOKEN))
+
+
+def reference_perplexity(
+    base: Policy, pairs: Sequence[tuple[list[int], list[int]]], batch_size: int, *, accelerator: Accelerator
+) -> float | None:
+    """Return the perplexity under the base at temperature 1 of all references together; None without any.
+
+    `pairs` are the ids of each reference's prompt and of the reference, closed by EOS as a sampled completion is. They
+    are divided over the processes.
+    """
+    if not pairs:
+        return None
+    nats: list[float] = []
+    with accelerator.split_between_processes(list(pairs)) as local_pairs:
+        for first in range(0, len(local_pairs), batch_size):
+            prompt_ids, reference_ids = zip(*local_pairs[first : first + batch_size], strict=True)
+            batch: Batch = base.make_batch(prompt_ids, reference_ids)
+            nats += (-base.logprobs("base", batch, 1.0).sum(dim=1)).tolist()
+    total = sum(gather_object(nats)[: len(pairs)])  # with fewer pairs than processes, accelerate repeats the last one
+    if not math.isfinite(total):
+        raise UserError("evaluation: log-probabilities of the references are not finite; the base's weights are damaged")
+    return perplexity(total, sum(len(ids) for _, ids in pairs))

@@ -1,11 +1,11 @@
-"""LoRA adapters: fresh ones, trained ones, and whether one that was trained elsewhere fits the base."""
+"""LoRA adapters: new ones, trained ones, and whether one that was trained elsewhere fits the base."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from peft import (
@@ -26,13 +26,13 @@ from workbench.config.schema import LoraSettings, PolicyConfig
 from workbench.errors import UserError, one_line
 from workbench.models.loading import load_model, meta_model
 
-UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-# Ways to begin that change no weight of the base; others move what they begin with out of it.
-KEEPS_BASE = (True, False, "gaussian", "orthogonal")
-# Settings of LoRA that, whatever their value, leave the base as it is and share it with other adapters.
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+# Values of init_lora_weights that leave the base unchanged; the others subtract the initial adapter from it.
+INITIALIZATIONS_BESIDE_BASE = (True, False, "gaussian", "orthogonal")
+# Settings of LoRA that leave the base unchanged whatever their value, so that other adapters can share it.
 # fmt: off
-HARMLESS = frozenset((
+SETTINGS_BESIDE_BASE = frozenset((
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern",
     "layers_to_transform", "layers_pattern", "fan_in_fan_out", "use_rslora", "use_dora", "lora_bias",
@@ -44,7 +44,7 @@ HARMLESS = frozenset((
 def add_lora(
     model: PreTrainedModel, lora: LoraSettings, name: str, *, key: str = "policy", classifier: bool = False
 ) -> PeftModel:
-    """The model with a fresh trainable adapter called `name`, which changes nothing until it is trained.
+    """Return the model with a new trainable adapter called `name`, which changes nothing until it is trained.
 
     A classifier's output layer is trained as well. Raises UserError, with the configuration's `key`, for modules that
     the model does not have.
@@ -66,44 +66,46 @@ def add_lora(
         raise UserError(f"{key}.lora.target_modules: {lora.target_modules}: {str(error).splitlines()[0]}") from error
 
 
-class Trainable(NamedTuple):
-    """What PPO trains, and for full fine-tuning the copies that LoRA has as adapters."""
+@dataclass(frozen=True)
+class TrainableModels:
+    """The models of a policy that PPO trains; a PEFT model holds reference and values as adapters of its own."""
 
     model: PreTrainedModel | PeftModel
-    reference: PreTrainedModel | None
-    value_model: PreTrainedModel | None
+    reference: PreTrainedModel | None = None
+    """A frozen copy, in full fine-tuning."""
+    value_model: PreTrainedModel | None = None
+    """A copy for the values, in full fine-tuning and if asked for."""
 
 
 def load_trainable(
     policy: PolicyConfig, start: Path | None, *, device: torch.device, value_model: bool = False
-) -> Trainable:
-    """The model that PPO trains and its reference, and a model for the values if asked for.
+) -> TrainableModels:
+    """Load the model that PPO trains and its reference, and a model for the values if asked for.
 
-    `start` is the folder of the SFT stage: an adapter, loaded twice (frozen as `sft`, trainable as `policy`) or three
-    times (trainable as `value`), or a full model. Without it the base is where PPO starts.
+    `start` is the folder of the SFT stage. It holds an adapter, which is loaded as `sft` (frozen), as `policy` and, for
+    the values, as `value`, or a full model. Without it PPO starts from the base.
     """
     if policy.lora is None:
-        place = policy if start is None else dataclasses.replace(policy, model=str(start))
-        reference = load_model(place, device=device).requires_grad_(False)
-        return Trainable(
-            load_model(place, device=device), reference, load_model(place, device=device) if value_model else None
-        )
-    model = load_model(policy, device=device)
+        initial = policy if start is None else dataclasses.replace(policy, model=str(start))
+        reference = load_model(initial, device=device).requires_grad_(False)
+        model = load_model(initial, device=device)
+        return TrainableModels(model, reference, load_model(initial, device=device) if value_model else None)
+    base = load_model(policy, device=device)
     trained = ["policy", "value"] if value_model else ["policy"]
     if start is None:
-        trainable = add_lora(model, policy.lora, "policy")
+        trainable = add_lora(base, policy.lora, "policy")
         if value_model:
             trainable.add_adapter("value", trainable.peft_config["policy"])
     else:
-        trainable = load_adapters(model, {"sft": start})
+        trainable = load_adapters(base, {"sft": start})
         for name in trained:
             trainable.load_adapter(start, adapter_name=name, is_trainable=True)
     trainable.set_adapter("policy")
-    return Trainable(trainable, None, None)
+    return TrainableModels(trainable)
 
 
 def load_adapters(model: PreTrainedModel | PeftModel, folders: dict[str, Path]) -> PeftModel:
-    """The model with the frozen adapters of stages, by name; raises UserError for a folder that holds no whole one."""
+    """Return the model with the frozen adapters of stages, by name; raises UserError for a damaged one."""
     for name, folder in folders.items():
         try:
             model = load_adapter(model, name, folder)
@@ -114,69 +116,72 @@ def load_adapters(model: PreTrainedModel | PeftModel, folders: dict[str, Path]) 
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and not a whole model."""
+    """Return whether a folder holds an adapter rather than a full model."""
     return (folder / "adapter_config.json").is_file()
 
 
 def load_adapter(model: PreTrainedModel | PeftModel, name: str, folder: Path) -> PeftModel:
-    """The model with one more frozen adapter; raises UserError for a folder that holds no whole one."""
+    """Return the model with one more frozen adapter; raises UserError for a damaged one."""
     if not is_adapter(folder):
-        raise UserError(f"{folder}: no adapter in it")
+        raise UserError(f"{folder}: the folder has no adapter_config.json")
     try:
         if not isinstance(model, PeftModel):
             return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False)
         model.load_adapter(folder, adapter_name=name)
-    except UNREADABLE as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"{folder}: the adapter cannot be loaded: {str(error).splitlines()[0]}") from error
     return model
 
 
 def check_adapter(model: str, folder: Path) -> str:
-    """The name of the base that an adapter made elsewhere says it was trained on.
+    """Return the base that an adapter made elsewhere names as its own.
 
-    Raises UserError unless it can join `model` and leave every other adapter and the model itself as they are, and its
-    weights have the names and shapes that they would have there.
+    Raises UserError unless the adapter's weights have the names and shapes that they need on `model`, and it leaves
+    the model and every other adapter on it unchanged.
     """
-    refused = f"{folder}: no adapter for {model}"
-    if not any((folder / name).is_file() for name in WEIGHTS):
-        raise UserError(f"{refused}: it has neither {' nor '.join(WEIGHTS)}")
+    refusal = f"{folder}: not an adapter for {model}"
+    if not any((folder / name).is_file() for name in WEIGHT_FILES):
+        raise UserError(f"{refusal}: it has neither {' nor '.join(WEIGHT_FILES)}")
     try:
         config = PeftConfig.from_pretrained(str(folder.resolve()))
-        given = {name: tuple(weight.shape) for name, weight in load_peft_weights(str(folder.resolve()), "cpu").items()}
-    except Exception as error:  # files made elsewhere fail in as many ways as there are libraries that read them
-        raise UserError(f"{refused}: it cannot be read: {one_line(error)}") from error
-    trained_on, shapes = str(config.base_model_name_or_path), meta_model(model)
-    refused += f", but for {trained_on}"
-    reason = unfit(config, given)
+        shapes = {name: tuple(weight.shape) for name, weight in load_peft_weights(str(folder.resolve()), "cpu").items()}
+    except Exception as error:  # foreign files fail in as many ways as there are libraries that read them
+        raise UserError(f"{refusal}: it cannot be read: {one_line(error)}") from error
+    trained_on, base = str(config.base_model_name_or_path), meta_model(model)
+    refusal += f" but for {trained_on}"
+    reason = incompatibility(config, shapes)
     if reason is not None:
-        raise UserError(f"{refused}: {reason}")
-    # peft would warn of a difference, which is for the caller to judge.
-    config.base_model_name_or_path = shapes.name_or_path or None
+        raise UserError(f"{refusal}: {reason}")
+    # peft would warn that the names differ, which is for the caller to judge.
+    config.base_model_name_or_path = base.name_or_path or None
     try:
         with torch.device("meta"):
-            state = get_peft_model_state_dict(get_peft_model(shapes, config), save_embedding_layers=False)
-    except UNREADABLE as error:
-        raise UserError(f"{refused}: {str(error).splitlines()[0]}") from error
-    wanted = {name: tuple(weight.shape) for name, weight in state.items()}
-    odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
-    if odd:
-        found, needed = given.get(odd[0], "missing"), wanted.get(odd[0], "missing")
-        raise UserError(f"{refused}: {odd[0]} is {found} and should be {needed}")
+            state = get_peft_model_state_dict(get_peft_model(base, config), save_embedding_layers=False)
+    except LOADING_ERRORS as error:
+        raise UserError(f"{refusal}: {str(error).splitlines()[0]}") from error
+    expected = {name: tuple(weight.shape) for name, weight in state.items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        if expected.get(name) != shapes.get(name):
+            actual, needed = shapes.get(name, "missing"), expected.get(name, "missing")
+            raise UserError(f"{refusal}: {name} is {actual} and should be {needed}")
     return trained_on
 
 
-def unfit(config: PeftConfig, names: Iterable[str]) -> str | None:
-    """Why an adapter with weights of these names cannot stand beside others on one base, if it cannot."""
+def incompatibility(config: PeftConfig, weights: Iterable[str]) -> str | None:
+    """Return why an adapter with weights of these names cannot share a base with others, or None if it can."""
     if config.peft_type != PeftType.LORA:
-        kind = config.peft_type.value if config.peft_type else "of no kind"
-        return f"it is {kind}, and only LoRA shares a base with others; merge it into a model first"
-    plain = vars(LoraConfig())
+        kind = config.peft_type.value if config.peft_type else "of an unknown type"
+        return f"it is {kind}, and only LoRA shares a base with other adapters; merge it into a model first"
+    defaults = vars(LoraConfig())
     for name, value in vars(config).items():
-        kept = value in KEEPS_BASE if name == "init_lora_weights" else name in HARMLESS or value == plain[name]
-        if not kept:
+        if name == "init_lora_weights":
+            leaves_base = value in INITIALIZATIONS_BESIDE_BASE
+        else:
+            leaves_base = name in SETTINGS_BESIDE_BASE or value == defaults[name]
+        if not leaves_base:
             return f"its {name} is {value!r}, which may change the base it joins; merge it into a model first"
-    saved = config.modules_to_save
-    bases = sorted(name for name in names if ".base_layer." in name or not ("lora_" in name or saved))
-    if bases:
-        return f"it carries {bases[0]}, a weight of the base; save it with save_embedding_layers=False"
+    saves_modules = config.modules_to_save
+    base_weights = sorted(name for name in weights if ".base_layer." in name or not ("lora_" in name or saves_modules))
+    if base_weights:
+        return f"it contains {base_weights[0]}, a weight of the base; save it with save_embedding_layers=False"
     return None

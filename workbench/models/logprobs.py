@@ -1,6 +1,6 @@
-"""Log-probabilities of given tokens, and entropies, under the softmax of a language model's output head.
+"""Log-probabilities of tokens, and entropies, under the softmax of a language model's output head.
 
-Shapes: N tokens, H hidden size, V vocabulary. Everything returned is float32.
+Shapes: N tokens, H hidden size, V vocabulary. All results are float32.
 """
 
 from __future__ import annotations
@@ -13,52 +13,51 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-# Columns of the head in work at a time: the logits of a few hundred tokens then stay in a CPU's cache, and on a
-# GPU take some megabytes instead of the gigabytes of (N, V).
+# Vocabulary entries per step of the sweep: the logits of a few hundred tokens then fit in a CPU's cache, and on a GPU
+# they take megabytes instead of the gigabytes of (N, V).
 CHUNK = 4096
-# A share of e**-60 is nothing beside 1 in float32, and anything below e**-87 is denormal, which a CPU takes ten times
-# as long to work with.
+# e**-60 vanishes beside 1 in float32, and numbers below e**-87 are denormal, which makes a CPU ten times slower.
 MIN_EXPONENT = -60.0
 
 
 def token_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities (N,) of `ids` (N,) under softmax(logits / temperature), logits (N, V)."""
+    """Return log-probabilities (N,) of `ids` (N,) under softmax(logits / temperature), logits (N, V)."""
     logits = logits.float() / temperature
     return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
 
 
 def entropies(logits: Tensor, temperature: float) -> Tensor:
-    """Entropy (N,), in nats, of softmax(logits / temperature), logits (N, V)."""
+    """Return the entropy (N,), in nats, of softmax(logits / temperature), logits (N, V)."""
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     return -(logprobs.exp() * logprobs).sum(dim=-1)
 
 
 def logits_logprobs(logits: Tensor, ids: Tensor, temperature: float, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities (N,), and entropies (N,) if asked for, from logits (N, V)."""
+    """Return log-probabilities (N,), and entropies (N,) if asked for, from logits (N, V)."""
     return token_logprobs(logits, ids, temperature), entropies(logits, temperature) if entropy else None
 
 
 def head_logprobs(
     hidden: Tensor, head: nn.Linear, ids: Tensor, temperature: float, *, entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities (N,), and entropies (N,) if asked for, of tokens predicted from states (N, H) by `head`.
+    """Return log-probabilities (N,), and entropies (N,) if asked for, of tokens predicted from states (N, H) by `head`.
 
-    A frozen head is swept once without ever holding the logits (N, V); one that is trained needs them.
+    A frozen head takes one sweep over the vocabulary that never holds the logits (N, V); a trained one needs them.
     """
     if head.weight.requires_grad and torch.is_grad_enabled():
         return logits_logprobs(head(hidden), ids, temperature, entropy=entropy)
-    logprobs, entropy_of = _FrozenHead.apply(hidden, head.weight, head.bias, ids, temperature, entropy)
-    return logprobs, entropy_of if entropy else None
+    logprobs, entropies_of_tokens = _FrozenHead.apply(hidden, head.weight, head.bias, ids, temperature, entropy)
+    return logprobs, entropies_of_tokens if entropy else None
 
 
 class _FrozenHead(torch.autograd.Function):
-    """Both results and their gradients to the states, in one sweep over the vocabulary.
+    """Log-probabilities and entropies, with their gradients to the states, in one sweep over the vocabulary.
 
     With l = logits / temperature and E the expectation under their softmax,
         d logprob / d hidden = (weight[id] - E[weight]) / temperature
         d entropy / d hidden = (E[l] E[weight] - E[l weight]) / temperature
-    depend on nothing that follows, so that the expectations are summed along with the softmax's denominator, rescaled
-    when the running maximum rises as in arXiv 2205.14135 section 3.1.
+    depend on nothing computed later, so the forward pass sums the expectations along with the softmax's denominator
+    and rescales them whenever the running maximum rises (arXiv 2205.14135 section 3.1).
     """
 
     @staticmethod
@@ -83,7 +82,7 @@ class _FrozenHead(torch.autograd.Function):
             if temperature != 1:
                 logits /= temperature
             if first == 0:
-                # Logits may share a large offset, which changes nothing and would cancel in the entropy's gradient.
+                # An offset common to all logits changes no result, but a large one costs the entropy's gradient digits.
                 origin = logits.amax(dim=1, keepdim=True)
             logits -= origin
             raised = torch.maximum(maximum, logits.amax(dim=1, keepdim=True))
@@ -92,7 +91,7 @@ class _FrozenHead(torch.autograd.Function):
             column = ids.unsqueeze(1) - first
             inside = (column >= 0) & (column < len(part))
             target += logits.gather(1, column.clamp(0, len(part) - 1)) * inside
-            # In place where the logits are not needed again: fresh pages cost a CPU more than the arithmetic.
+            # In place unless the logits are needed again: on a CPU, new memory costs more than the arithmetic.
             shifted = logits - maximum if entropy else logits.sub_(maximum)
             weights = shifted.clamp_(min=MIN_EXPONENT).exp_()
             denominator.mul_(rescale).add_(weights.sum(dim=1, keepdim=True))
@@ -117,16 +116,16 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        of_logprob, of_entropy = context.saved_tensors
-        gradient = gradients[0].unsqueeze(1) * of_logprob
-        if of_entropy is not None:
-            gradient += gradients[1].unsqueeze(1) * of_entropy
+        logprob_gradient, entropy_gradient = context.saved_tensors
+        gradient = gradients[0].unsqueeze(1) * logprob_gradient
+        if entropy_gradient is not None:
+            gradient += gradients[1].unsqueeze(1) * entropy_gradient
         return gradient.to(context.dtype), None, None, None, None, None
 
 
 @contextmanager
 def bypass_lm_head(head: nn.Module) -> Iterator[None]:
-    """The output head returns the states it is given, so that its product can be made where it costs less."""
+    """Make the output head return its input, so that `head_logprobs` can compute the product at less cost."""
     head.forward = lambda states: states
     try:
         yield
@@ -136,15 +135,15 @@ def bypass_lm_head(head: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def capture_lm_head_input(head: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects the states that the output head reads."""
-    seen: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    """Collect the states that the output head reads."""
+    captured: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     try:
-        yield seen
+        yield captured
     finally:
         hook.remove()
 
 
 def contiguous_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A hook for the head: of states that are a slice, a bf16 product on the CPU copies the weight once per row."""
+    """Copy the head's input, as a hook: given a slice, a bf16 product on the CPU copies the weight once per row."""
     return (inputs[0].contiguous(), *inputs[1:])

@@ -1,4 +1,4 @@
-"""What a run would cost, worked out from shapes alone: no weight is loaded."""
+"""The memory that a run needs, estimated from shapes; no weight is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BYTES_PER_TRAINED = 16
 
 
 def model_plan(config: Config, rows: int, tokens: int = 256) -> list[str]:
-    """Parameters, the share that is trained and a rough memory need for `rows` rows of `tokens` tokens at once."""
+    """Return lines with the parameters, how many are trained, and the memory of `rows` rows of `tokens` tokens."""
     model: PreTrainedModel | PeftModel = meta_model(config.policy.model)
     model_config, base = model.config, model.num_parameters()
     check_precision(config.policy, model_config)
@@ -30,7 +30,7 @@ def model_plan(config: Config, rows: int, tokens: int = 256) -> list[str]:
     if config.policy.lora is None:
         per_weight = 4
     weights = base * per_weight * (1 if config.policy.lora else 2)
-    # Per token: about 34 hidden-sized activations a layer (arXiv 2205.05198), and logits, their gradient and softmax.
+    # Per token: about 34 activations of hidden size per layer (arXiv 2205.05198), and logits, gradient and softmax.
     per_token = 34 * text.num_hidden_layers * text.hidden_size + 12 * text.vocab_size
     total = weights + BYTES_PER_TRAINED * trained + rows * tokens * per_token
     return [

@@ -30,24 +30,24 @@ from workbench.models.sampling import InverseSampling, SeededSampling, mask_afte
 
 
 class TokenScores(NamedTuple):
-    """What the policy says of each response token."""
+    """Log-probability, value and entropy of each response token."""
 
     logprobs: Tensor  # (B, T) float32
-    values: Tensor  # (B, T) float32, read before the token
-    entropies: Tensor | None  # (B, T) float32, nats, of the distribution that the token came from; if asked for
+    values: Tensor  # (B, T) float32, of the state before the token
+    entropies: Tensor | None  # (B, T) float32, nats, of the distribution that the token was drawn from; if asked for
 
 
 class Batch(NamedTuple):
-    """Responses to B prompts, as token ids; the masks are True where an id is more than padding."""
+    """Prompts and their responses as token ids; the masks are False at padding."""
 
     prompt_ids: Tensor  # (B, P) int64
     prompt_mask: Tensor  # (B, P) bool
     response_ids: Tensor  # (B, T) int64, pad id after the stop token
     response_mask: Tensor  # (B, T) bool, True at sampled tokens, the stop token included
 
-    def rows(self, where: Tensor | slice) -> Batch:
-        """Some of its rows."""
-        return Batch(*(tensor[where] for tensor in self))
+    def rows(self, index: Tensor | slice) -> Batch:
+        """Return the rows at `index`."""
+        return Batch(*(tensor[index] for tensor in self))
 
 
 class Policy(nn.Module):
@@ -62,15 +62,15 @@ class Policy(nn.Module):
         value_model: PreTrainedModel | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
-        """Full fine-tuning gives a frozen copy as `reference`, and a copy as `value_model` if values shall have one.
+        """Take a model, and for full fine-tuning a frozen copy as `reference` and, if asked for, a `value_model`.
 
-        A PEFT model finds both in itself, as its adapters `sft` and `value`.
+        A PEFT model needs neither: its adapters `sft` and `value` take their places.
         """
         super().__init__()
         self.model = model
         self.value_model = value_model
         if value_model is not None and not value_model.config.tie_word_embeddings:
-            value_model.get_output_embeddings().requires_grad_(False)  # no value comes from it
+            value_model.get_output_embeddings().requires_grad_(False)  # values do not depend on it
         self.trained_adapters = [
             name for name in ("policy", "value") if self.has_adapters and name in model.peft_config
         ]
@@ -83,17 +83,18 @@ class Policy(nn.Module):
         self.stop_ids = torch.tensor(stop_ids(self.base, tokenizer), device=model.device)
         self.autocast_dtype = autocast
         self.model.get_output_embeddings().register_forward_pre_hook(contiguous_input)
-        self.plain_head = self._has_plain_head()
-        self._train_adapters()
+        self.has_plain_head = self._check_plain_head()
+        self._unfreeze_adapters()
         for module in model.modules():
             if isinstance(module, BaseTunerLayer):
-                module.cast_input_dtype_enabled = False  # autocast does; a cast to fp32 and back costs time for nothing
-        # In a tuple, so that it is neither trained, saved nor wrapped with this module.
-        self._frozen = (reference,)
+                module.cast_input_dtype_enabled = False  # autocast casts; peft would cast to fp32 and back in vain
+        # torch registers an attribute that is a module, and would train, save and wrap the reference with the policy;
+        # inside a tuple it does not see it.
+        self._unregistered_reference = (reference,)
 
     @property
     def base(self) -> PreTrainedModel:
-        """The transformers model inside the adapters."""
+        """The transformers model, without adapters."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @property
@@ -101,30 +102,34 @@ class Policy(nn.Module):
         """Whether the variants are adapters on one base."""
         return isinstance(self.model, PeftModel)
 
+    @property
+    def reference(self) -> PreTrainedModel | None:
+        """The frozen copy of full fine-tuning; with adapters there is none, see `variant`."""
+        return self._unregistered_reference[0]
+
     def reference_parameters(self) -> list[nn.Parameter]:
-        """What the reference is made of and must not move."""
-        (frozen,) = self._frozen
-        kept = [] if frozen is None else list(frozen.parameters())
-        return kept + [parameter for parameter in self.parameters() if not parameter.requires_grad]
+        """Return the parameters that the reference consists of, which training must not change."""
+        copied = [] if self.reference is None else list(self.reference.parameters())
+        return copied + [parameter for parameter in self.parameters() if not parameter.requires_grad]
 
     def value_parameters(self) -> list[nn.Parameter]:
-        """What is trained for the values alone: the head, and the value model or adapter where there is one."""
+        """Return the parameters that only the values depend on: the head, and the value model or adapter if any."""
         return [p for name, p in self.named_parameters() if name.startswith("value_") or adapter_name(name) == "value"]
 
     @property
     def device(self) -> torch.device:
-        """Where the inputs belong."""
+        """The device of the model and of its inputs."""
         return self.model.device
 
     def pad_prompts(self, prompt_ids: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """Ids and mask (B, P) of prompts: decoders are padded on the left, encoders on the right."""
+        """Return ids and mask (B, P) of prompts, padded on the left for a decoder and on the right for an encoder."""
         length = max(map(len, prompt_ids))
         ids = torch.full((len(prompt_ids), length), self.pad_id)
         mask = torch.zeros(len(prompt_ids), length, dtype=torch.bool)
         for row, prompt in enumerate(prompt_ids):
-            where = slice(0, len(prompt)) if self.is_encoder_decoder else slice(length - len(prompt), length)
-            ids[row, where] = torch.tensor(prompt)
-            mask[row, where] = True
+            columns = slice(0, len(prompt)) if self.is_encoder_decoder else slice(length - len(prompt), length)
+            ids[row, columns] = torch.tensor(prompt)
+            mask[row, columns] = True
         return ids.to(self.device), mask.to(self.device)
 
     def make_batch(self, prompt_ids: Sequence[list[int]], response_ids: Sequence[list[int]]) -> Batch:
@@ -137,9 +142,10 @@ class Policy(nn.Module):
 
     def trim(self, batch: Batch) -> Batch:
         """Return the batch without columns that are padding in every row."""
-        longest, length = (int(mask.sum(dim=1).max()) for mask in (batch.prompt_mask, batch.response_mask))
-        where = slice(0, longest) if self.is_encoder_decoder else slice(batch.prompt_ids.shape[1] - longest, None)
-        prompts = (batch.prompt_ids[:, where], batch.prompt_mask[:, where])
+        prompt_length, length = (int(mask.sum(dim=1).max()) for mask in (batch.prompt_mask, batch.response_mask))
+        first = 0 if self.is_encoder_decoder else batch.prompt_ids.shape[1] - prompt_length
+        columns = slice(first, first + prompt_length)
+        prompts = (batch.prompt_ids[:, columns], batch.prompt_mask[:, columns])
         return Batch(*prompts, batch.response_ids[:, :length], batch.response_mask[:, :length])
 
     @torch.no_grad()
@@ -154,8 +160,7 @@ class Policy(nn.Module):
     ) -> Batch:
         """Sample responses (B, T) to prompts (B, P) from the plain softmax at `temperature`.
 
-        With `seeds` (one per row) a row's sample depends on nothing but its prompt and its seed; temperature 0
-        is greedy.
+        With `seeds` (one per row) a row's sample depends only on its prompt and its seed; temperature 0 is greedy.
         """
         processors = LogitsProcessorList()
         if temperature > 0:
@@ -186,26 +191,25 @@ class Policy(nn.Module):
         if self.value_model is not None:
             states = self._states(self.value_model, batch)
         elif "value" in self.trained_adapters:
-            with self.using("value") as value_model:
+            with self.variant("value") as value_model:
                 states = self._states(value_model, batch)
-        values = spread(self.value_head(states.float()).squeeze(-1), batch.response_mask)
+        values = scatter_to_mask(self.value_head(states.float()).squeeze(-1), batch.response_mask)
         return TokenScores(logprobs, values, entropies)
 
     @torch.no_grad()
     def logprobs(self, name: str, batch: Batch, temperature: float) -> Tensor:
-        """Log-probabilities (B, T) of responses under the variant `name` (see `using`); 0 at masked positions."""
-        with self.using(name) as model:
+        """Return log-probabilities (B, T) of responses under a variant (see `variant`); 0 at masked positions."""
+        with self.variant(name) as model:
             return self._score(model, batch, temperature, entropy=False)[0]
 
     @contextmanager
-    def using(self, name: str) -> Iterator[PreTrainedModel | PeftModel]:
-        """The weights under a variant's name: "policy", "reference", "base" or the name of a loaded adapter.
+    def variant(self, name: str) -> Iterator[PreTrainedModel | PeftModel]:
+        """Activate the weights called "policy", "reference", "base" or by the name of a loaded adapter.
 
-        The reference is the SFT adapter, or the bare base where there was no SFT.
+        With adapters the reference is the SFT adapter, or the bare base where there was no SFT.
         """
-        (frozen,) = self._frozen
         if not isinstance(self.model, PeftModel):
-            yield frozen if name == "reference" and frozen is not None else self.model
+            yield self.reference if name == "reference" and self.reference is not None else self.model
             return
         if name == "reference":
             name = "sft" if "sft" in self.model.peft_config else "base"
@@ -217,18 +221,18 @@ class Policy(nn.Module):
                 with self.model.disable_adapter():
                     yield self.model
             finally:
-                self._train_adapters()
+                self._unfreeze_adapters()
         else:
             try:
                 self.model.set_adapter(name, inference_mode=True)
-                self._train_adapters()
+                self._unfreeze_adapters()
                 yield self.model
             finally:
                 self.model.set_adapter(active)
-                self._train_adapters()
+                self._unfreeze_adapters()
 
-    def _train_adapters(self) -> None:
-        """Let gradients reach every adapter that is trained; peft lets them reach the active one only."""
+    def _unfreeze_adapters(self) -> None:
+        """Let gradients reach every adapter that is trained; peft freezes all but the active one."""
         if len(self.trained_adapters) < 2:
             return
         for name, parameter in self.named_parameters():
@@ -238,30 +242,30 @@ class Policy(nn.Module):
     def _score(
         self, model: PreTrainedModel | PeftModel, batch: Batch, temperature: float, entropy: bool
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Log-probabilities and entropies (B, T) of a response, and the states (N, H) that its N tokens came from."""
+        """Return log-probabilities and entropies (B, T) of responses, and the states (N, H) before their N tokens."""
         mask, head = batch.response_mask, model.get_output_embeddings()
         ids = batch.response_ids[mask]
-        if self.plain_head:
+        if self.has_plain_head:
             states = self._states(model, batch)
             with self._autocast():
                 logprobs, entropies = head_logprobs(states, head, ids, temperature, entropy=entropy)
         else:
-            with self._autocast(), capture_lm_head_input(head) as seen:
+            with self._autocast(), capture_lm_head_input(head) as captured:
                 logits = self._response_logits(model, batch)[mask]
-            states = seen[0][mask]
+            states = captured[0][mask]
             logprobs, entropies = logits_logprobs(logits, ids, temperature, entropy=entropy)
-        spread_entropies = None if entropies is None else spread(entropies, mask)
-        return spread(logprobs, mask), spread_entropies, states
+        scattered_entropies = None if entropies is None else scatter_to_mask(entropies, mask)
+        return scatter_to_mask(logprobs, mask), scattered_entropies, states
 
     def _states(self, model: PreTrainedModel | PeftModel, batch: Batch) -> Tensor:
-        """The states (N, H) of `model` that its head would read to predict the response's N tokens."""
+        """Return the states (N, H) from which the head of `model` predicts the responses' N tokens."""
         head = model.get_output_embeddings()
-        with self._autocast(), capture_lm_head_input(head) as seen, bypass_lm_head(head):
+        with self._autocast(), capture_lm_head_input(head) as captured, bypass_lm_head(head):
             self._response_logits(model, batch)
-        return seen[0][batch.response_mask]
+        return captured[0][batch.response_mask]
 
     def _response_logits(self, model: PreTrainedModel | PeftModel, batch: Batch) -> Tensor:
-        """What the model's head makes (B, T, V) of the states that predict the response tokens."""
+        """Return the output (B, T, V) of the model's head for the states that predict the response tokens."""
         prompt_ids, prompt_mask, response_ids, response_mask = batch
         if self.is_encoder_decoder:
             start = torch.full_like(response_ids[:, :1], self.base.config.decoder_start_token_id)
@@ -283,17 +287,17 @@ class Policy(nn.Module):
         ).logits
 
     @torch.no_grad()
-    def _has_plain_head(self) -> bool:
-        """Whether the model's logits are what a plain linear head makes of its states, with nothing after it.
+    def _check_plain_head(self) -> bool:
+        """Return whether the model's logits are the output of a linear head, unchanged.
 
-        Some architectures scale or cap the logits afterwards, some adapters wrap the head.
+        Some architectures scale or cap the logits afterwards, and some adapters wrap the head.
         """
         head = self.model.get_output_embeddings()
         if type(head) is not nn.Linear:
             return False
-        made: list[Tensor] = []
-        hook = head.register_forward_hook(lambda module, inputs, output: made.append(output))
-        # Several tokens, because a padding row of zeros can make logits of zeros, which no cap or scale would change.
+        outputs: list[Tensor] = []
+        hook = head.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        # Several tokens: the padding token may be embedded as zeros, and no cap or scale changes logits of zero.
         ids = torch.arange(min(16, head.out_features), device=self.device).unsqueeze(0)
         mask = torch.ones_like(ids, dtype=torch.bool)
         try:
@@ -301,7 +305,7 @@ class Policy(nn.Module):
                 logits = self._response_logits(self.model, Batch(ids, mask, ids, mask))
         finally:
             hook.remove()
-        return torch.equal(logits, made[0]) and bool(logits.amax() > logits.amin())
+        return torch.equal(logits, outputs[0]) and bool(logits.amax() > logits.amin())
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
@@ -310,11 +314,11 @@ class Policy(nn.Module):
 
 
 def adapter_name(name: str) -> str | None:
-    """The LoRA adapter that a parameter belongs to; a layer may itself be called value, as in BERT's attention."""
-    found = re.search(r"\.lora_\w+\.(\w+)", name)
-    return found[1] if found else None
+    """Return the LoRA adapter that a parameter belongs to; a layer may be called value too, as in BERT's attention."""
+    match = re.search(r"\.lora_\w+\.(\w+)", name)
+    return match[1] if match else None
 
 
-def spread(values: Tensor, mask: Tensor) -> Tensor:
-    """Values (N,) of the tokens where the mask (B, T) is True, at their places; 0 elsewhere."""
+def scatter_to_mask(values: Tensor, mask: Tensor) -> Tensor:
+    """Return values (N,) at the N positions where the mask (B, T) is True, and 0 elsewhere."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

@@ -1,4 +1,4 @@
-"""Where a sample ends, and sampling whose randomness belongs to the row."""
+"""Sampling from the softmax with seeds of each row, and where a sampled response ends."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,10 @@ from transformers import LogitsProcessor
 
 
 class SeededSampling(LogitsProcessor):
-    """Turns greedy decoding into sampling: adds each row's own Gumbel noise to its logits.
+    """Makes greedy decoding sample, by adding Gumbel noise with a seed of its own to each row's logits.
 
-    The largest of logits plus Gumbel noise is an exact sample of the softmax (arXiv 1611.01144), and a row's
-    noise depends on its seed alone, never on the rows beside it.
+    The argmax of logits plus Gumbel noise is an exact sample of the softmax (arXiv 1611.01144), and a row's noise
+    depends only on its seed, never on the other rows of the batch.
     """
 
     def __init__(self, seeds: list[int], temperature: float) -> None:
@@ -17,7 +17,7 @@ class SeededSampling(LogitsProcessor):
         self.temperature = temperature
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Perturbed scores (B, V) for logits (B, V)."""
+        """Return perturbed scores (B, V) for logits (B, V)."""
         exponential = torch.stack(
             [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self.generators]
         )
@@ -25,17 +25,17 @@ class SeededSampling(LogitsProcessor):
 
 
 class InverseSampling(LogitsProcessor):
-    """Turns greedy decoding into sampling: one uniform number a row picks a token from the cumulated softmax.
+    """Makes greedy decoding sample, by inverting the cumulative softmax at one uniform number per row.
 
-    `generate` samples by one exponential number a row and token of the vocabulary, which on a CPU takes longer than a
-    small model does.
+    `generate` itself draws one exponential number per row and vocabulary entry, which on a CPU takes longer than the
+    forward pass of a small model.
     """
 
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B, V) whose largest is the token sampled from logits (B, V)."""
+        """Return scores (B, V) whose argmax is the token sampled from logits (B, V)."""
         probabilities = torch.softmax(scores / self.temperature, dim=-1, dtype=torch.float32)
         cumulated = probabilities.cumsum(dim=-1, dtype=torch.float64)
         drawn = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * cumulated[:, -1:]
@@ -44,7 +44,7 @@ class InverseSampling(LogitsProcessor):
 
 
 def mask_after_stop(response_ids: Tensor, stop_ids: Tensor) -> Tensor:
-    """Mask (B, T) of sampled tokens: all of `response_ids` (B, T) up to and with the first of `stop_ids` (S,).
+    """Return the mask (B, T) of the tokens of `response_ids` (B, T) up to and including the first of `stop_ids` (S,).
 
     The mask comes from the position of the stop token and never from the pad id, because GPT-2 pads with its
     stop token (https://huggingface.co/blog/the_n_implementation_details_of_rlhf_with_ppo).
@@ -55,5 +55,5 @@ def mask_after_stop(response_ids: Tensor, stop_ids: Tensor) -> Tensor:
 
 
 def is_truncated(response_ids: Tensor, response_mask: Tensor, stop_ids: Tensor) -> Tensor:
-    """Which of the responses (B, T) were cut at the token limit: (B,) bool, True where no stop token was sampled."""
+    """Return which responses (B, T) were truncated at the token limit: (B,), True where no stop token was sampled."""
     return ~(torch.isin(response_ids, stop_ids) & response_mask).any(dim=1)
