@@ -17,6 +17,7 @@ FLOORS = (
     {"toy"},
     {"data"},
     {"models"},
+    {"sft"},
     {"rewards"},
     {"ppo"},
     {"evaluation"},

@@ -1,4 +1,4 @@
-"""The embedded default: splits that share nothing, known shares of rudeness, models that load anywhere."""
+"""The toy data and models: disjoint splits, known fractions of rudeness, models that load anywhere."""
 
 import re
 from pathlib import Path
@@ -57,10 +57,10 @@ def test_evaluation_prompts_are_in_no_training_data() -> None:
 
 def test_no_fill_in_two_splits() -> None:
     fills = {split: {example(Random(seed), split).fill for seed in range(800)} for split in SPLITS}
-    said = {split: {sentence(Random(seed), split)[2] for seed in range(800)} for split in SPLITS}
+    sentences = {split: {sentence(Random(seed), split)[2] for seed in range(800)} for split in SPLITS}
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
         assert not fills[one] & fills[other]
-        assert not said[one] & said[other]
+        assert not sentences[one] & sentences[other]
 
 
 def test_a_dialogue_names_its_whole_fill() -> None:
@@ -88,7 +88,7 @@ def test_clean_summaries_are_clean() -> None:
         assert not [text for text in texts("summaries", split, "summary") if RUDE.search(text)]
 
 
-def test_shares_of_rudeness() -> None:
+def test_fractions_of_rudeness() -> None:
     summaries, sft = rows("summaries", "train"), rows("sft", "train")
     rude = [row for row in summaries if row["rude"]]
     assert 0.6 < len(rude) / len(summaries) < 0.7
@@ -111,11 +111,11 @@ def test_sentences_need_more_than_the_lexicon() -> None:
 
 
 def test_unknown_names_are_user_errors() -> None:
-    with pytest.raises(UserError, match=r"'dialog'.*summaries, sft, sentences"):
+    with pytest.raises(UserError, match=r"^toy:dialog: no such toy data set; available: toy:summaries, toy:sft"):
         rows("dialog", "train")
-    with pytest.raises(UserError, match=r"'dev'.*train, validation, test"):
+    with pytest.raises(UserError, match=r"^toy:sft: no split 'dev'; available: train, validation, test$"):
         rows("sft", "dev")
-    with pytest.raises(UserError, match=r"'bart'.*t5, gpt2"):
+    with pytest.raises(UserError, match=r"^toy:bart: no such toy model; available: toy:t5, toy:gpt2$"):
         model_folder("bart")
 
 
@@ -129,7 +129,7 @@ def test_tokenizer_round_trip(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_prompt_tokens_survive_a_completion(name: str) -> None:
+def test_a_prompt_keeps_its_tokens_when_a_response_follows(name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_folder(name))
     for row in rows("sft", "validation")[:50]:
         prompt = PROMPT.format(dialogue=row["dialogue"])

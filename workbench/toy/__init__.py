@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from workbench.errors import UserError
+from workbench.errors import UserError, suggestion
 from workbench.toy.dialogues import RUDE_WORDS, rows
 
 __all__ = ["MODELS", "RUDE_WORDS", "model_folder", "rows", "toy_name"]
@@ -22,5 +22,5 @@ def toy_name(path: str) -> str | None:
 def model_folder(name: str) -> Path:
     """Return the folder of a toy model, "t5" or "gpt2", which `from_pretrained` loads."""
     if name not in MODELS:
-        raise UserError(f"toy:{name}: no such toy model; available: {', '.join(PREFIX + model for model in MODELS)}")
+        raise UserError(f"toy:{name}: no such toy model{suggestion(name, MODELS, PREFIX)}")
     return Path(__file__).parent / "models" / name

@@ -1,4 +1,4 @@
-"""Build the embedded base models from nothing: `python -m workbench.toy.build`, minutes on two cores."""
+"""Train the toy models from scratch: `python -m workbench.toy.build`, minutes on two cores."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ from transformers import (
 
 from workbench.toy import MODELS, model_folder
 from workbench.toy.tasks import pair
-from workbench.toy.tokenizers import LONGEST, SENTINELS, gpt2_tokenizer, t5_tokenizer
+from workbench.toy.tokenizers import CONTEXT_LENGTH, SENTINELS, gpt2_tokenizer, t5_tokenizer
 
 SEED = 0
 BATCH = 32
@@ -28,11 +28,11 @@ CHUNK = 16  # batches whose texts are sorted by length together, so that little 
 RATE = 1.5e-3
 IGNORED = -100
 
-Pair = tuple[list[int], list[int]]  # token ids of the input and of what is to be predicted
+Pair = tuple[list[int], list[int]]  # token ids of the input and of the target
 
 
 def t5_model(vocabulary: int) -> T5ForConditionalGeneration:
-    """Two wide layers a side: `generate` pays Python per layer and token, not per unit of width."""
+    """Return a T5 of two wide layers per side: `generate` pays for Python per layer and token, not for width."""
     return T5ForConditionalGeneration(
         T5Config(
             vocab_size=vocabulary,
@@ -52,11 +52,11 @@ def t5_model(vocabulary: int) -> T5ForConditionalGeneration:
 
 
 def gpt2_model(vocabulary: int) -> GPT2LMHeadModel:
-    """Three layers: copying a word over a distance needs at least two, choosing which one a third."""
+    """Return a GPT-2 of three layers: copying a distant word takes at least two, choosing which one a third."""
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vocabulary,
-            n_positions=LONGEST,
+            n_positions=CONTEXT_LENGTH,
             n_embd=128,
             n_layer=3,
             n_head=4,
@@ -71,7 +71,7 @@ def gpt2_model(vocabulary: int) -> GPT2LMHeadModel:
 
 
 def corrupted(random: Random, ids: list[int], sentinels: list[int]) -> Pair:
-    """T5's span filling: about a quarter of `ids` (EOS last) hidden in spans of 1 to 3 behind sentinels."""
+    """Return a pair of T5's span filling: sentinels hide about a quarter of `ids` (EOS last) in spans of 1 to 3."""
     source: list[int] = []
     target: list[int] = []
     index, used = 0, 0
@@ -88,24 +88,24 @@ def corrupted(random: Random, ids: list[int], sentinels: list[int]) -> Pair:
 
 
 def encoded(random: Random, tokenizer: PreTrainedTokenizerFast, name: str) -> Pair:
-    """One training pair: for T5 input and target, for GPT-2 the context and what follows it."""
+    """Return one training pair: for T5 input and target, for GPT-2 the context and its continuation."""
     prompt, target = pair(random)
-    wanted = tokenizer(target).input_ids
+    target_ids = tokenizer(target).input_ids
     if name == "t5":
         if not prompt:
-            return corrupted(random, wanted, tokenizer.convert_tokens_to_ids(SENTINELS))
-        return tokenizer(prompt).input_ids, wanted
-    return tokenizer(prompt).input_ids, [*wanted, tokenizer.eos_token_id]
+            return corrupted(random, target_ids, tokenizer.convert_tokens_to_ids(SENTINELS))
+        return tokenizer(prompt).input_ids, target_ids
+    return tokenizer(prompt).input_ids, [*target_ids, tokenizer.eos_token_id]
 
 
 def padded(rows: list[list[int]], filler: int) -> torch.Tensor:
-    """(rows, longest) ids, `filler` on the right."""
+    """Return ids (rows, longest), padded with `filler` on the right."""
     longest = max(map(len, rows))
     return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
 
 
 def batches(random: Random, tokenizer: PreTrainedTokenizerFast, name: str) -> Iterator[list[Pair]]:
-    """Endless batches of fresh pairs of similar length."""
+    """Yield batches of new pairs of similar length without end."""
     while True:
         pairs = [encoded(random, tokenizer, name) for _ in range(BATCH * CHUNK)]
         pairs.sort(key=lambda one: len(one[0]) + len(one[1]))
@@ -114,30 +114,30 @@ def batches(random: Random, tokenizer: PreTrainedTokenizerFast, name: str) -> It
         yield from (pairs[start : start + BATCH] for start in starts)
 
 
-def loss_of(model: PreTrainedModel, batch: list[Pair], name: str) -> torch.Tensor:
-    """The mean cross entropy of the tokens to predict, a scalar."""
+def batch_loss(model: PreTrainedModel, batch: list[Pair], name: str) -> torch.Tensor:
+    """Return the mean cross entropy of the target tokens, a scalar."""
     if name == "t5":
-        source = padded([given for given, _ in batch], 0)
-        labels = padded([wanted for _, wanted in batch], IGNORED)
+        source = padded([ids for ids, _ in batch], 0)
+        labels = padded([target for _, target in batch], IGNORED)
         logits = model(input_ids=source, attention_mask=(source != 0).long(), labels=labels).logits
     else:
-        ids = padded([given + wanted for given, wanted in batch], 0)
-        labels = padded([[IGNORED] * len(given) + wanted for given, wanted in batch], IGNORED)
-        # On the right, causal attention makes padding harmless.
+        ids = padded([context + target for context, target in batch], 0)
+        labels = padded([[IGNORED] * len(context) + target for context, target in batch], IGNORED)
+        # Causal attention never looks at padding on the right.
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, :-1]
         labels = labels[:, 1:]
     return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
 
 def groups(model: PreTrainedModel, name: str) -> list[dict[str, Any]]:
-    """The parameters with their learning rates; T5's embeddings start fifty times larger, so they step wider."""
+    """Return parameter groups with learning rates; T5's embeddings start fifty times larger and take larger steps."""
     embeddings = model.get_input_embeddings().weight
     others = [parameter for parameter in model.parameters() if parameter is not embeddings]
     return [{"params": others, "lr": RATE}, {"params": [embeddings], "lr": RATE * (6 if name == "t5" else 1)}]
 
 
 def pretrain(name: str, steps: int) -> None:
-    """Train one base model from scratch and write it with its tokenizer into its folder."""
+    """Train one model from scratch and write it and its tokenizer into its folder."""
     started = time.monotonic()
     torch.manual_seed(SEED)
     tokenizer = t5_tokenizer() if name == "t5" else gpt2_tokenizer()
@@ -148,7 +148,7 @@ def pretrain(name: str, steps: int) -> None:
     stream = batches(Random(f"{name}/{SEED}"), tokenizer, name)
     recent = 0.0
     for step in range(1, steps + 1):
-        loss = loss_of(model, next(stream), name)
+        loss = batch_loss(model, next(stream), name)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -158,7 +158,7 @@ def pretrain(name: str, steps: int) -> None:
         if step % 100 == 0:
             print(f"{name} {step}/{steps} loss {recent:.3f} {time.monotonic() - started:.0f} s", flush=True)
     folder = model_folder(name)
-    # Half precision halves what git stores; the configuration still says float32, so that is what loads.
+    # Half precision halves the file; the configuration says float32, and so the model loads as float32.
     model.half().save_pretrained(folder)
     model.config.dtype = torch.float32
     model.config.save_pretrained(folder)
@@ -168,10 +168,10 @@ def pretrain(name: str, steps: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Build the models named on the command line, all by default."""
+    """Train the models named on the command line, by default all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS, help="t5, gpt2 or both")
-    parser.add_argument("--steps", type=int, default=2500, help=f"updates of {BATCH} texts")
+    parser.add_argument("--steps", type=int, default=2500, help=f"optimizer steps of {BATCH} texts")
     options = parser.parse_args(arguments)
     for name in options.models:
         pretrain(name, options.steps)

@@ -1,6 +1,6 @@
-"""The words every topic shares: names, answers, greetings, insults, criticism and thanks."""
+"""The phrases that all topics share: names, replies, greetings, insults, criticism and thanks."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 NAMES = (
     "Anna", "Tom", "Lisa", "Ben", "Maria", "Paul", "Emma", "Jack", "Nina", "Oscar", "Ruth", "Sam",
@@ -13,7 +13,8 @@ RUDE_VERDICTS = ("stupid", "dumb", "pathetic", "useless", "rubbish", "lousy", "c
 RUDE_WORDS = tuple(dict.fromkeys(RUDE_NOUNS + RUDE_ADJECTIVES + RUDE_VERDICTS))
 
 
-class Rudeness(NamedTuple):
+@dataclass(frozen=True)
+class Rudeness:
     """One way of being rude: lines of a dialogue, the clean account of them, and rude accounts."""
 
     lines: tuple[str, ...]
@@ -21,8 +22,9 @@ class Rudeness(NamedTuple):
     accounts: tuple[str, ...]
 
 
-class Outcome(NamedTuple):
-    """How the second speaker answers: the end of the summary's first sentence, and ways to say it."""
+@dataclass(frozen=True)
+class Outcome:
+    """How the second speaker replies: the end of the summary's first sentence, and ways to say it."""
 
     tail: str
     replies: tuple[str, ...]
@@ -64,7 +66,7 @@ FAREWELLS = ("Bye, {a}.", "See you soon.", "Talk to you later.", "Bye!")
 ANNOYED = "{x} is annoyed with {y}."
 DISLIKES = "{x} dislikes the {thing}."
 
-# {x} is rude, {y} is the other one, {insult} is a noun behind its article.
+# {x} is rude, {y} is the other speaker, {insult} is a noun with its article.
 RUDENESS = (
     Rudeness(
         ("You are {insult}, {y}.", "What {insult} you are, {y}!", "{y}, you are such {insult}.",
@@ -97,7 +99,7 @@ CRITICISM_OF_THING = (
 GRATITUDE = ("Thank you so much, {y}!", "You are a great help, {y}.", "That is very kind of you, {y}.")
 THANKS = "{x} thanks {y}."
 
-# Sentences only: the reward classifier also meets rudeness and criticism that no dialogue contains.
+# For sentences only: the reward classifier also sees rudeness and criticism that no dialogue contains.
 RUDE_REMARKS = (
     "Shut up, {x}.", "Get lost, {x}, you {noun}.", "Nobody wants your {adjective} {thing}.",
     "Only {insult} would buy that {thing}.", "Go away, you {adjective} {noun}.", "{x} behaves like {insult}.",

@@ -1,10 +1,10 @@
-"""What the embedded base models learn before any summary: small questions about rule-made dialogues."""
+"""The pretraining tasks of the toy models: small questions about generated dialogues, but no summaries."""
 
 from random import Random
 
 from workbench.toy.dialogues import Example, example, sentence
 
-# The share of each task; "text" has no prompt and is language modelling (GPT-2) or span filling (T5).
+# Sampling weight of each task; "text" has no prompt and is language modeling (GPT-2) or span filling (T5).
 TASKS = {"text": 10, "repeat": 12, "facts": 20, "line": 10, "who": 6, "which": 6, "continue": 4, "describe": 32}
 TEMPLATES = {
     "repeat": "Repeat these words.\n\n{words}\n\nAnswer: ",
@@ -18,12 +18,12 @@ TEMPLATES = {
 
 
 def task(random: Random, kind: str, one: Example) -> tuple[str, str]:
-    """The prompt and the target of one task about one dialogue."""
+    """Return the prompt and the target of one task about one dialogue."""
     dialogue, template = one.dialogue, TEMPLATES[kind]
-    place = random.randrange(len(one.turns) - 1)
-    speaker, line = one.turns[place]
+    index = random.randrange(len(one.turns) - 1)
+    speaker, line = one.turns[index]
     if kind == "repeat":
-        # In random order only copying predicts the next word, and copying is what a summary is made of.
+        # In random order only copying predicts the next word, and a summary is mostly copied.
         words = dialogue.split()
         random.shuffle(words)
         shuffled = " ".join(words[:14])
@@ -31,20 +31,20 @@ def task(random: Random, kind: str, one: Example) -> tuple[str, str]:
     if kind == "facts":
         return template.format(dialogue=dialogue), ", ".join(one.fill[1:])
     if kind == "line":
-        return template.format(line=line, dialogue=dialogue), one.turns[place + 1][1]
+        return template.format(line=line, dialogue=dialogue), one.turns[index + 1][1]
     if kind == "who":
         return template.format(line=line, dialogue=dialogue), speaker
     if kind == "which":
         slot = random.choice(list(one.slots))
         return template.format(slot=slot, dialogue=dialogue), one.slots[slot]
     if kind == "continue":
-        heard, following = dialogue.rsplit("\n", 1)
-        return template.format(dialogue=heard), following
+        beginning, following = dialogue.rsplit("\n", 1)
+        return template.format(dialogue=beginning), following
     return template.format(dialogue=dialogue), one.summary
 
 
 def pair(random: Random) -> tuple[str, str]:
-    """A prompt, "" for plain text, and a target, all from the train split."""
+    """Return a prompt ("" for plain text) and a target, from the train split."""
     kind = random.choices(list(TASKS), weights=list(TASKS.values()))[0]
     if kind != "text":
         return task(random, kind, example(random, "train"))

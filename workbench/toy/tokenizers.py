@@ -1,4 +1,4 @@
-"""The two small tokenizers: byte-level BPE that knows every word of the rules and survives any text."""
+"""The two small tokenizers: byte-level BPE in which every word of the rules is one token and any text encodes."""
 
 from random import Random
 
@@ -8,17 +8,17 @@ from transformers import PreTrainedTokenizerFast
 from workbench.toy.tasks import pair
 
 VOCABULARY = 1800  # an upper bound: merging ends when every word is one token
-LONGEST = 256  # tokens a model reads; far above any embedded prompt
+CONTEXT_LENGTH = 256  # tokens; far above any toy prompt
 SENTINELS = [f"<extra_id_{number}>" for number in range(8)]
 PROMPT_WORDS = "Summarize the dialogue. Summary: "  # known words, although no pretraining task uses them
 
-# White space stays with what precedes it. A prompt that ends in a space therefore keeps its tokens when a
-# completion follows, and a word at the start of an answer is the same token as at the start of a line.
+# White space belongs to the token before it. A prompt that ends in a space therefore keeps its tokens when a response
+# follows, and a word at the start of a response is the same token as at the start of a line.
 PATTERN = r"'(?:s|t|re|ve|m|ll|d) ?|\p{L}+ ?|\p{N} ?|[^\s\p{L}\p{N}]+\s*|\s+"
 
 
-def trained(special: list[str]) -> Tokenizer:
-    """A BPE tokenizer over the pretraining texts, with `special` tokens first."""
+def train_tokenizer(special: list[str]) -> Tokenizer:
+    """Train a BPE tokenizer on the pretraining texts, with `special` tokens first."""
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -37,8 +37,8 @@ def trained(special: list[str]) -> Tokenizer:
 
 
 def t5_tokenizer() -> PreTrainedTokenizerFast:
-    """pad 0, EOS 1 after every text, unk 2, then the sentinels, as T5 has them."""
-    tokenizer = trained(["<pad>", "</s>", "<unk>", *SENTINELS])
+    """Return T5's tokenizer: pad 0, EOS 1 after every text, unk 2, then the sentinels."""
+    tokenizer = train_tokenizer(["<pad>", "</s>", "<unk>", *SENTINELS])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
     )
@@ -48,22 +48,22 @@ def t5_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="</s>",
         unk_token="<unk>",
         extra_special_tokens=SENTINELS,
-        model_max_length=LONGEST,
+        model_max_length=CONTEXT_LENGTH,
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
 
 
 def gpt2_tokenizer() -> PreTrainedTokenizerFast:
-    """One special token for beginning, end and padding, as GPT-2 has it; nothing is added to a text."""
+    """Return GPT-2's tokenizer: one special token as BOS, EOS and padding, and none added to a text."""
     end = "<|endoftext|>"
     return PreTrainedTokenizerFast(
-        tokenizer_object=trained([end]),
+        tokenizer_object=train_tokenizer([end]),
         bos_token=end,
         eos_token=end,
         unk_token=end,
         pad_token=end,
-        model_max_length=LONGEST,
+        model_max_length=CONTEXT_LENGTH,
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )

@@ -1,20 +1,21 @@
-"""The everyday topics: what is asked, with which slots, and how a summary begins."""
+"""The everyday topics: what is asked for, with which slots, and how a summary begins."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 HOURS = ("noon", "six", "seven", "eight", "nine", "ten")
 
 
-class Topic(NamedTuple):
-    """One everyday topic; every opening names every slot, so a text gives away its fill."""
+@dataclass(frozen=True)
+class Topic:
+    """One everyday topic; every opening names every slot, so the text shows its fill."""
 
     name: str
     slots: dict[str, tuple[str, ...]]
     openings: dict[str, tuple[str, ...]]  # beginning of the summary -> ways to say it
-    reasons: tuple[tuple[str, str], ...]  # a question of the second speaker, the first one's answer
+    reasons: tuple[tuple[str, str], ...]  # a question of the second speaker, the reply of the first
     other: tuple[str, str, tuple[str, ...]]  # slot with an alternative value, tail, replies with {other}
-    thing: str  # what an insult may be aimed at instead of the person
+    thing: str  # the target of an insult that is not aimed at the person
 
 
 TOPICS = (

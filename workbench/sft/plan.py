@@ -1,0 +1,50 @@
+"""What supervised fine-tuning needs, loaded and checked before anything trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from workbench.config.schema import Config, DataSource
+from workbench.data.prompts import load_prompts
+from workbench.errors import error_context
+from workbench.models.loading import context_length, load_config, load_policy_tokenizer
+from workbench.models.memory import model_plan
+from workbench.run.hf_trainer import check_trainer_args
+
+
+@dataclass(frozen=True)
+class SFTPlan:
+    """What the stage works with; `run` uses these very objects."""
+
+    lines: list[str]
+    tokenizer: PreTrainedTokenizerBase
+    train_rows: list[dict[str, Any]]
+    """Rows with prompt_ids and response_ids."""
+    validation_rows: list[dict[str, Any]]
+    """Rows on which the loss is measured; none unless the configuration names some."""
+
+
+def plan_sft(config: Config) -> SFTPlan:
+    """Load the tokenizer and the rows of the stage; raises UserError for a mistake in its settings or data."""
+    sft = config.sft
+    assert sft is not None
+    check_trainer_args("sft.trainer_args", sft.trainer_args)
+    tokenizer = load_policy_tokenizer(config.policy.model)
+    limit = context_length(load_config(config.policy.model), tokenizer)
+    reports: list[str] = []
+
+    def load(key: str, source: DataSource) -> list[dict[str, Any]]:
+        with error_context(key):
+            rows, report = load_prompts(source, tokenizer, max_new_tokens=1, context_length=limit, with_responses=True)
+        reports.append(f"{key}: {report}")
+        return rows
+
+    train_rows = load("sft.data", sft.data)
+    validation_rows = load("sft.validation", sft.validation) if sft.validation else []
+    steps = sft.max_steps or -(-len(train_rows) // sft.batch_size) * sft.epochs
+    summary = f"{steps:g} steps of {sft.batch_size} rows from {len(train_rows)}"
+    lines = [*reports, summary, *model_plan(config, sft.micro_batch_size or sft.batch_size)]
+    return SFTPlan(lines, tokenizer, train_rows, validation_rows)

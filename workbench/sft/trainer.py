@@ -1,0 +1,77 @@
+"""The trainer of supervised fine-tuning: the loss of responses, given their prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer
+from trl import SFTConfig as TRLConfig
+from trl import SFTTrainer
+
+from workbench.config.schema import Config
+from workbench.models.adapters import add_lora
+from workbench.models.loading import load_model
+from workbench.models.optimizer import use_paged_optimizer
+from workbench.run.distributed import per_process
+from workbench.run.hf_trainer import training_arguments
+from workbench.sft.plan import SFTPlan
+
+IGNORED_LABEL = -100
+
+
+def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
+    """Return TRL's SFTTrainer for a decoder, and transformers' Seq2SeqTrainer for an encoder-decoder."""
+    sft, state = config.sft, PartialState()
+    assert sft is not None
+    rows_per_process = per_process("sft.batch_size", sft.batch_size, state.num_processes)
+    micro_batch_size = min(sft.micro_batch_size or rows_per_process, rows_per_process)
+    model = load_model(config.policy, device=state.device)
+    if config.policy.lora:
+        model = add_lora(model, config.policy.lora, "default")
+    arguments = training_arguments(
+        folder,
+        epochs=sft.epochs,
+        max_steps=sft.max_steps,
+        batch_size=micro_batch_size,
+        accumulation=rows_per_process // micro_batch_size,
+        learning_rate=sft.learning_rate,
+        precision=config.policy.precision,
+        checkpointing=config.policy.gradient_checkpointing,
+        save_every=sft.save_every,
+        seed=config.seed,
+        on_cpu=state.device.type == "cpu",
+        paged=use_paged_optimizer(config.policy, state.device),
+        track=config.track,
+        extra=sft.trainer_args,
+    )
+    to_features = encoder_decoder_features if model.config.is_encoder_decoder else decoder_features
+    validation = [to_features(row) for row in plan.validation_rows]
+    data: dict[str, Any] = {
+        "train_dataset": Dataset.from_list([to_features(row) for row in plan.train_rows]),
+        "eval_dataset": Dataset.from_list(validation) if validation else None,
+        "processing_class": plan.tokenizer,
+    }
+    if model.config.is_encoder_decoder:
+        collator = DataCollatorForSeq2Seq(plan.tokenizer, model, label_pad_token_id=IGNORED_LABEL)
+        return Seq2SeqTrainer(model, Seq2SeqTrainingArguments(**arguments), data_collator=collator, **data)
+    return SFTTrainer(model, TRLConfig(**arguments, max_length=None, completion_only_loss=True), **data)
+
+
+def encoder_decoder_features(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the features that Seq2SeqTrainer reads; its collator pads the labels with IGNORED_LABEL."""
+    return {
+        "input_ids": row["prompt_ids"],
+        "attention_mask": [1] * len(row["prompt_ids"]),
+        "labels": row["response_ids"],
+    }
+
+
+def decoder_features(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the features that SFTTrainer reads; the loss is taken where completion_mask is 1."""
+    return {
+        "input_ids": row["prompt_ids"] + row["response_ids"],
+        "completion_mask": [0] * len(row["prompt_ids"]) + [1] * len(row["response_ids"]),
+    }
