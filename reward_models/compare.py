@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
-from workbench.config.parsing import explain
 from workbench.config.schema import DataSource
 from workbench.data.labelled import labelled_texts
 from workbench.data.readers import Row
@@ -26,6 +25,7 @@ from workbench.rewards.contract import CheckedReward
 from workbench.rewards.ranking import auroc, ranks
 from workbench.rewards.registry import load_reward
 from workbench.run.cli import exit_on_error
+from workbench.run.options import parse_options
 
 SHOWN_LABELS = 10
 SHOWN_CHARACTERS = 200
@@ -52,10 +52,7 @@ def make_parser() -> ArgumentParser:
 
 def parse(argv: list[str]) -> Namespace:
     """The checked options; raises UserError with one line for any mistake."""
-    try:
-        options = make_parser().parse_args(argv)
-    except ArgumentError as error:
-        raise UserError(explain(str(error), {}, argv)) from error
+    options = parse_options(make_parser(), argv)
     for name, least in (("limit", 1), ("disagreements", 0)):
         if options[name] is not None and options[name] < least:
             raise UserError(f"--{name} is {options[name]}; use a number of at least {least}")

@@ -7,7 +7,6 @@ Interrupted          a stop asked for by a signal, after the work was saved; exi
 """
 
 import difflib
-import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any

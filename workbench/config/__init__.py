@@ -1,1 +1,1 @@
-"""The configuration: its schema, and how it is read, checked and with_token_log_ratios."""
+"""The configuration: its schema, how it is read and checked, and its reference page."""

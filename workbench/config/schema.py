@@ -76,7 +76,7 @@ class PromptSet(DataSource):
     """Prompts that the evaluation asks; a `reference` column gets ROUGE."""
 
     neutral: bool = False
-    """The prompts provoke nothing: what changes here is what alignment broke."""
+    """Harmless prompts: a change of the model on them is a side effect of the alignment."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What every recipe does around its stage: parse, plan, skip what is finished, time it, report mistakes in one line."""
+"""Run the stages of a recipe: parse, plan, skip what is finished, time the rest, report mistakes in one line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from workbench.config.names import STAGES
-from workbench.config.parsing import make_parser, parse
+from workbench.config.parsing import dump, make_parser, parse
+from workbench.config.reference import help_text
 from workbench.config.schema import Config
 from workbench.errors import Failed, Interrupted, UserError
 from workbench.run.distributed import (
@@ -29,23 +29,19 @@ from workbench.run.distributed import (
 )
 from workbench.run.folder import Run, lock_run, open_run, prepare_folder
 
-# The other processes wait while the main one judges an evaluation's answers, where torch would give up after ten
-# minutes (GPUs) or thirty.
-PROCESS_TIMEOUT = timedelta(days=7)
-
 
 class Plan(Protocol):
-    """What a stage loaded and checked before anything trains; its `run` uses the same objects."""
+    """Everything that a stage loaded and checked before anything trains; its `run` uses the same objects."""
 
     @property
     def lines(self) -> list[str]:
-        """What the stage is going to do, for --dry_run and the log."""
+        """Return what the stage is going to do, for --dry_run and the log."""
         ...
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage writes into its stage.json."""
+    """The part of stage.json that the stage itself knows."""
 
     inputs: dict[str, Any]
     metrics: dict[str, Any]
@@ -63,11 +59,13 @@ class Stage:
     run: Callable[[Run, Any], StageResult]
     """Do the work of the plan in `run.stage(name)`."""
     failure: Callable[[Run], str | None] = lambda run: None
-    """Return why the finished stage shall end the command with exit code 1, or None."""
+    """Return why the finished stage ends the command with exit code 1, or None."""
+    sections: tuple[str, ...] = ()
+    """Sections of the configuration that the stage reads, for --help; default: the one of its name."""
 
 
 def main(stages: Sequence[Stage], description: str) -> NoReturn:
-    """Run the stages and leave with 0, 1 for a result that was asked to fail, 2 for a mistake, 130 when interrupted."""
+    """Run the stages and exit: 0, 1 where the configuration asks for a failure, 2 for a mistake, 130 if interrupted."""
     quiet_libraries()
     try:
         launch(stages, description, sys.argv[1:])
@@ -81,14 +79,14 @@ def main(stages: Sequence[Stage], description: str) -> NoReturn:
         sys.exit(1)
     except (Interrupted, KeyboardInterrupt) as interruption:
         if is_main_process():
-            saved = str(interruption) or "stopped before the next checkpoint; the last one is kept"
-            print(f"{saved}. To go on, run the same command again: {command()}", file=sys.stderr, flush=True)
+            state = str(interruption) or "stopped; what the last checkpoint holds is saved"
+            print(f"{state}. To resume, run the same command again: {command()}", file=sys.stderr, flush=True)
         sys.exit(130)
     sys.exit(0)
 
 
 def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
-    """Run a command that is no recipe and leave with 0, 2 for a user's mistake, 130 when interrupted."""
+    """Run a command that is not a recipe and exit: 0, 2 for a mistake, 130 if interrupted."""
     quiet_libraries()
     try:
         command(sys.argv[1:])
@@ -102,7 +100,14 @@ def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
 
 def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
     """Run or plan the stages that `argv` asks for."""
-    config, options = parse(make_parser(f"python -m recipes.{Path(sys.argv[0]).stem}", description), argv)
+    prog = f"python -m recipes.{Path(sys.argv[0]).stem}"
+    if "--help" in argv or "-h" in argv:
+        print_once(help_text(prog, description, sections_of(stages)))
+        return
+    config, options = parse(make_parser(prog, description), argv)
+    if options.print_config:
+        print_once(dump(config).rstrip())
+        return
     stages = configured(stages, config, options.force)
     if config.track and find_spec(config.track) is None:
         raise UserError(f"track: {config.track} is not installed: python -m pip install {config.track}")
@@ -111,7 +116,7 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
             print_plan(stage, stage.plan(config))
         return
     run = Run(Path(config.runs) / config.name, config)
-    # A mistake in the last stage's settings is found before the first stage trains, and before anything is written.
+    # All plans come first, so that a mistake in the last stage ends the command before the first one trains.
     plans = {stage.name: stage.plan(config) for stage in stages if not stays_finished(run, stage.name, options.force)}
     with ExitStack() as stack:
         if is_main_process():
@@ -128,16 +133,19 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
 
 
 def configured(stages: Sequence[Stage], config: Config, force: str | None) -> list[Stage]:
-    """Return the stages that the configuration has; raises UserError where none is left or `force` names another."""
-    found = [stage for stage in stages if stage.is_configured(config)]
-    if not found:
+    """Return the stages that the configuration has; raises UserError where it has none, or not the one to redo."""
+    selected = [stage for stage in stages if stage.is_configured(config)]
+    if not selected:
         raise UserError(f"{stages[0].name}: the configuration has no such stage")
-    names = [stage.name for stage in found]
+    names = [stage.name for stage in selected]
     if force and force not in names:
-        raise UserError(
-            f"--force {force}: only {', '.join(names)} would run here; use recipes.{force} or recipes.detox"
-        )
-    return found
+        raise UserError(f"--force {force}: this command runs {', '.join(names)}; use recipes.{force} or recipes.detox")
+    return selected
+
+
+def sections_of(stages: Sequence[Stage]) -> list[str]:
+    """Return the sections of the configuration that the stages read."""
+    return [section for stage in stages for section in stage.sections or (stage.name,)]
 
 
 def stays_finished(run: Run, stage: str, force: str | None) -> bool:
@@ -175,29 +183,29 @@ def work(stage: Stage, run: Run, plan: Plan) -> None:
 
 
 def fail_if_asked(stage: Stage, run: Run) -> None:
-    """Raises Failed where the finished stage's result shall be the command's."""
+    """Raise Failed where the configuration asks for that with the finished stage's result."""
     reason = stage.failure(run)
     if reason is not None:
         raise Failed(reason)
 
 
 def quiet_libraries() -> None:
-    """Lines instead of bars in a log, and no library's notes that a user can do nothing about.
+    """Turn off progress bars in logs, and warnings of libraries that a user can do nothing about.
 
-    Set before the libraries are imported; what the environment says already is kept.
+    It must run before the libraries are imported; settings of the environment take precedence.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # bitsandbytes looks for a package of kernels that it can do without, on import.
+    # On import, bitsandbytes warns that an optional package of kernels is missing.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # peft reads a property that transformers renamed.
+    # peft reads a property that transformers has renamed.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def command() -> str:
-    """The command to type again; one that was launched for several processes is launched as before."""
+    """Return the command that resumes the run; with several processes, the launcher's options are not known here."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        return "launched as before"
+        return "launched in the same way"
     return shlex.join(["python", "-m", f"recipes.{Path(sys.argv[0]).stem}", *sys.argv[1:]])

@@ -1,0 +1,49 @@
+"""Read the schema's type annotations: what each field holds, and within which range."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+
+def field_types(kind: Any) -> dict[str, Any]:
+    """Return the annotation of every field of a dataclass, ranges included."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def without_range(kind: Any) -> Any:
+    """Return X for Annotated[X, ...], and any other annotation as it is."""
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+
+
+def ranges(kind: Any) -> tuple[Any, ...]:
+    """Return the Range and Length objects of an annotation."""
+    return typing.get_args(kind)[1:] if typing.get_origin(kind) is typing.Annotated else ()
+
+
+def alternatives(kind: Any) -> list[Any]:
+    """Return the members of a union, and any other annotation alone."""
+    is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    return list(typing.get_args(kind)) if is_union else [kind]
+
+
+def without_none(kind: Any) -> Any:
+    """Return X for X | None, and any other annotation as it is."""
+    members = [member for member in alternatives(kind) if member is not types.NoneType]
+    return members[0] if len(members) == 1 else kind
+
+
+def member(kind: Any, is_mapping: bool) -> Any:
+    """Return the member of a union that a mapping (a dataclass), or anything else but None, belongs to."""
+    members = [member for member in alternatives(kind) if member is not types.NoneType]
+    if len(members) == 1:
+        return members[0]
+    return next((member for member in members if dataclasses.is_dataclass(without_range(member)) == is_mapping), Any)
+
+
+def element(kind: Any) -> Any:
+    """Return the type of a list's elements or a mapping's values; Any for every other annotation."""
+    arguments = typing.get_args(kind)
+    return arguments[-1] if typing.get_origin(kind) in (list, dict) and arguments else Any

@@ -1,0 +1,75 @@
+"""Merge the values of files and command line, and build the dataclasses of the schema from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from workbench.config import yaml_text
+from workbench.config.annotations import alternatives, element, field_types, member, without_none, without_range
+from workbench.config.schema import Config
+from workbench.config.yaml_check import is_plain_text, is_required, unknown_key
+from workbench.errors import UserError
+
+
+def option_type(key: str, command_options: typing.Iterable[str] = ()) -> Any:
+    """Return the annotation of a dotted key; KEY+ is an element of a list. Raises UserError for an unknown key."""
+    dotted = key.removesuffix("+")
+    names = dotted.split(".")
+    kind: Any = Config
+    for depth, name in enumerate(names):
+        kind = without_range(without_none(kind))
+        fields = field_types(kind) if dataclasses.is_dataclass(kind) else {}
+        if name not in fields and kind is not Any and typing.get_origin(kind) is not dict:
+            valid = [".".join([*names[:depth], field]) for field in fields] + ([] if depth else list(command_options))
+            raise UserError(f"--{dotted}: {unknown_key(dotted, dotted, valid, '--')}")
+        kind = fields.get(name, element(kind))
+    return element(without_range(without_none(kind))) if key.endswith("+") else kind
+
+
+def merge(old: Any, new: Any, kind: Any) -> Any:
+    """Return `new` over `old`: key by key within a dataclass; a list or a mapping of the user's is replaced."""
+    kind = without_range(without_none(kind))
+    if not (dataclasses.is_dataclass(kind) and isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    types_by_name = field_types(kind)
+    return old | {name: merge(old.get(name), value, types_by_name[name]) for name, value in new.items()}
+
+
+def assign(values: dict[str, Any], key: str, text: str) -> None:
+    """Set what `--key text` asks for; KEY+ appends to a list."""
+    *parents, name = key.removesuffix("+").split(".")
+    kind = option_type(key)
+    for parent in parents:
+        if not isinstance(values.get(parent), dict):
+            values[parent] = {}
+        values = values[parent]
+    is_null = text == "null" and types.NoneType in alternatives(kind)
+    value = text if is_plain_text(kind) and not is_null else yaml_text.load(text)
+    values[name] = [*(values.get(name) or []), value] if key.endswith("+") else merge(values.get(name), value, kind)
+
+
+def build(value: Any, kind: Any, key: str = "") -> Any:
+    """Return checked YAML values as the dataclasses and numbers of the annotation `kind`.
+
+    Raises UserError for a field without default that is missing.
+    """
+    kind = without_range(member(without_range(kind), is_mapping=isinstance(value, dict)))
+    if value is None or kind is Any:
+        return value
+    if kind is float:
+        return float(value)
+    if isinstance(value, list):
+        return [build(entry, element(kind), f"{key}[{index}]") for index, entry in enumerate(value)]
+    if not dataclasses.is_dataclass(kind):
+        is_mapping = isinstance(value, dict)
+        return {name: build(v, element(kind), f"{key}.{name}") for name, v in value.items()} if is_mapping else value
+    cls = typing.cast(type, kind)
+    for field in dataclasses.fields(cls):
+        if is_required(field) and field.name not in value:
+            dotted = f"{key}.{field.name}" if key else field.name
+            raise UserError(f"{dotted}: missing; give it in the YAML file (--config FILE) or as an option")
+    types_by_name = field_types(cls)
+    return cls(**{name: build(v, types_by_name[name], f"{key}.{name}" if key else name) for name, v in value.items()})

@@ -1,0 +1,178 @@
+"""Check what can be checked from the configuration alone: ranges, and settings that exclude each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from workbench.config.annotations import element, field_types, member, ranges, without_range
+from workbench.config.names import TITLES
+from workbench.config.schema import (
+    Config,
+    DataSource,
+    EvaluationConfig,
+    Length,
+    PPOConfig,
+    Range,
+    RewardConfig,
+    RewardTraining,
+    sampling_seeds,
+)
+from workbench.errors import UserError, error_context
+
+# Names that stand for something else among the titles and columns of an evaluation.
+RESERVED_TITLES = {*TITLES, "reward", "data", "prompt", "reference"}
+
+
+def check(config: Config) -> None:
+    """Raise UserError for a value out of its range, and for settings that exclude each other."""
+    check_ranges(config, Config, "")
+    if not re.fullmatch(r"[\w.-]+", config.name) or config.name in (".", ".."):
+        raise UserError(f"name: {config.name!r} must be letters, digits, '.', '_' and '-': it names a folder")
+    for key, source in data_sources(config, ""):
+        with error_context(key):
+            check_source(source)
+    if config.sft is None and config.ppo is None and not (config.reward and config.reward.train):
+        raise UserError("sft, reward.train, ppo: all missing, so nothing would be trained; give at least one")
+    if config.policy.quantization and config.policy.lora is None:
+        raise UserError(f"policy.quantization: {config.policy.quantization} weights cannot be trained; add policy.lora")
+    if config.sft and config.sft.micro_batch_size:
+        check_multiple("sft.batch_size", config.sft.batch_size, "sft.micro_batch_size", config.sft.micro_batch_size)
+    if config.reward and config.reward.train:
+        check_reward_training(config.reward.train)
+    if config.ppo:
+        check_ppo(config.ppo, config.reward)
+        if config.ppo.value_model == "separate" and config.policy.gradient_checkpointing:
+            raise UserError(
+                "ppo.value_model: separate excludes policy.gradient_checkpointing, whose second forward pass would run "
+                "under the wrong adapter; use shared, or switch checkpointing off"
+            )
+    check_evaluation(config.evaluation, sampling_seeds(config))
+
+
+def check_ranges(value: Any, kind: Any, key: str) -> None:
+    """Raise UserError where a number or a length is outside what the annotation `kind` allows, at any depth."""
+    if value is None:
+        return
+    kind = member(kind, is_mapping=dataclasses.is_dataclass(value))
+    for limits in ranges(kind):
+        check_length(value, limits, key) if isinstance(limits, Length) else check_range(value, limits, key)
+    kind = without_range(kind)
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"{key}: {value} must be a finite number")
+    if dataclasses.is_dataclass(value):
+        for name, field_type in field_types(type(value)).items():
+            check_ranges(getattr(value, name), field_type, f"{key}.{name}" if key else name)
+    elif isinstance(value, dict):
+        for name, entry in value.items():
+            check_ranges(entry, element(kind), f"{key}.{name}")
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            check_ranges(entry, element(kind), f"{key}[{index}]")
+
+
+def check_range(value: float, limits: Range, key: str) -> None:
+    """Raise UserError unless the number is within its limits."""
+    if not math.isfinite(value):
+        raise UserError(f"{key}: {value} must be a finite number")
+    is_low = limits.minimum is not None and value < limits.minimum
+    is_high = limits.maximum is not None and value > limits.maximum
+    if limits.above is not None and value <= limits.above:
+        raise UserError(f"{key}: {value} must be above {limits.above:g}")
+    if (is_low or is_high) and limits.minimum is not None and limits.maximum is not None:
+        raise UserError(f"{key}: {value} must lie between {limits.minimum} and {limits.maximum}")
+    if is_low:
+        raise UserError(f"{key}: {value} must be at least {limits.minimum:g}")
+    if is_high:
+        raise UserError(f"{key}: {value} must be at most {limits.maximum:g}")
+
+
+def check_length(value: list | dict, limits: Length, key: str) -> None:
+    """Raise UserError unless the list or mapping has as many entries as it must."""
+    is_exact = limits.minimum == limits.maximum
+    if is_exact and len(value) != limits.minimum:
+        raise UserError(f"{key}: {len(value)} entries; give exactly {limits.minimum}")
+    if len(value) < limits.minimum:
+        raise UserError(f"{key}: {'empty' if not value else f'{len(value)} entries'}; give at least {limits.minimum}")
+    if limits.maximum is not None and len(value) > limits.maximum:
+        raise UserError(f"{key}: {len(value)} entries; give at most {limits.maximum}")
+
+
+def data_sources(value: Any, key: str) -> Iterator[tuple[str, DataSource]]:
+    """Yield every data source at or below `value` with its key."""
+    if isinstance(value, DataSource):
+        yield key, value
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from data_sources(getattr(value, field.name), f"{key}.{field.name}" if key else field.name)
+    elif isinstance(value, dict):
+        for name, entry in value.items():
+            yield from data_sources(entry, f"{key}.{name}")
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from data_sources(entry, f"{key}[{index}]")
+
+
+def check_source(source: DataSource) -> None:
+    """Raise UserError for a limit out of range, and for fractions that do not cut one file into splits."""
+    check_ranges(source, type(source), "")
+    if source.fractions is None:
+        return
+    total = sum(source.fractions.values())
+    if abs(total - 1) > 1e-6 or min(source.fractions.values(), default=0) <= 0:
+        raise UserError(f"fractions: {source.fractions} must be positive and add to 1; they add to {total:g}")
+    if source.split not in source.fractions:
+        raise UserError(f"split: {source.split!r} is not one of the fractions {', '.join(source.fractions)}")
+
+
+def check_reward_training(train: RewardTraining) -> None:
+    """Raise UserError for settings of the reward's training that exclude each other."""
+    if train.early_stopping is not None and train.average_from is not None:
+        raise UserError(
+            "reward.train: early_stopping keeps one checkpoint, average_from a mean of many; set one of them"
+        )
+    if train.objective == "classifier":
+        return
+    for name in ("target_label", "class_weights", "clean_data", "clean_validation", "perturbation_rate"):
+        if getattr(train, name):
+            raise UserError(f"reward.train.{name}: only objective classifier reads it; this one is {train.objective}")
+
+
+def check_ppo(ppo: PPOConfig, reward: RewardConfig | None) -> None:
+    """Raise UserError for settings of PPO that exclude each other."""
+    if reward is None or (reward.model is None and reward.train is None):
+        raise UserError("reward: PPO needs one; give reward.model, or reward.train to train it")
+    if reward.held_out and ppo.validation is None:
+        raise UserError("reward.held_out: it scores the responses to ppo.validation, which is missing; add it")
+    if ppo.kl_target is not None and ppo.kl_coef == 0:
+        raise UserError("ppo.kl_target: it scales ppo.kl_coef, and 0 stays 0; start with a ppo.kl_coef above 0")
+    if ppo.kl_target is not None and ppo.kl_horizon < ppo.batch_size:
+        raise UserError(f"ppo.kl_horizon: {ppo.kl_horizon} is below ppo.batch_size {ppo.batch_size}; raise it")
+    if ppo.min_token_limit and ppo.min_token_limit > ppo.max_new_tokens:
+        raise UserError(f"ppo.min_token_limit: {ppo.min_token_limit} is above ppo.max_new_tokens {ppo.max_new_tokens}")
+    check_multiple("ppo.batch_size", ppo.batch_size, "ppo.minibatch_size", ppo.minibatch_size)
+    if ppo.micro_batch_size:
+        check_multiple("ppo.minibatch_size", ppo.minibatch_size, "ppo.micro_batch_size", ppo.micro_batch_size)
+
+
+def check_evaluation(evaluation: EvaluationConfig, seeds: list[int]) -> None:
+    """Raise UserError for settings of the evaluation that exclude each other."""
+    if evaluation.temperature == 0 and evaluation.samples * len(seeds) > 1:
+        raise UserError("evaluation.temperature: 0 samples the same completion every time; set samples 1 and one seed")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"evaluation.seeds: {seeds} names a seed twice")
+    reserved = RESERVED_TITLES & evaluation.models.keys()
+    if reserved:
+        raise UserError(f"evaluation.models.{min(reserved)}: this title is reserved; choose another one")
+
+
+def check_multiple(key: str, value: int, divisor_key: str, divisor: int) -> None:
+    """Raise UserError unless `divisor` divides `value`."""
+    if value % divisor:
+        raise UserError(
+            f"{key}: {value} is not a multiple of {divisor_key} {divisor}; "
+            f"the nearest is {max(round(value / divisor), 1) * divisor}"
+        )

@@ -1,0 +1,222 @@
+"""Describe every key of the configuration from the schema, for --help and for docs/configuration.md.
+
+Run `python -m workbench.config.reference --write docs/configuration.md` after a change of the schema.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from docstring_parser import parse_from_object
+
+from workbench.config.annotations import alternatives, element, field_types, ranges, without_none, without_range
+from workbench.config.names import STAGES
+from workbench.config.parsing import OPTIONS
+from workbench.config.schema import Config, DataSource, Length, LoraSettings, PromptSet, Range, Scorer
+from workbench.config.yaml_check import is_required
+
+COLUMNS = 80
+SECTIONS = ("policy", *STAGES)
+ENTRY_NAMES = {"evaluation.data": "NAME"}
+TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "any value"}
+SHARED_SECTIONS: dict[Any, str] = {
+    DataSource: "data source",
+    PromptSet: "prompt set",
+    Scorer: "scorer",
+    LoraSettings: "adapter settings",
+}
+"""Dataclasses that stand at several keys; the page describes each once."""
+METAVARS = {"config": " FILE", "force": " STAGE"}
+INTRODUCTION = """\
+# Configuration reference
+
+Generated from `workbench/config/schema.py` by `make docs`; change it there.
+
+A configuration is a YAML file with the sections below. Every key can also be set on the command line, where it takes
+precedence over the file: `--ppo.kl_coef 0.1`, `--policy.lora null`, `--evaluation.seeds '[0, 1, 2]'`. `KEY+` appends
+to a list: `--evaluation.judges+ profanity`. `python -m recipes.ppo --help` prints the keys that a recipe reads, and
+`--print_config` the whole configuration of a run, defaults included.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One key of the configuration, described in words."""
+
+    name: str
+    """Dotted."""
+    type: str
+    default: str
+    """As YAML; "required" where there is none."""
+    sentence: str
+
+
+def keys(kind: type, prefix: str, *, expand_shared: bool) -> Iterator[Key]:
+    """Yield every key of a dataclass and of the dataclasses in it, in the order of the schema.
+
+    The keys of dataclasses that stand in several places are left out unless asked for.
+    """
+    sentences = field_sentences(kind)
+    for field in dataclasses.fields(kind):
+        annotation = field_types(kind)[field.name]
+        name = f"{prefix}.{field.name}" if prefix else field.name
+        yield Key(name, type_in_words(annotation), default_in_words(field), sentences[field.name])
+        inner = without_range(without_none(annotation))
+        if name in ENTRY_NAMES:
+            inner, name = element(inner), f"{name}.{ENTRY_NAMES[name]}"
+        if dataclasses.is_dataclass(inner) and (expand_shared or inner not in SHARED_SECTIONS):
+            yield from keys(typing.cast(type, inner), name, expand_shared=expand_shared)
+
+
+@cache
+def field_sentences(kind: type) -> dict[str, str]:
+    """Return the docstring below every field of a dataclass, inherited fields included."""
+    return {
+        parameter.arg_name: " ".join((parameter.description or "").split())
+        for cls in reversed(kind.__mro__[:-1])
+        for parameter in parse_from_object(cls).params
+    }
+
+
+def type_in_words(kind: Any) -> str:
+    """Return what an annotation allows, with its range."""
+    if len(alternatives(kind)) == 1:
+        return plain_type_in_words(without_range(kind)) + "".join(map(range_in_words, ranges(kind)))
+    members = [type_in_words(member) for member in alternatives(kind) if member is not types.NoneType]
+    words = " or ".join(members)
+    nullable = types.NoneType in alternatives(kind)
+    return f"{words}{', or null' if ',' in words else ' or null'}" if nullable else words
+
+
+def plain_type_in_words(kind: Any) -> str:
+    """Return the words for an annotation without range."""
+    if typing.get_origin(kind) is typing.Literal:
+        choices = typing.get_args(kind)
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+    if typing.get_origin(kind) is list:
+        return f"list of {plural(type_in_words(element(kind)))}"
+    if typing.get_origin(kind) is dict:
+        return "mapping" if element(kind) is Any else f"mapping of names to {plural(type_in_words(element(kind)))}"
+    return SHARED_SECTIONS.get(kind, "section") if dataclasses.is_dataclass(kind) else TYPES[kind]
+
+
+def plural(words: str) -> str:
+    """Return the plural of a type."""
+    head, *tail = words.split(",")
+    return ",".join([" or ".join(f"{part}s" for part in head.split(" or ")), *tail])
+
+
+def range_in_words(limits: Range | Length) -> str:
+    """Return the words that a range, or a length, adds to a type."""
+    if isinstance(limits, Length):
+        is_exact = limits.minimum == limits.maximum
+        return f", {limits.minimum} entries" if is_exact else f", at least {limits.minimum} entry"
+    if limits.above is not None:
+        return f" above {limits.above:g}"
+    if limits.minimum is not None and limits.maximum is not None:
+        return f" from {limits.minimum} to {limits.maximum}"
+    return f", at least {limits.minimum:g}"
+
+
+def default_in_words(field: dataclasses.Field) -> str:
+    """Return the default of a field as YAML, or "required"."""
+    if is_required(field):
+        return "required"
+    value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    if dataclasses.is_dataclass(value):
+        return "the defaults of its keys"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def help_text(prog: str, description: str, sections: Sequence[str]) -> str:
+    """Return the help of a command that reads some sections of the configuration, and the keys outside of sections."""
+    usage = f"usage: {prog} --config FILE [--KEY VALUE ...]"
+    lines = [usage, "", *wrapped(description), "", "options:"]
+    for name, sentence in OPTIONS.items():
+        lines += [f"  --{name}{METAVARS.get(name, '')}", *wrapped(sentence, indent=6)]
+    for title, group in groups(sections, expand_shared=True):
+        lines += ["", *wrapped(title)]
+        for key in group:
+            default = key.default if key.default == "required" else f"default: {key.default}"
+            lines += wrapped(f"--{key.name}  {key.type}; {default}", indent=2, hanging=6)
+            lines += wrapped(key.sentence, indent=6)
+    return "\n".join(lines)
+
+
+def groups(sections: Sequence[str], *, expand_shared: bool) -> Iterator[tuple[str, list[Key]]]:
+    """Yield the keys outside of sections, then those of each section, with titles."""
+    all_keys = list(keys(Config, "", expand_shared=expand_shared))
+    top_level = {field.name for field in dataclasses.fields(Config)} - set(SECTIONS)
+    yield "experiment", [key for key in all_keys if key.name in top_level]
+    for name in SECTIONS:
+        if name in sections:
+            head, *group = [key for key in all_keys if key.name.split(".")[0] == name]
+            requirement = "required" if head.default == "required" else "optional"
+            yield f"{name} ({requirement}): {head.sentence}", group
+
+
+def wrapped(text: str, indent: int = 0, hanging: int | None = None) -> list[str]:
+    """Return a text in lines of at most COLUMNS characters."""
+    first, following = " " * indent, " " * (indent if hanging is None else hanging)
+    return textwrap.wrap(
+        text, COLUMNS, initial_indent=first, subsequent_indent=following, break_on_hyphens=False, break_long_words=False
+    )
+
+
+def markdown() -> str:
+    """Return the page docs/configuration.md."""
+    parts = [INTRODUCTION]
+    for title, group in groups(SECTIONS, expand_shared=False):
+        name, _, sentence = title.partition(": ")
+        parts.append(f"## {name}\n\n{sentence}\n" if sentence else f"## {name}\n")
+        parts.append(table(group))
+    for kind, name in SHARED_SECTIONS.items():
+        parts += [f"## {name}\n", " ".join((kind.__doc__ or "").split()) + "\n"]
+        group = list(keys(kind, "", expand_shared=False))
+        for base in kind.__bases__:
+            if base in SHARED_SECTIONS:
+                inherited = field_types(base)
+                group = [key for key in group if key.name not in inherited]
+                parts.append(f"It has the keys of a {linked(SHARED_SECTIONS[base])} and:\n")
+        parts.append(table(group))
+    return "\n".join(parts)
+
+
+def table(group: Sequence[Key]) -> str:
+    """Return keys as a Markdown table."""
+    rows = [[f"`{key.name}`", linked(key.type), escaped(key.default), escaped(key.sentence)] for key in group]
+    lines = [["key", "type", "default", "meaning"], ["---"] * 4, *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def linked(words: str) -> str:
+    """Return a type with a link to the section that describes it."""
+    for name in SHARED_SECTIONS.values():
+        words = re.sub(f"{name}s?", rf"[\g<0>](#{name.replace(' ', '-')})", words)
+    return escaped(words)
+
+
+def escaped(text: str) -> str:
+    """Return a text that may stand in a Markdown table."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the page where `--write FILE` asks for it."""
+    if len(arguments) != 2 or arguments[0] != "--write":
+        sys.exit("usage: python -m workbench.config.reference --write FILE")
+    Path(arguments[1]).write_text(markdown(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,192 @@
+"""Compare YAML, from a file or the command line, with the types of the schema; an error names the line."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workbench.config import yaml_text
+from workbench.config.annotations import alternatives, element, field_types, member, without_none, without_range
+from workbench.config.schema import Config
+from workbench.errors import MAX_LISTED_NAMES, UserError, suggestion
+
+RENAMED_KEYS = {
+    "reward.watch": "reward.held_out.model",
+    "reward.watch_options": "reward.held_out.options",
+    "reward.train.variants": "reward.train.perturbation_rate",
+    "reward.train.wanted_label": "reward.train.target_label",
+    "evaluation.judge_options": "the options of an entry of evaluation.judges: {model: NAME, options: {...}}",
+    "evaluation.neutral": "neutral: true in an entry of evaluation.data",
+}
+RENAMED_VALUE = re.compile(r"embedded:(\w+)")
+
+SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+TAG = "tag:yaml.org,2002:"
+
+
+def check_file(file: Path, options: set[str]) -> None:
+    """Raise UserError for a YAML file that does not fit the schema; `options` are the keys on the command line."""
+    try:
+        node = yaml_text.compose(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}{yaml_problem(error)}") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{file}: empty or not a mapping; see recipes/configs for examples")
+    check_node(node, Config, "", file, options)
+
+
+def check_option(key: str, value: str, kind: Any) -> None:
+    """Raise UserError for a value of `--key` that does not fit the annotation `kind`."""
+    if is_plain_text(kind):
+        node: yaml.Node | None = yaml.ScalarNode(f"{TAG}{'null' if value == 'null' else 'str'}", value)
+    else:
+        try:
+            node = yaml_text.compose(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--{key}{yaml_problem(error)}") from error
+    if node is None:
+        raise UserError(f"--{key}: the value is empty")
+    check_node(node, kind, key, None, {key})
+
+
+def is_plain_text(kind: Any) -> bool:
+    """Return whether a value on the command line is a text as it stands, even 7 or [a]."""
+    return without_none(kind) is str or typing.get_origin(without_none(kind)) is typing.Literal
+
+
+def yaml_problem(error: Exception) -> str:
+    """Return the line and the problem of text that is not YAML."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return ": not valid YAML: not UTF-8 text"
+    line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+    return f"{line}: not valid YAML: {error.problem}"
+
+
+def mistake(file: Path | None, node: yaml.Node, key: str, message: str) -> UserError:
+    """Return the error about a key, with the line of its node in front, or -- for one of the command line."""
+    return UserError(f"{file}, line {node.start_mark.line + 1}: {key}: {message}" if file else f"--{key}: {message}")
+
+
+def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options: set[str]) -> None:
+    """Raise UserError where the node, or one below it, does not fit the annotation `kind`."""
+    if is_null(node) and types.NoneType in alternatives(kind):
+        return
+    if isinstance(node, yaml.ScalarNode) and (renamed := RENAMED_VALUE.fullmatch(node.value)):
+        raise mistake(file, node, key, f"{node.value} is now toy:{renamed[1]}")
+    declared, kind = kind, without_range(member(without_range(kind), is_mapping=isinstance(node, yaml.MappingNode)))
+    if kind is Any:
+        check_entries(node, key, file, options, {})
+    elif dataclasses.is_dataclass(kind) and isinstance(node, yaml.MappingNode):
+        names = check_entries(node, key, file, options, field_types(kind))
+        check_required(node, typing.cast(type, kind), names, key, file, options)
+    elif typing.get_origin(kind) is dict and isinstance(node, yaml.MappingNode):
+        for name, _ in node.value:
+            if name.tag not in (f"{TAG}str", f"{TAG}merge"):
+                raise mistake(file, name, f"{key}.{name.value}", "the name must be a text; write it in quotes")
+        check_entries(node, key, file, options, {}, element(kind))
+    elif typing.get_origin(kind) is list and isinstance(node, yaml.SequenceNode):
+        for index, entry in enumerate(node.value):
+            check_node(entry, element(kind), f"{key}[{index}]", file, options)
+    elif not fits(node, kind):
+        is_unquoted = kind is str and isinstance(node, yaml.ScalarNode) and not is_null(node)
+        quotes = "; write it in quotes" if is_unquoted else ""
+        raise mistake(file, node, key, f"must be {described(declared)}, not {shown(node)}{quotes}")
+
+
+def check_entries(
+    node: yaml.Node, key: str, file: Path | None, options: set[str], fields: dict[str, Any], rest: Any = Any
+) -> set[str]:
+    """Check each entry of a mapping, and each element of a list, and return the names of the mapping.
+
+    `fields` are the names of a dataclass with their annotations; a mapping of the user's has none, and the annotation
+    `rest` for every value.
+    """
+    if isinstance(node, yaml.SequenceNode):
+        for index, entry in enumerate(node.value):
+            check_node(entry, rest, f"{key}[{index}]", file, options)
+    if not isinstance(node, yaml.MappingNode):
+        return set()
+    merged: set[str] = set()
+    names: set[str] = set()
+    for name_node, value in node.value:
+        if name_node.tag == f"{TAG}merge":
+            for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                merged |= check_entries(part, key, file, options, fields, rest)
+            continue
+        name = str(name_node.value)
+        dotted = f"{key}.{name}" if key else name
+        if name in names:
+            raise mistake(file, name_node, dotted, "appears twice; keep one")
+        if fields and name not in fields:
+            raise mistake(file, name_node, dotted, unknown_key(dotted, name, list(fields)))
+        names.add(name)
+        check_node(value, fields.get(name, rest), dotted, file, options)
+    return names | merged
+
+
+def unknown_key(dotted: str, name: str, valid: list[str], prefix: str = "") -> str:
+    """Return the message for a key that the schema does not have."""
+    if dotted in RENAMED_KEYS:
+        return f"this key is now {RENAMED_KEYS[dotted]}"
+    return f"unknown key{suggestion(name, valid, prefix)}"
+
+
+def check_required(
+    node: yaml.Node, kind: type, names: set[str], key: str, file: Path | None, options: set[str]
+) -> None:
+    """Raise UserError for a field without default that neither the mapping nor the command line sets."""
+    if not key:  # several files may make the whole together; the parser checks it
+        return
+    for field in dataclasses.fields(kind):
+        dotted = f"{key}.{field.name}"
+        is_set = field.name in names or any(option == dotted or option.startswith(f"{dotted}.") for option in options)
+        if is_required(field) and not is_set:
+            raise mistake(file, node, dotted, f"missing; {key} needs it")
+
+
+def is_required(field: dataclasses.Field) -> bool:
+    """Return whether a field has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def fits(node: yaml.Node, kind: Any) -> bool:
+    """Return whether a scalar is of a plain type, or one of its choices."""
+    if not isinstance(node, yaml.ScalarNode):
+        return False
+    if typing.get_origin(kind) is typing.Literal:
+        return node.value in typing.get_args(kind)
+    if kind is float:
+        return node.tag in (f"{TAG}int", f"{TAG}float")
+    return kind in SCALARS and node.tag == f"{TAG}{kind.__name__}"
+
+
+def is_null(node: yaml.Node) -> bool:
+    """Return whether a node is null."""
+    return isinstance(node, yaml.ScalarNode) and node.tag == f"{TAG}null"
+
+
+def described(kind: Any) -> str:
+    """Return what a value of the type must be, in words."""
+    members = [member for member in alternatives(kind) if member is not types.NoneType]
+    if len(members) > 1:
+        return " or ".join(described(member) for member in members)
+    kind = without_range(members[0])
+    if dataclasses.is_dataclass(kind):
+        names = list(field_types(kind))
+        return f"a mapping with {', '.join(names[:MAX_LISTED_NAMES])}{', ...' if len(names) > MAX_LISTED_NAMES else ''}"
+    if typing.get_origin(kind) is typing.Literal:
+        return f"one of {', '.join(typing.get_args(kind))}"
+    return SCALARS.get(kind) or ("a list" if typing.get_origin(kind) is list else "a mapping")
+
+
+def shown(node: yaml.Node) -> str:
+    """Return a node as an error names it."""
+    if isinstance(node, yaml.ScalarNode):
+        return "null" if is_null(node) else repr(node.value)
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
