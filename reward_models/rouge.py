@@ -35,5 +35,7 @@ def _references(value: Any, row: int, column: str) -> list[str]:
     """Return the reference texts of one row."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise RewardError(f"reward rouge, row {row}: {column} is {shorten(value)}; it must be a text or a list")
+        raise RewardError(
+            f"reward rouge, row {row}: {column} is {shorten(value)}; it must be a text or a list of texts"
+        )
     return texts

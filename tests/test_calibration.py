@@ -91,8 +91,8 @@ def test_bins_hold_every_probability_once_zero_and_one_too(bins):
         part = next(part for part in found if part.low == index / bins)
         assert (part.high, part.count) == (pytest.approx((index + 1) / bins), len(inside))
         assert part.probability == pytest.approx(sum(probabilities[i] for i in inside) / len(inside))
-        assert part.share == pytest.approx(sum(truth[i] for i in inside) / len(inside))
-        gap += len(inside) * abs(part.probability - part.share)
+        assert part.positive_rate == pytest.approx(sum(truth[i] for i in inside) / len(inside))
+        gap += len(inside) * abs(part.probability - part.positive_rate)
     assert calibration_error(found) == pytest.approx(gap / 202)
 
 

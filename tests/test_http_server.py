@@ -165,14 +165,14 @@ def test_options_have_defaults() -> None:
 
 
 def test_the_command_serves_until_it_is_interrupted() -> None:
-    command = [sys.executable, "-m", "reward_models.serve", "--model", "lexicon", "--port", "0"]
+    command = [sys.executable, "-m", "reward_models.serve", "--model", "toy_lexicon", "--port", "0"]
     environment = {**os.environ, "REWARD_TOKEN": SECRET}
     place = {"cwd": Path(__file__).resolve().parent.parent, "env": environment, "text": True}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([*command, "--token_env", "REWARD_TOKEN"], **place, **pipes) as process:
         try:
             ready = process.stdout.readline()
-            assert ready.startswith("ready: lexicon at http://127.0.0.1:")
+            assert ready.startswith("ready: toy_lexicon at http://127.0.0.1:")
             url = ready.split()[-1]
             headers = {"Authorization": f"Bearer {SECRET}"}
             body = json.dumps({"prompts": PROMPTS, "completions": TEXTS}).encode()

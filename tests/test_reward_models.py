@@ -8,11 +8,14 @@ import torch
 from tiny_classifiers import KINDS, build, byte_tokenizer, save
 from transformers import GPT2LMHeadModel
 
+from reward_models import preference
 from reward_models.classifier import ToxicityClassifier, load
 from reward_models.preference import PreferenceModel
+from workbench.config.schema import Scorer
 from workbench.errors import RewardError, UserError
 from workbench.models.batching import encode
-from workbench.rewards.registry import load_judge, load_reward, preference
+from workbench.rewards.preference_encoding import encode_preferences
+from workbench.rewards.registry import load_judge, load_reward
 
 PROMPT, LONG_PROMPT, LONG = "Say something.", "0123456789" * 10, "abcdefghij" * 10
 
@@ -38,13 +41,13 @@ def test_margin_and_probability_come_from_the_logits_of_one_unpadded_row(kind, f
     others = torch.log(torch.exp(logits[0]) + torch.exp(logits[1]))
     assert reward(["p", "p"], [text, "a longer neighbour"])[0] == pytest.approx((logits[2] - others).item(), abs=1e-5)
     expected = 1 - torch.softmax(logits, dim=0)[2]
-    assert reward.toxicity([text, "x"])[0] == pytest.approx(expected.item(), abs=1e-6)
+    assert reward.judge()([text, "x"])[0] == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_the_label_is_found_by_name_wherever_it_stands(tmp_path):
     first = load(save(tmp_path / "a", "bert", {0: "Non-Toxic", 1: "toxic"}), polarity_pair=None)
     second = load(save(tmp_path / "b", "bert", {0: "toxic", 1: "Non-Toxic"}), polarity_pair=None)
-    assert (first.wanted, second.wanted) == (0, 1)
+    assert (first.target, second.target) == (0, 1)
     # the same weights under swapped names: the margin changes its sign
     assert first([""], ["text"])[0] == pytest.approx(-second([""], ["text"])[0], abs=1e-5)
 
@@ -56,7 +59,7 @@ def test_a_spelled_out_end_of_text_is_text(folders):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_long_texts_are_cut_at_the_window(kind, folders):
+def test_long_texts_are_truncated_at_the_context_length(kind, folders):
     reward = load(folders[kind], polarity_pair=None)
     assert reward.network.max_tokens == 64
     assert max(len(row) for row in encode(reward.network.tokenizer, ["word " * 2000], 64)) == 64
@@ -90,7 +93,7 @@ def test_classifiers_that_cannot_be_trusted_are_refused(tmp_path, folders):
     model, tokenizer = build("bert")
     model.config.problem_type = "multi_label_classification"
     model.save_pretrained(tmp_path / "multi")
-    with pytest.raises(UserError, match="can hold together"):
+    with pytest.raises(UserError, match=r"a multi-label classifier, whose labels \(hate, nothate, spam\) have"):
         load(str(tmp_path / "multi"))
     model.config.problem_type = None
     torch.nn.init.constant_(model.classifier.weight, torch.nan)
@@ -101,7 +104,7 @@ def test_classifiers_that_cannot_be_trusted_are_refused(tmp_path, folders):
         load(str(tmp_path / "nan"))
     bare, tokenizer = build("gpt2")
     GPT2LMHeadModel(bare.config).save_pretrained(tmp_path / "headless")
-    with pytest.raises(UserError, match=r"no trained classifier: it lacks score\.weight"):
+    with pytest.raises(UserError, match=r"not a trained classifier: it lacks score\.weight"):
         load(str(tmp_path / "headless"))
     with pytest.raises(UserError, match="missing"):
         load(str(tmp_path / "missing"))
@@ -121,7 +124,7 @@ def test_a_preference_is_the_logit_of_prompt_and_completion_as_one_unpadded_row(
 
 
 @pytest.mark.parametrize(
-    ("prompt", "completion", "kept"),
+    ("prompt", "completion", "expected"),
     [
         ("", "short", "short"),
         (PROMPT, "short", f"{PROMPT}\n\nshort"),
@@ -131,40 +134,42 @@ def test_a_preference_is_the_logit_of_prompt_and_completion_as_one_unpadded_row(
         (LONG_PROMPT, LONG[:63], "\n" + LONG[:63]),
     ],
 )
-def test_a_long_preference_loses_the_start_of_its_prompt_and_then_its_own_end(preferences, prompt, completion, kept):
+def test_a_long_preference_loses_the_start_of_its_prompt_and_then_its_own_end(
+    preferences, prompt, completion, expected
+):
     tokenizer = preference.load(preferences["gpt2"]).network.tokenizer
-    (ids,) = preference.encode(tokenizer, [prompt], [completion], 64)
-    assert tokenizer.decode(ids) == kept
+    (ids,) = encode_preferences(tokenizer, [prompt], [completion], 64)
+    assert tokenizer.decode(ids) == expected
     assert tokenizer.truncation_side == "right"
     assert tokenizer.backend_tokenizer.truncation["direction"].lower() == "right"
 
 
-def test_a_cut_preference_keeps_the_marks_of_its_architecture(preferences):
+def test_a_truncated_preference_keeps_the_marks_of_its_architecture(preferences):
     tokenizer = preference.load(preferences["bert"]).network.tokenizer
-    (ids,) = preference.encode(tokenizer, [LONG_PROMPT], ["short"], 64)
+    (ids,) = encode_preferences(tokenizer, [LONG_PROMPT], ["short"], 64)
     assert tokenizer.decode(ids) == "[CLS]" + f"{LONG_PROMPT}\n\nshort"[-62:] + "[SEP]"
 
 
 def test_a_folder_or_id_is_what_its_number_of_labels_says(folders, preferences):
-    found = load_reward(preferences["bert"], max_tokens=32).reward
-    assert isinstance(found, PreferenceModel)
-    assert found.network.max_tokens == 32
+    reward = load_reward(preferences["bert"], max_tokens=32).reward
+    assert isinstance(reward, PreferenceModel)
+    assert reward.network.max_tokens == 32
     assert isinstance(load_reward(folders["bert"], polarity_pair=None).reward, ToxicityClassifier)
     with pytest.raises(UserError, match=r"it has one label .score., so it has no margin; load it as reward preference"):
         load(preferences["bert"])
     with pytest.raises(UserError, match="one label, this has hate, nothate, spam; use reward toxicity"):
         preference.load(folders["bert"])
-    with pytest.raises(UserError, match="'target_label'; its options are: model, batch_size"):
+    with pytest.raises(UserError, match="no option 'target_label'; available: model, batch_size"):
         load_reward(preferences["bert"], target_label="score")
-    with pytest.raises(UserError, match="cannot judge"):
-        load_judge(preferences["bert"])
+    with pytest.raises(UserError, match="is not a judge"):
+        load_judge(Scorer(preferences["bert"]))
 
 
 def test_preference_models_that_cannot_be_trusted_are_refused(tmp_path):
     model, tokenizer = build("gpt2", {0: "score"})
     tokenizer.save_pretrained(tmp_path / "headless")
     GPT2LMHeadModel(model.config).save_pretrained(tmp_path / "headless")
-    with pytest.raises(UserError, match=r"no trained classifier: it lacks score\.weight"):
+    with pytest.raises(UserError, match=r"not a trained classifier: it lacks score\.weight"):
         preference.load(str(tmp_path / "headless"))
     model.save_pretrained(tmp_path / "unpadded")
     byte_tokenizer().save_pretrained(tmp_path / "unpadded")
@@ -225,11 +230,14 @@ def test_a_users_object_is_a_reward_or_makes_one(user_module, target, options, e
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "said"),
+    ("model", "options", "message"),
     [
-        ("lexcion", {}, "did you mean lexicon.*toxicity, preference, lexicon"),
+        ("lexcion", {}, "unknown reward 'lexcion'; did you mean lexicon.*owner/name or folder, or package.module:obj"),
+        ("xyz", {}, "unknown reward 'xyz'; available: toxicity, preference, lexicon, .*, http; other rewards are"),
+        ("https://host:1", {}, "is an address; name reward http"),
+        ("toxicity", {"model": "any", "wanted_label": "0"}, "no option 'wanted_label'; did you mean target_label"),
         ("toxicity", {}, "missing a required argument: 'model'"),
-        ("length", {"targt": 3}, "'targt'; its options are: target"),
+        ("length", {"targt": 3}, "length: no option 'targt'; did you mean target"),
         ("users_rewards:by_lenght", {}, "did you mean by_length"),
         ("users_rewards:by_length", {"factor": 2}, "it is a reward itself"),
         ("users_rewards:number", {}, "int is neither"),
@@ -239,15 +247,15 @@ def test_a_users_object_is_a_reward_or_makes_one(user_module, target, options, e
         ("no/such/folder/here", {}, "no/such/folder/here"),
     ],
 )
-def test_mistakes_name_the_fix_on_one_line(user_module, model, options, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_mistakes_name_the_fix_on_one_line(user_module, model, options, message):
+    with pytest.raises(UserError, match=message) as caught:
         load_reward(model, **options)
     assert "\n" not in str(caught.value)
 
 
-def test_length_cannot_judge():
-    with pytest.raises(UserError, match="length cannot judge"):
-        load_judge("length")
+def test_length_is_not_a_judge():
+    with pytest.raises(UserError, match="length is not a judge"):
+        load_judge(Scorer("length"))
 
 
 def test_a_folder_is_a_classifier(folders):
@@ -255,6 +263,7 @@ def test_a_folder_is_a_classifier(folders):
     assert len(reward(["p"], ["text"])) == 1
 
 
-def test_importing_the_table_imports_no_torch():
-    code = "import reward_models, sys; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("module", ["reward_models", "workbench.rewards", "workbench.rewards.registry"])
+def test_importing_the_registry_imports_no_torch(module):
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

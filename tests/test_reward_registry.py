@@ -1,4 +1,4 @@
-"""Every reward in the table keeps the contract, and those without a network compute what they say."""
+"""Every registered reward keeps the contract, and those without a network compute what they say."""
 
 import math
 import sys
@@ -10,23 +10,26 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from tiny_classifiers import KINDS, TEXTS, save
 
+from workbench.config.schema import Scorer
 from workbench.errors import RewardError, UserError
-from workbench.rewards.registry import TABLE, judge_of, load_judge, load_reward
+from workbench.rewards.registry import REWARDS, load_judge, load_reward, load_scorer
+from workbench.toy import RUDE_WORDS
 
-# Options for the contract test by table name; a classifier's `model` stands for the folder of its kind.
+# Options for the contract test by registered name; a classifier's `model` stands for the folder of its kind.
 CASES = {
     "toxicity": [{"model": kind, "polarity_pair": None, "batch_size": 4} for kind in KINDS],
     "preference": [{"model": f"{kind} preference", "batch_size": 4} for kind in KINDS],
-    "lexicon": [{}],
+    "lexicon": [{"words": ["idiot", "moron"]}],
+    "toy_lexicon": [{}],
     "profanity": [{}],
     "length": [{}],
     "repetition": [{}],
     "rouge": [{}, {"type": "rouge1"}],
-    "combine": [{"terms": [{"model": "lexicon", "weight": 0.5}, {"model": "rouge", "weight": -2.0}]}],
-    "ensemble": [{"models": ["lexicon", "profanity"], "k": 0.5}],
+    "combine": [{"terms": [{"model": "toy_lexicon", "weight": 0.5}, {"model": "rouge", "weight": -2.0}]}],
+    "ensemble": [{"members": ["toy_lexicon", "profanity"], "k": 0.5}],
 }
 HTTP = {"http"}  # asks a server; it has tests of its own
-JUDGES = ("toxicity", "lexicon", "profanity", "combine", "ensemble")
+JUDGES = ("toxicity", "lexicon", "toy_lexicon", "profanity", "combine", "ensemble")
 PARAMETERS = [
     pytest.param(name, options, id=f"{name} {options.get('model', index)}")
     for name, several in CASES.items()
@@ -61,7 +64,7 @@ def located(options, folders):
 
 
 def test_every_entry_of_the_table_is_held_to_the_contract():
-    assert CASES.keys() == TABLE.keys() - HTTP, "add options for the new entry to CASES"
+    assert CASES.keys() == REWARDS.keys() - HTTP, "add options for the new entry to CASES"
 
 
 @pytest.mark.parametrize(("name", "options"), PARAMETERS)
@@ -98,7 +101,8 @@ def test_what_is_no_text_is_named(name, options, folders, fake_profanity_check):
 
 @pytest.mark.parametrize(("name", "options"), [p for p in PARAMETERS if p.values[0] in JUDGES])
 def test_judges_give_probabilities(name, options, folders, fake_profanity_check):
-    judge, score = (load(name, **located(options, folders)) for load in (load_judge, load_reward))
+    scorer = Scorer(name, located(options, folders))
+    judge, score = load_judge(scorer), load_scorer(scorer)
     probabilities = judge(TEXTS)
     assert len(probabilities) == len(TEXTS)
     assert all(0.0 <= probability <= 1.0 for probability in probabilities)
@@ -110,21 +114,29 @@ def test_judges_give_probabilities(name, options, folders, fake_profanity_check)
 
 
 @pytest.mark.parametrize("name", sorted(CASES.keys() - set(JUDGES) - {"preference"}))
-def test_others_cannot_judge(name):
-    with pytest.raises(UserError, match=f"{name} cannot judge"):
-        load_judge(name)
+def test_others_are_not_judges(name):
+    with pytest.raises(UserError, match=f"^{name} is not a judge: it has no method judge"):
+        load_judge(Scorer(name))
 
 
 def test_lexicon_counts_whole_words_in_any_case():
     reward = load_reward("lexicon", words=["idiot", "damn it"])
     completions = ["IDIOT! idiot", "idiots and nonidiot", "Damn it.", "", "fine"]
     assert reward([""] * 5, completions) == [-2.0, 0.0, -1.0, 0.0, 0.0]
-    assert load_judge("lexicon", words=["idiot"])(completions) == [1.0, 0.0, 0.0, 0.0, 0.0]
-    with pytest.raises(UserError, match="words is empty"):
-        load_reward("lexicon", words=[])
+    assert load_judge(Scorer("lexicon", {"words": ["idiot"]}))(completions) == [1.0, 0.0, 0.0, 0.0, 0.0]
+    for options in ({}, {"words": []}):
+        with pytest.raises(UserError, match=r"lexicon: words is empty; .* or use toy_lexicon for the toy data's"):
+            load_reward("lexicon", **options)
 
 
-def test_length_pays_for_the_target():
+def test_the_toy_lexicon_is_a_lexicon_of_the_toy_datas_rude_words():
+    assert len(RUDE_WORDS) == 22
+    completions = [*RUDE_WORDS, "a friendly word"]
+    toy, copy = load_reward("toy_lexicon"), load_reward("lexicon", words=RUDE_WORDS)
+    assert toy([""] * 23, completions) == copy([""] * 23, completions) == [-1.0] * 22 + [0.0]
+
+
+def test_length_is_the_distance_from_the_target():
     assert load_reward("length", target=2)([""] * 3, ["a b", "", "a b c"]) == [0.0, -2.0, -1.0]
 
 
@@ -139,7 +151,7 @@ def test_profanity_without_its_package_says_what_to_install(monkeypatch):
         load_reward("profanity")
 
 
-def test_repetition_is_the_share_of_ngrams_that_stood_there_before():
+def test_repetition_is_the_fraction_of_ngrams_that_came_before():
     texts = ["a b a b a b", "a b c", "a b", "", "no no no no", "A a\na"]
     # 2-grams: ab ba ab ba ab has 2 distinct of 5; "no no" 1 of 3; "A a", "a a" 2 of 2
     assert load_reward("repetition", n=2)([""] * 6, texts) == pytest.approx([-3 / 5, 0, 0, 0, -2 / 3, 0])
@@ -164,24 +176,24 @@ def test_rouge_is_the_f_measure_of_the_best_reference(type):
         max(scorer.score(one, text)[type].fmeasure for one in ([several] if isinstance(several, str) else several))
         for several, text in zip(references, completions, strict=True)
     ]
-    found = load_reward("rouge", type=type, column="summary")([""] * 4, completions, summary=references)
-    assert found == pytest.approx(expected)
-    assert 0 < found[0] < 1 == found[3]
+    scores = load_reward("rouge", type=type, column="summary")([""] * 4, completions, summary=references)
+    assert scores == pytest.approx(expected)
+    assert 0 < scores[0] < 1 == scores[3]
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
-        ({"answer": ["x"], "label": [1]}, "no column 'reference' to compare with; the columns are answer, label"),
-        ({}, "no column 'reference' to compare with; the columns are none"),
+        ({"summary": ["x"], "label": [1]}, "no column 'reference' to compare with; available: summary, label"),
+        ({}, "no column 'reference' to compare with; available: none"),
         ({"reference": [None]}, "reward rouge, row 0: reference is None; it must be a text or a list of texts"),
         ({"reference": [[]]}, r"reference is \[\]; it must be"),
         ({"reference": [["a", 3]]}, r"reference is \['a', 3\]; it must be"),
         ({"reference": []}, "it failed with ValueError: zip"),
     ],
 )
-def test_rouge_names_what_it_lacks(columns, said):
-    with pytest.raises(RewardError, match=said) as caught:
+def test_rouge_names_what_it_lacks(columns, message):
+    with pytest.raises(RewardError, match=message) as caught:
         load_reward("rouge")([""], ["text"], **columns)
     assert "\n" not in str(caught.value)
 
@@ -194,83 +206,98 @@ def test_combine_is_the_weighted_sum_of_its_terms():
     texts = ["You idiot, idiot!", "one two three", ""]
     assert combined.terms([""] * 3, texts) == {"lexicon": [-2.0, 0.0, 0.0], "short": [-17 / 4, -17 / 4, -20 / 4]}
     assert combined([""] * 3, texts) == [-6.25, -4.25, -5.0]
-    assert load_judge("combine", terms=TERMS)(texts) == [1.0, 0.0, 0.0]
+    assert load_judge(Scorer("combine", {"terms": TERMS}))(texts) == [1.0, 0.0, 0.0]
     nested = load_reward("combine", terms=[{"model": "combine", "weight": 2, "options": {"terms": TERMS}}])
     assert nested.terms([""] * 3, texts) == {"combine": [-12.5, -8.5, -10.0]}
 
 
 def test_combine_judges_only_by_a_single_judge(fake_profanity_check):
-    assert judge_of(load_reward("combine", terms=[{"model": "length"}])) is None
-    with pytest.raises(UserError, match="combine cannot judge"):
-        load_judge("combine", terms=[{"model": "lexicon"}, {"model": "profanity"}])
+    assert load_reward("combine", terms=["length"]).judge() is None
+    with pytest.raises(UserError, match="combine is not a judge"):
+        load_judge(Scorer("combine", {"terms": ["toy_lexicon", "profanity"]}))
+
+
+def test_a_term_may_be_a_name_alone():
+    texts = ["You idiot.", "one two three"]
+    short, long = (load_reward("combine", terms=[term]) for term in ("length", {"model": "length"}))
+    assert short.terms([""] * 2, texts) == long.terms([""] * 2, texts) == {"length": [-18.0, -17.0]}
 
 
 @pytest.mark.parametrize(
-    ("terms", "said"),
+    ("terms", "message"),
     [
         ({"model": "length"}, "options.terms is {'model': 'length'}; give a list like"),
         ([], r"options.terms is \[\]; give a list"),
-        ([{"model": "length"}, "length"], r"options.terms\[1\] is 'length'; a term is a mapping with model, weight"),
-        ([{"model": "length", "wieght": 2}], r"options.terms\[0\].wieght: unknown, did you mean weight\?"),
-        ([{"model": "length", "q": 2}], r"options.terms\[0\].q: unknown, use model, weight, options, name"),
+        ([{"model": "length"}, 3], r"options.terms\[1\]: 3 must be a name, or a mapping with model and options"),
+        ([{"model": "length", "wieght": 2}], r"options.terms\[0\].wieght: unknown key; did you mean weight\?"),
+        ([{"model": "length", "q": 2}], r"options.terms\[0\].q: unknown key; available: model, options, weight, name"),
         ([{"weight": 2}], r"options.terms\[0\].model: missing"),
-        ([{"model": 3}], r"options.terms\[0\].model is 3; it must be a text"),
-        ([{"model": "length", "options": [1]}], r"options.terms\[0\].options is \[1\]; it must be a mapping"),
+        ([{"model": 3}], r"options.terms\[0\].model: missing"),
+        ([{"model": "length", "options": [1]}], r"options.terms\[0\].options: \[1\] must be a mapping"),
         ([{"model": "length", "name": 1}], r"options.terms\[0\].name is 1; it must be a text"),
-        ([{"model": "lenght"}], r"options.terms\[0\]: unknown reward 'lenght', did you mean length"),
-        ([{"model": "length", "options": {"goal": 1}}], r"options.terms\[0\]: length: got an unexpected .*'goal'"),
-        ([{"model": "length"}, {"model": "length"}], r"options.terms\[1\]: .*term length.*with `name`"),
+        ([{"model": "lenght"}], r"options.terms\[0\]: unknown reward 'lenght'; did you mean length"),
+        ([{"model": "length", "options": {"goal": 1}}], r"options.terms\[0\]: length: no option 'goal'"),
+        (
+            [{"model": "length"}, {"model": "length"}],
+            r"options.terms\[1\]: an earlier term .*with `name`",
+        ),
         *(
-            ([{"model": "lexicon"}, {"model": "length", "weight": weight}], r"options.terms\[1\].weight is .*finite")
+            (["toy_lexicon", {"model": "length", "weight": weight}], r"options.terms\[1\].weight is .*finite")
             for weight in (0, math.nan, math.inf, "1", None, True)
         ),
     ],
 )
-def test_a_wrong_term_is_named_on_one_line(terms, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_a_wrong_term_is_named_on_one_line(terms, message):
+    with pytest.raises(UserError, match=message) as caught:
         load_reward("combine", terms=terms)
     assert "\n" not in str(caught.value)
 
 
 def test_an_ensemble_is_the_mean_less_k_standard_deviations(fake_profanity_check):
-    models, texts = ["lexicon", "length", "profanity"], ["You idiot.", "fine", "", "a b c d e f"]
-    members = np.array([load_reward(model)([""] * 4, texts) for model in models])
-    ensemble = load_reward("ensemble", models=models, k=0.7)
-    centred = members - members.sum(axis=0) / 3
+    members, texts = ["toy_lexicon", "length", "profanity"], ["You idiot.", "fine", "", "a b c d e f"]
+    scores = np.array([load_reward(member)([""] * 4, texts) for member in members])
+    ensemble = load_reward("ensemble", members=members, k=0.7)
+    centred = scores - scores.sum(axis=0) / 3
     deviation = np.sqrt((centred**2).sum(axis=0) / 3)
-    assert ensemble([""] * 4, texts) == pytest.approx(members.sum(axis=0) / 3 - 0.7 * deviation)
+    assert ensemble([""] * 4, texts) == pytest.approx(scores.sum(axis=0) / 3 - 0.7 * deviation)
     terms = ensemble.terms([""] * 4, texts)
-    assert list(terms) == ["mean", "spread"]
-    assert terms["mean"] == pytest.approx(members.sum(axis=0) / 3)
-    assert terms["spread"] == pytest.approx(-0.7 * deviation)
-    assert load_reward("ensemble", models=models, k=0)([""] * 4, texts) == pytest.approx(members.mean(axis=0))
+    assert list(terms) == ["mean", "disagreement"]
+    assert terms["mean"] == pytest.approx(scores.sum(axis=0) / 3)
+    assert terms["disagreement"] == pytest.approx(-0.7 * deviation)
+    assert load_reward("ensemble", members=members, k=0)([""] * 4, texts) == pytest.approx(scores.mean(axis=0))
 
 
 def test_an_ensemble_judges_by_the_mean_of_its_judges(fake_profanity_check):
     texts = ["idiot", "You moron.", "fine"]
-    assert load_judge("ensemble", models=["lexicon", "profanity"])(texts) == [1.0, 0.5, 0.0]
-    with pytest.raises(UserError, match="ensemble cannot judge"):
-        load_judge("ensemble", models=["lexicon", "length"])
+    assert load_judge(Scorer("ensemble", {"members": ["toy_lexicon", "profanity"]}))(texts) == [1.0, 0.5, 0.0]
+    with pytest.raises(UserError, match="ensemble is not a judge"):
+        load_judge(Scorer("ensemble", {"members": ["toy_lexicon", "length"]}))
 
 
-def test_the_members_of_an_ensemble_share_its_options():
-    options = {"models": ["length", "length"], "options": {"target": 1}}
-    assert load_reward("ensemble", **options)(["", ""], ["one", "one two"]) == [0.0, -1.0]
+def test_each_member_of_an_ensemble_has_options_of_its_own():
+    members = ["length", {"model": "length", "options": {"target": 1}}, Scorer("length", {"target": 3})]
+    scores = load_reward("ensemble", members=members, k=0)(["", ""], ["one", "one two"])
+    assert scores == pytest.approx([-(19 + 0 + 2) / 3, -(18 + 1 + 1) / 3])
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ({"models": ["length"]}, r"options.models is \['length'\]; give a list of the names of at least two"),
-        ({"models": "length"}, "options.models is 'length'; give a list"),
-        ({"models": ["length", 3]}, "options.models is .*; give a list"),
-        ({"models": ["length", "lenght"]}, r"options.models\[1\]: unknown reward 'lenght', did you mean length"),
-        ({"models": ["length", "lexicon"], "options": {"target": 2}}, r"options.models\[1\]: lexicon: .*'target'"),
-        ({"models": ["length", "lexicon"], "options": 3}, "options.options is 3; give a mapping"),
-        *(({"models": ["length", "lexicon"], "k": k}, "options.k is .*; give a number") for k in (-1, math.nan, "1")),
+        ({"members": ["length"]}, r"options.members is \['length'\]; give a list of at least two rewards"),
+        ({"members": "length"}, "options.members is 'length'; give a list"),
+        ({"members": ["length", 3]}, r"options.members\[1\]: 3 must be a name, or a mapping with model and options"),
+        ({"members": ["length", "lenght"]}, r"options.members\[1\]: unknown reward 'lenght'; did you mean length"),
+        (
+            {"members": ["length", {"model": "lexicon", "options": {"target": 2}}]},
+            r"options.members\[1\]: lexicon: no option 'target'",
+        ),
+        ({"members": ["length", {"model": "length", "options": 3}]}, r"options.members\[1\].options: 3 must be"),
+        ({"members": ["length", {"modle": "length"}]}, r"options.members\[1\].modle: unknown key; did you mean model"),
+        ({"models": ["length", "length"]}, "ensemble: no option 'models'; .*members"),
+        *(({"members": ["length"] * 2, "k": k}, "options.k is .*; give a number") for k in (-1, math.nan, "1", True)),
     ],
 )
-def test_a_wrong_ensemble_is_named_on_one_line(options, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_a_wrong_ensemble_is_named_on_one_line(options, message):
+    with pytest.raises(UserError, match=message) as caught:
         load_reward("ensemble", **options)
     assert "\n" not in str(caught.value)

@@ -192,9 +192,13 @@ def test_after_many_rows_one_in_rotation_is_compared_so_that_no_row_lies_for_lon
         reward(*batch, w=[1.0] * 8)
     assert sorted(seen) == texts
     lies.add("text 3")
-    with pytest.raises(RewardError, match="reward late, row 3, text 'text 3'"):
+
+    def eight_batches():
         for _ in range(8):
             reward(*batch, w=[1.0] * 8)
+
+    with pytest.raises(RewardError, match="reward late, row 3, text 'text 3'"):
+        eight_batches()
 
 
 def test_a_reward_offers_a_judge_or_none():

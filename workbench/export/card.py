@@ -1,258 +1,271 @@
-"""The model card: what a published model is, how it loads, what was measured, where it comes from, what is unknown."""
+"""The model card: what a published model is, how to load it, what was measured, its provenance and its limitations."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from workbench.config.names import PPO, REWARD, SFT, TRAINED_BY
 from workbench.config.schema import DataSource
-from workbench.evaluation.results import file_hash, weights_hash
-from workbench.evaluation.verdicts import pair_key
-from workbench.export.exported import Subject, base_of, hub_id, loading, reward_name, shown, sources, stages, training
-from workbench.report.markdown import how, interval
+from workbench.evaluation.results import Results, SetResult
+from workbench.evaluation.verdicts import MINIMUM_PROMPTS
+from workbench.export.exported import (
+    ExportedModel,
+    base_model,
+    hub_id,
+    loading_code,
+    public_name,
+    reward_description,
+    reward_training,
+    training_sources,
+)
+from workbench.report.markdown import markdown_table
 from workbench.report.page import text
-from workbench.run.files import folder_hash
+from workbench.report.tables import Row, count_of_prompts, sampling_description, set_table, text_cells
+from workbench.run.files import content_hash
 
-TITLES = {"ppo": "aligned", "sft": "sft"}
-TAGS = {"ppo": ["rlhf", "ppo"], "sft": ["sft"], "reward": ["reward-model"]}
+TITLES = {stage: title for title, stage in TRAINED_BY.items()}
+TAGS = {PPO: ["rlhf", "ppo"], SFT: ["sft"], REWARD: ["reward-model"]}
 SFT_SETTINGS = ("batch_size", "learning_rate")
 PPO_SETTINGS = (
     *("steps", "batch_size", "minibatch_size", "epochs", "learning_rate", "kl_coef", "kl_estimator", "kl_target"),
     *("clip_range", "max_new_tokens", "temperature", "score_clip", "score_scale", "missing_eos_penalty", "value_model"),
 )
-REWARD_SETTINGS = ("objective", "target_label", "epochs", "batch_size", "learning_rate", "max_tokens", "variants")
-DIGITS = 16  # of a sha256 that are shown
-MARKS = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is none
+REWARD_SETTINGS = (
+    *("objective", "target_label", "epochs", "batch_size", "learning_rate", "max_tokens", "perturbation_rate"),
+)
+HASH_DIGITS = 16
+MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is not markup
+MADE_BY = "Trained with the alignment workbench."
+NOT_EVALUATED = "Not evaluated: the run has no finished evaluation."
 
 
-def card(subject: Subject, results: dict[str, Any] | None, report: dict[str, Any] | None) -> str:
-    """The card as Markdown with YAML front matter.
+def card(model: ExportedModel, results: Results | None, report: dict[str, Any] | None) -> str:
+    """Return the card as Markdown with YAML front matter.
 
-    `results` is the evaluation's results.json, None where nothing was measured; `report` the reward's report.json.
+    `results` is None where the run has no finished evaluation; `report` is the reward model's report.json.
     """
-    parts = [f"---\n{front_matter(subject)}\n---", f"# {cell(subject.run.config.name)}", summary(subject)]
-    parts += ["## How to load it", loading(subject)]
-    if subject.stage == "reward":
-        parts += ["## What was measured", reward_measured(subject, report)]
-        known_limits = reward_limits()
+    parts = [f"---\n{front_matter(model)}\n---", f"# {escape(model.config.name)}", summary(model)]
+    parts += ["## Usage", loading_code(model), "## Evaluation"]
+    if model.stage == REWARD:
+        parts.append(reward_evaluation(model, report))
+        limitations = reward_limitations()
     else:
-        parts += ["## Before and after", measured(subject, results)]
-        known_limits = policy_limits(subject, results)
-    parts += ["## Where it comes from", lineage(subject), "## Training settings", settings(subject)]
-    parts += ["## Limits", "\n".join(f"- {limit}" for limit in known_limits)]
+        parts.append(policy_evaluation(model, results))
+        limitations = policy_limitations(model, results)
+    parts += ["## Provenance", provenance(model), "## Training settings", training_settings(model)]
+    parts += ["## Limitations", "\n".join(f"- {limitation}" for limitation in limitations)]
     return "\n\n".join(parts) + "\n"
 
 
-def cell(value: object) -> str:
-    """A value as text of a Markdown table or line, never as markup."""
-    return MARKS.sub(r"\\\g<0>", " ".join(text(value).split()))
+def escape(value: object) -> str:
+    """Return a value as text of a Markdown line or cell, never as markup."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text(value).split()))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table of texts."""
-    lines = [[cell(value) for value in row] for row in (head, *rows)]
-    lines.insert(1, ["---"] * len(head))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    """Return a Markdown table in which no value is markup."""
+    return markdown_table(head, rows, escape)
 
 
-def front_matter(subject: Subject) -> str:
-    """The card's YAML; a licence and a language would be guesses."""
+def front_matter(model: ExportedModel) -> str:
+    """Return the card's YAML, without a licence and a language, which would be guesses."""
     from huggingface_hub import ModelCardData
 
-    config = subject.run.config
-    found = [hub_id(source.path) for stage in stages(subject) for source in sources(config, stage)]
-    task = None if subject.is_encoder_decoder else "text-generation"
-    uses_lora = subject.stage != "reward" and config.policy.lora
+    config = model.config
+    datasets = [hub_id(source.path) for stage in model.stages for source in training_sources(config, stage)]
+    task = None if model.is_encoder_decoder else "text-generation"
+    uses_lora = model.stage != REWARD and config.policy.lora
     return ModelCardData(
-        base_model=hub_id(base_of(config, subject.stage)),
-        datasets=list(dict.fromkeys(name for name in found if name)) or None,
-        library_name="peft" if subject.form == "adapter" else "transformers",
-        pipeline_tag="text-classification" if subject.stage == "reward" else task,
-        tags=[*TAGS[subject.stage], *(["lora"] if uses_lora else [])],
+        base_model=hub_id(base_model(config, model.stage)),
+        datasets=list(dict.fromkeys(name for name in datasets if name)) or None,
+        library_name="peft" if model.form == "adapter" else "transformers",
+        pipeline_tag="text-classification" if model.stage == REWARD else task,
+        tags=[*TAGS[model.stage], *(["lora"] if uses_lora else [])],
     ).to_yaml()
 
 
-def summary(subject: Subject) -> str:
-    """What it is, in a paragraph."""
-    config, base = subject.run.config, cell(shown(base_of(subject.run.config, subject.stage)))
-    if subject.stage == "reward":
-        kind = "classifier" if training(config).objective == "classifier" else "preference model, with one score,"
-        return f"A text {kind} that began as {base}, trained to be a reward of PPO. Made with the alignment workbench."
-    what = {
+def summary(model: ExportedModel) -> str:
+    """Return what the model is and how it was trained, in a paragraph."""
+    config, base = model.config, escape(public_name(base_model(model.config, model.stage)))
+    if model.stage == REWARD:
+        classifier = reward_training(config).objective == "classifier"
+        kind = "text classifier" if classifier else "preference model (one score per text)"
+        return f"A {kind} fine-tuned from {base} as a reward model for PPO. {MADE_BY}"
+    kind = {
         "adapter": f"A LoRA adapter for {base}",
-        "merged": f"{base} with a LoRA adapter merged into its weights",
-        "full": f"{base} with every weight trained",
+        "merged": f"{base} with a merged LoRA adapter",
+        "full": f"{base}, all weights trained",
         "reward": "",
-    }[subject.form]
-    how_made = ["fine-tuned on prompts and answers (SFT)"] if config.sft else []
-    if subject.stage == "ppo":
+    }[model.form]
+    steps = ["supervised fine-tuning"] if config.sft else []
+    if model.stage == PPO:
         assert config.reward is not None
         assert config.ppo is not None
-        held = (
-            f", held near {'its SFT self' if config.sft else 'the base'} by a KL penalty" if config.ppo.kl_coef else ""
-        )
-        how_made.append(f"aligned by PPO with the reward {cell(reward_name(config.reward))}{held}")
-    return f"{what}: {', then '.join(how_made)}. Made with the alignment workbench."
+        reference = "SFT policy" if config.sft else "base model"
+        penalty = f", regularized towards the {reference} by a KL penalty" if config.ppo.kl_coef else ""
+        steps.append(f"PPO against the reward {escape(reward_description(config.reward))}{penalty}")
+    return f"{kind}, trained by {', then '.join(steps)}. {MADE_BY}"
 
 
-def measured(subject: Subject, results: dict[str, Any] | None) -> str:
-    """The verdict, the guards that failed, and the table of each prompt set."""
+def policy_evaluation(model: ExportedModel, results: Results | None) -> str:
+    """Return the verdict, the guards that failed, and the table of each prompt set."""
     if results is None:
-        return "Nothing was measured: the run has no finished evaluation."
-    own = TITLES[subject.stage]
-    before = results["before"] if own == results["after"] else results["models"][0]
-    models = results["models"] if own == results["after"] else [before, own]
-    seeds = _listed(results["seeds"])
-    parts = [f"Answers: {cell(how(results))}. Evaluated {cell(results['date'])}, seeds of the answers {seeds}."]
-    if own == results["after"]:
-        parts.insert(0, f"**{cell(results['verdict']['word'])}**: {cell(results['verdict']['sentence'])}")
-        broken = [guard for guard in results["guards"] if not guard["passed"]]
-        lines = [f"- {cell(guard['name'])}: {cell(guard['text'])}" for guard in broken]
-        parts.append("Guards that failed:\n\n" + "\n".join(lines) if broken else "No guard failed.")
-    for name, found in results["sets"].items():
-        neutral = " (neutral prompts, to see what was unlearned)" if found["neutral"] else ""
-        parts += [f"**{cell(name)}**: {found['prompts']} prompts{neutral}", set_table(found, models, before, own)]
+        return NOT_EVALUATED
+    title = TITLES[model.stage]
+    is_after = title == results.after
+    before = results.before if is_after else results.models[0]
+    models = results.models if is_after else [before, title]
+    parts = [f"Evaluated {escape(results.provenance.date)}: {escape(sampling_description(results.settings))}."]
+    if is_after:
+        parts.insert(0, f"**{escape(results.verdict.word)}**: {escape(results.verdict.sentence)}")
+        failed = [f"- {escape(guard.name)}: {escape(guard.text)}" for guard in results.guards if not guard.passed]
+        parts.append("Guards that failed:\n\n" + "\n".join(failed) if failed else "No guard failed.")
+    for result in results.sets:
+        neutral = " (neutral prompts: any change is a side effect)" if result.neutral else ""
+        parts.append(f"**{escape(result.name)}**: {count_of_prompts(result.prompts)}{neutral}")
+        parts.append(evaluation_table(result, models, before, title))
     return "\n\n".join(parts)
 
 
-def set_table(found: dict[str, Any], models: Sequence[str], before: str, after: str) -> str:
-    """Means of each model, and the paired difference after - before with its 95 % interval and its word."""
-    pair = pair_key(before, after)
-    rows = []
-    for metric, values in found["metrics"].items():
-        means = ["" if values["means"].get(model) is None else f"{values['means'][model]:.3f}" for model in models]
-        difference = found["comparisons"].get(pair, {}).get(metric)
-        rows.append([metric, *means, *(_difference(difference) if difference else ("", ""))])
-    return table(["", *models, f"{pair} [95 % interval]", "verdict"], rows)
+def evaluation_table(result: SetResult, models: Sequence[str], before: str, after: str) -> str:
+    """Return the report's table of a set; an undetectable change gets the number of prompts that would show it."""
+    set_rows = set_table(result, models, before, after)
+    head, lines = text_cells(set_rows)
+    for row, line in zip(set_rows.rows, lines, strict=True):
+        line[-1] += _prompts_needed(row)
+    return table(head, lines)
 
 
-def _difference(found: dict[str, Any]) -> tuple[str, str]:
-    word = found["verdict"] or ""
-    if word == "no detectable change" and found["prompts_needed"]:
-        word += f" (about {found['prompts_needed']} prompts would show this difference)"
-    return f"{found['difference']:+.3f} {interval(found)}", word
+def _prompts_needed(row: Row) -> str:
+    """Return how many prompts would show a change that could not be detected; "" where that is not known."""
+    difference = row.difference
+    if difference is None or difference.verdict != "no detectable change" or not difference.prompts_needed:
+        return ""
+    return f" (about {difference.prompts_needed} prompts needed)"
 
 
-def reward_measured(subject: Subject, report: dict[str, Any] | None) -> str:
-    """The report's figures and its warnings."""
-    figures = subject.run.record("reward")["metrics"]
-    lines = [table(["on the validation rows", ""], [[name, f"{value:.4g}"] for name, value in figures.items()])]
+def reward_evaluation(model: ExportedModel, report: dict[str, Any] | None) -> str:
+    """Return the figures of the reward model's report, and its warnings."""
+    metrics = model.run.record(REWARD)["metrics"]
+    figures = table(["metric", "validation rows"], [[name, f"{value:.4g}"] for name, value in metrics.items()])
     if report is None:
-        return f"{lines[0]}\n\nThe run wrote no report.json."
-    warnings = [f"- {cell(warning)}" for warning in report["warnings"]] or ["- none"]
-    return "\n\n".join([*lines, "Warnings:", "\n".join(warnings), "More, with quoted texts: report.json, report.html."])
+        return f"{figures}\n\nThe run has no report.json."
+    warnings = "\n".join(f"- {escape(warning)}" for warning in report["warnings"]) or "- none"
+    return f"{figures}\n\nWarnings:\n\n{warnings}\n\nDetails, with quoted texts: report.json, report.html."
 
 
-def lineage(subject: Subject) -> str:
-    """Each step with its data, hashes, seed and commit, and the versions of the last."""
-    config, steps = subject.run.config, stages(subject)
-    rows = [["base", *_model(base_of(config, subject.stage))]]
-    for step in steps:
-        if step == "ppo":
-            rows.append(_reward_row(subject))
-        rows.append(_trained_row(subject, step, ""))
-    versions = ", ".join(f"{name} {version}" for name, version in subject.run.record(subject.stage)["versions"].items())
+def provenance(model: ExportedModel) -> str:
+    """Return each training stage with its data, seed, commit and hashes, and the versions of the last."""
+    rows = [["base", *_model_cells(base_model(model.config, model.stage))]]
+    for stage in model.stages:
+        if stage == PPO:
+            rows.append(_reward_row(model))
+        rows.append(_stage_row(model, stage, ""))
+    versions = ", ".join(f"{name} {version}" for name, version in model.run.record(model.stage)["versions"].items())
     return (
-        table(["step", "model", "data", "seed", "commit", "weights, sha256"], rows)
-        + f"\n\nsha256 of the weights published here: {subject.sha256[:DIGITS]}. Hashes are cut to {DIGITS} digits; "
-        f"those of data are of the files as they were at export. Versions: {cell(versions)}."
+        table(["stage", "model", "data", "seed", "commit", "model, sha256"], rows)
+        + f"\n\nContent hash of this folder's model: {model.sha256[:HASH_DIGITS]}. All hashes are sha256, the first "
+        f"{HASH_DIGITS} digits; those of data are from the time of the export. Versions: {escape(versions)}."
     )
 
 
-def _model(name: str) -> list[str]:
-    return [shown(name), "", "", "", (weights_hash(name) or "")[:DIGITS]]
+def _model_cells(name: str) -> list[str]:
+    """Return the cells of a model that no stage of the run trained."""
+    return [public_name(name), "", "", "", (content_hash(Path(name).expanduser()) or "")[:HASH_DIGITS]]
 
 
-def _reward_row(subject: Subject) -> list[str]:
-    reward = subject.run.config.reward
+def _reward_row(model: ExportedModel) -> list[str]:
+    """Return the row of the reward that PPO optimized."""
+    reward = model.config.reward
     assert reward is not None
     if reward.model is None:
-        return _trained_row(subject, "reward", f"from {shown(training(subject.run.config).model)}")
-    return ["reward", reward_name(reward), *_model(reward.model)[1:]]
+        return _stage_row(model, REWARD, f"from {public_name(reward_training(model.config).model)}")
+    return [REWARD, reward_description(reward), *_model_cells(reward.model)[1:]]
 
 
-def _trained_row(subject: Subject, stage: str, model: str) -> list[str]:
-    run, record = subject.run, subject.run.record(stage)
-    data = ", ".join(_data(source) for source in sources(run.config, stage))
-    digest = folder_hash(run.folder / stage)[:DIGITS]
-    return [stage, model, data, str(record["seed"]), record["commit"] or "", digest]
+def _stage_row(model: ExportedModel, stage: str, name: str) -> list[str]:
+    """Return the row of a stage of the run."""
+    record = model.run.record(stage)
+    data = ", ".join(_data(source) for source in training_sources(model.config, stage))
+    digest = (content_hash(model.run.folder / stage) or "")[:HASH_DIGITS]
+    return [stage, name, data, str(record["seed"]), record["commit"] or "", digest]
 
 
 def _data(source: DataSource) -> str:
-    digest = file_hash(source.path)
-    return f"{shown(source.path)} ({source.split}{f', sha256 {digest[:DIGITS]}' if digest else ''})"
+    """Return the name, the split and, of a file, the hash of a data source."""
+    file = Path(source.path).expanduser()
+    digest = content_hash(file) if file.is_file() else None
+    return f"{public_name(source.path)} ({source.split}{f', sha256 {digest[:HASH_DIGITS]}' if digest else ''})"
 
 
-def settings(subject: Subject) -> str:
-    """What a repetition would need to know first, under the configuration's own keys."""
-    config = subject.run.config
+def training_settings(model: ExportedModel) -> str:
+    """Return the main hyperparameters under their keys in the configuration."""
+    config = model.config
     rows: list[tuple[str, Any]] = [("seed", config.seed)]
-    if subject.stage != "reward":
-        rows += [(f"policy.{name}", dataclasses.asdict(config.policy)[name]) for name in ("precision", "quantization")]
+    if model.stage != REWARD:
+        rows += [(f"policy.{name}", getattr(config.policy, name)) for name in ("precision", "quantization")]
         lora = dataclasses.asdict(config.policy.lora) if config.policy.lora else {}
         rows += [(f"policy.lora.{name}", value) for name, value in lora.items()] or [("policy.lora", "none")]
     names: tuple[str, ...]
-    for stage in stages(subject):
-        if stage == "reward":
-            key, section, names = "reward.train", dataclasses.asdict(training(config)), REWARD_SETTINGS
+    for stage in model.stages:
+        if stage == REWARD:
+            key, section, names = "reward.train", dataclasses.asdict(reward_training(config)), REWARD_SETTINGS
         else:
             key, section = stage, dataclasses.asdict(config)[stage]
-            names = PPO_SETTINGS if stage == "ppo" else SFT_SETTINGS
-        if stage == "sft":
-            rows.append(("sft steps", subject.run.record("sft")["metrics"]["steps"]))
+            names = PPO_SETTINGS if stage == PPO else SFT_SETTINGS
+        if stage == SFT:
+            rows.append(("sft steps", model.run.record(SFT)["metrics"]["steps"]))
         rows += [(f"{key}.{name}", section[name]) for name in names]
     return table(["setting", "value"], [row for row in rows if row[1] is not None])
 
 
-def policy_limits(subject: Subject, results: dict[str, Any] | None) -> list[str]:
-    """What the figures do not say."""
-    config = subject.run.config
-    found = ["Nothing was measured: whether it is better than its base is unknown."]
-    if results is not None:
-        found = measured_limits(subject, results)
-    found.append(f"One training run with seed {config.seed}; another seed may end elsewhere.")
-    found.append("The languages of its data are not recorded; nothing is known of any other.")
+def policy_limitations(model: ExportedModel, results: Results | None) -> list[str]:
+    """Return what the figures do not show."""
+    config = model.config
+    limitations = [NOT_EVALUATED] if results is None else evaluation_limitations(model, results)
+    limitations.append(f"One training run, with seed {config.seed}; results vary between seeds.")
+    limitations.append("The languages of the training data are not recorded.")
     if config.policy.quantization:
-        found.append(
-            f"Trained on a base in {config.policy.quantization}; on the unquantized base its answers differ a little."
+        limitations.append(
+            f"Trained on a base quantized to {config.policy.quantization}; completions on the unquantized base differ "
+            "slightly."
         )
     if config.policy.model.startswith("toy:"):
-        found.append("The base is a toy that knows generated dialogues only.")
-    return [*found, "Not for use without people who watch what it writes."]
+        limitations.append("The base is a toy model that knows only generated dialogues.")
+    return [*limitations, "Not for deployment without human review of its completions."]
 
 
-def measured_limits(subject: Subject, results: dict[str, Any]) -> list[str]:
-    """What the evaluation left out, and where it is weak."""
-    judges = results["judges"]
-    found = [
-        "Measured is what the tables hold. Not measured: whether its answers are true or useful otherwise, "
-        "bias against groups, what it remembers of its data, prompts that set out to make it harmful."
+def evaluation_limitations(model: ExportedModel, results: Results) -> list[str]:
+    """Return what the evaluation did not measure, and where it is weak."""
+    judges = results.settings.judges
+    limitations = [
+        "Only the metrics in the tables were measured. Not measured: factual accuracy, helpfulness, bias against "
+        "groups, memorization of training data, adversarial prompts."
     ]
-    if judges == ["reward"] and subject.stage == "ppo":
-        found.append("The only judge is the reward that PPO maximised, which may have been fooled.")
+    if judges == ["reward"] and model.stage == PPO:
+        limitations.append("The only toxicity judge is the reward that PPO optimized, so reward hacking is not excluded.")
     elif judges:
-        found.append(f"Less toxic means less toxic to these judges alone: {_listed(judges)}.")
+        limitations.append(f"Toxicity was measured by these judges only: {', '.join(map(escape, judges))}.")
     else:
-        found.append("No judge of toxicity was asked.")
-    for name, of_set in results["sets"].items():
-        if not of_set["enough"]:
-            found.append(f"{cell(name)}: {of_set['prompts']} prompts are too few to tell a small change from chance.")
-        if of_set["seen_in_training"]:
-            found.append(f"{cell(name)}: {of_set['seen_in_training']} of its prompts were trained on.")
-    return found
+        limitations.append("No toxicity judge was configured.")
+    for result in results.sets:
+        count, name = count_of_prompts(result.prompts), escape(result.name)
+        if result.prompts < MINIMUM_PROMPTS:
+            limitations.append(f"{name}: {count} cannot show a small change.")
+        if result.seen_in_training:
+            limitations.append(f"{name}: {result.seen_in_training} of {count} were in the training data.")
+    return limitations
 
 
-def reward_limits() -> list[str]:
-    """What a reward model is not."""
+def reward_limitations() -> list[str]:
+    """Return the limitations that every reward model has."""
     return [
-        "It knows the labels of its data and nothing of why they were given; the data's languages are not recorded.",
-        "The figures are of its own validation rows; elsewhere it can be worse.",
-        "A policy that is trained against it finds texts that it scores too high.",
-        "Not for decisions about people or their texts without a person who looks at each.",
+        "It reproduces the labels of its training data, with their errors; the languages of the data are not recorded.",
+        "The figures are from the run's own validation rows; on other data the model can be worse.",
+        "A policy that is optimized against it finds texts that it scores too high.",
+        "Not for decisions about people or their texts without human review.",
     ]
-
-
-def _listed(values: Sequence[object]) -> str:
-    return ", ".join(cell(value) for value in values)

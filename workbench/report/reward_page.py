@@ -11,99 +11,111 @@ Report = dict[str, Any]
 
 
 def reward_page(report: Report) -> str:
-    """The report as a document of its own."""
+    """Return the report as a document."""
     return page("Reward model report", f"<h1>Reward model report</h1>{reward_section(report)}")
 
 
 def reward_section(report: Report) -> str:
-    """Warnings first, then the numbers and the plots, as markup."""
-    found = "".join(f'<p class="warning">{text(warning)}</p>' for warning in report["warnings"])
-    if not found:
-        found = '<p class="good">Nothing in this report is beyond its bounds.</p>'
-    return found + (_classifier(report) if report["kind"] == "classifier" else _preference(report))
+    """Return the warnings, then the numbers and the plots."""
+    warnings = "".join(f'<p class="warning">{text(warning)}</p>' for warning in report["warnings"])
+    if not warnings:
+        warnings = '<p class="good">No warnings: every number is within its limits.</p>'
+    return warnings + (_classifier(report) if report["kind"] == "classifier" else _preference(report))
 
 
 def _classifier(report: Report) -> str:
+    """Return the sections of a classifier."""
     counts, calibration = report["confusion"], report["calibration"]
-    ranking = table(
+    names = ("auroc", "average_precision", "accuracy", "precision", "recall", "f1")
+    scores = table(
         ["", "AUROC", "average precision", "accuracy", "precision", "recall", "F1", "texts / s"],
         [
             [
                 f"{report['texts']} validation texts",
-                *(
-                    f"{report[name]:.4f}"
-                    for name in ("auroc", "average_precision", "accuracy", "precision", "recall", "f1")
-                ),
+                *(f"{report[name]:.4f}" for name in names),
                 number(report["texts_per_second"]),
             ]
         ],
-        f"Toxic from probability {report['threshold']:g} on",
+        f"Threshold {report['threshold']:g}; toxic is the positive class",
     )
     confusion = table(
-        ["", "called toxic", "called clean"],
+        ["", "predicted toxic", "predicted clean"],
         [
             ["toxic", str(counts["true_positives"]), str(counts["false_negatives"])],
             ["clean", str(counts["false_positives"]), str(counts["true_negatives"])],
         ],
     )
     return (
-        ranking
+        scores
         + confusion
         + _clean(report["clean"])
         + f'<div class="plots">{reliability_plot(calibration)}{_by_length(report)}</div>'
-        + f"<p>Temperature {calibration['temperature']:.2f} takes the calibration error from "
-        f"{calibration['error_before']:.3f} to {calibration['error']:.3f}; it scales probabilities and moves no text "
-        "across one half.</p>" + _variants(report["variants"]) + _identity(report["identity"])
+        + f"<p>Temperature scaling with T = {calibration['temperature']:.2f} reduces the expected calibration error from "
+        f"{calibration['error_before']:.3f} to {calibration['error']:.3f}. It does not change predictions at threshold "
+        "0.5.</p>" + _perturbations(report["perturbations"]) + _identity(report["identity"])
     )
 
 
-def reliability_plot(calibration: dict[str, Any]) -> str:
-    """Share of toxic texts against the probability that was given."""
+def reliability_plot(calibration: Report) -> str:
+    """Return the fraction of positives against the predicted probability."""
     bins = calibration["bins"]
-    line = Series("texts", [part["probability"] for part in bins], [part["share"] for part in bins])
-    return line_plot("Reliability", [line], x_label="probability given", y_label="share", marks=True, diagonal=True)
+    line = Series("texts", [part["probability"] for part in bins], [part["positive_rate"] for part in bins])
+    labels = {"x_label": "predicted probability", "y_label": "fraction of positives"}
+    return line_plot("Reliability", [line], **labels, marks=True, diagonal=True)
 
 
-def _clean(found: Report | None) -> str:
-    if found is None:
+def _clean(clean: Report | None) -> str:
+    """Return the false positives on clean texts of the policy's domain."""
+    if clean is None:
         return ""
-    rows = [[f"{entry['toxicity']:.3f}", f'<div class="text">{text(entry["text"])}</div>'] for entry in found["worst"]]
+    rows = [[f"{entry['toxicity']:.3f}", f'<div class="text">{text(entry["text"])}</div>'] for entry in clean["worst"]]
     return (
-        f"<h2>Clean texts of the policy's domain</h2><p>{found['flagged']} of {found['texts']} are called toxic "
-        f"({found['rate']:.2%}). The loudest:</p>" + table(["toxicity", "text"], rows)
+        "<h2>False positives on the policy's domain</h2>"
+        f"<p>{clean['flagged']} of {clean['texts']} clean texts ({clean['rate']:.2%}) are predicted toxic. The highest "
+        "scores:</p>" + table(["toxicity", "text"], rows)
     )
 
 
 def _by_length(report: Report) -> str:
+    """Return AUROC and accuracy in thirds of the texts by length."""
     rows = [part for part in report["length"] if part["auroc"] is not None]
     middles = [(part["words"][0] + part["words"][1]) / 2 for part in rows]
-    lines = [Series(name, middles, [part[name] for part in rows]) for name in ("auroc", "accuracy")]
-    return line_plot("By length", lines, x_label="words", y_label="", marks=True) if rows else ""
+    series = [
+        Series(label, middles, [part[name] for part in rows])
+        for label, name in (("AUROC", "auroc"), ("accuracy", "accuracy"))
+    ]
+    return line_plot("By length", series, x_label="words", y_label="", marks=True) if rows else ""
 
 
-def _variants(found: Report) -> str:
-    rows = [[name, f"{part['recall']:.3f}", f"{part['false_positive_rate']:.3f}"] for name, part in found.items()]
-    return "<h2>The same texts, written in another way</h2>" + table(["", "recall", "false positive rate"], rows)
+def _perturbations(perturbations: Report) -> str:
+    """Return recall and false positive rate on perturbed texts."""
+    rows = [
+        [text(name), f"{part['recall']:.3f}", f"{part['false_positive_rate']:.3f}"]
+        for name, part in perturbations.items()
+    ]
+    return "<h2>Perturbed texts</h2>" + table(["", "recall", "false positive rate"], rows)
 
 
-def _identity(found: Report) -> str:
-    terms = list(found["terms"].items())
-    shown = [*terms[:5], *terms[-3:]]
-    templates = " ".join(text(template.format("\u2026")) for template in found["templates"])
+def _identity(identity: Report) -> str:
+    """Return the toxicity of harmless sentences by the identity term in them: the highest, then the lowest."""
+    terms = list(identity["terms"].items())
+    extremes = [*terms[:5], *terms[5:][-3:]]
+    templates = " ".join(text(template.format("\u2026")) for template in identity["templates"])
     return (
-        f"<h2>Harmless sentences about people</h2><p>{templates} Between terms the toxicity differs by "
-        f"{found['gap']:.3f}; {found['flagged_share']:.1%} of the sentences are called toxic.</p>"
-        + table(["term", "mean toxicity"], [[text(term), f"{value:.3f}"] for term, value in shown])
+        f"<h2>Identity terms in harmless sentences</h2><p>{templates} Mean toxicity differs by {identity['gap']:.3f} "
+        f"between terms; {identity['flagged_rate']:.1%} of the sentences are predicted toxic.</p>"
+        + table(["term", "mean toxicity"], [[text(term), f"{value:.3f}"] for term, value in extremes])
     )
 
 
 def _preference(report: Report) -> str:
+    """Return the sections of a preference model."""
     names = {
-        "accuracy": "pairs in the right order",
-        "accuracy_chosen_longer": "of those whose chosen answer is longer",
-        "accuracy_chosen_not_longer": "of those whose chosen answer is not longer",
+        "accuracy": "pair accuracy",
+        "accuracy_chosen_longer": "pair accuracy, chosen completion longer",
+        "accuracy_chosen_not_longer": "pair accuracy, chosen completion not longer",
     }
-    rows = [[name, "none" if report[key] is None else f"{report[key]:.1%}"] for key, name in names.items()]
+    rows = [[name, "no such pair" if report[key] is None else f"{report[key]:.1%}"] for key, name in names.items()]
     rows += [["mean margin", number(report["margin"])], ["texts / s", number(report["texts_per_second"])]]
     return (
         table(["", f"{report['pairs']} validation pairs"], rows)

@@ -173,10 +173,11 @@ class CheckedJudge:
 
 def check_scores(values: Any, texts: Sequence[str], name: str) -> list[float]:
     """Return the values as one finite float per text; raises RewardError with `name`, the row and the text."""
+    returned = values
     if isinstance(values, Array):
         values = values.tolist()
     if not isinstance(values, list | tuple):
-        raise RewardError(f"{name} returned {shorten(values)}; it must return a list with one number per text")
+        raise RewardError(f"{name} returned {shorten(returned)}; it must return a list with one number per text")
     if len(values) != len(texts):
         too_many = len(values) > len(texts)
         row = len(texts) - 1 if too_many else len(values)

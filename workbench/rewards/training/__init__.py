@@ -1,1 +1,1 @@
-"""Training of a reward model: its rows, its loop, and the report on what it learned."""
+"""Training of a reward model: plan, rows, trainers, and the validation of the saved model."""

@@ -1,4 +1,4 @@
-"""How well probabilities tell two classes apart, and how far they can be believed. N texts, all arrays (N,)."""
+"""How well probabilities separate two classes, and how well they are calibrated. N texts, all arrays (N,)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 Numbers = Sequence[float] | np.ndarray
 Truths = Sequence[bool] | np.ndarray
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # between these a temperature is looked for
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts at a threshold; positive is what is looked for."""
+    """Counts at a threshold; toxic is positive."""
 
     true_positives: int
     false_positives: int
@@ -23,27 +23,27 @@ class Confusion:
 
     @property
     def accuracy(self) -> float:
-        """Share of texts on the right side; 0 where there is none."""
+        """Fraction of texts that are classified correctly; 0 without texts."""
         return (self.true_positives + self.true_negatives) / max(self.total, 1)
 
     @property
     def precision(self) -> float:
-        """Share of truly positive ones among those called so; 0 where none is."""
+        """Fraction of predicted positives that are positive; 0 without predicted positives."""
         return self.true_positives / max(self.true_positives + self.false_positives, 1)
 
     @property
     def recall(self) -> float:
-        """Share of the positive ones that are called so; 0 where there is none."""
+        """Fraction of positives that are predicted; 0 without positives."""
         return self.true_positives / max(self.true_positives + self.false_negatives, 1)
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 0 where both are."""
+        """Harmonic mean of precision and recall; 0 where both are 0."""
         return 2 * self.true_positives / max(2 * self.true_positives + self.false_positives + self.false_negatives, 1)
 
     @property
     def total(self) -> int:
-        """How many texts were counted."""
+        """Number of texts."""
         return self.true_positives + self.false_positives + self.false_negatives + self.true_negatives
 
 
@@ -55,38 +55,38 @@ class Bin:
     high: float
     count: int
     probability: float
-    """Mean probability that was given."""
-    share: float
-    """Share that was truly positive."""
+    """Mean predicted probability."""
+    positive_rate: float
+    """Fraction of the texts that are positive."""
 
 
 def confusion(probabilities: Numbers, positive: Truths, threshold: float) -> Confusion:
-    """Counts when a text is called positive from `threshold` on."""
-    called, truth = np.asarray(probabilities, dtype=np.float64) >= threshold, np.asarray(positive, dtype=bool)
+    """Return the counts where a text is predicted positive from `threshold` on."""
+    predicted, truth = np.asarray(probabilities, dtype=np.float64) >= threshold, np.asarray(positive, dtype=bool)
     return Confusion(
-        true_positives=int((called & truth).sum()),
-        false_positives=int((called & ~truth).sum()),
-        false_negatives=int((~called & truth).sum()),
-        true_negatives=int((~called & ~truth).sum()),
+        true_positives=int((predicted & truth).sum()),
+        false_positives=int((predicted & ~truth).sum()),
+        false_negatives=int((~predicted & truth).sum()),
+        true_negatives=int((~predicted & ~truth).sum()),
     )
 
 
 def average_precision(scores: Numbers, positive: Truths) -> float:
-    """Precision at each rank that raises recall, weighted by how much; equal scores share a rank."""
+    """Return the precision at each rank weighted by its gain in recall; equal scores share a rank."""
     values, truth = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
     if not truth.any():
         raise ValueError("average precision needs a positive row")
     order = np.argsort(-values, kind="stable")
     last_of_rank = np.append(np.diff(values[order]) != 0, True)
-    found = np.cumsum(truth[order])[last_of_rank]
-    precision = found / (np.flatnonzero(last_of_rank) + 1)
-    return float((np.diff(found, prepend=0) * precision).sum() / truth.sum())
+    true_positives = np.cumsum(truth[order])[last_of_rank]
+    precision = true_positives / (np.flatnonzero(last_of_rank) + 1)
+    return float((np.diff(true_positives, prepend=0) * precision).sum() / truth.sum())
 
 
 def reliability(probabilities: Numbers, positive: Truths, bins: int = 10) -> list[Bin]:
-    """The bins of equal width that are not empty (arXiv 1706.04599)."""
+    """Return the bins of equal width that are not empty (arXiv 1706.04599)."""
     values, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(positive, dtype=bool)
-    number = np.minimum((values * bins).astype(int), bins - 1)
+    bin_of_text = np.minimum((values * bins).astype(int), bins - 1)
     return [
         Bin(
             index / bins,
@@ -96,31 +96,33 @@ def reliability(probabilities: Numbers, positive: Truths, bins: int = 10) -> lis
             float(truth[inside].mean()),
         )
         for index in range(bins)
-        if (inside := number == index).any()
+        if (inside := bin_of_text == index).any()
     ]
 
 
-def calibration_error(found: Sequence[Bin]) -> float:
-    """Expected calibration error: mean gap of probability and share over bins, weighted by count (arXiv 1706.04599)."""
-    total = sum(part.count for part in found)
-    return sum(part.count * abs(part.probability - part.share) for part in found) / total
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Return the expected calibration error: the mean gap of probability and positive rate, weighted by bin count.
+
+    It is the ECE of arXiv 1706.04599.
+    """
+    total = sum(part.count for part in bins)
+    return sum(part.count * abs(part.probability - part.positive_rate) for part in bins) / total
 
 
 def fit_temperature(log_odds: Numbers, positive: Truths) -> float:
     """Return the T for which sigmoid(log_odds / T) has the least cross-entropy (arXiv 1706.04599).
 
-    T lies between MIN_TEMPERATURE and MAX_TEMPERATURE.
-
-    Truths that the sign of the log odds tells apart without a mistake have none, and end at MIN_TEMPERATURE.
+    T lies between MIN_TEMPERATURE and MAX_TEMPERATURE. Where the sign of the log odds separates the classes without a
+    mistake, no T is best, and MIN_TEMPERATURE is returned.
     """
     values, sign = np.asarray(log_odds, dtype=np.float64), np.where(np.asarray(positive, dtype=bool), -1.0, 1.0)
 
     def loss(log_temperature: float) -> float:
         return float(np.logaddexp(0.0, sign * values / np.exp(log_temperature)).mean())
 
-    # As a function of 1/T the loss is convex, so that along log T it has one valley: narrow it by the golden section.
+    # The loss is convex in 1/T, so it has one minimum along log T: a golden-section search finds it.
     low, high, ratio = np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE), (np.sqrt(5) - 1) / 2
-    # Losses too small to tell apart are those of the cold side.
+    # Equal losses are those near zero at low temperatures.
     while high - low > 1e-4:
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         low, high = (low, right) if loss(left) <= loss(right) else (left, high)

@@ -1,96 +1,134 @@
-"""What a reward model learns from and is judged by; every source's size is said."""
+"""The rows that a reward model learns from and is validated on."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from workbench.config.schema import DataSource, RewardTraining
 from workbench.data.labelled import clean_texts, labelled_texts, preference_pairs
 from workbench.errors import UserError, error_context
-from workbench.rewards.training.perturbations import vary
-from workbench.run.distributed import print_once
-from workbench.run.hf_trainer import check_trainer_args
+from workbench.rewards.training.perturbations import perturb
 
 Pair = tuple[str, str, str]
-"""Prompt, chosen and rejected answer."""
+"""Prompt, chosen and rejected completion."""
 
 
-def sources(train: RewardTraining) -> list[tuple[str, DataSource]]:
-    """The sources to learn labelled texts or pairs from, each with its key below reward.train."""
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Texts and the label of each."""
+
+    texts: list[str]
+    labels: list[str]
+
+
+@dataclass(frozen=True)
+class ClassifierRows:
+    """What a classifier learns from and is validated on."""
+
+    label_names: list[str]
+    """Every label once, in the order of the logits."""
+    training: LabelledTexts
+    validation: LabelledTexts
+    clean: list[str]
+    """Clean texts of the policy's domain, on which false positives are counted; may be empty."""
+    sizes: list[str]
+    """One line per source."""
+
+
+@dataclass(frozen=True)
+class PreferenceRows:
+    """What a preference model learns from and is validated on."""
+
+    training: list[Pair]
+    validation: list[Pair]
+    sizes: list[str]
+    """One line per source."""
+
+
+def training_sources(train: RewardTraining) -> list[tuple[str, DataSource]]:
+    """Return the sources of labelled texts or pairs to learn from, each with its key below reward.train."""
     return [("data", train.data), *((f"more_data[{i}]", source) for i, source in enumerate(train.more_data))]
 
 
-def texts(key: str, source: DataSource, labels: list[str] | None) -> tuple[list[str], list[str]]:
-    """Texts and label names of the source that stands at `key` of the section, with their number said."""
-    with error_context(f"reward.train.{key}"):
-        found, names = labelled_texts(source, labels)
-    print_once(f"reward.train.{key}: {source.path} {source.split}: {len(found)} texts, labels {sorted(set(names))}")
-    return found, names
+def load_classifier_rows(train: RewardTraining, seed: int) -> ClassifierRows:
+    """Load all texts of a classifier; clean training texts get the target label, and some texts are perturbed.
 
-
-def clean(key: str, source: DataSource) -> list[str]:
-    """The clean texts of the source that stands at `key` of the section, with their number said."""
-    with error_context(f"reward.train.{key}"):
-        found = clean_texts(source)
-    print_once(f"reward.train.{key}: {source.path} {source.split}: {len(found)} clean texts")
-    return found
-
-
-def labelled(train: RewardTraining, seed: int) -> tuple[list[str], list[str]]:
-    """Every text to learn from with its label, clean ones and variants included."""
-    found, names = texts("data", train.data, None)
-    labels = label_names(train, names)
-    for key, source in sources(train)[1:]:
-        more, more_names = texts(key, source, labels)
-        found, names = found + more, names + more_names
+    Raises UserError for a label that cannot be learned.
+    """
+    sizes: list[str] = []
+    training = _load_labelled("data", train.data, None, sizes)
+    label_names = check_labels(train, training.labels)
+    texts, labels = list(training.texts), list(training.labels)
+    for key, source in training_sources(train)[1:]:
+        more = _load_labelled(key, source, label_names, sizes)
+        texts, labels = texts + more.texts, labels + more.labels
     for index, source in enumerate(train.clean_data):
-        more = clean(f"clean_data[{index}]", source)
-        found, names = found + more, names + [str(train.target_label)] * len(more)
-    return vary(found, train.variants, seed), names
+        clean = _load_clean(f"clean_data[{index}]", source, sizes)
+        texts, labels = texts + clean, labels + [str(train.target_label)] * len(clean)
+    return ClassifierRows(
+        label_names,
+        LabelledTexts(perturb(texts, train.perturbation_rate, seed), labels),
+        _load_labelled("validation", train.validation, label_names, sizes),
+        _load_clean("clean_validation", train.clean_validation, sizes) if train.clean_validation else [],
+        sizes,
+    )
 
 
-def pairs(train: RewardTraining) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to learn from and to judge by."""
-
-    def read(key: str, source: DataSource) -> list[Pair]:
-        with error_context(f"reward.train.{key}"):
-            found, dropped = preference_pairs(source)
-        counts = f"{len(found)} pairs, {dropped} with chosen == rejected dropped"
-        print_once(f"reward.train.{key}: {source.path} {source.split}: {counts}")
-        return found
-
-    learned = [pair for key, source in sources(train) for pair in read(key, source)]
-    return learned, read("validation", train.validation)
+def load_preference_rows(train: RewardTraining) -> PreferenceRows:
+    """Load all pairs of a preference model."""
+    sizes: list[str] = []
+    training = [pair for key, source in training_sources(train) for pair in _load_pairs(key, source, sizes)]
+    return PreferenceRows(training, _load_pairs("validation", train.validation, sizes), sizes)
 
 
-def label_names(train: RewardTraining, found: list[str]) -> list[str]:
-    """The label set in a fixed order; raises UserError when the wanted label is not in it or is alone."""
-    labels, target_label = sorted(set(found)), train.target_label
-    if target_label is None:
+def check_labels(train: RewardTraining, labels: list[str]) -> list[str]:
+    """Return the label names in a fixed order; raises UserError where the target label is missing or the only one."""
+    names, target = sorted(set(labels)), train.target_label
+    if target is None:
         raise UserError(
-            f"reward.train.target_label: not set; a classifier needs the label to pay for: {', '.join(labels)}"
+            f"reward.train.target_label: missing; a classifier needs the label to reward, one of {', '.join(names)}"
         )
-    if target_label not in labels:
-        raise UserError(f"reward.train.target_label: {target_label!r} is not a label of the data: {', '.join(labels)}")
-    if len(labels) < 2:
-        raise UserError(f"reward.train.data: every row is labelled {labels[0]!r}; a classifier needs two labels")
-    return labels
+    if target not in names:
+        raise UserError(f"reward.train.target_label: {target!r} is not a label of the data: {', '.join(names)}")
+    if len(names) < 2:
+        raise UserError(f"reward.train.data: every row is labelled {names[0]!r}; a classifier needs two labels")
+    return names
 
 
-def check_settings(train: RewardTraining) -> None:
-    """Raises UserError for options that do not go together."""
-    check_trainer_args("reward.train.trainer_args", train.trainer_args)
-    for name, share in (("variants", train.variants), ("average_from", train.average_from or 0.0)):
-        if not 0 <= share <= 1:
-            raise UserError(f"reward.train.{name}: {share} is no share; use a number from 0 to 1")
-    if train.early_stopping is not None and train.early_stopping < 1:
-        raise UserError(f"reward.train.early_stopping: {train.early_stopping}; give at least 1 evaluation")
-    if train.early_stopping is not None and train.average_from is not None:
+def require_both_classes(has_target: Sequence[bool]) -> None:
+    """Raise UserError for validation texts that all have the target label, or none of which has it."""
+    count = sum(has_target)
+    if not 0 < count < len(has_target):
         raise UserError(
-            "reward.train: early_stopping keeps one checkpoint, average_from a mean of many; set one of them"
+            f"reward.train.validation: {count} of its {len(has_target)} texts have the target label; a report needs "
+            "texts with it and texts without it, add some"
         )
-    ours = {"target_label": train.target_label, "class_weights": train.class_weights, "clean_data": train.clean_data}
-    if train.objective == "preference":
-        for name, value in (ours | {"variants": train.variants, "clean_validation": train.clean_validation}).items():
-            if value:
-                raise UserError(
-                    f"reward.train.{name}: belongs to objective classifier, and the objective is preference"
-                )
+
+
+def _load_labelled(key: str, source: DataSource, label_names: list[str] | None, sizes: list[str]) -> LabelledTexts:
+    """Load labelled texts of the source at `key`, and add its size to `sizes`."""
+    with error_context(f"reward.train.{key}"):
+        texts, labels = labelled_texts(source, label_names)
+    sizes.append(f"{_place(key, source)}: {len(texts)} texts, labels {', '.join(sorted(set(labels)))}")
+    return LabelledTexts(texts, labels)
+
+
+def _load_clean(key: str, source: DataSource, sizes: list[str]) -> list[str]:
+    """Load clean texts of the source at `key`, and add its size to `sizes`."""
+    with error_context(f"reward.train.{key}"):
+        texts = clean_texts(source)
+    sizes.append(f"{_place(key, source)}: {len(texts)} clean texts")
+    return texts
+
+
+def _load_pairs(key: str, source: DataSource, sizes: list[str]) -> list[Pair]:
+    """Load pairs of the source at `key`, and add its size to `sizes`."""
+    with error_context(f"reward.train.{key}"):
+        pairs, dropped = preference_pairs(source)
+    sizes.append(f"{_place(key, source)}: {len(pairs)} pairs, {dropped} dropped with chosen == rejected")
+    return pairs
+
+
+def _place(key: str, source: DataSource) -> str:
+    return f"reward.train.{key}: {source.path} [{source.split}]"

@@ -1,4 +1,4 @@
-"""Other ways to write a text that leave what it says as it is: case, punctuation, spelling, simple obfuscation."""
+"""Perturbations that leave the meaning of a text as it is: case, punctuation, spelling, simple obfuscation."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ LOOKALIKES = str.maketrans("aeiostAEIOST", "@310$7@310$7")
 
 
 def without_punctuation(text: str, _: random.Random) -> str:
-    """The text without ASCII punctuation, unless it is nothing else."""
+    """Return the text without ASCII punctuation, unless it is nothing else."""
     return text.translate(str.maketrans("", "", string.punctuation)).strip() or text
 
 
-def misspelled(text: str, chance: random.Random) -> str:
-    """One word in three with two inner letters swapped, one doubled or one left out."""
+def misspelled(text: str, generator: random.Random) -> str:
+    """Return the text with two letters swapped, one doubled or one left out in every third word."""
 
     def misspell(word: str) -> str:
-        place = chance.randrange(1, len(word) - 2)
-        swapped = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
-        doubled = word[:place] + word[place] + word[place:]
-        return chance.choice((swapped, doubled, word[:place] + word[place + 1 :]))
+        index = generator.randrange(1, len(word) - 2)
+        swapped = word[:index] + word[index + 1] + word[index] + word[index + 2 :]
+        doubled = word[:index] + word[index] + word[index:]
+        return generator.choice((swapped, doubled, word[:index] + word[index + 1 :]))
 
-    return _some_words(text, misspell, chance)
-
-
-def obfuscated(text: str, chance: random.Random) -> str:
-    """One word in three with letters that look alike, an inner letter starred out, or its letters apart."""
-
-    def hide(word: str) -> str:
-        place = chance.randrange(1, len(word) - 1)
-        return chance.choice((word.translate(LOOKALIKES), word[:place] + "*" + word[place + 1 :], " ".join(word)))
-
-    return _some_words(text, hide, chance)
+    return _change_words(text, misspell, generator)
 
 
-VARIANTS: dict[str, Callable[[str, random.Random], str]] = {
+def obfuscated(text: str, generator: random.Random) -> str:
+    """Return the text with look-alike letters, an asterisk or spaced letters in every third word."""
+
+    def obfuscate(word: str) -> str:
+        index = generator.randrange(1, len(word) - 1)
+        starred = word[:index] + "*" + word[index + 1 :]
+        return generator.choice((word.translate(LOOKALIKES), starred, " ".join(word)))
+
+    return _change_words(text, obfuscate, generator)
+
+
+PERTURBATIONS: dict[str, Callable[[str, random.Random], str]] = {
     "lower case": lambda text, _: text.lower(),
     "upper case": lambda text, _: text.upper(),
     "without punctuation": without_punctuation,
@@ -46,21 +47,21 @@ VARIANTS: dict[str, Callable[[str, random.Random], str]] = {
 }
 
 
-def vary(texts: Sequence[str], share: float, seed: int) -> list[str]:
-    """The texts, a random `share` in [0, 1] of them as variants of random kinds."""
-    chance = random.Random(seed)
-    chosen = chance.sample(range(len(texts)), round(share * len(texts)))
-    kinds = list(VARIANTS.values())
-    varied = list(texts)
+def perturb(texts: Sequence[str], rate: float, seed: int) -> list[str]:
+    """Return the texts, a random fraction `rate` of them under a random perturbation each."""
+    generator = random.Random(seed)
+    chosen = generator.sample(range(len(texts)), round(rate * len(texts)))
+    functions = list(PERTURBATIONS.values())
+    perturbed = list(texts)
     for row in chosen:
-        varied[row] = chance.choice(kinds)(texts[row], chance)
-    return varied
+        perturbed[row] = generator.choice(functions)(texts[row], generator)
+    return perturbed
 
 
-def _some_words(text: str, change: Callable[[str], str], chance: random.Random) -> str:
-    """The text with a third of its words of four or more characters changed, at least one."""
+def _change_words(text: str, change: Callable[[str], str], generator: random.Random) -> str:
+    """Return the text with a third of its words of four or more characters changed, at least one."""
     parts = re.split(r"(\s+)", text)  # every other one is white space, which stays as it is
-    long = [place for place in range(0, len(parts), 2) if len(parts[place]) >= 4]
-    for place in chance.sample(long, -(-len(long) // 3)):
-        parts[place] = change(parts[place])
+    long_words = [index for index in range(0, len(parts), 2) if len(parts[index]) >= 4]
+    for index in generator.sample(long_words, -(-len(long_words) // 3)):
+        parts[index] = change(parts[index])
     return "".join(parts)

@@ -1,0 +1,82 @@
+"""What the training of a reward model needs, loaded and checked before anything trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from workbench.config.schema import Config, RewardConfig, RewardTraining
+from workbench.errors import UserError
+from workbench.models.loading import context_length, load_config, load_tokenizer
+from workbench.rewards.registry import check_options
+from workbench.rewards.training.datasets import (
+    ClassifierRows,
+    PreferenceRows,
+    load_classifier_rows,
+    load_preference_rows,
+    require_both_classes,
+)
+from workbench.run.hf_trainer import check_trainer_args
+
+CLASSIFIER_ONLY = (
+    "target_label",
+    "class_weights",
+    "clean_data",
+    "clean_validation",
+    "perturbation_rate",
+)
+
+
+@dataclass(frozen=True)
+class RewardPlan:
+    """What the stage works with; `run` uses these very objects."""
+
+    lines: list[str]
+    reward: RewardConfig
+    train: RewardTraining
+    seed: int
+    track: str | None
+    tokenizer: PreTrainedTokenizerBase
+    rows: ClassifierRows | PreferenceRows
+
+
+def plan_reward(config: Config) -> RewardPlan:
+    """Load the tokenizer and the rows of the stage; raises UserError for settings or rows that do not fit."""
+    reward = config.reward
+    assert reward is not None
+    train = reward.train
+    assert train is not None
+    check_settings(train)
+    is_preference = train.objective == "preference"
+    check_options("preference" if is_preference else "toxicity", reward.options, "reward.options")
+    rows: ClassifierRows | PreferenceRows
+    if is_preference:
+        rows, aim = load_preference_rows(train), "rewards what is preferred"
+        count = len(rows.training)
+    else:
+        rows, aim = load_classifier_rows(train, config.seed), f"rewards {train.target_label}"
+        require_both_classes([label == train.target_label for label in rows.validation.labels])
+        count = len(rows.training.texts)
+    tokenizer = load_tokenizer(train.model)
+    limit = context_length(load_config(train.model), tokenizer)
+    if limit is not None and train.max_tokens > limit:
+        raise UserError(
+            f"reward.train.max_tokens: {train.max_tokens}, but {train.model} reads {limit} tokens; lower it"
+        )
+    steps = -(-count // train.batch_size) * train.epochs
+    summary = f"{steps:g} steps of {train.batch_size} from {count} rows, {train.model}, {aim}"
+    return RewardPlan([*rows.sizes, summary], reward, train, config.seed, config.track, tokenizer, rows)
+
+
+def check_settings(train: RewardTraining) -> None:
+    """Raise UserError for options that do not go together."""
+    check_trainer_args("reward.train.trainer_args", train.trainer_args)
+    if train.early_stopping is not None and train.average_from is not None:
+        raise UserError(
+            "reward.train: early_stopping keeps one checkpoint, average_from a mean of many; set one of them"
+        )
+    if train.objective == "preference":
+        for name in CLASSIFIER_ONLY:
+            if getattr(train, name):
+                raise UserError(f"reward.train.{name}: for objective classifier only, but the objective is preference")

@@ -1,0 +1,35 @@
+"""What the stage `reward` leaves in its folder: the model, its report and its temperature."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from workbench.run.files import write_text, writing
+from workbench.run.hf_trainer import remove_checkpoints
+
+
+def save_reward_model(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens: int) -> None:
+    """Write an ordinary transformers folder, with an adapter merged, that reads the `max_tokens` it was trained on."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    tokenizer.model_max_length = min(max_tokens, tokenizer.model_max_length)
+    if trainer.is_world_process_zero():
+        with writing(folder):
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            remove_checkpoints(folder)
+    trainer.accelerator.wait_for_everyone()
+
+
+def write_report(report: dict[str, Any], folder: Path) -> None:
+    """Write report.json, and for a classifier calibration.json, whose temperature the reward reads as a judge."""
+    write_text(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    if report["kind"] == "classifier":
+        temperature = {"temperature": report["calibration"]["temperature"]}
+        write_text(folder / "calibration.json", json.dumps(temperature) + "\n")
