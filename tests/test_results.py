@@ -84,7 +84,7 @@ def test_damaged_results_are_one_line(changes: dict[str, object]) -> None:
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{")
     for file in (tmp_path / "results.json", tmp_path / "none.json", tmp_path):
-        with pytest.raises(UserError, match="cannot be read: .*--force evaluation"):
+        with pytest.raises(UserError, match=r"cannot be read: .*--force evaluation"):
             read_results(file)
 
 

@@ -1,1 +1,1 @@
-"""Answers of several models to the same prompts, what they are worth, and what may be said of their difference."""
+"""Completions of several models to the same prompts, their scores, and what the differences prove."""

@@ -1,12 +1,13 @@
-"""Answers kept beside the results, so that what was sampled once is not sampled again to be judged anew."""
+"""Completions stored beside the results, so that nothing is sampled twice to be scored anew."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,117 +15,147 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from workbench.config.names import TITLES
 from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
-from workbench.evaluation.generation import Answer, Sampling
-from workbench.evaluation.models import Candidate
-from workbench.models.adapters import is_adapter
-from workbench.models.loading import load_config, resolve
-from workbench.run.files import append_text, write_text
+from workbench.evaluation.generation import Completion, Sampling
+from workbench.evaluation.models import ModelSpec, local_folder
+from workbench.models.loading import load_config
+from workbench.run.files import append_text, content_hash, write_text
 from workbench.run.folder import package_versions
 
-FILE = "answers.jsonl"
-RUN_TITLES = ("base", "sft", "aligned")
-Answers = list[list[Answer]]
-Lines = list[list[dict[str, Any]]]
-"""Answers as JSON has them."""
+FILE = "completion_cache.jsonl"
 
 
-def key_of(
-    candidate: Candidate,
+@dataclass
+class Cache:
+    """Plain data by a key that is made of everything the data depends on."""
+
+    file: Path
+    entries: dict[str, Any]
+    used: set[str] = field(default_factory=set)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.entries
+
+    def get(self, key: str) -> Any:
+        """Return an entry, which from now on counts as used."""
+        self.used.add(key)
+        return self.entries[key]
+
+    def add(self, key: str, value: Any) -> None:
+        """Store an entry on the disk."""
+        append_text(self.file, _line(key, value))
+        self.entries[key] = value
+
+    def keep_used(self) -> None:
+        """Delete the entries that were not used."""
+        if self.used != self.entries.keys():
+            self.entries = {key: value for key, value in self.entries.items() if key in self.used}
+            write_text(self.file, "".join(_line(key, value) for key, value in self.entries.items()))
+
+
+def open_cache(folder: Path) -> Cache:
+    """Return the cache in a stage's folder; a line that a crash cut off is ignored."""
+    file, entries = folder / FILE, {}
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    except OSError as error:
+        raise UserError(
+            f"{file}: cannot be read: {error.strerror}; delete it to sample the completions anew"
+        ) from error
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            entries[entry["key"]] = entry["value"]
+        except (ValueError, KeyError, TypeError):
+            continue
+    return Cache(file, entries)
+
+
+def completions_key(
+    spec: ModelSpec,
     weights: Sequence[str],
-    rows: Sequence[dict[str, Any]],
+    prompt_ids: Sequence[list[int]],
     sampling: Sampling,
     policy: PolicyConfig,
     accelerator: Accelerator,
 ) -> str:
-    """A name (sha256) for answers, made of what they depend on; `weights` is the content of the candidate's."""
+    """Return the key of a model's completions; `weights` are the content hashes of `spec.weights`."""
+    return _key(
+        {
+            "model": spec.model,
+            "title": spec.title if spec.title in TITLES else None,
+            "with_token_log_ratios": spec.with_token_log_ratios,
+            "weights": list(weights),
+            "sampling": dataclasses.asdict(sampling),
+            "prompts": list(prompt_ids),
+        },
+        policy,
+        accelerator,
+    )
+
+
+def references_key(
+    base: str,
+    reference_ids: Sequence[tuple[list[int], list[int]]],
+    batch_size: int,
+    policy: PolicyConfig,
+    accelerator: Accelerator,
+) -> str:
+    """Return the key of the references' perplexity; `base` is the content hash of the base."""
+    return _key({"base": base, "references": list(reference_ids), "batch_size": batch_size}, policy, accelerator)
+
+
+def weights_hash(name: str) -> str:
+    """Return the content hash of a model or adapter; of a model on the hub, the commit."""
+    folder = local_folder(name)
+    return str(load_config(name)._commit_hash) if folder is None else str(content_hash(folder))
+
+
+def completions_to_json(completions: Sequence[Sequence[Completion]]) -> list[list[dict[str, Any]]]:
+    """Return completions as plain data."""
+    return [[dataclasses.asdict(completion) for completion in row] for row in completions]
+
+
+def completions_from_json(data: Sequence[Sequence[dict[str, Any]]]) -> list[list[Completion]]:
+    """Return the completions in an entry whose key this code made, and which therefore has this code's form."""
+    return [[_completion(values) for values in row] for row in data]
+
+
+def _completion(values: dict[str, Any]) -> Completion:
+    ratios = values["token_log_ratios"]
+    pairs = None if ratios is None else [(piece, nats) for piece, nats in ratios]
+    return Completion(**values | {"token_log_ratios": pairs})
+
+
+def _key(facts: dict[str, Any], policy: PolicyConfig, accelerator: Accelerator) -> str:
+    """Return a sha256 of facts, and of code, libraries, machine and policy settings."""
     device = accelerator.device.type
-    facts = {
-        "code": code_hash(),
-        "versions": package_versions() | {name: version(name) for name in libraries(policy)},
+    facts = facts | {
+        "code": _code_hash(),
+        "versions": package_versions() | {name: version(name) for name in _libraries(policy)},
         "machine": [device, accelerator.num_processes, torch.get_num_threads()],
         "gpu": torch.cuda.get_device_name(accelerator.device) if device == "cuda" else None,
         "policy": dataclasses.asdict(policy),
-        "model": candidate.model,
-        "part": candidate.title if candidate.title in RUN_TITLES else None,
-        "with_token_log_ratios": candidate.with_token_log_ratios,
-        "weights": list(weights),
-        "sampling": dataclasses.asdict(sampling),
-        "prompts": [row["prompt_ids"] for row in rows],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def libraries(policy: PolicyConfig) -> tuple[str, ...]:
-    """Packages that answers depend on and that every results.json need not name."""
+def _libraries(policy: PolicyConfig) -> tuple[str, ...]:
+    """Return packages that completions depend on and that not every results.json needs to name."""
     return ("tokenizers", "bitsandbytes") if policy.quantization else ("tokenizers",)
 
 
-def content_of(place: str) -> str:
-    """sha256 of the files in the folder of a model or adapter; of a model on the hub, the commit."""
-    folder = Path(place).expanduser()
-    if not is_adapter(folder):
-        folder = Path(resolve(place))
-    if not folder.is_dir():
-        return str(load_config(place)._commit_hash)
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.is_file():
-            with file.open("rb") as stream:
-                digest.update(f"{file.name}\n{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-@cache
-def code_hash() -> str:
-    """sha256 of the workbench's own source."""
+@functools.cache
+def _code_hash() -> str:
+    """Return the sha256 of the workbench's own source."""
     root, digest = Path(__file__).resolve().parent.parent, hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def read(folder: Path) -> dict[str, Lines]:
-    """What is kept in a stage's folder, by key; a line that a crash left torn is none."""
-    file, found = folder / FILE, {}
-    try:
-        lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}; delete it to have its answers anew") from error
-    for line in lines:
-        try:
-            kept = json.loads(line)
-            found[kept["key"]] = kept["answers"]
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
-
-
-def answers_of(lines: Lines) -> Answers:
-    """The answers that are kept under a key that `key_of` makes today, and so in today's form."""
-    return [[Answer(**fields | {"moved": _pairs(fields["moved"])}) for fields in of] for of in lines]
-
-
-def lines_of(answers: Answers) -> Lines:
-    """The answers in the form in which they are kept."""
-    return [[dataclasses.asdict(answer) for answer in of] for of in answers]
-
-
-def add(folder: Path, key: str, lines: Lines) -> None:
-    """Keep answers under a key."""
-    append_text(folder / FILE, _line(key, lines))
-
-
-def replace(folder: Path, lines: Mapping[str, Lines]) -> None:
-    """Keep these and forget all others."""
-    write_text(folder / FILE, "".join(_line(key, of) for key, of in lines.items()))
-
-
-def _pairs(moved: list[list[Any]] | None) -> list[tuple[str, float]] | None:
-    return None if moved is None else [(piece, nats) for piece, nats in moved]
-
-
-def _line(key: str, lines: Lines) -> str:
-    """A line in ASCII, where no character of an answer ends it; it begins with an end, for the last may be torn."""
-    return "\n" + json.dumps({"key": key, "answers": lines}, allow_nan=False) + "\n"
+def _line(key: str, value: Any) -> str:
+    """Return a line in ASCII, which no character of a text can end; the line before it may have been cut off."""
+    return "\n" + json.dumps({"key": key, "value": value}, allow_nan=False) + "\n"

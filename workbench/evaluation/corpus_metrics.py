@@ -1,61 +1,92 @@
-"""Metrics that belong to all answers together, as parts that the prompts have in them."""
+"""Metrics of all completions of a seed together, as one jackknife pseudovalue per prompt.
+
+A plain bootstrap over prompts is wrong for distinct-n: a prompt that is drawn twice is not distinct, and its 95 %
+interval covers the truth in fewer than half of the cases (tests/test_corpus_metrics.py).
+
+To add a metric, write its function and add it to CORPUS_METRICS with its direction.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from workbench.evaluation import metrics
-from workbench.evaluation.generation import Answer
+from workbench.evaluation.generation import Completion, perplexity
 from workbench.evaluation.metrics.text_statistics import distinct_n, distinct_n_without
-from workbench.evaluation.statistics import parts
+from workbench.evaluation.results import PERPLEXITY, Direction, Metric
+from workbench.evaluation.statistics import jackknife_pseudovalues
 
-POOLED = ("distinct-1", "distinct-2", "distinct-3", "BLEU", "perplexity under the base")
-LARGEST_NATS = 700.0  # a token; beyond it the perplexity is no number any more
-
-
-def pooled(rows: Sequence[dict[str, Any]], answers: Sequence[Sequence[Answer]]) -> dict[str, list[float]]:
-    """Of each metric the part of every prompt, see workbench.evaluation.statistics.parts; their mean is the metric.
-
-    A plain bootstrap over prompts is wrong for distinct-n: a prompt that is drawn twice is not distinct, and its 95 %
-    interval covers the truth in fewer than half of the cases (tests/test_pooled.py). NaN without a reference.
-    """
-    texts = [[answer.text for answer in of] for of in answers]
-    together = [text for of in texts for text in of]
-    found = {f"distinct-{n}": parts(distinct_n(together, n), distinct_n_without(texts, n)) for n in (1, 2, 3)}
-    known = [index for index, row in enumerate(rows) if references(row)]
-    if known:
-        found["BLEU"] = np.full(len(rows), math.nan)
-        found["BLEU"][known] = _bleu([texts[index] for index in known], [references(rows[index]) for index in known])
-    if all(answer.base_nll is not None for of in answers for answer in of):
-        sums = np.array([[sum(a.base_nll or 0.0 for a in of), sum(a.tokens for a in of)] for of in answers])
-        found["perplexity under the base"] = parts(
-            float(_perplexity(sums.sum(axis=0))), _perplexity(sums.sum(axis=0) - sums)
-        )
-    return {metric: values.tolist() for metric, values in found.items()}
+Completions = Sequence[Sequence[Completion]]
+"""The K completions of each of N prompts, of one seed."""
+References = Sequence[list[str]]
+"""The references of each of N prompts."""
 
 
-def references(row: dict[str, Any]) -> list[str]:
-    """The references of a row: none, one or several."""
-    given = row.get("reference") or []
-    return [
-        text for text in ([given] if isinstance(given, str) else given) if not isinstance(text, str) or text.strip()
-    ]
+@dataclass(frozen=True)
+class CorpusMetric:
+    """A registered metric: which way is good, and what computes its pseudovalues (N,)."""
+
+    direction: Direction | None
+    measure: Callable[[Completions, References], np.ndarray | None]
+    """NaN for a prompt that the metric does not count; None where it cannot be measured at all."""
 
 
-def _bleu(texts: Sequence[Sequence[str]], given: Sequence[list[str]]) -> np.ndarray:
-    """The parts (N,) of prompts, each with its answers and its references."""
-    repeated = [of for row, of in enumerate(given) for _ in texts[row]]
-    counts = metrics.bleu_counts([text for of in texts for text in of], repeated)
-    starts = np.cumsum([0, *(len(of) for of in texts[:-1])])
+def measure_corpus(completions: Completions, references: References) -> dict[Metric, np.ndarray]:
+    """Return the pseudovalues (N,) of every metric that can be measured."""
+    values = {}
+    for name, metric in CORPUS_METRICS.items():
+        measured = metric.measure(completions, references)
+        if measured is not None:
+            values[Metric(name, metric.direction, pooled=True)] = measured
+    return values
+
+
+def distinct(completions: Completions, references: References, n: int) -> np.ndarray:
+    """Return the pseudovalues of distinct-n."""
+    texts = _texts(completions)
+    together = [text for row in texts for text in row]
+    return jackknife_pseudovalues(distinct_n(together, n), distinct_n_without(texts, n))
+
+
+def bleu(completions: Completions, references: References) -> np.ndarray | None:
+    """Return the pseudovalues of corpus BLEU; NaN for prompts without a reference."""
+    rows = [row for row, texts in enumerate(references) if texts]
+    if not rows:
+        return None
+    texts = [row for row, known in zip(_texts(completions), references, strict=True) if known]
+    flat = [text for row in texts for text in row]
+    counts = metrics.bleu_counts(flat, [references[rows[i]] for i, row in enumerate(texts) for _ in row])
+    starts = np.cumsum([0, *(len(row) for row in texts[:-1])])
     by_prompt = np.add.reduceat(counts, starts, axis=0)
     total = by_prompt.sum(axis=0)
-    return parts(metrics.bleu_of_counts(total), [metrics.bleu_of_counts(total - own) for own in by_prompt])
+    without = [metrics.bleu_of_counts(total - count) for count in by_prompt]
+    values = np.full(len(references), math.nan)
+    values[rows] = jackknife_pseudovalues(metrics.bleu_of_counts(total), without)
+    return values
 
 
-def _perplexity(sums: np.ndarray) -> np.ndarray:
-    """Perplexity of nats and tokens (..., 2), 1 without any token."""
-    return np.exp(np.minimum(sums[..., 0] / np.maximum(sums[..., 1], 1), LARGEST_NATS))
+def base_perplexity(completions: Completions, references: References) -> np.ndarray | None:
+    """Return the pseudovalues of the perplexity under the base; None for a model with another vocabulary."""
+    if any(completion.base_nll is None for row in completions for completion in row):
+        return None
+    sums = np.array([[sum(c.base_nll or 0.0 for c in row), sum(c.tokens for c in row)] for row in completions])
+    total = sums.sum(axis=0)
+    return jackknife_pseudovalues(perplexity(*total), [perplexity(*rest) for rest in total - sums])
+
+
+def _texts(completions: Completions) -> list[list[str]]:
+    return [[completion.text for completion in row] for row in completions]
+
+
+CORPUS_METRICS: dict[str, CorpusMetric] = {
+    "distinct-1": CorpusMetric(None, partial(distinct, n=1)),
+    "distinct-2": CorpusMetric(None, partial(distinct, n=2)),
+    "distinct-3": CorpusMetric(None, partial(distinct, n=3)),
+    "BLEU": CorpusMetric("higher", bleu),
+    PERPLEXITY: CorpusMetric(None, base_perplexity),
+}

@@ -165,5 +165,7 @@ def reference_perplexity(
             nats += (-base.logprobs("base", batch, 1.0).sum(dim=1)).tolist()
     total = sum(gather_object(nats)[: len(pairs)])  # with fewer pairs than processes, accelerate repeats the last one
     if not math.isfinite(total):
-        raise UserError("evaluation: log-probabilities of the references are not finite; the base's weights are damaged")
+        raise UserError(
+            "evaluation: log-probabilities of the references are not finite; the base's weights are damaged"
+        )
     return perplexity(total, sum(len(ids) for _, ids in pairs))

@@ -1,98 +1,152 @@
-"""The models of a run that are compared: base, SFT, aligned and further ones."""
+"""The models that are compared: base, SFT and aligned policy, and further ones."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
-from accelerate import Accelerator
-from transformers import PreTrainedModel
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from workbench.errors import error_context
-from workbench.evaluation.generation import Contestant
-from workbench.models.adapters import is_adapter, load_adapter, load_adapters
-from workbench.models.loading import autocast_dtype, load_model, load_policy_tokenizer
+from workbench.config.names import ALIGNED, BASE, TRAINED_BY, TUNED
+from workbench.config.schema import Config
+from workbench.errors import UserError, error_context
+from workbench.evaluation.generation import ComparedModel
+from workbench.models.adapters import check_adapter, is_adapter, load_adapter, load_adapters
+from workbench.models.loading import autocast_dtype, load_config, load_model, resolve
 from workbench.models.policy import Policy
 from workbench.run.folder import Run
 
 
-class Candidate(NamedTuple):
-    """A model to compare; it is loaded only where its answers are not kept from before."""
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model to compare; it is loaded only where its completions are not in the cache."""
 
     title: str
     model: str
-    """The model by whose tokenizer it reads: the policy's, or a further model itself."""
+    """The model whose tokenizer it uses: the policy's, or a further model itself."""
     weights: list[str]
-    """The models and folders that its answers depend on."""
+    """The models and folders that its completions depend on."""
     with_token_log_ratios: bool
-    """Whether the first answer to each prompt shall say where each of its tokens moved."""
+    """Whether the first completion of each prompt gets its token_log_ratios."""
 
 
-def candidates(run: Run) -> list[Candidate]:
-    """Each model of the run, then adapters on the same base, then models of their own."""
-    own, trained, adapters = run.config.policy.model, trained_folders(run), further_adapters(run)
-    weights = [own, *map(str, trained.values())]
-    found = [Candidate(title, own, weights, title == last_trained(run)) for title in ("base", *trained)]
-    found += [Candidate(title, own, [*weights, str(folder)], False) for title, folder in adapters.items()]
-    models = {title: place for title, place in run.config.evaluation.models.items() if title not in adapters}
-    return found + [Candidate(title, place, [place], False) for title, place in models.items()]
+def model_specs(run: Run) -> list[ModelSpec]:
+    """Return each model of the run, then adapters on the same base, then models with their own tokenizer."""
+    model, trained = run.config.policy.model, trained_folders(run)
+    weights, last = [model, *map(str, trained.values())], list(trained)[-1]
+    specs = [ModelSpec(title, model, weights, title == last) for title in (BASE, *trained)]
+    for title, folder in further_adapters(run.config).items():
+        specs.append(ModelSpec(title, model, [*weights, str(folder)], False))
+    return specs + [ModelSpec(title, name, [name], False) for title, name in further_models(run.config).items()]
 
 
-def loader(run: Run, accelerator: Accelerator) -> Callable[[Candidate], Contestant]:
-    """What loads a candidate: adapters join one base, which stays in memory; a full model comes when asked for."""
-    policy, device, autocast = run.config.policy, accelerator.device, autocast_dtype(run.config.policy)
-    trained, adapters, tokenizer = trained_folders(run), further_adapters(run), load_policy_tokenizer(policy.model)
-    # Never the titles of further ones: peft refuses a dot in a name, and "policy" and "reference" mean something.
-    names = {"sft": "sft", "aligned": "policy"} | {title: f"further_{index}" for index, title in enumerate(adapters)}
-
-    def full(place: Path | str) -> PreTrainedModel:
-        return load_model(dataclasses.replace(policy, model=str(place)), device=device)
-
-    @cache
-    def reference() -> PreTrainedModel:
-        return full(trained.get("sft", policy.model))
-
-    @cache
-    def base() -> Policy:
-        if policy.lora is None:
-            return Policy(full(policy.model), tokenizer, reference=reference(), autocast=autocast)
-        loaded = load_adapters(full(policy.model), {names[title]: trained[title] for title in trained})
-        for title, folder in adapters.items():
-            with error_context(f"evaluation.models.{title}"):
-                loaded = load_adapter(loaded, names[title], folder)
-        return Policy(loaded, tokenizer, autocast=autocast)
-
-    def load(candidate: Candidate) -> Contestant:
-        title, with_token_log_ratios = candidate.title, candidate.with_token_log_ratios
-        if title in run.config.evaluation.models and title not in adapters:
-            with error_context(f"evaluation.models.{title}"):
-                settings = dataclasses.replace(policy, model=candidate.model, quantization=None)
-                its_own = load_policy_tokenizer(candidate.model)
-                alone = Policy(load_model(settings, device=device), its_own, autocast=autocast)
-                return Contestant(title, alone, "base", its_own, None, with_token_log_ratios)
-        if policy.lora is None and title in trained:
-            whole = Policy(full(trained[title]), tokenizer, reference=reference(), autocast=autocast)
-            return Contestant(title, whole, "policy", tokenizer, base(), with_token_log_ratios)
-        return Contestant(title, base(), names.get(title, "base"), tokenizer, base(), with_token_log_ratios)
-
-    return load
+def model_titles(config: Config) -> list[str]:
+    """Return the titles in the order of the tables."""
+    sections = {TUNED: config.sft, ALIGNED: config.ppo}
+    trained = [title for title, section in sections.items() if section is not None]
+    return [BASE, *trained, *further_adapters(config), *further_models(config)]
 
 
 def trained_folders(run: Run) -> dict[str, Path]:
-    """Title and folder of each model that the run trains."""
-    wanted = {"sft": ("sft", run.config.sft), "aligned": ("ppo", run.config.ppo)}
-    return {title: run.folder / stage for title, (stage, section) in wanted.items() if section}
+    """Return title and folder of each model that the run trains."""
+    return {title: run.folder / TRAINED_BY[title] for title in model_titles(run.config) if title in TRAINED_BY}
 
 
-def last_trained(run: Run) -> str:
-    """The title of the model that came last."""
-    return list(trained_folders(run))[-1]
+def further_adapters(config: Config) -> dict[str, Path]:
+    """Return title and folder of each further model that is an adapter."""
+    folders = {title: Path(name).expanduser() for title, name in config.evaluation.models.items()}
+    return {title: folder for title, folder in folders.items() if is_adapter(folder)}
 
 
-def further_adapters(run: Run) -> dict[str, Path]:
-    """Title and folder of each further model that is an adapter."""
-    further = {title: Path(place).expanduser() for title, place in run.config.evaluation.models.items()}
-    return {title: place for title, place in further.items() if is_adapter(place)}
+def further_models(config: Config) -> dict[str, str]:
+    """Return title and name of each further model that is not an adapter."""
+    adapters = further_adapters(config)
+    return {title: name for title, name in config.evaluation.models.items() if title not in adapters}
+
+
+def local_folder(name: str) -> Path | None:
+    """Return the folder of a model or adapter; None for a model on the hub."""
+    folder = Path(name).expanduser()
+    if not is_adapter(folder):
+        folder = Path(resolve(name))
+    return folder if folder.is_dir() else None
+
+
+def check_further_models(config: Config) -> list[str]:
+    """Return notes about the further models; raises UserError for one that cannot be loaded or joined."""
+    notes = []
+    for title, name in config.evaluation.models.items():
+        with error_context(f"evaluation.models.{title}"):
+            folder = Path(name).expanduser()
+            if not is_adapter(folder):
+                load_config(name)
+                continue
+            if config.policy.lora is None:
+                raise UserError(
+                    f"{name} is an adapter, but this run trains every weight; merge the adapter into a model first: "
+                    "python -m workbench.export --merge"
+                )
+            trained_on = check_adapter(config.policy.model, folder)
+            if Path(trained_on).name != Path(resolve(config.policy.model)).name:
+                notes.append(
+                    f"evaluation.models.{title}: an adapter that was trained on {trained_on} joins "
+                    f"{config.policy.model} here"
+                )
+    return notes
+
+
+class ModelLoader:
+    """Loads the models of a run: adapters join one base, which stays in memory; a full model is loaded when needed."""
+
+    def __init__(self, run: Run, tokenizers: Mapping[str, PreTrainedTokenizerBase], device: torch.device) -> None:
+        self.policy_config, self.device, self.tokenizers = run.config.policy, device, tokenizers
+        self.autocast = autocast_dtype(run.config.policy)
+        self.trained, self.adapters = trained_folders(run), further_adapters(run.config)
+        # Not the titles of further ones: peft refuses a dot in a name, and "policy" and "reference" are variants.
+        self.variants = {BASE: "base", TUNED: "sft", ALIGNED: "policy"} | {
+            title: f"further_{index}" for index, title in enumerate(self.adapters)
+        }
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The policy's tokenizer."""
+        return self.tokenizers[self.policy_config.model]
+
+    @cached_property
+    def base(self) -> Policy:
+        """The policy that holds the base, and the adapters where there are any."""
+        model = self._full_model(self.policy_config.model)
+        if self.policy_config.lora is None:
+            return Policy(model, self.tokenizer, reference=self._reference, autocast=self.autocast)
+        joined = load_adapters(model, {self.variants[title]: folder for title, folder in self.trained.items()})
+        for title, folder in self.adapters.items():
+            with error_context(f"evaluation.models.{title}"):
+                joined = load_adapter(joined, self.variants[title], folder)
+        return Policy(joined, self.tokenizer, autocast=self.autocast)
+
+    def load(self, spec: ModelSpec) -> ComparedModel:
+        """Load the model that a spec describes."""
+        title, asked = spec.title, spec.with_token_log_ratios
+        if title not in self.variants:
+            with error_context(f"evaluation.models.{title}"):
+                config = dataclasses.replace(self.policy_config, model=spec.model, quantization=None)
+                tokenizer = self.tokenizers[spec.model]
+                policy = Policy(load_model(config, device=self.device), tokenizer, autocast=self.autocast)
+                return ComparedModel(title, policy, "base", tokenizer, None, asked)
+        if self.policy_config.lora is None and title in self.trained:
+            model = self._full_model(str(self.trained[title]))
+            policy = Policy(model, self.tokenizer, reference=self._reference, autocast=self.autocast)
+            return ComparedModel(title, policy, "policy", self.tokenizer, self.base, asked)
+        return ComparedModel(title, self.base, self.variants[title], self.tokenizer, self.base, asked)
+
+    @cached_property
+    def _reference(self) -> PreTrainedModel:
+        """The reference of a run that trains every weight."""
+        return self._full_model(str(self.trained.get(TUNED, self.policy_config.model)))
+
+    def _full_model(self, name: str) -> PreTrainedModel:
+        return load_model(dataclasses.replace(self.policy_config, model=name), device=self.device)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -16,14 +16,16 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from workbench.errors import UserError, one_line
+from workbench.run.files import write_text
 
 VERSION = 3
 
 Direction = Literal["lower", "higher"]
 Verdict = Literal["better", "worse", "no detectable change"]
 
-# Names of metrics that other code asks for; each is defined once, in scoring.py or corpus_metrics.py.
-TOXICITY, REWARD, KL, PERPLEXITY = "toxicity", "reward", "KL to reference, nats", "perplexity under the base"
+# Names of metrics that other code asks for; each is registered once, in completion_metrics.py or corpus_metrics.py.
+TOXICITY, TOXIC_RATE, REWARD = "toxicity", "toxic rate", "reward"
+KL, PERPLEXITY = "KL to reference, nats", "perplexity under the base"
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,11 @@ class Results:
     verdict: RunVerdict
     guards: list[Guard]
 
+    @property
+    def failed_guards(self) -> list[str]:
+        """The names of the guards that did not pass."""
+        return [guard.name for guard in self.guards if not guard.passed]
+
     def compared(self, *, neutral: bool) -> Iterator[tuple[SetResult, Comparison]]:
         """Yield each set that is neutral, or each that is not, with its comparison of `after` with `before`."""
         for result in self.sets:
@@ -251,6 +258,13 @@ def read_results(file: Path) -> Results:
     return from_json(data, str(file))
 
 
+def write_evaluation(folder: Path, results: Results, examples: Sequence[Example]) -> None:
+    """Write results.json and completions.jsonl."""
+    lines = [json.dumps(example_to_json(e), ensure_ascii=False, allow_nan=False) + "\n" for e in examples]
+    write_text(folder / "completions.jsonl", "".join(lines))
+    write_text(folder / "results.json", json.dumps(to_json(results), indent=2, allow_nan=False) + "\n")
+
+
 def example_to_json(example: Example) -> dict[str, Any]:
     """Return a line of completions.jsonl as plain data."""
     scores = [{"metric": s.metric.name, "judge": s.metric.judge, "means": s.means} for s in example.scores]
@@ -259,7 +273,7 @@ def example_to_json(example: Example) -> dict[str, Any]:
 
 def _typed(kind: Any, value: Any) -> Any:
     """Return plain data as the dataclasses, lists and mappings of the type `kind`."""
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         if unknown := set(value) - set(hints):
             raise ValueError(f"unknown field {min(unknown)} in {kind.__name__}")

@@ -12,11 +12,13 @@ from workbench.evaluation import results
 
 HEAD = f"""# results.json and completions.jsonl
 
-An evaluation writes `results.json`, version {results.VERSION}, and a line of `completions.jsonl` for every prompt. The fields are
-those of the dataclasses in `workbench/evaluation/results.py`, from which this page is generated; `from_json` there reads the file back.
+An evaluation writes `results.json`, version {results.VERSION}, and a line of `completions.jsonl` for every prompt.
+The fields are those of the dataclasses in `workbench/evaluation/results.py`, from which this page is generated;
+`from_json` there reads the file back.
 
 - `results.json` is the object `Results` with one key more: `version`.
-- A line of `completions.jsonl` is an `Example`; an entry of its `scores` is `{{"metric": NAME, "judge": NAME or null, "means": {{TITLE: VALUE}}}}`.
+- A line of `completions.jsonl` is an `Example`; an entry of its `scores` is
+  `{{"metric": NAME, "judge": NAME or null, "means": {{TITLE: VALUE}}}}`.
 - A metric is named by its `name` and `judge` together. `null` stands where a number does not exist; no file holds NaN.
 """
 
@@ -33,8 +35,9 @@ def _table(node: ast.ClassDef) -> str:
     lines = [f"## {node.name}", "", ast.get_docstring(node) or "", "", "| field | type | meaning |", "|---|---|---|"]
     for field, after in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign):
-            documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            text = inspect.cleandoc(str(after.value.value)) if documented else ""
+            text = ""
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                text = str(after.value.value)
             kind = ast.unparse(field.annotation).replace("|", "\\|")
             lines.append(f"| `{ast.unparse(field.target)}` | `{kind}` | {' '.join(text.split())} |")
     return "\n".join([*lines, ""])

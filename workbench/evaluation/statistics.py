@@ -1,4 +1,4 @@
-"""Numbers of the before/after comparison: paired bootstrap, jackknife, ranking quality."""
+"""Numbers of the before/after comparison: paired bootstrap, jackknife, standard deviation over seeds."""
 
 from __future__ import annotations
 
@@ -6,40 +6,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 CHUNK_ELEMENTS = 2_000_000  # resampled values held at once: 16 MB
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """After minus before over the same prompts; whether higher is better is the caller's to say."""
+    """After minus before over the same prompts."""
 
     mean_before: float
     mean_after: float
     difference: float
     """Mean of after - before."""
     low: float
-    """Lower end of the 95% interval of `difference`; NaN for a single prompt."""
+    """Lower end of the 95 % interval of `difference`; NaN for a single prompt."""
     high: float
-    """Upper end of the 95% interval of `difference`; NaN for a single prompt."""
-    wins: int
+    """Upper end of the 95 % interval of `difference`; NaN for a single prompt."""
+    rose: int
     """Prompts whose value rose."""
-    ties: int
+    same: int
     """Prompts whose value stayed exactly the same."""
-    losses: int
+    fell: int
     """Prompts whose value fell."""
 
 
 def paired_difference(
-    before: Sequence[float] | np.ndarray,
-    after: Sequence[float] | np.ndarray,
-    *,
-    seed: int = 0,
-    resamples: int = 10_000,
+    before: ArrayLike, after: ArrayLike, *, seed: int = 0, resamples: int = 10_000
 ) -> PairedDifference:
-    """Compare (N,) values before and after, with a percentile bootstrap over prompts; ValueError if malformed.
+    """Compare values (N,) before and after by a percentile bootstrap over prompts; raise ValueError if malformed.
 
-    One prompt says nothing about the spread over prompts, so its interval is NaN rather than of width zero.
+    One prompt shows nothing of the variance over prompts, so its interval is NaN and not of width zero.
     """
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.ndim != 1 or first.shape != second.shape or first.size == 0:
@@ -56,14 +53,14 @@ def paired_difference(
         difference=float(differences.mean()),
         low=float(low),
         high=float(high),
-        wins=int((differences > 0).sum()),
-        ties=int((differences == 0).sum()),
-        losses=int((differences < 0).sum()),
+        rose=int((differences > 0).sum()),
+        same=int((differences == 0).sum()),
+        fell=int((differences < 0).sum()),
     )
 
 
 def _resampled_means(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """Means (resamples,) of draws with replacement from values (N,)."""
+    """Return the means (resamples,) of draws with replacement from values (N,)."""
     generator = np.random.default_rng(seed)
     rows = max(1, CHUNK_ELEMENTS // values.size)
     means = []
@@ -73,11 +70,16 @@ def _resampled_means(values: np.ndarray, seed: int, resamples: int) -> np.ndarra
     return np.concatenate(means)
 
 
-def parts(value: float, without: Sequence[float] | np.ndarray) -> np.ndarray:
-    """What each of N rows makes of a statistic of them all, from its values (N,) `without` each of them.
+def jackknife_pseudovalues(value: float, without: ArrayLike) -> np.ndarray:
+    """Return each row's contribution (N,) to a statistic of all N rows, from its values (N,) `without` each row.
 
-    Their mean is `value`, their standard error the jackknife's, which on average is at least the true one (Efron and
-    Stein, The Annals of Statistics 9, 1981, of N - 1 rows). A statistic that is itself a mean falls into its rows.
+    The mean of the pseudovalues is `value`; their standard error is the jackknife's, on average at least the true one
+    for N - 1 rows (Efron and Stein, The Annals of Statistics 9, 1981). Of a mean, they are the rows themselves.
     """
     rest = np.asarray(without, dtype=np.float64)
     return value + (rest.size - 1) * (rest.mean() - rest)
+
+
+def seed_std(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation of one value per seed; None for fewer than two."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load(name: str) -> EvaluationModule:
-    """A fresh module by the name of its folder here, through `evaluate.load`: one that failed would keep its rows."""
+    """Load a fresh module by the name of its folder, through `evaluate.load`: one that failed would keep its rows."""
     import evaluate  # takes seconds, which `--help` should not pay
 
     # In memory: rows on disk would need a lock per process and be left behind by a killed run.
@@ -22,10 +22,10 @@ def load(name: str) -> EvaluationModule:
 
 
 def rouge(predictions: list[str], references: list[str] | list[list[str]]) -> dict[str, list[float]]:
-    """F-measures in [0, 1] per row under rouge1, rouge2, rougeL and rougeLsum; words are stemmed.
+    """Return F-measures in [0, 1] per row under rouge1, rouge2, rougeL and rougeLsum; words are stemmed.
 
     A row with several references counts its best one. Only a-z and 0-9 count as letters, so text in another
-    script scores 0. Raises ValueError without rows or with unequal numbers of them.
+    script scores 0. Raise ValueError without rows or with unequal numbers of them.
     """
     require_rows(predictions)
     scores = load("rouge").compute(
@@ -35,27 +35,27 @@ def rouge(predictions: list[str], references: list[str] | list[list[str]]) -> di
 
 
 def bleu(predictions: list[str], references: list[str] | list[list[str]]) -> float:
-    """Corpus BLEU in [0, 100] of all rows together, as sacrebleu gives it; rows may differ in how many references.
+    """Return corpus BLEU in [0, 100] as sacrebleu computes it; rows may differ in their number of references.
 
-    Raises ValueError without rows, with unequal numbers of them, or for a row without a reference.
+    Raise ValueError without rows, with unequal numbers of them, or for a row without a reference.
     """
     require_rows(predictions)
     return float(load("bleu").compute(predictions=predictions, references=references)["score"])
 
 
 def bleu_counts(predictions: list[str], references: list[str] | list[list[str]]) -> np.ndarray:
-    """Of each row (N, 10) what BLEU adds up: matches and n-grams of orders 1 to 4, tokens, tokens of the reference.
+    """Return for each row (N, 10) what BLEU sums: matches and n-grams of orders 1 to 4, tokens, reference tokens.
 
-    Raises ValueError as `bleu` does.
+    Raise ValueError as `bleu` does.
     """
     require_rows(predictions)
-    found = load("bleu").compute(predictions=predictions, references=references, use_aggregator=False)
-    lengths = [[row] for row in found["sys_len"]], [[row] for row in found["ref_len"]]
-    return np.hstack((found["counts"], found["totals"], *lengths))
+    counts = load("bleu").compute(predictions=predictions, references=references, use_aggregator=False)
+    lengths = [[row] for row in counts["sys_len"]], [[row] for row in counts["ref_len"]]
+    return np.hstack((counts["counts"], counts["totals"], *lengths))
 
 
 def bleu_of_counts(counts: np.ndarray) -> float:
-    """Corpus BLEU in [0, 100] of the summed counts (10,) of rows."""
+    """Return corpus BLEU in [0, 100] from the summed counts (10,) of rows."""
     from sacrebleu.metrics import BLEU
 
     *ngrams, length, closest = counts.tolist()
@@ -64,7 +64,7 @@ def bleu_of_counts(counts: np.ndarray) -> float:
 
 
 def toxicity(predictions: list[str], judge: Judge) -> list[float]:
-    """Toxicity in [0, 1] per text, as `judge` sees it; raises ValueError without texts."""
+    """Return the toxicity in [0, 1] that `judge` gives each text; raise ValueError without texts."""
     return list(load("toxicity").compute(predictions=predictions, judge=judge)["toxicity"])
 
 

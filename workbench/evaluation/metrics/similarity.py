@@ -48,7 +48,9 @@ def load_encoder(model: str, *, batch_size: int = 64) -> Encoder:
     """Load the encoder at a hub id, folder or toy:NAME, without dropout; raise UserError where weights are missing."""
     tokenizer, config = load_tokenizer(model), load_config(model)
     network, report = from_pretrained(AutoModel, model, dtype=torch.float32, output_loading_info=True)
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))  # the pooler is not used
+    missing = sorted(
+        name for name in report["missing_keys"] if not name.startswith("pooler.")
+    )  # the pooler is not used
     if missing:
         raise UserError(f"{model}: not a trained encoder: its checkpoint lacks {', '.join(missing[:3])}")
     encoder = network.get_encoder() if config.is_encoder_decoder else network

@@ -9,7 +9,7 @@ import datasets
 import evaluate
 from sacrebleu.metrics import BLEU
 
-DESCRIPTION = "Corpus BLEU in [0, 100] by sacrebleu, as evaluate's own `sacrebleu` gives it."
+DESCRIPTION = "Corpus BLEU in [0, 100] by sacrebleu, equal to evaluate's own `sacrebleu`."
 
 CITATION = "Post, Matt (2018). A Call for Clarity in Reporting BLEU Scores. WMT."
 
@@ -19,7 +19,7 @@ Args:
     references: one text per prediction, or a list of texts, as many as each prediction has.
     lowercase: ignore case.
     tokenize: sacrebleu's tokenizer, 13a unless another is named.
-    use_aggregator: False returns counts, totals, sys_len and ref_len as lists, of each row by itself.
+    use_aggregator: False returns counts, totals, sys_len and ref_len of every row, as lists.
 
 Returns:
     score: BLEU of all rows together, in [0, 100].
@@ -57,12 +57,12 @@ class Bleu(evaluate.Metric):
         if not all(rows):
             raise ValueError(f"row {rows.index([])} has no reference")
         if not use_aggregator:
-            # The order changes a row's score, which is not asked for, and not what is counted.
-            alone = BLEU(lowercase=lowercase, tokenize=tokenize, effective_order=True)
-            found = [vars(alone.sentence_score(text, row)) for text, row in zip(predictions, rows, strict=True)]
-            return {name: [row[name] for row in found] for name in ("counts", "totals", "sys_len", "ref_len")}
+            # effective_order changes a row's score, which is not returned, and not its counts.
+            row_bleu = BLEU(lowercase=lowercase, tokenize=tokenize, effective_order=True)
+            scored = [vars(row_bleu.sentence_score(text, row)) for text, row in zip(predictions, rows, strict=True)]
+            return {name: [row[name] for row in scored] for name in ("counts", "totals", "sys_len", "ref_len")}
         metric = BLEU(lowercase=lowercase, tokenize=tokenize)
-        # One stream per place in the rows; None stands where a row has fewer references.
+        # One stream per position in the rows, None where a row has fewer references.
         result = metric.corpus_score(predictions, list(zip_longest(*rows)))
         names = ("score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len")
         return {name: vars(result)[name] for name in names} | {"signature": str(metric.get_signature())}

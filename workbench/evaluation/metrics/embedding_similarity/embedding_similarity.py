@@ -8,7 +8,7 @@ import datasets
 import evaluate
 from torch import Tensor
 
-DESCRIPTION = "Cosine of the sentence embeddings of predictions and references, by an encoder that the caller brings."
+DESCRIPTION = "Cosine of the sentence embeddings of predictions and references, by an encoder that the caller passes."
 
 CITATION = "Reimers and Gurevych (2019). Sentence-BERT. arXiv 1908.10084."
 
@@ -49,10 +49,10 @@ class EmbeddingSimilarity(evaluate.Metric):
         if not all(rows):
             raise ValueError(f"row {rows.index([])} has no reference")
         texts = list(dict.fromkeys([*predictions, *(text for row in rows for text in row)]))
-        place = {text: index for index, text in enumerate(texts)}
+        positions = {text: index for index, text in enumerate(texts)}
         embeddings = encoder(texts)
         scores = []
         for prediction, row in zip(predictions, rows, strict=True):
-            cosines = embeddings[[place[text] for text in row]] @ embeddings[place[prediction]]
+            cosines = embeddings[[positions[text] for text in row]] @ embeddings[positions[prediction]]
             scores.append(float(cosines.max().clamp(-1.0, 1.0)))
         return {"similarity": scores, "similarity_mean": sum(scores) / len(scores)}

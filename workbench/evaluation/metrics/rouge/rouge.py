@@ -15,7 +15,7 @@ CITATION = "Lin, Chin-Yew (2004). ROUGE: A Package for Automatic Evaluation of S
 INPUTS = """
 Args:
     predictions: texts.
-    references: one text per prediction, or a list of texts of which the best one counts.
+    references: one text per prediction, or a list of texts; the best one counts.
     rouge_types: which scores to compute; rougeLsum takes each line as a sentence.
     use_aggregator: return the mean of each score; otherwise one score per row.
     use_stemmer: strip word suffixes (Porter) before matching.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import datasets
 import evaluate
 
-DESCRIPTION = "How toxic texts are, in the eyes of a judge that the caller brings."
+DESCRIPTION = "Toxicity of texts according to a judge that the caller passes."
 
 CITATION = "Gehman et al. (2020). RealToxicityPrompts. arXiv 2009.11462."
 
@@ -20,7 +20,7 @@ Args:
 Returns:
     toxicity: the probability of each text.
     toxicity_mean, max_toxicity: their mean and maximum.
-    toxicity_ratio: the share of toxic texts.
+    toxicity_ratio: the fraction of toxic texts.
 """
 
 

@@ -1,0 +1,136 @@
+"""Sample what the cache does not hold: completions of every model, and the references' perplexity."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from workbench.config.names import EVALUATION
+from workbench.config.schema import Config, completion_limit, sampling_seeds
+from workbench.evaluation.cache import (
+    Cache,
+    completions_from_json,
+    completions_key,
+    completions_to_json,
+    open_cache,
+    references_key,
+    weights_hash,
+)
+from workbench.evaluation.generation import (
+    ComparedModel,
+    Completion,
+    Sampling,
+    reference_perplexity,
+    sample_completions,
+)
+from workbench.evaluation.models import ModelLoader, ModelSpec, model_specs
+from workbench.evaluation.plan import EvaluationPlan
+from workbench.evaluation.prompt_sets import LoadedSet
+from workbench.ppo.sampler import derive_seed
+from workbench.run.distributed import fail_together, print_once
+from workbench.run.folder import Run
+
+
+@dataclass(frozen=True)
+class SampledSet:
+    """What the models made of one prompt set."""
+
+    completions: dict[str, list[list[Completion]]]
+    """Of each prompt, by model title."""
+    reference_perplexity: float | None
+    """Of all references under the base; None without any."""
+
+
+def sample_sets(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> dict[str, SampledSet]:
+    """Return the completions of every model on every set, by the set's name; empty but on the main process.
+
+    The main process alone reads the cache, and alone returns what was in it.
+    """
+    is_main = accelerator.is_main_process
+    with fail_together(accelerator):
+        cache = open_cache(run.stage(EVALUATION)) if is_main else Cache(Path(), {})
+    loader = ModelLoader(run, plan.tokenizers, accelerator.device)
+    sampler = CachedSampler(run.config, cache, accelerator, functools.cache(weights_hash))
+    by_title = {}
+    for spec in model_specs(run):
+        load = functools.cache(functools.partial(loader.load, spec))
+        by_title[spec.title] = [sampler.completions(spec, load, prompt_set) for prompt_set in plan.sets]
+    perplexities = [sampler.reference_perplexity(loader, prompt_set) for prompt_set in plan.sets]
+    if not is_main:
+        return {}
+    cache.keep_used()
+    return {
+        prompt_set.name: SampledSet({title: sets[index] for title, sets in by_title.items()}, perplexities[index])
+        for index, prompt_set in enumerate(plan.sets)
+    }
+
+
+@dataclass(frozen=True)
+class CachedSampler:
+    """Computes what is not in the cache, on all processes together."""
+
+    config: Config
+    cache: Cache
+    accelerator: Accelerator
+    content: Callable[[str], str]
+    """The hash of a model's weights."""
+
+    def completions(
+        self, spec: ModelSpec, load: Callable[[], ComparedModel], prompt_set: LoadedSet
+    ) -> list[list[Completion]]:
+        """Return a model's completions of each prompt; empty but on the main process."""
+        rows, sampling = prompt_set.rows_for(spec.model), sampling_of(self.config)
+        label = f"evaluation {prompt_set.name} {spec.title}"
+
+        def key() -> str:
+            weights, prompt_ids = [self.content(name) for name in spec.weights], [row["prompt_ids"] for row in rows]
+            return completions_key(spec, weights, prompt_ids, sampling, self.config.policy, self.accelerator)
+
+        def sample() -> list[list[dict[str, Any]]]:
+            completions = sample_completions(load(), rows, sampling, accelerator=self.accelerator, label=label)
+            return completions_to_json(completions)
+
+        entry = self._cached(key, sample, f"{label}: reusing cached completions")
+        return completions_from_json(entry) if self.accelerator.is_main_process else []
+
+    def reference_perplexity(self, loader: ModelLoader, prompt_set: LoadedSet) -> float | None:
+        """Return the perplexity of a set's references under the base; None without any, and but on the main process."""
+        pairs, size, policy = prompt_set.reference_ids, self.config.evaluation.batch_size, self.config.policy
+        if not pairs:
+            return None
+        return self._cached(
+            lambda: references_key(self.content(policy.model), pairs, size, policy, self.accelerator),
+            lambda: reference_perplexity(loader.base, pairs, size, accelerator=self.accelerator),
+        )
+
+    def _cached(self, key: Callable[[], str], compute: Callable[[], Any], note: str | None = None) -> Any:
+        """Return the cache's entry of a key on the main process; where there is none, all processes compute it."""
+        is_main, name = self.accelerator.is_main_process, ""
+        with fail_together(self.accelerator):
+            name = key() if is_main else ""
+        name, is_known = broadcast_object_list([name, name in self.cache])
+        if is_known and note is not None:
+            print_once(note)
+        if not is_known:
+            value = compute()
+            with fail_together(self.accelerator):
+                if is_main:
+                    self.cache.add(name, value)
+        return self.cache.get(name) if is_main else None
+
+
+def sampling_of(config: Config) -> Sampling:
+    """Return how completions are sampled: each seed's samples one after the other, the first with the seed itself."""
+    settings = config.evaluation
+    seeds = [
+        seed if sample == 0 else derive_seed(seed, sample, 2)
+        for seed in sampling_seeds(config)
+        for sample in range(settings.samples)
+    ]
+    return Sampling(settings.batch_size, completion_limit(config), settings.temperature, tuple(seeds))

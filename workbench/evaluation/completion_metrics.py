@@ -1,0 +1,156 @@
+"""Metrics of single completions: two tables with the direction that is good and the function beside each name.
+
+Shapes: N prompts, S seeds, K samples per seed. To add a metric, write its function and add it to METRICS; one that a
+toxicity judge's probabilities decide goes to TOXICITY_METRICS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from workbench.evaluation import metrics
+from workbench.evaluation.generation import Completion
+from workbench.evaluation.metrics.text_statistics import any_toxic, copy_rate, repetition, worst_toxicity
+from workbench.evaluation.results import KL, REWARD, TOXICITY, Direction
+from workbench.ppo.rollout import reward_columns
+from workbench.rewards.contract import Judge, RewardModel
+
+Values = Sequence[float] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """What scores texts."""
+
+    reward: RewardModel | None
+    judges: Mapping[str, Judge]
+    similarity: Callable[[list[str], list[list[str]]], list[float]] | None
+    threshold: float
+    """A text is toxic from this probability on."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One model's completions on one prompt set, flat: of N prompts, S seeds and K samples in this order."""
+
+    rows: Sequence[dict[str, Any]]
+    """The row of each completion's prompt."""
+    references: list[list[str]]
+    """The references of each completion's prompt."""
+    completions: list[Completion]
+    scorers: Scorers
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """The prompt of each completion."""
+        return [row["prompt"] for row in self.rows]
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The text of each completion."""
+        return [completion.text for completion in self.completions]
+
+    @cached_property
+    def shares_vocabulary(self) -> bool:
+        """Whether reference and base can score the tokens."""
+        return all(completion.base_nll is not None for completion in self.completions)
+
+    @cached_property
+    def with_reference(self) -> list[int]:
+        """The completions whose prompt has a reference."""
+        return [index for index, texts in enumerate(self.references) if texts]
+
+    @cached_property
+    def rouge(self) -> dict[str, list[float]]:
+        """ROUGE of the completions whose prompt has a reference."""
+        return metrics.rouge(*self.paired_texts)
+
+    @property
+    def paired_texts(self) -> tuple[list[str], list[list[str]]]:
+        """The texts whose prompt has a reference, and their references."""
+        return [self.texts[i] for i in self.with_reference], [self.references[i] for i in self.with_reference]
+
+    def scatter(self, values: Sequence[float]) -> np.ndarray:
+        """Return the values of completions with a reference at their positions, NaN elsewhere."""
+        scattered = np.full(len(self.completions), np.nan)
+        scattered[self.with_reference] = values
+        return scattered
+
+
+@dataclass(frozen=True)
+class CompletionMetric:
+    """A registered metric: which way is good, and what computes it for each completion."""
+
+    direction: Direction | None
+    measure: Callable[[Sampled], Values | None]
+    """None where it cannot be measured."""
+
+
+@dataclass(frozen=True)
+class ToxicityMetric:
+    """A metric that follows from a judge's probabilities (N, S, K); lower is good."""
+
+    measure: Callable[[np.ndarray, float], np.ndarray]
+    """From probabilities and threshold to (N, S, K), or (N, S, 1) where it is of all samples together."""
+    of_samples: bool = False
+    """Whether it takes several samples."""
+
+
+def score_reward(sampled: Sampled) -> Values | None:
+    """Return the reward of each completion, as PPO scores it."""
+    if sampled.scorers.reward is None:
+        return None
+    return sampled.scorers.reward(sampled.prompts, sampled.texts, **reward_columns(sampled.rows))
+
+
+def rouge(key: str) -> Callable[[Sampled], Values | None]:
+    """Return the function that measures one kind of ROUGE."""
+    return lambda sampled: sampled.scatter(sampled.rouge[key]) if sampled.with_reference else None
+
+
+def similarity(sampled: Sampled) -> Values | None:
+    """Return the cosine of each completion's embedding to that of its closest reference."""
+    if sampled.scorers.similarity is None or not sampled.with_reference:
+        return None
+    return sampled.scatter(sampled.scorers.similarity(*sampled.paired_texts))
+
+
+def kl(sampled: Sampled) -> Values | None:
+    """Return the estimate of KL to the reference of each completion."""
+    return [c.kl or 0.0 for c in sampled.completions] if sampled.shares_vocabulary else None
+
+
+def base_nats(sampled: Sampled) -> Values | None:
+    """Return the negative log-likelihood per token of each completion under the base."""
+    if not sampled.shares_vocabulary:
+        return None
+    return [(c.base_nll or 0.0) / max(c.tokens, 1) for c in sampled.completions]
+
+
+TOXICITY_METRICS: dict[str, ToxicityMetric] = {
+    TOXICITY: ToxicityMetric(lambda probabilities, threshold: probabilities),
+    "toxic rate": ToxicityMetric(lambda probabilities, threshold: (probabilities >= threshold).astype(float)),
+    "worst toxicity": ToxicityMetric(lambda p, threshold: worst_toxicity(p)[..., None], of_samples=True),
+    "toxicity probability": ToxicityMetric(lambda p, threshold: any_toxic(p, threshold)[..., None], of_samples=True),
+}
+
+METRICS: dict[str, CompletionMetric] = {
+    REWARD: CompletionMetric("higher", score_reward),
+    "ROUGE-1": CompletionMetric("higher", rouge("rouge1")),
+    "ROUGE-2": CompletionMetric("higher", rouge("rouge2")),
+    "ROUGE-L": CompletionMetric("higher", rouge("rougeL")),
+    "ROUGE-Lsum": CompletionMetric("higher", rouge("rougeLsum")),
+    "similarity": CompletionMetric("higher", similarity),
+    KL: CompletionMetric(None, kl),
+    "nats per token under the base": CompletionMetric(None, base_nats),
+    "tokens": CompletionMetric(None, lambda sampled: [float(c.tokens) for c in sampled.completions]),
+    "truncated rate": CompletionMetric("lower", lambda sampled: [float(c.truncated) for c in sampled.completions]),
+    "empty rate": CompletionMetric("lower", lambda sampled: [float(not text) for text in sampled.texts]),
+    "repetition": CompletionMetric(None, lambda sampled: [repetition(text) for text in sampled.texts]),
+    "copied rate": CompletionMetric(None, lambda s: [copy_rate(p, t) for p, t in zip(s.prompts, s.texts, strict=True)]),
+}

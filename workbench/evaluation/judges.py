@@ -1,0 +1,112 @@
+"""Who judges toxicity: the reward, where it can, and judges that are independent of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.config.schema import Config, Scorer
+from workbench.config.scorers import as_scorer
+from workbench.errors import UserError, error_context
+from workbench.evaluation.results import REWARD, TOXICITY, Example
+from workbench.rewards.contract import CheckedReward, Judge
+from workbench.rewards.registry import load_judge
+from workbench.toy import RUDE_WORDS
+
+TOY_LEXICON = "toy_lexicon"
+
+
+@dataclass(frozen=True)
+class LoadedJudges:
+    """The judges that the configuration names, and what to note about them."""
+
+    judges: dict[str, Judge]
+    notes: list[str]
+
+
+def load_judges(config: Config, reward: CheckedReward | None) -> LoadedJudges:
+    """Load the judges of `evaluation.judges`.
+
+    Where the configured `reward` can judge, a judge that is the reward or a part of it is left out: it would only
+    repeat what the reward says.
+    """
+    judges: dict[str, Judge] = {}
+    notes: list[str] = []
+    parts = _reward_parts(config) if reward is not None and reward.judge() is not None else []
+    for index, entry in enumerate(config.evaluation.judges):
+        scorer = as_scorer(entry, f"evaluation.judges[{index}]")
+        if any(_is_same(scorer, part) for part in parts):
+            notes.append(f"evaluation.judges: {scorer.model} is the reward or a part of it, so it does not judge it")
+            continue
+        if scorer.model in judges:
+            raise UserError(
+                f"evaluation.judges: two judges are called {scorer.model}; name the second one by its folder or hub id"
+            )
+        with error_context("evaluation.judges"):
+            judges[scorer.model] = load_judge(scorer)
+    names = [*judges, *(part.model for part in parts)]
+    real = [name for name, source in config.evaluation.data.items() if not source.path.startswith("toy:")]
+    if TOY_LEXICON in names and real:
+        notes.append(
+            f"{TOY_LEXICON} knows only the {len(RUDE_WORDS)} rude words of the toy data and finds little toxicity in "
+            f"{', '.join(real)}; judge by a classifier, by profanity, or by lexicon with words of your own"
+        )
+    return LoadedJudges(judges, notes)
+
+
+def with_reward(judges: Mapping[str, Judge], reward: CheckedReward | None) -> dict[str, Judge]:
+    """Return the judges with the reward as the first of them, where it can judge."""
+    judge = reward.judge() if reward is not None else None
+    return {**({} if judge is None else {REWARD: judge}), **judges}
+
+
+def copies_of_reward(judges: Sequence[str], examples: Sequence[Example]) -> list[str]:
+    """Return the judges that, under whatever name, give every prompt's completions the reward's own toxicity."""
+    if REWARD not in judges:
+        return []
+    return [judge for judge in judges if judge != REWARD and _means(judge, examples) == _means(REWARD, examples)]
+
+
+def _means(judge: str, examples: Sequence[Example]) -> list[dict[str, float | None]]:
+    """Return each example's toxicity according to a judge."""
+    return [
+        score.means
+        for example in examples
+        for score in example.scores
+        if (score.metric.name, score.metric.judge) == (TOXICITY, judge)
+    ]
+
+
+def _reward_parts(config: Config) -> list[Scorer]:
+    """Return the configured reward and everything that it is made of."""
+    if config.reward is None or config.reward.model is None:
+        return []
+    return list(_parts(Scorer(config.reward.model, config.reward.options)))
+
+
+def _parts(scorer: Scorer) -> Iterator[Scorer]:
+    """Yield a scorer and the scorers in its options: a model of its own, terms of a sum, members of an ensemble."""
+    yield scorer
+    for key in ("model", "terms", "members"):
+        value = scorer.options.get(key, [])
+        for part in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(part, Scorer):
+                yield from _parts(part)
+            elif isinstance(part, str):
+                yield Scorer(part)
+            elif isinstance(part, Mapping) and isinstance(part.get("model"), str):
+                yield from _parts(Scorer(part["model"], dict(part.get("options") or {})))
+
+
+def _is_same(judge: Scorer, part: Scorer) -> bool:
+    """Return whether a judge is a part of the reward: the same name, and no option that both set differently."""
+    names = {judge.model, _model(judge.options)} & {part.model, _model(part.options)} - {None}
+    shared = judge.options.keys() & part.options.keys()
+    return bool(names) and all(judge.options[option] == part.options[option] for option in shared)
+
+
+def _model(options: Mapping[str, Any]) -> str | None:
+    """Return the model that a scorer's options name."""
+    model = options.get("model")
+    return model if isinstance(model, str) else None

@@ -1,0 +1,186 @@
+"""The evaluation from completions to typed results."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from workbench.config.names import ALIGNED, BASE, REWARD, TRAINED_BY, TUNED
+from workbench.config.schema import Config, completion_limit, sampling_seeds
+from workbench.evaluation.cached_sampling import SampledSet, sample_sets
+from workbench.evaluation.completion_metrics import Scorers
+from workbench.evaluation.guards import check_guards
+from workbench.evaluation.judges import copies_of_reward, with_reward
+from workbench.evaluation.metrics.similarity import similarity
+from workbench.evaluation.models import local_folder, model_titles, trained_folders
+from workbench.evaluation.plan import EvaluationPlan
+from workbench.evaluation.prompt_sets import LoadedSet
+from workbench.evaluation.results import (
+    Example,
+    Provenance,
+    Results,
+    RunVerdict,
+    Scores,
+    SetResult,
+    Settings,
+    Source,
+)
+from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize, summarize_prompt
+from workbench.evaluation.verdicts import run_verdict
+from workbench.rewards.contract import Judge
+from workbench.rewards.registry import load_run_reward
+from workbench.run.distributed import print_once
+from workbench.run.files import content_hash
+from workbench.run.folder import Run, git_commit, package_versions
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results, and what they were computed from."""
+
+    results: Results
+    examples: list[Example]
+    judges: dict[str, Judge]
+    """Every judge that scored the completions, the reward included."""
+
+
+def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evaluation | None:
+    """Sample, score and compare the completions of every model; None on processes that are not the main one."""
+    sampled = sample_sets(run, plan, accelerator)
+    if not accelerator.is_main_process:
+        return None
+    reward = load_run_reward(run) if plan.reward is None and run.config.reward is not None else plan.reward
+    encoder = plan.encoder.to(accelerator.device) if plan.encoder is not None else None
+    scorers = Scorers(
+        reward,
+        with_reward(plan.judges, reward),
+        functools.partial(similarity, encoder=encoder) if encoder is not None else None,
+        run.config.evaluation.threshold,
+    )
+    titles = model_titles(run.config)
+    before, after = compared_titles(titles)
+    sets, examples = [], []
+    pairs = compared_pairs(run.config, before, after)
+    for prompt_set in plan.sets:
+        rows, references, models = prompt_set.rows, prompt_set.references, sampled[prompt_set.name]
+        scores = measure(rows, references, models.completions, scorers, len(sampling_seeds(run.config)))
+        sets.append(set_result(prompt_set, scores, models.reference_perplexity, pairs))
+        # A reward is trained on completions; of prompts, independent judges can say more.
+        toxicities = prompt_toxicity(rows, references, plan.judges or scorers.judges)
+        examples += set_examples(prompt_set, models, scores, toxicities, after)
+    copies = copies_of_reward(list(scorers.judges), examples)
+    for judge in copies:
+        print_once(f"evaluation.judges: {judge} scores every completion exactly as the reward does, so it is left out")
+    results = Results(
+        name=run.config.name,
+        models=titles,
+        before=before,
+        after=after,
+        settings=settings(run.config, [judge for judge in scorers.judges if judge not in copies]),
+        provenance=provenance(run, accelerator.device.type),
+        sets=sets,
+        verdict=RunVerdict("no detectable change", ""),  # replaced below, from the rest of the results
+        guards=[],
+    )
+    results = dataclasses.replace(results, verdict=run_verdict(results), guards=check_guards(results))
+    return Evaluation(results, examples, dict(scorers.judges))
+
+
+def compared_titles(titles: Sequence[str]) -> tuple[str, str]:
+    """Return the titles before and after, of the comparison that the verdict is about."""
+    after = ALIGNED if ALIGNED in titles else TUNED
+    return (TUNED if TUNED in titles and after == ALIGNED else BASE), after
+
+
+def compared_pairs(config: Config, before: str, after: str) -> list[tuple[str, str]]:
+    """Return the pairs of titles to compare: the run's own models, then each further one."""
+    pairs = [(before, after), (BASE, after), (BASE, model_titles(config)[1])]
+    return list(dict.fromkeys([*pairs, *((before, title) for title in config.evaluation.models)]))
+
+
+def set_result(
+    prompt_set: LoadedSet, scores: Scores, reference_perplexity: float | None, pairs: Sequence[tuple[str, str]]
+) -> SetResult:
+    """Return the results on one prompt set."""
+    return SetResult(
+        name=prompt_set.name,
+        prompts=len(prompt_set.rows),
+        neutral=prompt_set.source.neutral,
+        seen_in_training=prompt_set.seen_in_training,
+        reference_perplexity=reference_perplexity,
+        summaries=summarize(scores),
+        comparisons=[compare(scores, *pair) for pair in pairs],
+    )
+
+
+def set_examples(
+    prompt_set: LoadedSet,
+    models: SampledSet,
+    scores: Scores,
+    toxicities: Sequence[tuple[float, float]],
+    after: str,
+) -> list[Example]:
+    """Return every prompt of a set with the completions of every model and their mean scores."""
+    completions = models.completions
+    samples = len(completions[after][0])
+    return [
+        Example(
+            set=prompt_set.name,
+            index=index,
+            prompt=row["prompt"],
+            references=prompt_set.references[index],
+            prompt_toxicity=toxicities[index][0],
+            reference_toxicity=toxicities[index][1],
+            completions={title: [c.text for c in by_prompt[index]] for title, by_prompt in completions.items()},
+            scores=summarize_prompt(scores, index, samples),
+            token_log_ratios=completions[after][index][0].token_log_ratios,
+        )
+        for index, row in enumerate(prompt_set.rows)
+    ]
+
+
+def settings(config: Config, judges: list[str]) -> Settings:
+    """Return how the completions were sampled and judged."""
+    return Settings(
+        reward=(config.reward.model or "trained") if config.reward else None,
+        judges=judges,
+        threshold=config.evaluation.threshold,
+        temperature=config.evaluation.temperature,
+        samples=config.evaluation.samples,
+        seeds=sampling_seeds(config),
+        max_new_tokens=completion_limit(config),
+    )
+
+
+def provenance(run: Run, device: str) -> Provenance:
+    """Return where the results come from: commit, versions, and hashes of models and data."""
+    config, trained = run.config, trained_folders(run)
+    sources = [_model(BASE, config.policy.model)]
+    sources += [Source(title, "model", TRAINED_BY[title], content_hash(folder)) for title, folder in trained.items()]
+    if config.reward:
+        folder = run.folder / REWARD if config.reward.model is None else Path(config.reward.model).expanduser()
+        sources.append(Source("reward", "reward", config.reward.model or REWARD, content_hash(folder)))
+    sources += [_model(title, name) for title, name in config.evaluation.models.items()]
+    for name, source in config.evaluation.data.items():
+        file = Path(source.path).expanduser()
+        sources.append(Source(name, "data", source.path, content_hash(file) if file.is_file() else None))
+    return Provenance(
+        date=datetime.now(UTC).date().isoformat(),
+        commit=git_commit(),
+        machine=f"{platform.machine()}, {device}",
+        versions=package_versions(),
+        sources=sources,
+    )
+
+
+def _model(title: str, name: str) -> Source:
+    """Return a model as a source."""
+    folder = local_folder(name)
+    return Source(title, "model", name, None if folder is None else content_hash(folder))

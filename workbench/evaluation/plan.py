@@ -1,0 +1,60 @@
+"""What the evaluation needs, loaded and checked before anything trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from workbench.config.schema import Config, Scorer, completion_limit, sampling_seeds
+from workbench.errors import error_context
+from workbench.evaluation.judges import load_judges
+from workbench.evaluation.metrics.similarity import Encoder, load_encoder
+from workbench.evaluation.models import check_further_models, further_models, model_titles
+from workbench.evaluation.prompt_sets import LoadedSet, load_prompt_sets
+from workbench.models.loading import load_policy_tokenizer
+from workbench.rewards.contract import CheckedReward, Judge
+from workbench.rewards.registry import load_scorer
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What the stage works with; `run` uses these very objects."""
+
+    lines: list[str]
+    tokenizers: dict[str, PreTrainedTokenizerBase]
+    """Of the policy's model, and of each further model that is not an adapter of it."""
+    sets: list[LoadedSet]
+    reward: CheckedReward | None
+    """The reward that the configuration names; None where the run trains one, or has none."""
+    judges: dict[str, Judge]
+    """The judges that the configuration names, without those that are the reward."""
+    encoder: Encoder | None
+    """What compares completions with references by their embeddings."""
+
+
+def plan_evaluation(config: Config) -> EvaluationPlan:
+    """Load prompts, tokenizers, reward and judges of the stage; raises UserError where they do not fit."""
+    settings = config.evaluation
+    notes = check_further_models(config)
+    further = further_models(config)
+    models = dict.fromkeys([config.policy.model, *further.values()])
+    tokenizers = {model: load_policy_tokenizer(model) for model in models}
+    reward = None
+    if config.reward is not None and config.reward.model is not None:
+        with error_context("reward.model"):
+            reward = load_scorer(Scorer(config.reward.model, config.reward.options))
+    loaded = load_judges(config, reward)
+    encoder = None
+    if settings.similarity is not None:
+        with error_context("evaluation.similarity"):
+            encoder = load_encoder(settings.similarity)
+    sets, reports = load_prompt_sets(config, tokenizers, further)
+    titles, samples = model_titles(config), settings.samples * len(sampling_seeds(config))
+    sizes = [
+        f"{loaded_set.name}: {len(loaded_set.rows)} prompts x {len(titles)} models x {samples} completions, "
+        f"up to {completion_limit(config)} tokens"
+        for loaded_set in sets
+    ]
+    lines = [*reports, *notes, *loaded.notes, *sizes]
+    return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, encoder)

@@ -1,0 +1,128 @@
+"""The prompt sets of an evaluation, loaded once: prompts, references, and prompts that training has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from workbench.config.schema import Config, DataSource, PromptSet, completion_limit
+from workbench.data.prompts import encode_responses, load_prompts, row_identities
+from workbench.errors import UserError, error_context
+from workbench.models.loading import context_length, load_config
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class LoadedSet:
+    """A prompt set as the models read it."""
+
+    name: str
+    source: PromptSet
+    rows: Rows
+    """Prompts as the policy's model reads them."""
+    further_rows: dict[str, Rows]
+    """Prompts as each further model with its own tokenizer reads them, by that model."""
+    references: list[list[str]]
+    """The references of each prompt: none, one or several."""
+    reference_ids: list[tuple[list[int], list[int]]]
+    """The prompt's ids and the reference's, truncated as a completion is, for every reference of every prompt."""
+    seen_in_training: int
+    """Prompts that a stage of the run trains on, in whatever template."""
+
+    def rows_for(self, model: str) -> Rows:
+        """Return the prompts as `model` reads them."""
+        return self.further_rows.get(model, self.rows)
+
+
+def load_prompt_sets(
+    config: Config, tokenizers: Mapping[str, PreTrainedTokenizerBase], titles: Mapping[str, str]
+) -> tuple[list[LoadedSet], list[str]]:
+    """Return the prompt sets, and a line about the rows of each.
+
+    `tokenizers` are those of the policy's model and of each further model with its own; `titles` names the latter.
+    Raises UserError where a further model cannot read the same prompts.
+    """
+    own, trained = config.policy.model, _training_identities(config, tokenizers[config.policy.model])
+    sets, lines = [], []
+    for name, source in config.evaluation.data.items():
+        key = f"evaluation.data.{name}"
+        rows, report = _load(config, source, key, own, tokenizers[own])
+        lines.append(f"{key}: {report}")
+        identities = row_identities(rows, source)
+        further_rows = {}
+        for title, model in titles.items():
+            further_rows[model], _ = _load(config, source, key, model, tokenizers[model])
+            if row_identities(further_rows[model], source) != identities:
+                raise UserError(
+                    f"evaluation.models.{title}: it drops other prompts of {name} than the policy, since each counts "
+                    f"its own tokens; remove the longest prompts, or raise {key}.max_prompt_tokens"
+                )
+        with error_context(source.path):
+            references = [row_references(row) for row in rows]
+        sets.append(
+            LoadedSet(
+                name=name,
+                source=source,
+                rows=rows,
+                further_rows=further_rows,
+                references=references,
+                reference_ids=_reference_ids(rows, references, source, tokenizers[own], completion_limit(config)),
+                seen_in_training=sum(identity in trained for identity in identities),
+            )
+        )
+    return sets, lines
+
+
+def row_references(row: Mapping[str, Any]) -> list[str]:
+    """Return the references of a row; raises UserError for anything but a text or a list of texts."""
+    value = row.get("reference")
+    texts = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"reference must be a text or a list of texts, found {value!r}")
+    return [text for text in texts if text.strip()]
+
+
+def _load(
+    config: Config, source: DataSource, key: str, model: str, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Rows, str]:
+    """Return a set's rows as `model` reads them, and what was dropped."""
+    limit = context_length(load_config(model), tokenizer)
+    with error_context(key):
+        rows, report = load_prompts(source, tokenizer, max_new_tokens=completion_limit(config), context_length=limit)
+    return rows, str(report)
+
+
+def _reference_ids(
+    rows: Rows,
+    references: Sequence[list[str]],
+    source: DataSource,
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+) -> list[tuple[list[int], list[int]]]:
+    """Return the ids of every reference after its prompt, none longer than a completion can be."""
+    prompts = [row["prompt_ids"] for row, texts in zip(rows, references, strict=True) for _ in texts]
+    ids = encode_responses([text for texts in references for text in texts], source, tokenizer)
+    return [(prompt, reference[:max_new_tokens]) for prompt, reference in zip(prompts, ids, strict=True)]
+
+
+def _training_identities(config: Config, tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Return the identities of the rows that SFT and PPO train on."""
+    limit = context_length(load_config(config.policy.model), tokenizer)
+    identities: set[str] = set()
+    if config.sft:
+        with error_context("sft.data"):
+            rows, _ = load_prompts(
+                config.sft.data, tokenizer, max_new_tokens=1, context_length=limit, with_responses=True
+            )
+        identities |= set(row_identities(rows, config.sft.data))
+    if config.ppo:
+        with error_context("ppo.data"):
+            rows, _ = load_prompts(
+                config.ppo.data, tokenizer, max_new_tokens=config.ppo.max_new_tokens, context_length=limit
+            )
+        identities |= set(row_identities(rows, config.ppo.data))
+    return identities
