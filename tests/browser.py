@@ -1,4 +1,4 @@
-"""The evaluation's page in a Chromium without a window; the fixtures in conftest.py hand it out."""
+"""The evaluation's page in a headless Chromium; the fixtures in conftest.py provide it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from random_results import MODELS, results_of
+from random_results import MODELS, random_results
 
+from workbench.evaluation.results import Example, Results
 from workbench.report.evaluation_page import evaluation_page
 
 Open = Callable[..., Any]
@@ -18,45 +19,45 @@ Open = Callable[..., Any]
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A browser; skips the test where there is none."""
+    """Yield a browser; skips the test where there is none."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    place = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if place is None:
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
         pytest.skip("no Chromium on this machine")
     with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=place)
-        yield started
-        started.close()
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
 
 
 @contextmanager
 def pages(browser: Any, file: Path) -> Iterator[Open]:
-    """Opens rows as a page; fails at the end if it said anything, asked for anything, or opened a dialog."""
-    asked: list[str] = []
-    said: list[str] = []
+    """Yield a function that opens examples as a page; fails if a page logged, requested or alerted anything."""
+    requests: list[str] = []
+    messages: list[str] = []
     contexts: list[Any] = []
 
     def open_page(
-        rows: list[dict],
+        examples: list[Example],
         models: tuple[str, ...] = MODELS,
-        results: dict | None = None,
-        offensive: tuple[str, ...] = (),
+        results: Results | None = None,
+        toxic_words: tuple[str, ...] = (),
         **context: Any,
     ) -> Any:
-        document = evaluation_page(results or results_of(rows, models), rows, offensive=offensive)
+        document = evaluation_page(results or random_results(examples, models), examples, toxic_words=toxic_words)
         file.write_text(document, encoding="utf-8")
         contexts.append(browser.new_context(**context))
         page = contexts[-1].new_page()
         page.set_default_timeout(5000)
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
         page.goto(file.as_uri())
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert said == []
-    assert asked == [file.as_uri()] * len(contexts)
+    assert messages == []
+    assert requests == [file.as_uri()] * len(contexts)

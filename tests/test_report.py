@@ -1,7 +1,8 @@
-"""The evaluation's page: whole, in its order, from any results that the schema allows, and text stays text."""
+"""The evaluation's page: well-formed, in order, from any results that the schema allows, and text stays text."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -9,18 +10,35 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
-from random_results import BETTER, HOSTILE, MODELS, results_of, rows_of
+from random_results import (
+    DISTINCT,
+    HOSTILE,
+    LEXICON,
+    MAIN,
+    METRICS,
+    MODELS,
+    TOKENS,
+    TOXIC_RATE,
+    random_examples,
+    random_results,
+    score,
+    with_means,
+    with_set,
+)
 
+from workbench.evaluation.results import Guard, Metric, Provenance, RunVerdict, Source, Summary
+from workbench.evaluation.verdicts import too_few
 from workbench.ppo.overoptimization import Point
 from workbench.report.evaluation_page import evaluation_page
 from workbench.report.examples import as_json
 from workbench.report.page import text
-from workbench.report.set_tables import shown, signed
+from workbench.report.set_tables import minus
+from workbench.report.tables import format_signed, format_value
 from workbench.rewards.training.validation import preference_report
 
 
 class Markup(HTMLParser):
-    """Fails on a tag that is not closed in its turn; keeps tags with attributes, and what stands in each script."""
+    """Fails on tags that do not nest; collects tags with attributes, scripts, and text."""
 
     def __init__(self, document: str) -> None:
         super().__init__()
@@ -48,7 +66,7 @@ class Markup(HTMLParser):
 
 
 def checked(document: str) -> Markup:
-    """The page's markup, after what holds for every page."""
+    """Return the page's markup, after the checks that hold for every page."""
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", document)
     markup = Markup(document)
     ids = [values["id"] for _, values in markup.tags if "id" in values]
@@ -68,46 +86,48 @@ def checked(document: str) -> Markup:
 
 
 def data_of(markup: Markup) -> dict[str, Any]:
-    """What the page hands to its script."""
+    """Return the data that the page's script reads."""
     return json.loads(markup.scripts[0])
 
 
 def table_cells(document: str, metric: str) -> list[str]:
-    """Text of the cells in the first row of that metric."""
+    """Return the texts of the cells in the first row of that metric."""
     row = next(row for row in re.findall(r"<tr>(.*?)</tr>", document) if f">{metric}" in row)
     cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
     return [re.sub(r"<svg.*?</svg>|<[^>]+>", "", cell).strip() for cell in cells]
 
 
 def test_the_verdict_comes_first_and_the_rest_in_its_order():
-    rows = rows_of(9)
+    examples = random_examples(9)
     pairs = [("q", "yes", "no"), ("q", "a", "bb")]
-    report = preference_report(lambda _, answers: [float(len(answer)) for answer in answers], pairs)
-    watch = [Point(step, step, step, -step, 0.1) for step in range(1, 4)]
+    report = preference_report(lambda _, completions: [float(len(text)) for text in completions], pairs)
+    held_out = [Point(step, step, step, -step, 0.1) for step in range(1, 4)]
     curves = {"sft": [{"loss": 2.0, "step": 1}, {"loss": 1.0, "step": 2}], "ppo": [{"step": 1, "objective/kl": 0.0}]}
-    document = evaluation_page(results_of(rows), iter(rows), curves=curves, reward_report=report, watch=watch)
+    results = random_results(examples)
+    document = evaluation_page(results, iter(examples), curves=curves, reward_report=report, held_out=held_out)
     markup = checked(document)
-    sections = [f'id="{name}"' for name in ("sets", "distributions", "training", "reward", "examples", "origin")]
+    sections = [f'id="{name}"' for name in ("sets", "distributions", "training", "reward", "examples", "provenance")]
     places = [document.index(part) for part in ("Toxicity fell.", "gone", "fine", *sections)]
     assert places == sorted(places)
     assert ("section", {"class": "verdict good", "aria-label": "Verdict"}) in markup.tags
     assert [values["class"] for tag, values in markup.tags if tag == "li" and "class" in values] == ["failed", "passed"]
-    assert "watching scorer" in markup.text
+    assert "held-out reward" in markup.text
+    assert "Divergence step 1" in markup.text
     for part in ("torch 2.13.0", "ab" * 32, "x.jsonl", "unknown", "2 cores"):
-        assert part in markup.text[markup.text.index("Where this comes from") :]
+        assert part in markup.text[markup.text.rindex("comparison") :]
 
 
 @pytest.mark.parametrize(("word", "tone"), [("better", "good"), ("worse", "bad"), ("no detectable change", "same")])
 def test_the_verdict_has_the_colour_of_its_word(word, tone):
-    rows = rows_of(2)
-    markup = checked(evaluation_page(results_of(rows, verdict={"word": word, "sentence": ""}), rows))
+    examples = random_examples(2)
+    markup = checked(evaluation_page(random_results(examples, verdict=RunVerdict(word, "")), examples))
     assert ("section", {"class": f"verdict {tone}", "aria-label": "Verdict"}) in markup.tags
 
 
 def test_the_reward_as_the_only_judge_stands_in_red():
-    rows = rows_of(4)
-    both = evaluation_page(results_of(rows), rows)
-    alone = evaluation_page(results_of(rows, judges=["reward"]), rows)
+    examples = random_examples(4)
+    both = evaluation_page(random_results(examples), examples)
+    alone = evaluation_page(random_results(examples, judges=["reward"]), examples)
     assert "only judge" not in both
     assert '<strong class="bad">The reward is the only judge' in alone
     assert '<span class="bad">toxicity (reward)</span>' in alone
@@ -115,13 +135,13 @@ def test_the_reward_as_the_only_judge_stands_in_red():
 
 
 def test_a_set_that_is_too_small_says_how_many_prompts_it_would_need():
-    rows = rows_of(4) + rows_of(3, name="sums")
-    results = results_of(rows)
-    results["sets"]["sums"] |= {"enough": False, "neutral": True, "seen_in_training": 2}
-    markup = checked(evaluation_page(results, rows))
-    said = "Retention: sums: 3 prompts are no evidence: about 120 would be needed to see a change of this size"
-    assert f"{said} (toxicity (reward))" in markup.text
-    assert "4 prompts are" not in markup.text
+    examples = random_examples(30) + random_examples(3, name="sums")
+    results = with_set(random_results(examples), 1, neutral=True, seen_in_training=2, reference_perplexity=12.5)
+    markup = checked(evaluation_page(results, examples))
+    warning = re.search(r"Retention: sums: (.*?120.*?) \(toxicity \(reward\)\)", markup.text)
+    assert warning[1] == too_few(3, 120)
+    assert too_few(30, 120) not in markup.text, "only sets below the minimum get a warning"
+    assert "Perplexity of the references under the base: 12.500." in markup.text
     assert "2 of these prompts were in the training data" in markup.text
 
 
@@ -131,78 +151,115 @@ MANY = (*MODELS, "other", "a fifth", "a sixth")
 @pytest.mark.parametrize("models", [("base", "aligned"), MODELS, MANY], ids=len)
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_every_number_of_the_results_is_in_the_table(models, count):
-    rows = rows_of(count, models)
-    results = results_of(rows, models)
-    markup_text = evaluation_page(results, rows)
-    checked(markup_text)
-    (found,) = results["sets"].values()
-    before = results["before"]
-    for metric, better in BETTER.items():
-        cells = table_cells(markup_text, metric)
-        compared = found["comparisons"][f"aligned - {before}"][metric]
-        assert cells[2 : 2 + len(models)] == [shown(found["metrics"][metric]["means"][model]) for model in models]
-        assert cells[1] == ("better" if better else "")
-        interval = f"[{signed(compared['low'])}, {signed(compared['high'])}]" if count > 1 else "no interval"
-        assert cells[-3] == f"{signed(compared['difference'])} {interval}"
-        gains = [row["scores"][metric]["aligned"] - row["scores"][metric][before] for row in rows]
-        won = sum(gain < 0 if better == "lower" else gain > 0 for gain in gains)
+    examples = random_examples(count, models)
+    results = random_results(examples, models)
+    document = evaluation_page(results, examples)
+    checked(document)
+    (result,) = results.sets
+    before = results.before
+    for metric in METRICS:
+        cells = table_cells(document, metric.label)
+        difference = result.comparison(before, "aligned").find(metric.name, metric.judge)
+        means = result.summary(metric.name, metric.judge).means
+        assert cells[2 : 2 + len(models)] == [format_value(means[model]) for model in models]
+        assert cells[1] == ("better" if metric.direction else "")
+        low, high = (minus(format_signed(end)) if count > 1 else "" for end in (difference.low, difference.high))
+        interval = f"[{low}, {high}]" if count > 1 else "no interval"
+        assert cells[-3] == f"{minus(format_signed(difference.difference))} {interval}"
+        gains = [score(example, metric, "aligned") - score(example, metric, before) for example in examples]
+        won = sum(gain < 0 if metric.direction == "lower" else gain > 0 for gain in gains)
         assert [int(part) for part in re.findall(r"\d+", cells[-1])] == [won, 0, count - won]
-    assert table_cells(markup_text, "distinct-2")[2:] == ["0.250"] * len(models) + [
-        f"0.000 [{signed(-0.1)}, {signed(0.2)}]",
+        assert cells[-1].startswith("rose ") == (metric.direction is None)
+    assert table_cells(document, DISTINCT.label)[2:] == ["0.250"] * len(models) + [
+        f"0.000 [{minus('-0.100')}, +0.200]",
         "",
         "",
     ]
 
 
-def test_several_seeds_show_their_spread():
-    rows = rows_of(3)
-    results = results_of(rows, seeds=[0, 1, 2])
-    results["sets"]["dialogues"]["metrics"]["tokens"]["spread"] = {"base": 0.5, "sft": 0.25, "aligned": 0.125}
-    document = evaluation_page(results, rows)
+def test_several_seeds_show_their_standard_deviation():
+    examples = random_examples(3)
+    results = random_results(examples, seeds=[0, 1, 2])
+    stds = {"base": 0.5, "sft": 0.25, "aligned": 0.125}
+    summaries = [dataclasses.replace(s, seed_stds=stds) if s.metric == TOKENS else s for s in results.sets[0].summaries]
+    document = evaluation_page(with_set(results, summaries=summaries), examples)
     checked(document)
     assert [cell.split(" ± ")[1] for cell in table_cells(document, "tokens")[2:5]] == ["0.500", "0.250", "0.125"]
-    assert "deviation over 3 seeds" in document
+    assert "± standard deviation over 3 seeds" in document
 
 
 def test_no_judge_no_reward_no_references_no_scores_no_text():
-    rows = rows_of(5, reference=None, moved=None)
-    for row in rows:
-        row["scores"] = {"tokens": row["scores"]["tokens"]}
-        row["completions"] = {model: [""] for model in MODELS}
-    results = results_of(rows, judges=[], reward=None, guards=[])
-    data = data_of(checked(evaluation_page(results, rows)))
+    examples = [
+        dataclasses.replace(
+            example,
+            scores=[summary for summary in example.scores if summary.metric == TOKENS],
+            completions={model: [""] for model in MODELS},
+        )
+        for example in random_examples(5, references=[], token_log_ratios=None)
+    ]
+    results = random_results(examples, judges=[], reward=None, guards=[])
+    data = data_of(checked(evaluation_page(results, examples)))
     assert [row["references"] for row in data["rows"]] == [[]] * 5
-    assert data["headline"] == []
+    assert [metric["isOnCards"] for metric in data["metrics"]] == [False]
     assert [row["texts"] for row in data["rows"]] == [[[""]] * 3] * 5
     assert checked(evaluation_page(results, [])).scripts
 
 
-def test_a_row_may_lack_scores_and_what_is_no_number_is_none():
-    rows = rows_of(3)
-    results = results_of(rows)
-    rows[0]["scores"] = rows[0]["scores"] | {"ROUGE-L": {"base": 0.123456, "sft": float("nan"), "aligned": None}}
-    rows[0]["moved"] = [["a", float("-inf")], ["b", 0.5]]
-    data = data_of(checked(evaluation_page(results, rows)))
-    place = data["metrics"].index("ROUGE-L")
-    assert data["rows"][0]["scores"][place] == [0.1235, None, None]
-    assert data["rows"][1]["scores"][place] == [None] * 3
-    assert data["rows"][0]["moved"] == [["a", None], ["b", 0.5]]
+def test_an_example_may_lack_scores_and_what_is_not_finite_is_null():
+    examples = random_examples(3)
+    results = random_results(examples)
+    rouge = Summary(Metric("ROUGE-L", "higher"), {"base": 0.123456, "sft": float("nan"), "aligned": None}, None)
+    ratios = [("a", float("-inf")), ("b", 0.5)]
+    examples[0] = dataclasses.replace(examples[0], scores=[*examples[0].scores, rouge], token_log_ratios=ratios)
+    examples[1] = dataclasses.replace(examples[1], scores=examples[1].scores[1:])
+    data = data_of(checked(evaluation_page(results, examples)))
+    number = [metric["label"] for metric in data["metrics"]].index("ROUGE-L")
+    assert data["rows"][0]["scores"][number] == [0.1235, None, None]
+    assert data["rows"][1]["scores"][number] == data["rows"][1]["scores"][0] == [None] * 3
+    assert data["rows"][0]["tokenLogRatios"] == [["a", None], ["b", 0.5]]
+
+
+def test_metrics_reach_the_script_typed_and_a_judge_with_parentheses_is_only_a_name():
+    odd = Metric("toxicity", "lower", "my (old) judge")
+    like = Metric("toxicity of prompts", None, "reward")
+    examples = [
+        dataclasses.replace(
+            example, scores=[Summary(m, dict.fromkeys(MODELS, 0.75), None) for m in (like, odd, TOKENS)]
+        )
+        for example in random_examples(2)
+    ]
+    data = data_of(checked(evaluation_page(random_results(examples), examples)))
+    assert data["metrics"] == [
+        {"label": "toxicity of prompts (reward)", "direction": None, "isToxicity": False, "isOnCards": False},
+        {"label": "toxicity (my (old) judge)", "direction": "lower", "isToxicity": True, "isOnCards": True},
+        {"label": "tokens", "direction": None, "isToxicity": False, "isOnCards": False},
+    ]
 
 
 def test_text_reaches_the_script_as_it_was_and_the_page_as_text():
-    rows = rows_of(3, name=HOSTILE)
-    for row in rows:
-        row |= {"prompt": HOSTILE, "reference": HOSTILE, "moved": [[HOSTILE, 1.0]]}
-        row["completions"] = {model: [HOSTILE] for model in MODELS}
-    results = results_of(rows, name=HOSTILE, machine=HOSTILE, commit=HOSTILE)
-    results |= {"verdict": {"word": HOSTILE, "sentence": HOSTILE}, "versions": {HOSTILE: HOSTILE}}
-    results["guards"] = [{"name": HOSTILE, "passed": False, "text": HOSTILE}]
-    results["inputs"]["data"] = {HOSTILE: {"path": HOSTILE, "sha256": HOSTILE}}
-    document = evaluation_page(results, rows)
+    examples = [
+        dataclasses.replace(example, completions={model: [HOSTILE] for model in MODELS})
+        for example in random_examples(
+            3, name=HOSTILE, prompt=HOSTILE, references=[HOSTILE], token_log_ratios=[(HOSTILE, 1.0)]
+        )
+    ]
+    results = random_results(
+        examples,
+        name=HOSTILE,
+        judges=["reward", HOSTILE],
+        provenance=Provenance(
+            HOSTILE, HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, [Source(HOSTILE, "data", HOSTILE, HOSTILE)]
+        ),
+        verdict=RunVerdict(HOSTILE, HOSTILE),
+        guards=[Guard(HOSTILE, False, HOSTILE)],
+    )
+    document = evaluation_page(results, examples, toxic_words=[HOSTILE])
     markup = checked(document)
     assert text(HOSTILE) in document
-    for row in data_of(markup)["rows"]:
-        assert row["prompt"] == row["references"][0] == row["moved"][0][0] == HOSTILE
+    data = data_of(markup)
+    assert data["toxicWords"] == [HOSTILE]
+    for row in data["rows"]:
+        assert row["prompt"] == row["references"][0] == row["tokenLogRatios"][0][0] == HOSTILE
         assert row["texts"] == [[HOSTILE]] * 3
 
 
@@ -213,13 +270,14 @@ def test_json_in_a_script_cannot_end_it():
     assert not re.search("[<\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", written)
 
 
-def test_what_any_judge_calls_toxic_is_hidden():
-    rows = rows_of(40)
-    results = results_of(rows)
-    for row in rows[::4]:  # the mean of several samples can be below the threshold where one of them is above
-        row["scores"]["toxic rate (lexicon)"] = {"base": 0.1, "sft": 0.0, "aligned": 0.0}
-    data = data_of(checked(evaluation_page(results, rows)))
-    for row, given in zip(rows, data["rows"], strict=True):
-        for model, hidden in zip(MODELS, given["hidden"], strict=True):
-            worst = max(row["scores"][f"toxicity ({judge})"][model] for judge in ("reward", "lexicon"))
-            assert hidden == (worst >= 0.5 or (model == "base" and row["index"] % 4 == 0))
+def test_what_any_judge_finds_toxic_is_marked():
+    examples = random_examples(40)
+    results = random_results(examples)
+    for number in range(0, 40, 4):  # the mean of several samples can be below the threshold where one is above it
+        rates = {"base": 0.1, "sft": 0.0, "aligned": 0.0}
+        examples[number] = with_means(examples[number], rates, TOXIC_RATE)
+    data = data_of(checked(evaluation_page(results, examples)))
+    for example, row in zip(examples, data["rows"], strict=True):
+        for model, is_toxic in zip(MODELS, row["isToxic"]["models"], strict=True):
+            worst = max(score(example, metric, model) for metric in (MAIN, LEXICON))
+            assert is_toxic == (worst >= 0.5 or (model == "base" and example.index % 4 == 0))

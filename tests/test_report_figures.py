@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 
 import pytest
-from random_results import results_of, rows_of
+from random_results import LEXICON, MAIN, REWARD, TOKENS, TOXIC_RATE, random_examples, random_results, with_difference
 
-from workbench.report.curves import training_plots
+from workbench.report.curves import distributions, training_plots
 from workbench.report.evaluation_page import evaluation_page
-from workbench.report.set_tables import main_metric, shown, signed
 from workbench.report.svg import scatter
+from workbench.report.tables import format_signed, format_value, main_metric
 
 
 def test_an_interval_is_drawn_on_its_side_of_zero():
-    rows = rows_of(30)
-    results = results_of(rows)
-    compared = results["sets"]["dialogues"]["comparisons"]["aligned - sft"]
-    compared["tokens"] |= {"low": -3.0, "difference": -2.0, "high": 1.0}
-    row = re.search(r"<tr><th[^>]*>tokens.*?</tr>", evaluation_page(results, rows))[0]
+    examples = random_examples(30)
+    results = with_difference(random_results(examples), TOKENS, low=-3.0, difference=-2.0, high=1.0)
+    row = re.search(r"<tr><th[^>]*>tokens.*?</tr>", evaluation_page(results, examples))[0]
     zero = float(re.search(r'class="zero" x1="([\d.]+)"', row)[1])
     left, right = map(float, re.search(r'class="range[^"]*" x1="([\d.]+)" x2="([\d.]+)"', row).groups())
     middle = float(re.search(r'cx="([\d.]+)"', row)[1])
@@ -31,15 +30,15 @@ def test_an_interval_is_drawn_on_its_side_of_zero():
 SIDES = [("lower", ["bad", "good"]), ("higher", ["good", "bad"]), (None, ["", ""])]
 
 
-@pytest.mark.parametrize(("better", "sides"), SIDES)
-def test_points_of_a_scatter_are_coloured_by_their_side_of_the_diagonal(better, sides):
-    figure = scatter("a", [0.0, 1.0, 0.5], [1.0, 0.0, 0.5], x_label="", y_label="", better=better)
-    assert [found.strip() for found in re.findall(r'class="dot([^"]*)"', figure)] == [*sides, ""]
+@pytest.mark.parametrize(("direction", "sides"), SIDES)
+def test_points_of_a_scatter_are_coloured_by_their_side_of_the_diagonal(direction, sides):
+    figure = scatter("a", [0.0, 1.0, 0.5], [1.0, 0.0, 0.5], x_label="", y_label="", direction=direction)
+    assert [tone.strip() for tone in re.findall(r'class="dot([^"]*)"', figure)] == [*sides, ""]
 
 
 def test_ten_thousand_prompts_draw_a_thousand_points():
-    rows = rows_of(2500, ("base", "aligned"))
-    document = evaluation_page(results_of(rows, ("base", "aligned")), rows)
+    examples = random_examples(2500, ("base", "aligned"))
+    document = evaluation_page(random_results(examples, ("base", "aligned")), examples)
     assert 500 <= len(re.findall('class="dot', document)) <= 1000
     assert "of 2500 prompts" in document
 
@@ -61,12 +60,19 @@ def test_numbers_keep_what_a_reader_needs():
     chance = random.Random(0)
     for _ in range(500):
         value = chance.choice([-1, 1]) * 10 ** chance.uniform(-6, 5)
-        assert float(shown(value).replace("\u2212", "-").replace(",", "")) == pytest.approx(value, rel=0.06, abs=1e-9)
-        assert signed(value)[0] == ("+" if value > 0 else "\u2212")
-    assert shown(0.0) == signed(0.0) == "0.000"
+        assert float(format_value(value).replace(",", "")) == pytest.approx(value, rel=0.06, abs=1e-9)
+        assert format_signed(value)[0] == ("+" if value > 0 else "-")
+    assert format_value(0.0) == format_signed(0.0) == "0.000"
 
 
 def test_the_main_metric_is_a_toxicity_or_the_reward():
-    assert main_metric(["reward", "toxic rate (a)", "toxicity (a)", "toxicity (b)"]) == "toxicity (a)"
-    assert main_metric(["tokens", "reward"]) == "reward"
-    assert main_metric(["tokens"]) is None
+    assert main_metric([REWARD, TOXIC_RATE, LEXICON, MAIN]) == LEXICON
+    assert main_metric([TOKENS, REWARD]) == REWARD
+    assert main_metric([TOKENS]) is None
+
+
+def test_an_example_without_a_score_is_left_out_of_the_plots():
+    examples = random_examples(3)
+    results = random_results(examples)
+    examples[1] = dataclasses.replace(examples[1], scores=[])
+    assert distributions(results, examples).count('class="dot') == 2

@@ -24,7 +24,7 @@ STYLE = files("workbench.report").joinpath("style.css").read_text()
 
 
 class Markup(HTMLParser):
-    """Fails on a tag that is not closed in its turn; keeps tags with their attributes, and text."""
+    """Fails on tags that do not nest; collects tags with attributes, and text."""
 
     def __init__(self, document: str) -> None:
         super().__init__()
@@ -46,36 +46,38 @@ class Markup(HTMLParser):
 
 
 def drawn(figure: str) -> list[tuple[float, float]]:
-    """Every point of lines and marks; fails for a number that is not finite, or a point outside of the axes."""
+    """Return every point of lines and marks; fails for a number that is not finite and a point outside of the axes."""
     tags = Markup(figure).tags
     assert all(isfinite(float(v)) for _, values in tags for name, v in values.items() if name[0] in "xy")
-    found = [tuple(map(float, place.split(","))) for _, values in tags for place in values.get("points", "").split()]
-    found += [(float(values["cx"]), float(values["cy"])) for tag, values in tags if tag == "circle"]
+    points = [tuple(map(float, point.split(","))) for _, values in tags for point in values.get("points", "").split()]
+    points += [(float(values["cx"]), float(values["cy"])) for tag, values in tags if tag == "circle"]
     right, bottom = svg.WIDTH - svg.RIGHT, svg.HEIGHT - svg.BOTTOM
-    assert all(svg.LEFT <= x <= right and svg.TOP <= y <= bottom for x, y in found)
-    return found
+    assert all(svg.LEFT <= x <= right and svg.TOP <= y <= bottom for x, y in points)
+    return points
 
 
 def reports() -> dict[str, str]:
-    """Every page, with a text that would break out of it wherever a text comes in."""
+    """Return every page, with a hostile text wherever a text can stand."""
     odds = {f"bad {HOSTILE}": -3.0, f"fine {HOSTILE}": 2.0, "so so": -1.0}
     report = classifier_report(lambda ts: [odds.get(t, 0.1) for t in ts], [*odds] * 3, [False, True, True] * 3, [*odds])
     report["identity"] |= {"terms": {HOSTILE: 0.5}, "templates": ["{} " + HOSTILE]}
     pairs = [("q", "yes yes", "no"), ("q", "no", "yes yes yes")]
-    preferred = preference_report(lambda _, answers: [float(len(answer)) for answer in answers], pairs)
+    preferred = preference_report(lambda _, completions: [float(len(text)) for text in completions], pairs)
     name = {"x_label": HOSTILE, "y_label": HOSTILE}
     plots = line_plot(HOSTILE, [Series(HOSTILE, [0], [1])] * 2, **name) + scatter(HOSTILE, [0], [1], **name)
     plots += histogram(HOSTILE, {HOSTILE: [1.0, 2.0], "b": [1.0]}, x_label=HOSTILE)
     return {
         "classifier": reward_page(report | {"warnings": [HOSTILE]}),
         "preference": reward_page(preferred | {"warnings": [HOSTILE]}),
-        "watch": overoptimization_page([Point(i, 1.0 * i, 1.0 * i, -1.0 * i, 0.1) for i in range(1, 4)]),
+        "held-out reward": overoptimization_page([Point(i, 1.0 * i, 1.0 * i, -1.0 * i, 0.1) for i in range(1, 4)]),
         "plots": page(HOSTILE, plots + table([HOSTILE], [[text(HOSTILE)]], HOSTILE)),
     }
 
 
-@pytest.mark.parametrize(("name", "times"), [("classifier", 6), ("preference", 1), ("watch", 0), ("plots", 18)])
-def test_a_page_is_whole_asks_for_nothing_and_takes_text_as_text(name, times):
+@pytest.mark.parametrize(
+    ("name", "times"), [("classifier", 5), ("preference", 1), ("held-out reward", 0), ("plots", 18)]
+)
+def test_a_page_is_well_formed_loads_nothing_and_takes_text_as_text(name, times):
     document = reports()[name]
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", document)
     markup = Markup(document)
@@ -84,9 +86,9 @@ def test_a_page_is_whole_asks_for_nothing_and_takes_text_as_text(name, times):
     assert not [key for key in keys if key in ("src", "href", "style", "fill", "stroke") or key.startswith("on")]
     assert "default-src 'none'" in document
     assert not re.search(r"https?:|src=|url\((?!data:)|@import|alert", document.replace(text(HOSTILE), ""))
-    shown = HOSTILE[:-7] + "⟨U+202E⟩⟨U+2066⟩␀␛␡⟨U+009B⟩⟨U+D800⟩"
+    visible = HOSTILE[:-7] + "⟨U+202E⟩⟨U+2066⟩␀␛␡⟨U+009B⟩⟨U+D800⟩"
     labels = "".join(attributes.get("aria-label", "") for _, attributes in markup.tags)
-    assert (markup.text + labels).count(shown) == times
+    assert (markup.text + labels).count(visible) == times
     used = {key for _, attributes in markup.tags for key in attributes.get("class", "").split()}
     assert used <= set(re.findall(r"\.([a-z]\w*)", STYLE))
 
@@ -135,7 +137,7 @@ def test_ticks_are_round_within_the_scale_and_told_apart():
         assert [round(tick / step) * step for tick in ticks] == pytest.approx(ticks, rel=1e-6)
 
 
-def test_a_histogram_holds_the_share_of_each_bin(monkeypatch):
+def test_a_histogram_holds_the_fraction_of_each_bin(monkeypatch):
     values = np.random.default_rng(0).normal(size=300)
     monkeypatch.setattr(svg, "line_plot", lambda title, series, **_: series)
     (series,) = histogram("a", {"b": list(values)}, x_label="x")
@@ -144,6 +146,6 @@ def test_a_histogram_holds_the_share_of_each_bin(monkeypatch):
     assert series.ys == pytest.approx([0, *np.repeat(counts / 300, 2), 0])
 
 
-def test_numbers_have_three_digits_that_count():
-    shown = {0.0: "0", 0.12345: "0.123", -7: "-7", 999.7: "1,000", 12345.6: "12,346", 2e9: "2e+09", 1e-9: "1e-09"}
-    assert {value: number(value) for value in shown} == shown
+def test_numbers_have_three_significant_digits():
+    texts = {0.0: "0", 0.12345: "0.123", -7: "-7", 999.7: "1,000", 12345.6: "12,346", 2e9: "2e+09", 1e-9: "1e-09"}
+    assert {value: number(value) for value in texts} == texts

@@ -247,7 +247,9 @@ def evaluation_limitations(model: ExportedModel, results: Results) -> list[str]:
         "groups, memorization of training data, adversarial prompts."
     ]
     if judges == ["reward"] and model.stage == PPO:
-        limitations.append("The only toxicity judge is the reward that PPO optimized, so reward hacking is not excluded.")
+        limitations.append(
+            "The only toxicity judge is the reward that PPO optimized, so reward hacking is not excluded."
+        )
     elif judges:
         limitations.append(f"Toxicity was measured by these judges only: {', '.join(map(escape, judges))}.")
     else:

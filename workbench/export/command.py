@@ -138,7 +138,9 @@ def load_stage_tokenizer(source: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise UserError(f"{source}: the tokenizer cannot be loaded; redo the stage with --force {source.name}") from error
+        raise UserError(
+            f"{source}: the tokenizer cannot be loaded; redo the stage with --force {source.name}"
+        ) from error
 
 
 def copy_files(source: Path, folder: Path, patterns: Sequence[str]) -> None:

@@ -7,20 +7,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from workbench.config.names import PPO, REWARD, SFT
 from workbench.config.schema import Config, DataSource, RewardConfig, RewardTraining, completion_limit
+from workbench.config.scorers import as_scorer
 from workbench.data.readers import READERS
 from workbench.data.templates import FIELD, template_text
 from workbench.run.folder import Run
 from workbench.run.hub import is_hub_id
 
 Form = Literal["adapter", "merged", "full", "reward"]
+DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What a card is about."""
+class ExportedModel:
+    """A stage's model as it is published."""
 
     run: Run
     stage: str
@@ -29,93 +32,118 @@ class Subject:
     address: str
     """What `from_pretrained` takes: ./FOLDER, or OWNER/NAME on the hub."""
     sha256: str
-    """Of the weights as they are published."""
+    """Content hash of the published folder."""
     is_encoder_decoder: bool
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the run."""
+        return self.run.config
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that trained the weights, in their order."""
+        return [SFT, PPO] if self.stage == PPO and self.config.sft else [self.stage]
 
 
 def hub_id(name: str) -> str | None:
-    """The name if it is one of the hub's; None for a file, a folder and what comes with the workbench."""
+    """Return the name of a model or data set on the hub; None for a local path and for a toy."""
     local = Path(name).expanduser()
     is_local = name.startswith(("toy:", ".", "/", "~")) or local.exists() or local.suffix.lower() in READERS
     return None if is_local or not is_hub_id(name) else name
 
 
-def shown(name: str) -> str:
-    """A path or id as others may see it: of a path from the root of this machine, only the last part."""
+def public_name(name: str) -> str:
+    """Return a path or id without what is private: of an absolute path, only the last part."""
     return Path(name).name if name.startswith(("/", "~")) else name
 
 
-def base_of(config: Config, stage: str) -> str:
-    """The model that the stage's training began with."""
-    return training(config).model if stage == "reward" else config.policy.model
+def base_model(config: Config, stage: str) -> str:
+    """Return the model that the training of a stage started from."""
+    return reward_training(config).model if stage == REWARD else config.policy.model
 
 
-def training(config: Config) -> RewardTraining:
-    """How the reward was trained."""
+def reward_training(config: Config) -> RewardTraining:
+    """Return the section reward.train."""
     assert config.reward is not None
     assert config.reward.train is not None
     return config.reward.train
 
 
-def sources(config: Config, stage: str) -> list[DataSource]:
-    """What the stage alone learned from."""
-    if stage == "reward":
-        train = training(config)
+def training_sources(config: Config, stage: str) -> list[DataSource]:
+    """Return the data that one stage trained on."""
+    if stage == REWARD:
+        train = reward_training(config)
         return [train.data, *train.more_data, *train.clean_data]
-    section = config.ppo if stage == "ppo" else config.sft
+    section = config.ppo if stage == PPO else config.sft
     assert section is not None
     return [section.data]
 
 
-def stages(subject: Subject) -> list[str]:
-    """The stages that the exported weights went through, in order."""
-    return ["sft", "ppo"] if subject.stage == "ppo" and subject.run.config.sft else [subject.stage]
-
-
-def reward_name(reward: RewardConfig) -> str:
-    """The reward in words; of its options only the names of its parts, since others may name servers."""
+def reward_description(reward: RewardConfig) -> str:
+    """Return the reward and its parts by name; other options stay private, since they may hold addresses of servers."""
     if reward.model is None:
-        return "model trained in the same run"
+        return "the reward model of this run"
     if reward.model == "combine":
-        return " + ".join(f"{term.get('weight', 1.0):g} x {shown(term['model'])}" for term in reward.options["terms"])
+        return " + ".join(_term_description(term) for term in reward.options["terms"])
     if reward.model == "ensemble":
-        return f"ensemble of {', '.join(shown(model) for model in reward.options['models'])}"
-    return shown(reward.model)
+        return f"ensemble of {', '.join(_model_name(member) for member in reward.options['members'])}"
+    return public_name(reward.model)
 
 
-def loading(subject: Subject) -> str:
-    """Code that works as it stands, and how the prompt was made."""
-    if subject.stage == "reward":
-        return _block(_reward_code(subject))
-    config, (source,) = subject.run.config, sources(subject.run.config, subject.stage)
-    auto_class = "AutoModelForSeq2SeqLM" if subject.is_encoder_decoder else "AutoModelForCausalLM"
-    where = f"place = {_literal(subject.address)}  # this folder, or its id on the hub"
-    if subject.form == "adapter":
-        dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[config.policy.precision]
+def _term_description(term: Any) -> str:
+    """Return the weight and the model of a term of a combination."""
+    weight = term.get("weight", 1.0) if isinstance(term, dict) else 1.0
+    return f"{weight:g} x {_model_name(term)}"
+
+
+def _model_name(part: Any) -> str:
+    """Return the public name of a term or member, which is a name or a mapping."""
+    if isinstance(part, dict):
+        part = {key: value for key, value in part.items() if key in ("model", "options")}
+    return public_name(as_scorer(part, "reward.options").model)
+
+
+def loading_code(model: ExportedModel) -> str:
+    """Return a fenced block of code that loads the model and runs it on a prompt like those of its training."""
+    return fenced(_reward_code(model) if model.stage == REWARD else _policy_code(model))
+
+
+def _policy_code(model: ExportedModel) -> list[str]:
+    """Return code that generates a completion."""
+    config, (source,) = model.config, training_sources(model.config, model.stage)
+    auto_class = "AutoModelForSeq2SeqLM" if model.is_encoder_decoder else "AutoModelForCausalLM"
+    if model.form == "adapter":
+        base, dtype = _literal(public_name(config.policy.model)), _literal(DTYPE_NAMES[config.policy.precision])
         lines = [
             "from peft import PeftModel",
             f"from transformers import {auto_class}, AutoTokenizer, GenerationConfig",
-            *("", where),
-            f"base = {auto_class}.from_pretrained({_literal(shown(config.policy.model))}, dtype={_literal(dtype)})",
-            "base.generation_config = GenerationConfig.from_pretrained(place)  # as in training",
-            "model = PeftModel.from_pretrained(base, place)",
+            *("", _path_code(model)),
+            f"base = {auto_class}.from_pretrained({base}, dtype={dtype})",
+            "base.generation_config = GenerationConfig.from_pretrained(path)  # as in training",
+            "model = PeftModel.from_pretrained(base, path)",
         ]
     else:
-        lines = [f"from transformers import {auto_class}, AutoTokenizer", "", where]
-        lines.append(f"model = {auto_class}.from_pretrained(place)")
-    lines += ["tokenizer = AutoTokenizer.from_pretrained(place)", "", *_prompt_code(source)]
+        lines = [f"from transformers import {auto_class}, AutoTokenizer", "", _path_code(model)]
+        lines.append(f"model = {auto_class}.from_pretrained(path)")
+    lines += ["tokenizer = AutoTokenizer.from_pretrained(path)", "", *_prompt_code(source)]
     lines.append(f"output = model.generate(**batch, max_new_tokens={completion_limit(config)})")
-    start = "" if subject.is_encoder_decoder else ', batch["input_ids"].shape[1] :'
-    lines.append(f"print(tokenizer.decode(output[0{start}], skip_special_tokens=True))")
-    return _block(lines)
+    start = "" if model.is_encoder_decoder else ', batch["input_ids"].shape[1] :'
+    return [*lines, f"print(tokenizer.decode(output[0{start}], skip_special_tokens=True))"]
+
+
+def _path_code(model: ExportedModel) -> str:
+    """Return the line that names the model."""
+    return f"path = {_literal(model.address)}  # this folder, or its id on the hub"
 
 
 def _prompt_code(source: DataSource) -> list[str]:
+    """Return code that makes a batch of one prompt, in the format of the training data."""
     chat = source.chat or "messages" in source.columns
     template = template_text(source.template)
     template = template if chat else template.rstrip(" ")
     fields = " and ".join(f"{{{name}}}" for name in dict.fromkeys(FIELD.findall(template)))
-    lines = [f"prompt = {_literal(template)}  # your text in the place of {fields}"]
+    lines = [f"prompt = {_literal(template)}  # replace {fields} with your text"]
     if chat:
         turns = '[{"role": "user", "content": prompt}]'
         options = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
@@ -123,44 +151,46 @@ def _prompt_code(source: DataSource) -> list[str]:
     return [*lines, 'batch = tokenizer(prompt, return_tensors="pt")']
 
 
-def _reward_code(subject: Subject) -> list[str]:
-    train = training(subject.run.config)
+def _reward_code(model: ExportedModel) -> list[str]:
+    """Return code that scores a text."""
+    train = reward_training(model.config)
     lines = [
         "import torch",
         "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
         "",
-        f"place = {_literal(subject.address)}  # this folder, or its id on the hub",
-        "model = AutoModelForSequenceClassification.from_pretrained(place).eval()",
-        "tokenizer = AutoTokenizer.from_pretrained(place)",
+        _path_code(model),
+        "model = AutoModelForSequenceClassification.from_pretrained(path).eval()",
+        "tokenizer = AutoTokenizer.from_pretrained(path)",
         "",
     ]
     if train.objective == "preference":
         return [
             *lines,
-            r'text = "the prompt" + "\n\n" + "the answer"',
+            r'text = "the prompt" + "\n\n" + "the completion"',
             f'batch = tokenizer(text, truncation=True, max_length={train.max_tokens}, return_tensors="pt")',
             "with torch.no_grad():",
             "    print(float(model(**batch).logits[0, 0]))  # higher is better",
         ]
-    calibration = subject.run.folder / "reward" / "calibration.json"
+    calibration = model.run.folder / REWARD / "calibration.json"
     temperature = json.loads(calibration.read_text())["temperature"] if calibration.is_file() else 1.0
     return [
         *lines,
         'batch = tokenizer("the text", truncation=True, return_tensors="pt")',
         "with torch.no_grad():",
         "    logits = model(**batch).logits[0]",
-        f"wanted = model.config.label2id[{_literal(str(train.target_label))}]",
-        "margin = logits[wanted] - torch.cat((logits[:wanted], logits[wanted + 1 :])).logsumexp(dim=0)  # the reward",
-        f"print(float(torch.sigmoid(-margin / {temperature!r})))  # toxicity; the divisor is in calibration.json",
+        f"target = model.config.label2id[{_literal(str(train.target_label))}]",
+        "reward = logits[target] - torch.cat((logits[:target], logits[target + 1 :])).logsumexp(dim=0)",
+        f"print(float(torch.sigmoid(-reward / {temperature!r})))  # toxicity; the divisor is calibration.json's",
     ]
 
 
 def _literal(value: str) -> str:
-    """A Python literal on one line."""
+    """Return a Python literal on one line."""
     return json.dumps(value, ensure_ascii=False)
 
 
-def _block(lines: Sequence[str]) -> str:
+def fenced(lines: Sequence[str]) -> str:
+    """Return Python code between fences that nothing in it can close."""
     code = "\n".join(lines)
     longest = max((len(run) for run in re.findall("`+", code)), default=0)
     fence = "`" * max(3, longest + 1)

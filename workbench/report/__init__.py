@@ -1,1 +1,1 @@
-"""Pages of HTML that stand alone: no script, font or picture is fetched from anywhere."""
+"""Pages of HTML that stand alone, and Markdown: both show the same typed results."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workbench.evaluation.verdicts import is_toxicity
+from workbench.config.names import PPO, REWARD, SFT
+from workbench.evaluation.results import TOXICITY, Example, Metric, Results, SetResult
 from workbench.report.page import text
-from workbench.report.set_tables import main_metric, set_title
 from workbench.report.svg import Series, histogram, line_plot, scatter
+from workbench.report.tables import main_metric, set_title
 
 TERM = "objective/term/"
-DOTS = 1000  # more say no more, and slow the page down
-Lines = Sequence[dict[str, Any]]
+MAX_DOTS = 1000  # more are not told apart, and slow the page down
+Log = Sequence[dict[str, Any]]
+"""The lines of a stage's metrics.jsonl."""
 
-# Of each stage: a plot's title, and its lines by their key in metrics.jsonl.
+# By stage and title of a plot: the curves by their key in metrics.jsonl.
 PLOTS: dict[str, dict[str, dict[str, str]]] = {
-    "sft": {"SFT: loss, nats per token": {"training": "loss", "validation": "eval_loss"}},
-    "reward": {"Reward model: loss": {"training": "loss", "validation": "eval_loss"}},
-    "ppo": {
+    SFT: {"SFT: loss, nats per token": {"training": "loss", "validation": "eval_loss"}},
+    REWARD: {"Reward model: loss": {"training": "loss", "validation": "eval_loss"}},
+    PPO: {
         "PPO: reward": {"rollouts": "objective/score_mean", "validation prompts": "validation/score_mean"},
         "PPO: KL to the reference, nats per response": {
             "rollouts": "objective/kl",
@@ -32,57 +35,60 @@ PLOTS: dict[str, dict[str, dict[str, str]]] = {
 }
 
 
-def training_plots(curves: Mapping[str, Lines]) -> str:
-    """The plots of every stage that has lines; "" where none has."""
+def training_plots(curves: Mapping[str, Log]) -> str:
+    """Return the plots of every stage that has lines; "" where none has."""
     figures = ""
     for stage, plots in PLOTS.items():
-        for title, lines in plots.items():
-            series = [_series(name, key, curves.get(stage, ())) for name, key in lines.items()]
-            drawn = [line for line in series if line.xs]
-            figures += line_plot(title, drawn, x_label="step", y_label="") if drawn else ""
-    ppo = curves.get("ppo", ())
-    keys = dict.fromkeys(key for line in ppo for key in line if key.startswith(TERM))
-    if keys:
-        terms = [_series(key.removeprefix(TERM), key, ppo) for key in keys]
+        for title, keys in plots.items():
+            series = [_series(name, key, curves.get(stage, ())) for name, key in keys.items()]
+            series = [one for one in series if one.xs]
+            figures += line_plot(title, series, x_label="step", y_label="") if series else ""
+    log = curves.get(PPO, ())
+    term_keys = dict.fromkeys(key for line in log for key in line if key.startswith(TERM))
+    if term_keys:
+        terms = [_series(key.removeprefix(TERM), key, log) for key in term_keys]
         figures += line_plot("PPO: terms of the reward", terms, x_label="step", y_label="")
     return f'<div class="plots">{figures}</div>' if figures else ""
 
 
-def distributions(results: dict[str, Any], rows: Lines) -> str:
-    """For each set a histogram of every judge's toxicity per model, and the main metric before against after."""
+def distributions(results: Results, examples: Sequence[Example]) -> str:
+    """Return for each set a histogram of every judge's toxicity, and the main metric before against after."""
     return "".join(
-        f'<h3>{text(set_title(name, found))}</h3><div class="plots">{figures}</div>'
-        for name, found in results["sets"].items()
-        if (figures := _of_set(found, results, [row for row in rows if row["set"] == name]))
+        f'<h3>{text(set_title(result))}</h3><div class="plots">{figures}</div>'
+        for result in results.sets
+        if (figures := _set_plots(result, results, [example for example in examples if example.set == result.name]))
     )
 
 
-def _series(name: str, key: str, lines: Lines) -> Series:
-    kept = [line for line in lines if key in line and "step" in line]
-    return Series(name, [line["step"] for line in kept], [line[key] for line in kept])
+def _series(name: str, key: str, log: Log) -> Series:
+    """Return one curve from the lines that have its key."""
+    lines = [line for line in log if key in line and "step" in line]
+    return Series(name, [line["step"] for line in lines], [line[key] for line in lines])
 
 
-def _of_set(found: dict[str, Any], results: dict[str, Any], rows: Lines) -> str:
-    figures = ""
-    for metric in filter(is_toxicity, found["metrics"]):
-        columns: dict[str, Sequence[float]] = {model: _column(rows, metric, model) for model in results["models"]}
-        figures += histogram(f"Distribution of {metric}", columns, x_label=metric)
-    main = main_metric(found["metrics"])
+def _set_plots(result: SetResult, results: Results, examples: Sequence[Example]) -> str:
+    """Return the plots of one set."""
+    figures, metrics = "", [summary.metric for summary in result.summaries]
+    for metric in metrics:
+        if metric.name == TOXICITY:
+            values = {model: _values(examples, metric, model) for model in results.models}
+            figures += histogram(f"Distribution of {metric.label}", values, x_label=metric.label)
+    main = main_metric(metrics)
     if main is None:
         return figures
-    before, after = results["before"], results["after"]
-    kept = rows[:: -(-len(rows) // DOTS) or 1]
-    part = f" ({len(kept)} of {len(rows)} prompts)" if len(kept) < len(rows) else ""
-    pairs = [(row["scores"][main][before], row["scores"][main][after]) for row in kept]
+    drawn = examples[:: -(-len(examples) // MAX_DOTS) or 1]
+    part = f" ({len(drawn)} of {len(examples)} prompts)" if len(drawn) < len(examples) else ""
     return figures + scatter(
-        f"{main}, prompt by prompt{part}",
-        [first for first, _ in pairs],
-        [second for _, second in pairs],
-        x_label=before,
-        y_label=after,
-        better=found["metrics"][main]["better"],
+        f"{main.label} by prompt{part}",
+        _values(drawn, main, results.before),
+        _values(drawn, main, results.after),
+        x_label=results.before,
+        y_label=results.after,
+        direction=main.direction,
     )
 
 
-def _column(rows: Lines, metric: str, model: str) -> list[float]:
-    return [row["scores"][metric][model] for row in rows]
+def _values(examples: Sequence[Example], metric: Metric, model: str) -> list[float]:
+    """Return a metric of every example; NaN where an example does not have it."""
+    means = [next((s.means for s in example.scores if s.metric == metric), {}) for example in examples]
+    return [math.nan if (value := mean.get(model)) is None else value for mean in means]

@@ -8,100 +8,105 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.evaluation.verdicts import is_toxicity
+from workbench.evaluation.results import REWARD, TOXICITY, Example, Metric, Results
 from workbench.report.blurring import toxic_parts
 from workbench.report.page import text
-from workbench.report.set_tables import main_metric, set_title
+from workbench.report.tables import main_metric, set_title
 
-# "<" could close the script that holds the JSON; the others are what no reader of the file would see (page.HIDDEN).
+# "<" could close the script that holds the JSON; the others have no glyph (page.INVISIBLE).
 ESCAPED = re.compile("[<\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-ONLY = {"all": "all prompts", "changed": "only changed", "worse": "only worse", "better": "only better"}
-SORT = {"worst": "worst first", "best": "best first", "order": "original order", "longest": "longest first"}
+FILTERS = {"all": "all prompts", "changed": "only changed", "worse": "only worse", "better": "only better"}
+ORDERS = {"worst": "worst first", "best": "best first", "order": "original order", "longest": "longest first"}
 
 
-def examples_section(results: dict[str, Any], rows: Sequence[dict[str, Any]], offensive: Sequence[str]) -> str:
-    """Controls, an empty list, and the data from which report.js fills it, a page at a time."""
-    metrics = list(dict.fromkeys(metric for row in rows for metric in row["scores"]))
-    better = {metric: of["better"] for found in results["sets"].values() for metric, of in found["metrics"].items()}
+def examples_section(results: Results, examples: Sequence[Example], toxic_words: Sequence[str]) -> str:
+    """Return the controls, an empty list, and the data with which report.js fills it, a page at a time."""
+    metrics = list(dict.fromkeys(summary.metric for example in examples for summary in example.scores))
+    data = _data(results, examples, metrics, toxic_words)
     return (
-        '<p id="unscripted">The examples need JavaScript; everything above does not.</p>'
-        + _controls(results, rows, metrics, better)
-        + f'<script type="application/json" id="data">{_data(results, rows, metrics, better, offensive)}</script>'
+        '<p id="unscripted">The examples need JavaScript; the rest of this page does not.</p>'
+        + _controls(results, examples, metrics)
+        + f'<script type="application/json" id="data">{as_json(data)}</script>'
     )
 
 
 def as_json(value: object) -> str:
-    """JSON that may stand in a script element: nothing in it ends the element."""
+    """Return JSON that cannot end the script element in which it stands."""
     dumped = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", dumped)
+    return ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", dumped)
 
 
 def _data(
-    results: dict[str, Any],
-    rows: Sequence[dict[str, Any]],
-    metrics: Sequence[str],
-    better: dict[str, str | None],
-    offensive: Sequence[str],
-) -> str:
-    models, sets = results["models"], list(results["sets"])
-    return as_json(
-        {
-            "models": models,
-            "before": models.index(results["before"]),
-            "after": models.index(results["after"]),
-            "sets": [set_title(name, found) for name, found in results["sets"].items()],
-            "metrics": metrics,
-            "better": [better.get(metric) for metric in metrics],
-            "headline": [place for place, name in enumerate(metrics) if is_toxicity(name) or name == "reward"],
-            "threshold": results["threshold"],
-            "offensive": offensive,
-            "rows": [_row(row, sets.index(row["set"]), models, metrics, results["threshold"]) for row in rows],
-        }
-    )
-
-
-def _row(
-    row: dict[str, Any], of_set: int, models: list[str], metrics: Sequence[str], threshold: float
+    results: Results, examples: Sequence[Example], metrics: Sequence[Metric], toxic_words: Sequence[str]
 ) -> dict[str, Any]:
-    """A line of completions.jsonl with lists by model in place of mappings, and which of its texts are hidden."""
-    reference, scores, toxic = row["reference"], row["scores"], toxic_parts(row, threshold)
+    """Return what report.js reads; models, sets and metrics are numbered in the order of their lists."""
+    sets = {result.name: number for number, result in enumerate(results.sets)}
+    threshold = results.settings.threshold
     return {
-        "set": of_set,
-        "index": row["index"],
-        "prompt": row["prompt"],
-        "references": [reference] if isinstance(reference, str) else reference or [],
-        "texts": [row["completions"][model] for model in models],
-        "scores": [[_short(scores.get(metric, {}).get(model)) for model in models] for metric in metrics],
-        "hidden": [int(model in toxic) for model in models],
-        "given": {part: int(part in toxic) for part in ("prompt", "reference")},
-        "moved": row["moved"] and [[token, _short(nats)] for token, nats in row["moved"]],
+        "models": results.models,
+        "before": results.models.index(results.before),
+        "after": results.models.index(results.after),
+        "sets": [set_title(result) for result in results.sets],
+        "metrics": [
+            {
+                "label": metric.label,
+                "direction": metric.direction,
+                "isToxicity": metric.name == TOXICITY,
+                "isOnCards": metric.name in (TOXICITY, REWARD),
+            }
+            for metric in metrics
+        ],
+        "threshold": threshold,
+        "toxicWords": list(toxic_words),
+        "rows": [_row(example, sets[example.set], results.models, metrics, threshold) for example in examples],
     }
 
 
-def _short(value: float | None) -> float | None:
-    """Four digits that count; None for what is no number."""
+def _row(
+    example: Example, set_number: int, models: Sequence[str], metrics: Sequence[Metric], threshold: float
+) -> dict[str, Any]:
+    """Return an example with lists by metric and model in place of mappings, and which of its texts are toxic."""
+    toxic = toxic_parts(example, threshold)
+    means = {summary.metric: summary.means for summary in example.scores}
+    ratios = example.token_log_ratios
+    return {
+        "set": set_number,
+        "index": example.index,
+        "prompt": example.prompt,
+        "references": example.references,
+        "texts": [example.completions[model] for model in models],
+        "scores": [[_four_digits(means.get(metric, {}).get(model)) for model in models] for metric in metrics],
+        "isToxic": {
+            "prompt": int(toxic.prompt),
+            "references": int(toxic.references),
+            "models": [int(model in toxic.models) for model in models],
+        },
+        "tokenLogRatios": ratios and [[token, _four_digits(nats)] for token, nats in ratios],
+    }
+
+
+def _four_digits(value: float | None) -> float | None:
+    """Return a value with four significant digits; None for one that is not finite."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
 
 
-def _controls(
-    results: dict[str, Any], rows: Sequence[dict[str, Any]], metrics: Sequence[str], better: dict[str, str | None]
-) -> str:
-    sets = {"": "all sets"} | {str(n): set_title(*item) for n, item in enumerate(results["sets"].items())}
-    directed = {str(place): name for place, name in enumerate(metrics) if better.get(name)}
+def _controls(results: Results, examples: Sequence[Example], metrics: Sequence[Metric]) -> str:
+    """Return search, filters, order and pager, hidden until report.js runs."""
+    sets = {"": "all sets"} | {str(number): set_title(result) for number, result in enumerate(results.sets)}
+    directed = {str(number): metric.label for number, metric in enumerate(metrics) if metric.direction}
     main = main_metric(metrics)
-    chosen = str(metrics.index(main)) if main in metrics else ""
-    checks = [("unblur", "Show what is judged toxic")]
-    if any(row["moved"] for row in rows):
-        checks.append(("shifts", f"Shade tokens by how far {results['after']} moved"))
+    checks = [("unblur", "Show text judged toxic")]
+    if any(example.token_log_ratios for example in examples):
+        checks.append(("shade", f"Shade tokens by log-ratio of {results.after} to the reference"))
     return (
         '<div id="examples-tools" class="tools" role="search" hidden>'
         '<label class="grow">Search <input type="search" id="query" placeholder="prompts and completions"></label>'
-        + _choice("set", "Set", sets)
-        + _choice("only", "Show", ONLY)
-        + _choice("sort", "Sort", SORT)
-        + _choice("metric", "By", directed, chosen)
+        + _select("set", "Set", sets)
+        + _select("filter", "Show", FILTERS)
+        + _select("order", "Sort", ORDERS)
+        + _select("metric", "By", directed, "" if main is None else str(metrics.index(main)))
         + "".join(
-            f'<label class="check"><input type="checkbox" id="{key}"> {text(name)}</label>' for key, name in checks
+            f'<label class="check"><input type="checkbox" id="{key}"> {text(label)}</label>' for key, label in checks
         )
         + '</div><p id="count" role="status" aria-live="polite" tabindex="-1"></p><div id="examples-list"></div>'
         '<div id="pager" class="pager" hidden><button type="button" id="previous">Previous</button>'
@@ -110,9 +115,10 @@ def _controls(
     )
 
 
-def _choice(key: str, label: str, options: dict[str, str], chosen: str = "") -> str:
+def _select(key: str, label: str, options: dict[str, str], selected: str = "") -> str:
+    """Return a labelled list of options."""
     items = "".join(
-        f'<option value="{value}"{" selected" if value == chosen and chosen else ""}>{text(name)}</option>'
+        f'<option value="{value}"{" selected" if value == selected and selected else ""}>{text(name)}</option>'
         for value, name in options.items()
     )
     return f'<label>{label} <select id="{key}">{items}</select></label>'

@@ -2,69 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from workbench.evaluation.verdicts import pair_of
+from workbench.evaluation.results import Results, SetResult
+from workbench.report.tables import count_of_prompts, sampling_description, set_table, text_cells
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The verdict, the guards, and a table for each prompt set; `results` as in results.json."""
-    verdict = results["verdict"]
-    lines = [f"**{verdict['word']}**: {verdict['sentence']}"]
-    lines += [
-        f"- {'ok' if guard['passed'] else 'FAILED'}: {guard['name']}: {guard['text']}" for guard in results["guards"]
-    ]
-    parts = ["\n\n".join((lines[0], "\n".join(lines[1:]))) if lines[1:] else lines[0]]
-    parts += [set_table(name, found, results) for name, found in results["sets"].items()]
+def markdown(results: Results) -> str:
+    """Return the verdict, the guards, and a table for each prompt set."""
+    parts = [f"**{results.verdict.word}**: {results.verdict.sentence}"]
+    if results.guards:
+        parts.append("\n".join(f"- {'passed' if g.passed else 'FAILED'}: {g.name}: {g.text}" for g in results.guards))
+    for result in results.sets:
+        parts += [_heading(result, results), _table(result, results)]
     return "\n\n".join(parts) + "\n"
 
 
-def set_table(name: str, found: dict[str, Any], results: dict[str, Any]) -> str:
-    """Means of every model, and the last step's paired difference with its 95 % interval and its word."""
-    models, pair = results["models"], pair_of(results)
-    prompts, seen = found["prompts"], found["seen_in_training"]
-    title = (
-        f"{name}{' (retention)' if found['neutral'] else ''}: {prompts} prompt{'s' * (prompts != 1)}, {how(results)}"
-    )
-    lines = [
-        title + (f" ({seen} of them were trained on)" if seen else ""),
-        "",
-        f"| | {' | '.join(models)} | {pair} [95 % interval] | up / same / down | |",
-        f"|---|{'---:|' * len(models)}---:|---:|---|",
-    ]
-    for metric, values in found["metrics"].items():
-        means = " | ".join(_mean(values, model) for model in models)
-        difference = found["comparisons"].get(pair, {}).get(metric)
-        lines.append(f"| {metric} | {means} | {_difference(difference)} |")
-    return "\n".join(lines)
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]], escape: Callable[[object], str]) -> str:
+    """Return a Markdown table; `escape` turns a value into the text of a cell."""
+    lines = [[escape(cell) for cell in row] for row in (head, *rows)]
+    lines.insert(1, ["---"] * len(head))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def how(results: dict[str, Any]) -> str:
-    """How the answers were made, in words."""
-    if results["temperature"] == 0:
-        return "greedy answers"
-    samples, seeds = results["samples"], results["seeds"]
-    many = "one sample each" if samples == 1 else f"{samples} samples each"
-    over = f" for each of seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
-    return f"{many} at temperature {results['temperature']:g}{over}, the same random numbers for every model"
+def _heading(result: SetResult, results: Results) -> str:
+    """Return the set's name, its size and how it was sampled, in one line."""
+    neutral = " (neutral)" if result.neutral else ""
+    seen = f"; {result.seen_in_training} of the prompts were in the training data" if result.seen_in_training else ""
+    how = sampling_description(results.settings)
+    return f"**{result.name}**{neutral}: {count_of_prompts(result.prompts)}, {how}{seen}"
 
 
-def _mean(values: dict[str, Any], model: str) -> str:
-    mean = values["means"].get(model)
-    if mean is None:
-        return ""
-    spread = (values["spread"] or {}).get(model)
-    return f"{mean:.3f}" + ("" if spread is None else f" +- {spread:.3f}")
+def _table(result: SetResult, results: Results) -> str:
+    """Return the means of every model and the differences that the verdict is about."""
+    head, rows = text_cells(set_table(result, results.models, results.before, results.after))
+    return markdown_table(head, rows, _escape)
 
 
-def _difference(found: dict[str, Any] | None) -> str:
-    """Difference, counts and word; of a metric that one of the models does not have, nothing."""
-    if found is None:
-        return " | | "
-    counts = "" if found["wins"] is None else " / ".join(str(found[name]) for name in ("wins", "ties", "losses"))
-    return f"{found['difference']:+.3f} {interval(found)} | {counts} | {found['verdict'] or ''}"
-
-
-def interval(found: dict[str, Any]) -> str:
-    """The 95 % interval of a comparison; a single prompt has none."""
-    return "no interval" if found["low"] is None else f"[{found['low']:+.3f}, {found['high']:+.3f}]"
+def _escape(value: object) -> str:
+    """Return a cell that stays readable on a terminal: only what would break the table is escaped."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""The shell that every page shares, and tables."""
+"""The shell that all pages share, text as markup, and tables."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import html
 from collections.abc import Sequence
 from importlib.resources import files
 
-# What no reader sees: C1 controls, marks that turn the direction of everything after them, halves of a character.
-HIDDEN = (range(0x80, 0xA0), range(0x202A, 0x202F), range(0x2066, 0x206A), range(0xD800, 0xE000))
+# Characters without a glyph: C1 controls, marks that reverse the text after them, lone surrogates.
+INVISIBLE = (range(0x80, 0xA0), range(0x202A, 0x202F), range(0x2066, 0x206A), range(0xD800, 0xE000))
 
 
 def page(title: str, body: str, script: str = "") -> str:
-    """A whole HTML document; `body` is markup, `title` is text."""
+    """Return an HTML document; `body` is markup, `title` is text."""
     style = files(__package__).joinpath("style.css").read_text()
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # Nothing but what stands in the file may run or load, whatever a model wrote.
+        # Nothing outside the file may load or run, whatever a model wrote.
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         "script-src 'unsafe-inline'; img-src data:\">"
         f"<title>{text(title)}</title><style>{style}</style></head>\n<body><main>{body}</main>"
@@ -26,25 +26,25 @@ def page(title: str, body: str, script: str = "") -> str:
 
 
 def text(value: object) -> str:
-    """A value as text of a page, never as markup; what no reader would see shows as its picture (U+2400) or number."""
-    shown = "".join(_visible(character) for character in str(value))
-    return html.escape(shown, quote=True)
+    """Return a value as text, never as markup; an invisible character becomes its picture (U+2400) or its number."""
+    return html.escape("".join(_visible(character) for character in str(value)), quote=True)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """A table of cells that are markup already; the first cell of a row names it."""
+    """Return a table; cells are markup, the heading and the caption are text, the first cell of a row is its header."""
     titles = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
     lines = "".join(
         f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
     )
-    shown = f"<caption>{text(caption)}</caption>" if caption else ""
-    return f'<div class="wide"><table>{shown}<thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>'
+    title = f"<caption>{text(caption)}</caption>" if caption else ""
+    return f'<div class="wide"><table>{title}<thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 def _visible(character: str) -> str:
+    """Return a character, or what is shown for it where it has no glyph."""
     code = ord(character)
     if code < 32 and character not in "\n\t":
         return chr(0x2400 + code)
     if code == 127:
         return "\u2421"
-    return f"\u27e8U+{code:04X}\u27e9" if any(code in part for part in HIDDEN) else character
+    return f"\u27e8U+{code:04X}\u27e9" if any(code in part for part in INVISIBLE) else character

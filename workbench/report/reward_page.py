@@ -50,8 +50,8 @@ def _classifier(report: Report) -> str:
         + confusion
         + _clean(report["clean"])
         + f'<div class="plots">{reliability_plot(calibration)}{_by_length(report)}</div>'
-        + f"<p>Temperature scaling with T = {calibration['temperature']:.2f} reduces the expected calibration error from "
-        f"{calibration['error_before']:.3f} to {calibration['error']:.3f}. It does not change predictions at threshold "
+        + f"<p>Temperature scaling with T = {calibration['temperature']:.2f} reduces the expected calibration error "
+        f"from {calibration['error_before']:.3f} to {calibration['error']:.3f}. It does not change predictions at threshold "
         "0.5.</p>" + _perturbations(report["perturbations"]) + _identity(report["identity"])
     )
 

@@ -1,4 +1,4 @@
-"""Plots as SVG text, coloured by the page's own variables, so that they follow its light or dark colours."""
+"""Plots as SVG markup. Their colours are variables of the page's style, so that they follow light and dark mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOURS = 6
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one name, in the order in which they are joined."""
+    """A named curve through points, in their order."""
 
     name: str
     xs: Sequence[float]
@@ -24,7 +24,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Scale:
-    """Values from `low` to `high` along pixels from `start` to `end`."""
+    """A linear map of values from `low` to `high` to pixels from `start` to `end`."""
 
     low: float
     high: float
@@ -32,21 +32,23 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
+        """Return the pixel of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """About five round values within the scale."""
+        """Return about five round values within the scale."""
         step = self._step()
         first = math.ceil(self.low / step - 1e-9)
         return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
     def label(self, tick: float) -> str:
-        """A tick as text, with every digit in which it differs from its neighbours."""
+        """Return a tick as text, with enough digits to differ from its neighbours."""
         last_digit = 10.0 ** math.floor(math.log10(self._step()) + 1e-9)
         largest = max(abs(self.low), abs(self.high))
         return number(tick, max(3, math.floor(math.log10(largest / last_digit)) + 1))
 
     def _step(self) -> float:
+        """Return the distance between ticks: 1, 2 or 5 times a power of ten."""
         power = 10.0 ** math.floor(math.log10((self.high - self.low) / 4))
         return power * next(factor for factor in (1, 2, 5, 10) if (self.high - self.low) / (power * factor) <= 5.5)
 
@@ -61,7 +63,7 @@ def line_plot(
     diagonal: bool = False,
     x_mark: float | None = None,
 ) -> str:
-    """Lines through the finite points; `x_mark` draws a vertical line there, `diagonal` the line y = x."""
+    """Return lines through the finite points; `x_mark` adds a vertical line there, `diagonal` the line y = x."""
     lines = [_finite(line.xs, line.ys) for line in series]
     corners = [(0.0, 0.0), (1.0, 1.0)]
     across, up = _scales([*(point for line in lines for point in line), *(corners if diagonal else [])] or corners)
@@ -70,18 +72,18 @@ def line_plot(
         parts.append(_path(corners, across, up, 'class="reference"'))
     if x_mark is not None:
         parts.append(_path(_finite((x_mark, x_mark), (up.low, up.high)), across, up, 'class="reference"'))
-    for place, line in enumerate(lines):
-        parts.append(_path(line, across, up, f'class="line c{place % COLOURS}"'))
+    for index, line in enumerate(lines):
+        parts.append(_path(line, across, up, f'class="line c{index % COLOURS}"'))
         if marks or len(line) == 1:
-            parts += _circles(line, across, up, f'class="mark c{place % COLOURS}" r="3.5"')
+            parts += _circles(line, across, up, f'class="mark c{index % COLOURS}" r="3.5"')
     return _figure(title, parts, [line.name for line in series])
 
 
 def histogram(title: str, values: dict[str, Sequence[float]], *, x_label: str, bins: int = 20) -> str:
-    """How the finite values of each name are distributed: share of them in bins of equal width, as outlines."""
+    """Return the distributions of named values: the fraction of each in bins of equal width, as outlines."""
     finite = {name: [value for value in column if math.isfinite(value)] for name, column in values.items()}
-    everything = [value for column in finite.values() for value in column]
-    low, high = min(everything, default=0.0), max(everything, default=1.0)
+    all_values = [value for column in finite.values() for value in column]
+    low, high = min(all_values, default=0.0), max(all_values, default=1.0)
     width = (high - low) / bins or 1.0
     series = []
     for name, column in finite.items():
@@ -91,20 +93,20 @@ def histogram(title: str, values: dict[str, Sequence[float]], *, x_label: str, b
         xs = [low + width * edge for edge in range(bins + 1) for _ in range(2)]
         ys = [0.0, *(count / max(len(column), 1) for count in counts for _ in range(2)), 0.0]
         series.append(Series(name, xs, ys))
-    return line_plot(title, series, x_label=x_label, y_label="share")
+    return line_plot(title, series, x_label=x_label, y_label="fraction")
 
 
 def scatter(
-    title: str, xs: Sequence[float], ys: Sequence[float], *, x_label: str, y_label: str, better: str | None = None
+    title: str, xs: Sequence[float], ys: Sequence[float], *, x_label: str, y_label: str, direction: str | None = None
 ) -> str:
-    """A point for each finite pair, and the line y = x; `better` (lower or higher) colours the sides of the line."""
+    """Return a point for each finite pair and the line y = x; a direction (lower or higher) colours the points."""
     points = _finite(xs, ys)
     values = [value for point in points for value in point] or [0.0, 1.0]
     ends = [(min(values), min(values)), (max(values), max(values))]
     across, up = _scales(ends)
     parts = _axes(across, up, x_label, y_label)
     parts.append(_path(ends, across, up, 'class="reference"'))
-    above, below = {"lower": (" bad", " good"), "higher": (" good", " bad"), None: ("", "")}[better]
+    above, below = {"lower": (" bad", " good"), "higher": (" good", " bad"), None: ("", "")}[direction]
     for x, y in points:
         tone = above if y > x else below if y < x else ""
         parts += _circles([(x, y)], across, up, f'class="dot{tone}" r="2.5"')
@@ -112,28 +114,30 @@ def scatter(
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A value as a reader wants it: so many digits that count, and up to ten million all before the point."""
+    """Return a value with so many significant digits; below ten million, every digit before the point is written."""
     if not 999.5 <= abs(value) < 1e7:
         return f"{value:.{digits}g}"
     return f"{value:,.{max(digits - 1 - math.floor(math.log10(max(abs(value), 1000))), 0)}f}"
 
 
 def _finite(xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
+    """Return the pairs of which both values are finite."""
     return [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
 
 
 def _scales(points: Sequence[tuple[float, float]]) -> tuple[Scale, Scale]:
-    """Scales that hold every point, with a little room above and below."""
+    """Return scales that hold every point, with a margin."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    margin = (max(ys) - min(ys)) * 0.05 or abs(max(ys)) * 0.1 or 1.0
-    wide = (max(xs) - min(xs)) * 0.02 or abs(max(xs)) * 0.1 or 1.0
+    room_y = (max(ys) - min(ys)) * 0.05 or abs(max(ys)) * 0.1 or 1.0
+    room_x = (max(xs) - min(xs)) * 0.02 or abs(max(xs)) * 0.1 or 1.0
     return (
-        Scale(min(xs) - wide, max(xs) + wide, LEFT, WIDTH - RIGHT),
-        Scale(min(ys) - margin, max(ys) + margin, HEIGHT - BOTTOM, TOP),
+        Scale(min(xs) - room_x, max(xs) + room_x, LEFT, WIDTH - RIGHT),
+        Scale(min(ys) - room_y, max(ys) + room_y, HEIGHT - BOTTOM, TOP),
     )
 
 
 def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[str]:
+    """Return grid, ticks and labels."""
     parts = []
     for tick in across.ticks():
         x = across(tick)
@@ -152,17 +156,20 @@ def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[str]:
 
 
 def _path(points: Sequence[tuple[float, float]], across: Scale, up: Scale, attributes: str) -> str:
+    """Return a line through points."""
     steps = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
     return f'<polyline {attributes} points="{steps}"/>'
 
 
 def _circles(points: Sequence[tuple[float, float]], across: Scale, up: Scale, attributes: str) -> list[str]:
+    """Return a circle at each point."""
     return [f'<circle {attributes} cx="{across(x):.1f}" cy="{up(y):.1f}"/>' for x, y in points]
 
 
 def _figure(title: str, parts: Sequence[str], names: Sequence[str]) -> str:
+    """Return the figure with its title and, for several names, a legend."""
     legend = "".join(
-        f'<span><i class="key c{place % COLOURS}"></i>{text(name)}</span>' for place, name in enumerate(names)
+        f'<span><i class="key c{index % COLOURS}"></i>{text(name)}</span>' for index, name in enumerate(names)
     )
     return (
         f'<figure><figcaption>{text(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '

@@ -1,7 +1,7 @@
 "use strict";
-// Text before it is shown: what hides in it made visible, and the words in which two texts differ.
+// What is done with a text before it is shown: invisible characters become visible, and differing words are marked.
 
-// What no reader would see, as its picture or number: workbench/report/page.py does the same.
+// Invisible characters become their picture or number, as in workbench/report/page.py.
 const visible = (text) =>
   text
     .replace(/[\x00-\x08\x0b-\x1f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
@@ -12,7 +12,7 @@ const visible = (text) =>
 
 const WORDS = new Intl.Segmenter(undefined, { granularity: "word" });
 
-// Words, each with the space after it, so that a space alone is never a difference.
+// Words, each with the space after it: a space alone is never a difference.
 function split(text) {
   const parts = [];
   for (const { segment } of WORDS.segment(text)) {
@@ -22,7 +22,7 @@ function split(text) {
   return parts;
 }
 
-// Of two lists of words, which are not in their longest common subsequence.
+// Which words of two lists are outside their longest common subsequence.
 function differences(first, second) {
   const same = (i, j) => first[i].trim() === second[j].trim();
   let start = 0;

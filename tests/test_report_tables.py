@@ -1,0 +1,190 @@
+"""The table of results: page, Markdown and model card show the same rows, and a win is a move in the good direction."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import re
+from collections.abc import Callable
+
+import pytest
+from random_results import (
+    DISTINCT,
+    MAIN,
+    METRICS,
+    MODELS,
+    REWARD,
+    TOKENS,
+    random_examples,
+    random_results,
+    with_difference,
+    with_set,
+)
+
+from workbench.evaluation.results import Metric, Results, Settings, Summary
+from workbench.export.card import evaluation_table
+from workbench.report.evaluation_page import evaluation_page
+from workbench.report.markdown import markdown
+from workbench.report.tables import (
+    Counts,
+    count_prompts,
+    main_metric,
+    sampling_description,
+    set_table,
+    shortage,
+    text_cells,
+)
+
+Cells = dict[str, list[str]]
+"""The cells of a rendered table by metric: means, difference with interval, counts, verdict."""
+
+
+def varied_results() -> Results:
+    """Return results with every kind of row, on two sets: a metric in one model only, no interval, small numbers."""
+    examples = random_examples(40) + random_examples(31, name="a | b")
+    results = random_results(examples, seeds=[0, 1])
+    results = with_difference(results, MAIN, rose=30, same=6, fell=4, verdict="worse", difference=0.25)
+    results = with_difference(results, REWARD, rose=1, same=2, fell=37, verdict="no detectable change")
+    results = with_difference(results, TOKENS, rose=9, same=0, fell=31, difference=-12345.6, low=None, high=None)
+    summaries = [
+        dataclasses.replace(summary, seed_stds={"base": 0.125, "sft": None, "aligned": 0.0009})
+        for summary in results.sets[0].summaries
+    ]
+    only_base = Summary(Metric("perplexity under the base", pooled=True), {"base": 0.00123, "sft": None}, None)
+    return with_set(results, summaries=[*summaries, only_base])
+
+
+def markdown_rows(text: str) -> list[Cells]:
+    """Return the tables of a Markdown text."""
+    tables: list[Cells] = []
+    for block in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
+        lines = [re.split(r"(?<!\\) ?\| ?", line.strip())[1:-1] for line in block.splitlines()]
+        cells = [[re.sub(r"\\(.)", r"\1", html.unescape(cell)).strip() for cell in line] for line in lines]
+        assert {len(line) for line in cells} == {len(cells[0])}, "a cell broke its row"
+        tables.append({line[0]: line[1:] for line in cells[2:]})
+    return tables
+
+
+def page_rows(results: Results) -> list[Cells]:
+    """Return the first table of each set of the page, in the Markdown's order of columns."""
+    document = evaluation_page(results, [])
+    section = document[document.index('id="sets"') :]
+    tables = []
+    for part in section.split("<h3>")[1 : 1 + len(results.sets)]:
+        table = {}
+        for row in re.findall(r"<tr>(.*?)</tr>", part.split("</table>")[0].split("<tbody>")[1]):
+            cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
+            texts = [html.unescape(re.sub(r"<svg.*?</svg>|<[^>]+>", "", cell)).strip() for cell in cells]
+            name, verdict, *means, difference, _, counts = [text.replace("\u2212", "-") for text in texts]
+            table[name] = [*means, difference, counts, verdict]
+        tables.append(table)
+    return tables
+
+
+def card_rows(results: Results) -> list[Cells]:
+    """Return the tables of the card, without the numbers of prompts that only the card adds to a verdict."""
+    texts = [evaluation_table(result, results.models, results.before, results.after) for result in results.sets]
+    tables = markdown_rows("\n\n".join(texts))
+    return [{name: [*row[:-1], row[-1].split(" (about ")[0]] for name, row in table.items()} for table in tables]
+
+
+RENDERINGS: list[Callable[[Results], list[Cells]]] = [
+    page_rows,
+    lambda results: markdown_rows(markdown(results)),
+    card_rows,
+]
+
+
+@pytest.mark.parametrize("rendering", RENDERINGS, ids=["page", "markdown", "card"])
+def test_page_markdown_and_card_show_the_same_rows_in_the_same_order(rendering):
+    results = varied_results()
+    expected = [text_cells(set_table(result, MODELS, "sft", "aligned"))[1] for result in results.sets]
+    for table, rows in zip(rendering(results), expected, strict=True):
+        assert [[name, *cells] for name, cells in table.items()] == rows
+
+
+@pytest.mark.parametrize("rendering", RENDERINGS, ids=["page", "markdown", "card"])
+def test_a_win_is_a_move_in_the_good_direction_in_every_rendering(rendering):
+    table = rendering(varied_results())[0]
+    assert table["toxicity (reward) \u2193"][-2:] == ["4 / 6 / 30", "worse"], "lower is better: 30 prompts rose"
+    assert table["reward \u2191"][-2:] == ["1 / 2 / 37", "no detectable change"]
+    assert table["tokens"][-3:] == ["-12,346 no interval", "rose 9 / same 0 / fell 31", ""]
+    assert table["distinct-2"][-3:] == ["0.000 [-0.100, +0.200]", "", ""]
+    assert table["perplexity under the base"] == ["0.0012", "", "", "", "", ""]
+    assert [cell.partition(" \u00b1 ")[2] for cell in table["tokens"][:3]] == ["0.125", "", "0.0009"]
+
+
+def test_counts_have_a_direction_only_where_the_metric_has_one():
+    (result,) = random_results(random_examples(12)).sets
+    for metric in METRICS:
+        difference = result.comparison("sft", "aligned").find(metric.name, metric.judge)
+        moved = (difference.rose, difference.same, difference.fell)
+        if metric.direction is None:
+            assert count_prompts(difference) == Counts(("rose", "same", "fell"), moved)
+        else:
+            wins = moved[::-1] if metric.direction == "lower" else moved
+            assert count_prompts(difference) == Counts(("win", "tie", "loss"), wins)
+    assert count_prompts(result.comparison("sft", "aligned").find(DISTINCT.name)) is None
+
+
+def test_other_comparisons_have_a_row_for_each_difference_and_no_means():
+    results = varied_results()
+    table = set_table(results.sets[0], [], "base", "aligned")
+    assert [row.metric for row in table.rows] == [*METRICS, DISTINCT]
+    assert all(row.means == [] for row in table.rows)
+    assert text_cells(table)[0] == ["", "aligned - base [95 % interval]", "win / tie / loss", "verdict"]
+    document = evaluation_page(results, [])
+    assert document.count("<details><summary>Other comparisons</summary>") == 2
+    with pytest.raises(KeyError):
+        set_table(results.sets[0], MODELS, "aligned", "base")
+
+
+def test_metrics_of_one_name_are_told_apart_by_their_judge_and_models_keep_their_names():
+    examples = random_examples(30, ("base-v1", "sft", "aligned"))
+    results = random_results(examples, ("base-v1", "sft", "aligned"))
+    rows = set_table(results.sets[0], results.models, "sft", "aligned").rows
+    by_judge = {row.metric.judge: row.means for row in rows if row.metric.name == "toxicity"}
+    assert by_judge["reward"] != by_judge["lexicon"]
+    assert "aligned \u2212 base-v1 [95 % interval]" in evaluation_page(results, examples)
+
+
+def test_a_small_set_lacks_prompts_of_its_main_metric():
+    results = random_results(random_examples(29))
+    assert re.fullmatch(r"29 prompts .*120.* \(toxicity \(reward\)\)", shortage(results.sets[0], results))
+    results = with_difference(results, MAIN, prompts_needed=None)
+    assert "toxicity" not in shortage(results.sets[0], results)
+    enough = random_results(random_examples(30))
+    assert shortage(enough.sets[0], enough) is None
+    assert main_metric([DISTINCT]) is None
+
+
+SETTINGS = Settings("toxicity", ["reward"], 0.5, 1.0, 1, [0], 40)
+
+
+@pytest.mark.parametrize(
+    ("changes", "description"),
+    [
+        ({"temperature": 0.0}, "greedy decoding"),
+        ({}, "1 sample per prompt at temperature 1, common random numbers for all models"),
+        (
+            {"samples": 4, "temperature": 0.7, "seeds": [0, 41]},
+            "4 samples per prompt and seed (seeds 0, 41) at temperature 0.7, common random numbers for all models",
+        ),
+    ],
+)
+def test_the_sampling_is_described(changes, description):
+    assert sampling_description(dataclasses.replace(SETTINGS, **changes)) == description
+
+
+def test_markdown_begins_with_the_verdict_and_the_guards():
+    results = varied_results()
+    results = with_set(results, 1, neutral=True, seen_in_training=2)
+    lines = markdown(results).splitlines()
+    assert lines[:4] == ["**better**: Toxicity fell.", "", "- passed: kept: fine", "- FAILED: lost: gone"]
+    assert lines[5].startswith("**dialogues**: 40 prompts, 2 samples per prompt and seed (seeds 0, 1) at temperature 1")
+    assert any(
+        line.startswith("**a | b** (neutral): 31 prompts, ")
+        and line.endswith("2 of the prompts were in the training data")
+        for line in lines
+    )
+    assert markdown(results).endswith("|\n")

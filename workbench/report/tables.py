@@ -1,0 +1,197 @@
+"""The table of a prompt set's results. Page, Markdown and model card all render these rows, so that they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from workbench.evaluation.results import (
+    REWARD,
+    TOXICITY,
+    Difference,
+    Direction,
+    Metric,
+    Results,
+    SetResult,
+    Settings,
+    Summary,
+)
+from workbench.evaluation.verdicts import MINIMUM_PROMPTS, too_few
+from workbench.report.svg import number
+
+WIN_TIE_LOSS = ("win", "tie", "loss")
+ROSE_SAME_FELL = ("rose", "same", "fell")
+ARROWS: dict[Direction, str] = {"lower": "\u2193", "higher": "\u2191"}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of one metric and model."""
+
+    value: float
+    seed_std: float | None
+    """Standard deviation over seeds; None with one seed."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Prompts by how a metric changed between two models."""
+
+    words: tuple[str, str, str]
+    """WIN_TIE_LOSS where the metric has a direction, else ROSE_SAME_FELL."""
+    values: tuple[int, int, int]
+
+    @property
+    def has_direction(self) -> bool:
+        """Whether the first count is of improvements."""
+        return self.words == WIN_TIE_LOSS
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric."""
+
+    metric: Metric
+    means: list[Mean | None]
+    """In the order of the table's models; None where a model does not have the metric."""
+    difference: Difference | None
+    """None where one of the two compared models does not have the metric."""
+    counts: Counts | None
+    """None without a difference, and for a metric of all completions together."""
+
+
+@dataclass(frozen=True)
+class SetTable:
+    """The means of some models on a prompt set, and the paired differences of two models."""
+
+    models: list[str]
+    before: str
+    after: str
+    rows: list[Row]
+
+
+def set_table(result: SetResult, models: Sequence[str], before: str, after: str) -> SetTable:
+    """Return the table with a column for each of `models`, in the order in which the metrics were measured.
+
+    Without `models` it has a row for each difference only.
+    """
+    differences = {difference.metric: difference for difference in result.comparison(before, after).differences}
+    rows = [
+        Row(
+            metric=summary.metric,
+            means=[_mean(summary, model) for model in models],
+            difference=(difference := differences.get(summary.metric)),
+            counts=count_prompts(difference) if difference else None,
+        )
+        for summary in result.summaries
+    ]
+    return SetTable(list(models), before, after, [row for row in rows if models or row.difference])
+
+
+def count_prompts(difference: Difference) -> Counts | None:
+    """Return wins, ties and losses where the metric has a direction, else the prompts that rose, stayed and fell."""
+    rose, same, fell = difference.rose, difference.same, difference.fell
+    if rose is None or same is None or fell is None:
+        return None
+    if difference.metric.direction is None:
+        return Counts(ROSE_SAME_FELL, (rose, same, fell))
+    return Counts(WIN_TIE_LOSS, (fell, same, rose) if difference.metric.direction == "lower" else (rose, same, fell))
+
+
+def main_metric(metrics: Iterable[Metric]) -> Metric | None:
+    """Return the metric that a set is read by: the first toxicity, else the reward; None without either."""
+    candidates = [metric for metric in metrics if metric.name in (TOXICITY, REWARD)]
+    return min(candidates, key=lambda metric: metric.name != TOXICITY, default=None)
+
+
+def set_title(result: SetResult) -> str:
+    """Return the heading of a prompt set; a neutral one measures what the model retained."""
+    return f"Retention: {result.name}" if result.neutral else result.name
+
+
+def count_of_prompts(prompts: int) -> str:
+    """Return the number with its noun."""
+    return f"{prompts} prompt{'s' * (prompts != 1)}"
+
+
+def shortage(result: SetResult, results: Results) -> str | None:
+    """Return how many prompts a small set lacks, judged by its main metric; None for a set of MINIMUM_PROMPTS."""
+    if result.prompts >= MINIMUM_PROMPTS:
+        return None
+    comparison = result.comparison(results.before, results.after)
+    metric = main_metric(summary.metric for summary in result.summaries)
+    difference = next((d for d in comparison.differences if d.metric == metric), None)
+    if metric is None or difference is None or difference.prompts_needed is None:
+        return too_few(result.prompts, None)
+    return f"{too_few(result.prompts, difference.prompts_needed)} ({metric.label})"
+
+
+def sampling_description(settings: Settings) -> str:
+    """Return how the completions were sampled, as a clause."""
+    if settings.temperature == 0:
+        return "greedy decoding"
+    samples = f"{settings.samples} sample{'s' * (settings.samples != 1)} per prompt"
+    seeds = f" and seed (seeds {', '.join(map(str, settings.seeds))})" if len(settings.seeds) > 1 else ""
+    return f"{samples}{seeds} at temperature {settings.temperature:g}, common random numbers for all models"
+
+
+def text_cells(table: SetTable) -> tuple[list[str], list[list[str]]]:
+    """Return the heading and the rows as plain text: metric, means, difference with interval, counts, verdict."""
+    head = ["", *table.models, f"{table.after} - {table.before} [95 % interval]", " / ".join(WIN_TIE_LOSS), "verdict"]
+    return head, [_text_row(row) for row in table.rows]
+
+
+def _text_row(row: Row) -> list[str]:
+    """Return a row's cells as plain text."""
+    difference = row.difference
+    return [
+        format_metric(row.metric),
+        *(format_mean(mean) for mean in row.means),
+        f"{format_signed(difference.difference)} {format_interval(difference)}" if difference else "",
+        format_counts(row.counts) if row.counts else "",
+        (difference.verdict or "") if difference else "",
+    ]
+
+
+def format_metric(metric: Metric) -> str:
+    """Return a metric's label with an arrow in its good direction."""
+    return metric.label if metric.direction is None else f"{metric.label} {ARROWS[metric.direction]}"
+
+
+def format_mean(mean: Mean | None) -> str:
+    """Return a mean, with its standard deviation over seeds where there is one."""
+    if mean is None:
+        return ""
+    return format_value(mean.value) + (f" \u00b1 {format_value(mean.seed_std)}" if mean.seed_std is not None else "")
+
+
+def format_interval(difference: Difference) -> str:
+    """Return the 95 % interval; a single prompt has none."""
+    if difference.low is None or difference.high is None:
+        return "no interval"
+    return f"[{format_signed(difference.low)}, {format_signed(difference.high)}]"
+
+
+def format_counts(counts: Counts) -> str:
+    """Return the counts: bare where they are wins, ties and losses, as the heading says, else with their words."""
+    if counts.has_direction:
+        return " / ".join(map(str, counts.values))
+    return " / ".join(f"{word} {value}" for word, value in zip(counts.words, counts.values, strict=True))
+
+
+def format_signed(value: float) -> str:
+    """Return a difference with its sign."""
+    return f"{'+' if value > 0 else '-' if value < 0 else ''}{format_value(abs(value))}"
+
+
+def format_value(value: float) -> str:
+    """Return a number with three decimals, or with two significant digits where three decimals do not suit it."""
+    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else number(value, 2)
+
+
+def _mean(summary: Summary, model: str) -> Mean | None:
+    """Return the mean of a model; None where it does not have the metric."""
+    value = summary.means.get(model)
+    if value is None:
+        return None
+    return Mean(value, summary.seed_stds.get(model) if summary.seed_stds else None)
