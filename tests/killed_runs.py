@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from stopped_runs import trainer
 
 
 def die(*arguments: Any) -> None:
-    """Leave as a process does that is killed from outside."""
+    """End this process as a kill from outside does."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_in_save(nth: int) -> None:
-    """From now on, half of the `nth` checkpoint is written before the process is gone."""
+    """Arrange for the process to be killed when half of the `nth` checkpoint is written."""
     save, files = torch.save, []
 
     def half(state: Any, file: Path) -> None:
@@ -32,24 +33,36 @@ def die_in_save(nth: int) -> None:
 
 
 def die_before_renaming(name: str) -> None:
-    """From now on, a folder is whole under its temporary name when the process is gone."""
+    """Arrange for the process to be killed when a folder is whole under its temporary name."""
     replace = os.replace
     os.replace = lambda source, target: (die if Path(target).name == name else replace)(source, target)
 
 
-def die_at_call(nth: int) -> None:
-    """The process is gone at its `nth` call of a function, or return from one."""
-    left = iter(range(nth))
-    sys.setprofile(lambda *event: None if next(left, None) is not None else die())
+def die_after(seconds: float) -> None:
+    """Arrange for the process to be killed after so much time of the processor, wherever it is by then."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def be_killed(root: Path, deaths: list[tuple[str, str, Any]]) -> None:
-    """For each (folder, function, argument) a process that trains until it is killed as the function arranges."""
+def train_in_child(folder: Path, changes: dict[str, Any], arrange: Callable[[], None]) -> tuple[int, float]:
+    """Train in a process of its own, after `arrange`; return its exit code and its seconds of the processor."""
+    child = os.fork()
+    if child == 0:
+        arrange()
+        trainer(folder, **changes).train()
+        os._exit(0)
+    _, status, usage = os.wait4(child, 0)
+    return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+
+
+def be_killed(root: Path, deaths: list[tuple[str, str, Any]], changes: dict[str, Any]) -> None:
+    """Train once for each (folder, function, argument), in a process that is killed as the function arranges.
+
+    The argument of die_after is a fraction of the time that an uninterrupted run takes.
+    """
+    code, seconds = train_in_child(root / "uninterrupted", changes, lambda: None)
+    assert code == 0
     for folder, function, argument in deaths:
-        child = os.fork()
-        if child == 0:
-            run = trainer(root / folder)
-            globals()[function](argument)
-            run.train()
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, (folder, function)
+        value = argument * seconds if function == "die_after" else argument
+        arrange = partial(globals()[function], value)
+        code, _ = train_in_child(root / folder, changes, arrange)
+        assert code in (-signal.SIGKILL, -signal.SIGPROF), (folder, function, code)

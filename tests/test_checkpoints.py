@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -15,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from stopped_runs import UninterruptedOutcome, finish, interrupt, outcome, trainer, uninterrupted
+from stopped_runs import UninterruptedOutcome, finish, interrupt, trainer, uninterrupted
 from trainers import lines
 
 from workbench.errors import UserError
@@ -28,27 +26,27 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> UninterruptedOutcome:
     return uninterrupted(tmp_path_factory)
 
 
-def test_a_process_killed_at_any_moment_changes_nothing(tmp_path: Path) -> None:
-    run, calls, moments = trainer(tmp_path / "counted"), itertools.count(), random.Random(0)
-    sys.setprofile(lambda *event: next(calls))
-    run.train()
-    sys.setprofile(None)
-    expected, total = outcome(run), next(calls)
+# Two steps, each with its validation and its checkpoint.
+SHORT = {"steps": 2, "checkpoint_every": 1, "score_samples": 4, "value_model": "shared"}
+
+
+def test_a_process_killed_at_any_moment_changes_nothing(whole: UninterruptedOutcome, tmp_path: Path) -> None:
+    expected = whole(**SHORT)
     deaths: list[tuple[str, str, Any]] = [
         ("last save", "die_in_save", 2),
-        ("renaming", "die_before_renaming", "step_000003"),
+        ("renaming", "die_before_renaming", "step_000001"),
         ("best", "die_before_renaming", "best"),
-        *((f"random {i}", "die_at_call", moments.randrange(total)) for i in range(2)),
+        *((f"after {fraction}", "die_after", fraction) for fraction in (0.5, 0.65, 0.8)),
         ("best", "die_in_save", 1),  # begun again, and killed again
     ]
-    code = f"import pathlib, killed_runs; killed_runs.be_killed(pathlib.Path({str(tmp_path)!r}), {deaths})"
+    code = f"import pathlib, killed_runs; killed_runs.be_killed(pathlib.Path({str(tmp_path)!r}), {deaths}, {SHORT})"
     tests = Path(__file__).parent
     paths = {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
     subprocess.run([sys.executable, "-c", code], env=os.environ | paths, check=True, timeout=120)
-    (torn,) = (tmp_path / "last save" / "checkpoints").glob(".step_000004.*/state.pt")
-    assert 0 < torn.stat().st_size < (tmp_path / "counted" / "checkpoints/step_000004/state.pt").stat().st_size
+    (torn,) = (tmp_path / "last save" / "checkpoints").glob(".step_000002.*/state.pt")
+    assert 0 < torn.stat().st_size < (tmp_path / "uninterrupted/checkpoints/step_000002/state.pt").stat().st_size
     for folder in {folder for folder, _, _ in deaths}:
-        assert finish(tmp_path / folder) == expected, folder
+        assert finish(tmp_path / folder, **SHORT) == expected, folder
 
 
 def flip(file: Path) -> None:
