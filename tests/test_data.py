@@ -175,7 +175,7 @@ BAD_SOURCES = {
         {"max_prompt_tokens": 13},
         r"max_prompt_tokens: 13 is above 12, which .*context length of 20 tokens leaves beside max_new_tokens 8",
     ),
-    "limit": ({"limit": 0}, r"limit: 0 must be at least 1, or null"),
+    "limit": ({"limit": 0}, r"limit: 0 must be at least 1"),
     "chat": ({"chat": True}, r"has no chat template.*chat: false"),
 }
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from workbench.config.checks import check_source
 from workbench.config.schema import DataSource
 from workbench.data.readers import Row, load_rows
 from workbench.data.templates import column, identity
-from workbench.errors import UserError
+from workbench.errors import UserError, error_context
 
 
 def read_rows(source: DataSource) -> list[dict[str, Any]]:
@@ -21,9 +22,8 @@ def read_rows(source: DataSource) -> list[dict[str, Any]]:
 
 def source_rows(source: DataSource) -> list[Row]:
     """Return the rows as `read_rows` does, each with the place it came from for error messages."""
-    check_limits(source)
-    if source.fractions is not None:
-        check_fractions(source, source.fractions)
+    with error_context(source.path):
+        check_source(source)  # a caller in Python has not passed the checks of the configuration
     rows = load_rows(source.path, "train" if source.fractions else source.split)
     if not rows:
         raise UserError(f"{source.path}: there are no rows in it")
@@ -39,23 +39,6 @@ def source_rows(source: DataSource) -> list[Row]:
         fraction = source.fractions[source.split]
         raise UserError(f"{source.path}: none of its {len(rows)} rows falls into split {source.split} ({fraction:g})")
     return selected
-
-
-def check_limits(source: DataSource) -> None:
-    """Raise UserError for a limit below 1; the command line has checked it, a caller in Python has not."""
-    for name in ("max_prompt_tokens", "max_response_tokens", "limit"):
-        value = vars(source)[name]
-        if value is not None and value < 1:
-            raise UserError(f"{source.path}: {name}: {value} must be at least 1, or null")
-
-
-def check_fractions(source: DataSource, fractions: dict[str, float]) -> None:
-    """Raise UserError unless the fractions are positive, add to 1 and name the source's split."""
-    total = sum(fractions.values())
-    if abs(total - 1) > 1e-6 or min(fractions.values(), default=0) <= 0:
-        raise UserError(f"{source.path}: fractions: {fractions} must be positive and add to 1; they add to {total:g}")
-    if source.split not in fractions:
-        raise UserError(f"{source.path}: split {source.split!r} is not one of the fractions {', '.join(fractions)}")
 
 
 def split_by_hash(text: str, fractions: dict[str, float]) -> str:

@@ -19,14 +19,6 @@ from workbench.rewards.training.datasets import (
 )
 from workbench.run.hf_trainer import check_trainer_args
 
-CLASSIFIER_ONLY = (
-    "target_label",
-    "class_weights",
-    "clean_data",
-    "clean_validation",
-    "perturbation_rate",
-)
-
 
 @dataclass(frozen=True)
 class RewardPlan:
@@ -47,7 +39,7 @@ def plan_reward(config: Config) -> RewardPlan:
     assert reward is not None
     train = reward.train
     assert train is not None
-    check_settings(train)
+    check_trainer_args("reward.train.trainer_args", train.trainer_args)
     is_preference = train.objective == "preference"
     check_options("preference" if is_preference else "toxicity", reward.options, "reward.options")
     rows: ClassifierRows | PreferenceRows
@@ -67,16 +59,3 @@ def plan_reward(config: Config) -> RewardPlan:
     steps = -(-count // train.batch_size) * train.epochs
     summary = f"{steps:g} steps of {train.batch_size} from {count} rows, {train.model}, {aim}"
     return RewardPlan([*rows.sizes, summary], reward, train, config.seed, config.track, tokenizer, rows)
-
-
-def check_settings(train: RewardTraining) -> None:
-    """Raise UserError for options that do not go together."""
-    check_trainer_args("reward.train.trainer_args", train.trainer_args)
-    if train.early_stopping is not None and train.average_from is not None:
-        raise UserError(
-            "reward.train: early_stopping keeps one checkpoint, average_from a mean of many; set one of them"
-        )
-    if train.objective == "preference":
-        for name in CLASSIFIER_ONLY:
-            if getattr(train, name):
-                raise UserError(f"reward.train.{name}: for objective classifier only, but the objective is preference")
