@@ -1,21 +1,25 @@
-"""Compare rewards on the same texts: how well each ranks the labels, how far they agree, how fast they are.
+"""Compare rewards on the same texts: AUROC of each for the target label, agreement of each pair, and speed.
 
-The file's column `prompt`, if it has one, is the prompt of each text; all others go to the rewards by name.
+The column `prompt` of the file, where there is one, is the prompt of each text; rewards get all others by name.
 """
 
-# Imports that load torch stand behind load_reward, so that --help answers at once.
+# Imports that load torch stand behind load_scorer, so that --help answers at once.
 from __future__ import annotations
 
 import json
 import time
+from collections import Counter
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from workbench.config.schema import DataSource
+from workbench.config.schema import DataSource, Scorer
+from workbench.config.scorers import as_scorer
 from workbench.data.labelled import labelled_texts
 from workbench.data.readers import Row
 from workbench.data.sources import read_rows
@@ -23,72 +27,98 @@ from workbench.data.templates import text_column
 from workbench.errors import UserError, error_context
 from workbench.rewards.contract import CheckedReward
 from workbench.rewards.ranking import auroc, ranks
-from workbench.rewards.registry import load_reward
+from workbench.rewards.registry import load_scorer
 from workbench.run.cli import exit_on_error
 from workbench.run.options import parse_options
 
-SHOWN_LABELS = 10
-SHOWN_CHARACTERS = 200
+MAX_LISTED_LABELS = 10
+MAX_QUOTED_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts to score, with what rewards may ask for beside them."""
+
+    texts: list[str]
+    labels: list[str] | None
+    prompts: list[str]
+    columns: dict[str, list]
 
 
 def make_parser() -> ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = ArgumentParser(
         prog="python -m reward_models.compare", description=__doc__, exit_on_error=False, allow_abbrev=False
     )
-    parser.add_argument("--models", nargs="+", type=str, required=True, help="rewards, named as in reward.model")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        type=str,
+        required=True,
+        help='rewards as in reward.model, each a name or "{model: NAME, options: {...}}"',
+    )
     parser.add_argument(
         "--data", type=str, required=True, help="file (.jsonl, .json, .csv, .parquet), folder or hub id"
     )
-    parser.add_argument("--options", type=dict[str, dict[str, Any]], default={}, help="JSON: model -> its options")
     parser.add_argument("--text_column", type=str, default="text", help="column of the texts to score")
     parser.add_argument("--label_column", type=str, default="label", help="column of the labels, if there are any")
     parser.add_argument("--target_label", type=str, help="the label that should score high; AUROC needs it")
     parser.add_argument("--limit", type=int, help="read this many rows")
-    parser.add_argument("--disagreements", type=int, default=10, help="texts to show on which two rewards disagree")
+    parser.add_argument("--disagreements", type=int, default=10, help="print this many texts on which rewards differ")
     parser.add_argument("--save", type=str, help="write the numbers to this file as JSON")
     return parser
 
 
 def parse(argv: list[str]) -> Namespace:
-    """The checked options; raises UserError with one line for any mistake."""
+    """Return the checked options; raises UserError with one line for any mistake."""
     options = parse_options(make_parser(), argv)
-    for name, least in (("limit", 1), ("disagreements", 0)):
-        if options[name] is not None and options[name] < least:
-            raise UserError(f"--{name} is {options[name]}; use a number of at least {least}")
-    if len(set(options.models)) < len(options.models):
-        raise UserError(f"--models: a name is given twice: {', '.join(options.models)}")
-    for model in options.options:
-        if model not in options.models:
-            raise UserError(f"--options: {model!r} is not one of the models: {', '.join(options.models)}")
+    for name, minimum in (("limit", 1), ("disagreements", 0)):
+        if options[name] is not None and options[name] < minimum:
+            raise UserError(f"--{name}: {options[name]}; use a number of at least {minimum}")
     if options.save and not Path(options.save).parent.is_dir():
-        raise UserError(f"--save {options.save}: there is no folder {Path(options.save).parent}")
+        raise UserError(f"--save {options.save}: no such folder {Path(options.save).parent}; make it first")
     return options
 
 
-def read(options: Namespace) -> tuple[list[str], list[str] | None, list[str], dict[str, list]]:
-    """The texts, their labels if they have any, their prompts, and the other columns by name."""
+def read_scorers(models: list[str]) -> dict[str, Scorer]:
+    """Return the scorers by title: the model's name, or where several have the same, what the user wrote."""
+    scorers = {}
+    for value in models:
+        is_mapping = value.lstrip().startswith("{")
+        try:
+            written = yaml.safe_load(value) if is_mapping else value
+        except yaml.YAMLError as error:
+            raise UserError(f"--models {value}: not a mapping; write {{model: NAME, options: {{...}}}}") from error
+        if value in scorers:
+            raise UserError(f"--models: {value} is listed twice; remove one")
+        scorers[value] = as_scorer(written, "--models")
+    counts = Counter(scorer.model for scorer in scorers.values())
+    return {scorer.model if counts[scorer.model] == 1 else value: scorer for value, scorer in scorers.items()}
+
+
+def read_texts(options: Namespace) -> Texts:
+    """Return the texts of the file with labels, prompts and columns; raises UserError for a column that is missing."""
     source = DataSource(options.data, limit=options.limit)
     rows = read_rows(source)
     for option in ("text_column", "label_column"):
         name = options[option]
         if name not in rows[0] and name != "label":  # the default, which need not be there
-            raise UserError(f"--{option}: {options.data} has no column {name!r}; it has {', '.join(rows[0])}")
+            raise UserError(f"--{option}: {options.data} has no column {name!r}; available: {', '.join(rows[0])}")
     rows = rows[: options.limit]
     labels: list[str] | None = None
     if options.label_column in rows[0]:
         source.columns = {"text": options.text_column, "label": options.label_column}
         texts, labels = labelled_texts(source, None)
     else:
-        places = (Row(f"{options.data} row {number}", row) for number, row in enumerate(rows, 1))
-        texts = [text_column(row, options.text_column) for row in places]
+        numbered = (Row(f"{options.data} row {number}", row) for number, row in enumerate(rows, 1))
+        texts = [text_column(row, options.text_column) for row in numbered]
     prompts = [row.get("prompt") or "" for row in rows]
     names = [name for name in rows[0] if name not in ("prompt", "prompts", "completions")]
-    return texts, labels, prompts, {name: [row[name] for row in rows] for name in names}
+    return Texts(texts, labels, prompts, {name: [row[name] for row in rows] for name in names})
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Rank correlation of two lists of ranks (N,); None where one of them is constant."""
+    """Return the correlation of two lists of ranks (N,); None where one of them is constant."""
     a, b = first - first.mean(), second - second.mean()
     norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / norm if norm else None
@@ -97,114 +127,107 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
 def disagreements(
     texts: list[str], labels: list[str] | None, scores: dict[str, list[float]], count: int
 ) -> list[dict[str, Any]]:
-    """The `count` texts whose ranks under two rewards are furthest apart, each with the pair that differs most."""
-    ranked = {model: ranks(values) for model, values in scores.items()}
-    found: list[dict[str, Any]] = []
+    """Return the `count` texts whose ranks under two rewards are furthest apart, each with these two rewards."""
+    ranked = {title: ranks(values) for title, values in scores.items()}
+    differing: list[dict[str, Any]] = []
     for row, text in enumerate(texts):
-        low, high = min(ranked, key=lambda model: ranked[model][row]), max(ranked, key=lambda model: ranked[model][row])
+        low, high = min(ranked, key=lambda title: ranked[title][row]), max(ranked, key=lambda title: ranked[title][row])
         gap = float(ranked[high][row] - ranked[low][row])
-        both = {model: {"score": scores[model][row], "rank": float(ranked[model][row])} for model in (high, low)}
+        both = {title: {"score": scores[title][row], "rank": float(ranked[title][row])} for title in (high, low)}
         if gap:
-            found.append({"row": row, "text": text, "label": labels and labels[row], "rank_gap": gap, "models": both})
-    return sorted(found, key=lambda item: -item["rank_gap"])[:count]
+            label = labels[row] if labels else None
+            differing.append({"row": row, "text": text, "label": label, "rank_gap": gap, "models": both})
+    return sorted(differing, key=lambda item: -item["rank_gap"])[:count]
 
 
-def compare(
-    rewards: dict[str, CheckedReward],
-    texts: list[str],
-    labels: list[str] | None,
-    prompts: list[str],
-    columns: dict[str, list],
-    *,
-    target_label: str | None,
-    count: int,
-) -> dict[str, Any]:
-    """What --save writes: per model AUROC and speed, per pair the rank correlation, and the disagreements."""
-    reason = why_no_auroc(labels, target_label)
+def compare(rewards: dict[str, CheckedReward], data: Texts, *, target_label: str | None, count: int) -> dict[str, Any]:
+    """Return what --save writes: AUROC and speed per model, rank correlation per pair, and `count` disagreements."""
+    reason = why_no_auroc(data.labels, target_label)
     scores, models = {}, {}
-    for name, reward in rewards.items():
+    for title, reward in rewards.items():
         start = time.perf_counter()
-        scores[name] = reward(prompts, texts, **columns)
+        scores[title] = reward(data.prompts, data.texts, **data.columns)
         seconds = time.perf_counter() - start
-        wanted = None if reason else auroc(scores[name], [label == target_label for label in labels or []])
-        models[name] = {"auroc": wanted, "texts_per_second": len(texts) / seconds}
+        has_target = [label == target_label for label in data.labels or []]
+        quality = None if reason else auroc(scores[title], has_target)
+        models[title] = {"auroc": quality, "texts_per_second": len(data.texts) / seconds}
     pairs = [
         {"models": [first, second], "spearman": spearman(ranks(scores[first]), ranks(scores[second]))}
         for first, second in combinations(scores, 2)
     ]
     return {
-        "texts": len(texts),
+        "texts": len(data.texts),
         "target_label": target_label,
         "no_auroc": reason,
         "models": models,
         "pairs": pairs,
-        "disagreements": disagreements(texts, labels, scores, count),
+        "disagreements": disagreements(data.texts, data.labels, scores, count),
     }
 
 
 def why_no_auroc(labels: list[str] | None, target_label: str | None) -> str | None:
-    """Why there is no AUROC, or None; raises UserError for a wanted label that no text has, or all."""
+    """Return why there is no AUROC, or None; raises UserError for a target label that no text has, or every text."""
     if labels is None:
         return "the data has no labels"
-    known = sorted(set(labels))
-    listed = ", ".join(known[:SHOWN_LABELS]) + (", ..." if len(known) > SHOWN_LABELS else "")
+    names = sorted(set(labels))
+    listed = ", ".join(names[:MAX_LISTED_LABELS]) + (", ..." if len(names) > MAX_LISTED_LABELS else "")
     if target_label is None:
         return f"set --target_label to the label that should score high, one of {listed}"
-    if target_label not in known:
+    if target_label not in names:
         raise UserError(f"--target_label: {target_label!r} is not a label of the data: {listed}")
-    if len(known) < 2:
+    if len(names) < 2:
         raise UserError(f"--target_label: every text is labelled {listed}; AUROC needs a second label")
     return None
 
 
 def table(rows: list[list[str]]) -> list[str]:
-    """Lines of aligned columns, the first to the left and the others to the right."""
+    """Return lines of aligned columns, the first to the left and the others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    pads = [f"<{widths[0]}", *(f">{width}" for width in widths[1:])]
-    return ["  ".join(format(cell, pad) for cell, pad in zip(row, pads, strict=True)) for row in rows]
+    alignments = [f"<{widths[0]}", *(f">{width}" for width in widths[1:])]
+    return ["  ".join(format(cell, alignment) for cell, alignment in zip(row, alignments, strict=True)) for row in rows]
 
 
-def report(found: dict[str, Any]) -> list[str]:
-    """The comparison as lines of plain text."""
-    models, reason = found["models"], found["no_auroc"]
-    lines = [f"{found['texts']} texts", ""]
-    head = ["model", *([] if reason else [f"AUROC of {found['target_label']}"]), "texts/s"]
-    speed = {name: f"{numbers['texts_per_second']:.0f}" for name, numbers in models.items()}
-    quality = {name: [] if reason else [f"{numbers['auroc']:.4f}"] for name, numbers in models.items()}
-    lines += table([head, *([name, *quality[name], speed[name]] for name in models)])
+def comparison_lines(comparison: dict[str, Any]) -> list[str]:
+    """Return the comparison as lines of plain text."""
+    models, reason = comparison["models"], comparison["no_auroc"]
+    head = ["model", *([] if reason else [f"AUROC of {comparison['target_label']}"]), "texts/s"]
+    rows = [
+        [title, *([] if reason else [f"{numbers['auroc']:.4f}"]), f"{numbers['texts_per_second']:.0f}"]
+        for title, numbers in models.items()
+    ]
+    lines = [f"{comparison['texts']} texts", "", *table([head, *rows])]
     if reason:
-        lines.append(f"AUROC left out: {reason}")
-    if found["pairs"]:
-        pairs = [[" / ".join(pair["models"]), _number(pair["spearman"])] for pair in found["pairs"]]
+        lines.append(f"no AUROC: {reason}")
+    if comparison["pairs"]:
+        pairs = [[" / ".join(pair["models"]), _correlation(pair["spearman"])] for pair in comparison["pairs"]]
         lines += ["", *table([["pair", "Spearman"], *pairs])]
-    if found["disagreements"]:
+    if comparison["disagreements"]:
         lines += ["", "disagreements: rank of each text (1 is the lowest score), with its score"]
-    for item in found["disagreements"]:
-        both = "; ".join(f"{name} {one['rank']:g} ({one['score']:.4g})" for name, one in item["models"].items())
+    for item in comparison["disagreements"]:
+        both = "; ".join(f"{title} {one['rank']:g} ({one['score']:.4g})" for title, one in item["models"].items())
         label = "" if item["label"] is None else f", label {item['label']}"
-        lines += [f"row {item['row']}{label}: {both}", "    " + " ".join(item["text"].split())[:SHOWN_CHARACTERS]]
+        lines += [f"row {item['row']}{label}: {both}", "    " + " ".join(item["text"].split())[:MAX_QUOTED_CHARACTERS]]
     return lines
 
 
-def _number(value: float | None) -> str:
+def _correlation(value: float | None) -> str:
     return "constant" if value is None else f"{value:.4f}"
 
 
 def main(argv: list[str]) -> None:
-    """Compare what `argv` names; raises UserError for a mistake."""
+    """Compare the rewards that `argv` names; raises UserError for a mistake."""
     options = parse(argv)
-    texts, labels, prompts, columns = read(options)
-    why_no_auroc(labels, options.target_label)  # a mistake is found before models are loaded
+    scorers = read_scorers(options.models)
+    data = read_texts(options)
+    why_no_auroc(data.labels, options.target_label)  # a mistake is found before models are loaded
     rewards = {}
-    for model in options.models:
-        with error_context(f"--models {model}"):
-            rewards[model] = load_reward(model, **options.options.get(model, {}))
-    found = compare(
-        rewards, texts, labels, prompts, columns, target_label=options.target_label, count=options.disagreements
-    )
-    print("\n".join(report(found)))
+    for title, scorer in scorers.items():
+        with error_context(f"--models {title}"):
+            rewards[title] = load_scorer(scorer)
+    comparison = compare(rewards, data, target_label=options.target_label, count=options.disagreements)
+    print("\n".join(comparison_lines(comparison)))
     if options.save:
-        Path(options.save).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        Path(options.save).write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

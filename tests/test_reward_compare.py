@@ -22,7 +22,8 @@ ROWS = [
     {"text": "what a fine day it is", "label": 0, "prompt": "Hi."},  # 0, -4
     {"text": "fine", "label": 1, "prompt": "Hi."},  # 0, -1
 ]
-OPTIONS = json.dumps({"lexicon": {"words": ["idiot"]}, "length": {"target": 2}})
+LEXICON = "{model: lexicon, options: {words: [idiot]}}"
+MODELS = (LEXICON, json.dumps({"model": "length", "options": {"target": 2}}))
 
 
 def written(folder: Path, rows: list[dict]) -> str:
@@ -31,29 +32,29 @@ def written(folder: Path, rows: list[dict]) -> str:
     return str(path)
 
 
-def asked(data: str, *more: str, models: tuple[str, ...] = ("lexicon", "length")) -> list[str]:
+def command(data: str, *more: str, models: tuple[str, ...] = MODELS) -> list[str]:
     return ["--models", *models, "--data", data, *more]
 
 
 def test_the_numbers_are_those_of_other_libraries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    saved = tmp_path / "found.json"
-    options = ("--options", OPTIONS, "--target_label", "0", "--save", str(saved), "--disagreements", "2")
-    compare.main(asked(written(tmp_path, ROWS), *options))
-    found = json.loads(saved.read_text())
-    assert found["texts"] == 5
+    saved = tmp_path / "comparison.json"
+    options = ("--target_label", "0", "--save", str(saved), "--disagreements", "2")
+    compare.main(command(written(tmp_path, ROWS), *options))
+    comparison = json.loads(saved.read_text())
+    assert comparison["texts"] == 5
     lexicon, length = [-1, 0, -3, 0, 0], [0, 0, -1, -4, -1]
-    # of the six pairs of a wanted and another text: lexicon has 4 right and 2 ties, length 2 right and 1 tie
-    assert found["models"]["lexicon"]["auroc"] == pytest.approx((4 + 2 / 2) / 6)
-    assert found["models"]["length"]["auroc"] == pytest.approx((2 + 1 / 2) / 6)
-    assert all(model["texts_per_second"] > 0 for model in found["models"].values())
+    # of the six pairs of a text with the target label and one without: lexicon has 4 right and 2 ties, length 2 and 1
+    assert comparison["models"]["lexicon"]["auroc"] == pytest.approx((4 + 2 / 2) / 6)
+    assert comparison["models"]["length"]["auroc"] == pytest.approx((2 + 1 / 2) / 6)
+    assert all(model["texts_per_second"] > 0 for model in comparison["models"].values())
     frame = pd.DataFrame({"lexicon": lexicon, "length": length})
-    (pair,) = found["pairs"]
+    (pair,) = comparison["pairs"]
     assert pair["models"] == ["lexicon", "length"]
     assert pair["spearman"] == pytest.approx(frame.rank().corr().iloc[0, 1])
     ranks = frame.rank()
     gaps = (ranks["lexicon"] - ranks["length"]).abs()
-    assert [item["row"] for item in found["disagreements"]] == list(gaps.sort_values(ascending=False).index[:2])
-    worst = found["disagreements"][0]
+    assert [item["row"] for item in comparison["disagreements"]] == list(gaps.sort_values(ascending=False).index[:2])
+    worst = comparison["disagreements"][0]
     assert (worst["text"], worst["label"], worst["rank_gap"]) == (ROWS[3]["text"], "0", gaps.max())
     assert worst["models"] == {"lexicon": {"score": 0.0, "rank": 4.0}, "length": {"score": -4.0, "rank": 1.0}}
     printed = capsys.readouterr().out.splitlines()
@@ -78,18 +79,18 @@ def test_rank_correlation_and_ranks_with_ties_are_those_of_pandas() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "more", "said"),
+    ("rows", "more", "message"),
     [
-        ([{"text": row["text"]} for row in ROWS], (), "AUROC left out: the data has no labels"),
-        (ROWS, (), "AUROC left out: set --target_label to the label that should score high, one of 0, 1"),
+        ([{"text": row["text"]} for row in ROWS], (), "no AUROC: the data has no labels"),
+        (ROWS, (), "no AUROC: set --target_label to the label that should score high, one of 0, 1"),
     ],
 )
 def test_without_labels_there_is_no_auroc(
-    rows: list[dict], more: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rows: list[dict], more: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    compare.main(asked(written(tmp_path, rows), *more, models=("lexicon", "length", "repetition")))
+    compare.main(command(written(tmp_path, rows), *more, models=(*MODELS, "repetition")))
     printed = capsys.readouterr().out
-    assert said in printed
+    assert message in printed
     assert "AUROC of" not in printed
     assert "lexicon / repetition  constant" in printed  # nothing repeats here
 
@@ -97,54 +98,70 @@ def test_without_labels_there_is_no_auroc(
 def test_prompts_and_columns_go_to_the_rewards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "rows.csv"
     data.write_text("answer,kind,summary\na b,x,a b\nc d,y,d\ne f,x,nothing\n")
-    saved = tmp_path / "found.json"
+    saved = tmp_path / "comparison.json"
     more = ("--text_column", "answer", "--label_column", "kind", "--target_label", "x", "--limit", "2")
-    options = ("--options", '{"rouge": {"column": "summary"}}', "--save", str(saved))
-    compare.main(asked(str(data), *more, *options, models=("rouge", "length")))
-    found = json.loads(saved.read_text())
-    assert found["texts"] == 2
-    assert found["models"]["rouge"]["auroc"] == 1.0
-    assert found["models"]["length"]["auroc"] == 0.5
-    texts, labels, prompts, columns = compare.read(compare.parse(asked(written(tmp_path, ROWS))))
-    assert prompts == ["", "Hi.", "", "Hi.", "Hi."]
-    assert labels == ["1", "0", "1", "0", "1"]
-    assert columns == {"text": texts, "label": [1, 0, 1, 0, 1]}
+    rouge = "{model: rouge, options: {column: summary}}"
+    compare.main(command(str(data), *more, "--save", str(saved), models=(rouge, "length")))
+    comparison = json.loads(saved.read_text())
+    assert comparison["texts"] == 2
+    assert comparison["models"]["rouge"]["auroc"] == 1.0
+    assert comparison["models"]["length"]["auroc"] == 0.5
+    texts = compare.read_texts(compare.parse(command(written(tmp_path, ROWS))))
+    assert texts.prompts == ["", "Hi.", "", "Hi.", "Hi."]
+    assert texts.labels == ["1", "0", "1", "0", "1"]
+    assert texts.columns == {"text": texts.texts, "label": [1, 0, 1, 0, 1]}
+
+
+def test_a_title_is_the_models_name_unless_several_share_it() -> None:
+    short, long = "{model: length, options: {target: 1}}", "{model: length, options: {target: 9}}"
+    scorers = compare.read_scorers([LEXICON, short, long])
+    assert list(scorers) == ["lexicon", short, long]
+    assert [scorer.options for scorer in scorers.values()] == [{"words": ["idiot"]}, {"target": 1}, {"target": 9}]
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
-        (("--models", "lexcion"), "--models lexcion: unknown reward 'lexcion', did you mean lexicon"),
-        (("--models", "lexicon", "lexicon"), "--models: a name is given twice: lexicon, lexicon"),
-        (("--models", "rouge"), "reward rouge: there is no column 'reference' .* the columns are text, label"),
+        (("--models", "lexcion"), "--models lexcion: unknown reward 'lexcion'; did you mean lexicon"),
+        (("--models", "length", "length"), "--models: length is listed twice; remove one"),
+        (
+            ("--models", "lexicon"),
+            "--models lexicon: lexicon: words is empty; .* toy_lexicon",
+        ),
+        (("--models", "rouge"), "reward rouge: no column 'reference' to compare with; available: text, label"),
         (("--data", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
-        (("--options", "{bad"), "--options: '{bad' is not of the type dict"),
-        (("--options", '{"lexicn": {}}'), "--options: 'lexicn' is not one of the models: lexicon, length"),
-        (("--options", '{"length": {"goal": 2}}'), "--models length: length: got an unexpected .*'goal'"),
-        (("--text_column", "txt"), "--text_column: .* has no column 'txt'; it has text, label, prompt"),
-        (("--label_column", "lbl"), "--label_column: .* has no column 'lbl'; it has text, label, prompt"),
+        (("--models", "{bad"), "--models {bad: not a mapping; write {model: NAME, options: "),
+        (("--models", "{modle: length}"), r"--models\.modle: unknown key; did you mean model"),
+        (("--models", "{model: length, options: 3}"), r"--models\.options: 3 must be a mapping"),
+        (("--models", "{model: length, options: {goal: 2}}"), "--models length: length: no option 'goal'"),
+        (("--text_column", "txt"), "--text_column: .* has no column 'txt'; available: text, label, prompt"),
+        (("--label_column", "lbl"), "--label_column: .* has no column 'lbl'; available: text, label, prompt"),
         (("--target_label", "3"), "--target_label: '3' is not a label of the data: 0, 1"),
         (("--target_label", "1", "--limit", "1"), "--target_label: every text is labelled 1"),
-        (("--limit", "0"), "--limit is 0; use a number of at least 1"),
+        (("--limit", "0"), "--limit: 0; use a number of at least 1"),
         (("--limit", "x"), "--limit: 'x' is not of the type int"),
-        (("--disagreements", "-1"), "--disagreements is -1; use a number of at least 0"),
-        (("--save", "/nowhere/found.json"), "--save /nowhere/found.json: there is no folder /nowhere"),
+        (("--disagreements", "-1"), "--disagreements: -1; use a number of at least 0"),
+        (
+            ("--save", "/nowhere/comparison.json"),
+            "no such folder /nowhere; make it first",
+        ),
         (("--wanted", "1"), "unrecognized arguments: --wanted 1"),
+        (("--options", "{}"), "unrecognized arguments: --options {}"),
     ],
 )
-def test_mistakes_are_one_line(more: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=said) as caught:
-        compare.main([*asked(written(tmp_path, ROWS)), *more])
+def test_mistakes_are_one_line(more: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        compare.main([*command(written(tmp_path, ROWS)), *more])
     assert "\n" not in str(caught.value)
 
 
 def test_the_command_exits_with_2_and_helps_at_once(in_project: Path) -> None:
-    command = [sys.executable, "-m", "reward_models.compare"]
-    wrong = subprocess.run([*command, "--models", "lexicon"], capture_output=True, text=True, check=False)
+    module = [sys.executable, "-m", "reward_models.compare"]
+    wrong = subprocess.run([*module, "--models", "lexicon"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.splitlines() == ["error: the following arguments are required: data"]
-    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
-    assert "--target_label" in shown.stdout
+    printed = subprocess.run([*module, "--help"], capture_output=True, text=True, check=True)
+    assert "--target_label" in printed.stdout
     # What makes --help slow is torch, which it does without.
     code = "import reward_models.compare, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
