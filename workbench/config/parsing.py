@@ -51,7 +51,7 @@ def parse(parser: ArgumentParser, argv: list[str]) -> tuple[Config, Namespace]:
     values: dict[str, Any] = {}
     for name in options.config:
         file = existing_file(name)
-        check_file(file, {key for key, _ in keys})
+        check_file(file, {key for key, _ in keys} if len(options.config) == 1 else None)
         values = merge(values, yaml_text.load(file.read_text(encoding="utf-8")), Config)
     for (key, text), kind in zip(keys, kinds, strict=True):
         check_option(key, text, kind)

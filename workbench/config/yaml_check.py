@@ -30,8 +30,11 @@ SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str:
 TAG = "tag:yaml.org,2002:"
 
 
-def check_file(file: Path, options: set[str]) -> None:
-    """Raise UserError for a YAML file that does not fit the schema; `options` are the keys on the command line."""
+def check_file(file: Path, options: set[str] | None) -> None:
+    """Raise UserError for a YAML file that does not fit the schema.
+
+    `options` are the keys on the command line, which may set what the file lacks; None lets it lack anything.
+    """
     try:
         node = yaml_text.compose(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -52,7 +55,7 @@ def check_option(key: str, value: str, kind: Any) -> None:
             raise UserError(f"--{key}{yaml_problem(error)}") from error
     if node is None:
         raise UserError(f"--{key}: the value is empty")
-    check_node(node, kind, key, None, {key})
+    check_node(node, kind, key, None, None)
 
 
 def is_plain_text(kind: Any) -> bool:
@@ -73,7 +76,7 @@ def mistake(file: Path | None, node: yaml.Node, key: str, message: str) -> UserE
     return UserError(f"{file}, line {node.start_mark.line + 1}: {key}: {message}" if file else f"--{key}: {message}")
 
 
-def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options: set[str]) -> None:
+def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options: set[str] | None) -> None:
     """Raise UserError where the node, or one below it, does not fit the annotation `kind`."""
     if is_null(node) and types.NoneType in alternatives(kind):
         return
@@ -100,7 +103,7 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
 
 
 def check_entries(
-    node: yaml.Node, key: str, file: Path | None, options: set[str], fields: dict[str, Any], rest: Any = Any
+    node: yaml.Node, key: str, file: Path | None, options: set[str] | None, fields: dict[str, Any], rest: Any = Any
 ) -> set[str]:
     """Check each entry of a mapping, and each element of a list, and return the names of the mapping.
 
@@ -138,10 +141,10 @@ def unknown_key(dotted: str, name: str, valid: list[str], prefix: str = "") -> s
 
 
 def check_required(
-    node: yaml.Node, kind: type, names: set[str], key: str, file: Path | None, options: set[str]
+    node: yaml.Node, kind: type, names: set[str], key: str, file: Path | None, options: set[str] | None
 ) -> None:
     """Raise UserError for a field without default that neither the mapping nor the command line sets."""
-    if not key:  # several files may make the whole together; the parser checks it
+    if options is None or not key:
         return
     for field in dataclasses.fields(kind):
         dotted = f"{key}.{field.name}"

@@ -1,0 +1,82 @@
+"""The reference of the configuration: --help of each recipe and docs/configuration.md, both from the schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.config.annotations import element, field_types, without_none, without_range
+from workbench.config.reference import COLUMNS, field_sentences, markdown
+from workbench.config.schema import Config, DataSource, LoraSettings, PromptSet, Scorer
+
+SECTIONS = {
+    "sft": ("policy", "sft"),
+    "reward": ("reward",),
+    "ppo": ("policy", "reward", "ppo"),
+    "evaluation": ("policy", "evaluation"),
+    "detox": ("policy", "sft", "reward", "ppo", "evaluation"),
+}
+
+
+def keys(kind: Any, prefix: str = "") -> list[str]:
+    """Return every key of a dataclass, found without the code under test."""
+    names = []
+    for name, annotation in field_types(kind).items():
+        inner, dotted = without_range(without_none(annotation)), f"{prefix}{name}"
+        names.append(dotted)
+        if dotted == "evaluation.data":
+            inner, dotted = element(inner), f"{dotted}.NAME"
+        if dataclasses.is_dataclass(inner):
+            names += keys(inner, f"{dotted}.")
+    return names
+
+
+@pytest.mark.parametrize("recipe", SECTIONS)
+def test_help_prints_every_key_of_the_recipe_and_loads_no_torch(recipe: str, in_project: Path) -> None:
+    code = (
+        f"import sys, runpy; sys.argv = ['{recipe}', '--help']\n"
+        f"try: runpy.run_module('recipes.{recipe}', run_name='__main__')\n"
+        "finally: assert not {'torch', 'transformers', 'datasets', 'jsonargparse'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= COLUMNS
+    printed = [line.split()[0].removeprefix("--") for line in lines if line.startswith("  --")]
+    sections = ("name", "seed", "track", "runs", *SECTIONS[recipe])
+    expected = [key for key in keys(Config) if key.split(".")[0] in sections and key not in SECTIONS[recipe]]
+    assert len(expected) > 15
+    assert sorted(printed) == sorted([*expected, "config", "dry_run", "force", "print_config", "help"])
+
+
+def test_every_key_has_a_sentence() -> None:
+    for kind in (Config, DataSource, PromptSet, Scorer, LoraSettings, *map(without_none, field_types(Config).values())):
+        if dataclasses.is_dataclass(kind):
+            sentences = field_sentences(kind)  # type: ignore[arg-type]
+            assert all(sentences.get(name) for name in field_types(kind)), kind
+
+
+def test_the_page_is_current_and_names_every_key(in_project: Path) -> None:
+    page = (in_project / "docs" / "configuration.md").read_text()
+    assert page == markdown(), "make docs writes it"
+    shared = ("path", "split", "fractions", "columns", "template", "chat", "limit", "neutral", "options", "r", "alpha")
+    for name in shared:
+        assert f"| `{name}` |" in page
+    for key in ("reward.train.perturbation_rate", "ppo.kl_coef", "evaluation.data", "reward.held_out", "sft.data"):
+        assert f"| `{key}` |" in page
+    assert "| `ppo.kl_coef` | number, at least 0 | 0.05 | Weight of the per-token KL penalty" in page
+    assert "| `ppo.kl_target` | number above 0 or null | null |" in page
+    assert "| `evaluation.judges` | list of texts or [scorers](#scorer) | [] |" in page
+
+
+def test_the_command_writes_the_page(tmp_path: Path) -> None:
+    module = [sys.executable, "-m", "workbench.config.reference"]
+    subprocess.run([*module, "--write", str(tmp_path / "page.md")], check=True, timeout=100)
+    assert (tmp_path / "page.md").read_text() == markdown()
+    result = subprocess.run([*module, "page.md"], capture_output=True, text=True, timeout=100, check=False)
+    assert (result.returncode, result.stderr) == (1, "usage: python -m workbench.config.reference --write FILE\n")
