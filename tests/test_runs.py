@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from workbench.config.schema import Config, DataSource, EvaluationConfig, PolicyConfig, PPOConfig, RewardConfig
+from workbench.config.parsing import load_saved
+from workbench.config.schema import (
+    Config,
+    DataSource,
+    EvaluationConfig,
+    PolicyConfig,
+    PPOConfig,
+    PromptSet,
+    RewardConfig,
+)
 from workbench.errors import UserError
-from workbench.run.files import atomic_folder, write_text
+from workbench.run.files import atomic_folder, content_hash, write_text
 from workbench.run.folder import lock_run, open_run
 
 
 def config(folder: Path) -> Config:
-    """A small configuration whose run folders lie in `folder`."""
+    """Return a small configuration with its run folders in `folder`."""
     source = DataSource("x.jsonl")
     return Config(
         name="test",
         policy=PolicyConfig("gpt2"),
-        evaluation=EvaluationConfig({"set": source}),
+        evaluation=EvaluationConfig({"set": PromptSet("x.jsonl")}),
         reward=RewardConfig("lexicon"),
         ppo=PPOConfig(source),
         runs=str(folder),
@@ -102,6 +112,45 @@ def test_a_damaged_configuration_in_the_run_folder_is_named(text: str, tmp_path:
         open_run(config(tmp_path), force=None)
 
 
+def test_a_damaged_configuration_does_not_stand_in_the_way_of_starting_over(tmp_path: Path) -> None:
+    run = open_run(config(tmp_path), force=None)
+    (run.folder / "config.yaml").write_text("")
+    with pytest.raises(UserError, match=r"correct that file, choose another --name, or start over with --force ppo"):
+        open_run(config(tmp_path), force="evaluation")
+    open_run(config(tmp_path), force="ppo")
+    assert load_saved(run.folder / "config.yaml") == config(tmp_path)
+
+
+def test_a_run_of_an_older_version_is_refused_in_a_line_that_names_the_key(tmp_path: Path) -> None:
+    """The config.yaml that the quickstart of an older version saved; corrected key by key it is readable."""
+    text = (Path(__file__).parent / "older_config.yaml").read_text()
+    (tmp_path / "test").mkdir()
+    saved = tmp_path / "test" / "config.yaml"
+    corrections = {
+        "embedded:": ("policy.model: embedded:t5 is now toy:t5", "toy:"),
+        "  watch: null\n": ("reward.watch: this key is now reward.held_out.model", ""),
+        "  watch_options: {}\n": ("reward.watch_options: this key is now reward.held_out.options", ""),
+        "wanted_label": ("reward.train.wanted_label: this key is now reward.train.target_label", "target_label"),
+        "variants": ("reward.train.variants: this key is now reward.train.perturbation_rate", "perturbation_rate"),
+        "  judge_options: {}\n": ("evaluation.judge_options: this key is now the options of an entry of", ""),
+        "  neutral: []\n": ("evaluation.neutral: this key is now neutral: true in an entry of evaluation.data", ""),
+    }
+    seen = []
+    for _ in corrections:
+        saved.write_text(text)
+        with pytest.raises(UserError) as raised:
+            open_run(config(tmp_path), force=None)
+        (old,) = [old for old, (message, _) in corrections.items() if message in str(raised.value)]
+        assert "\n" not in str(raised.value)
+        assert str(raised.value).endswith("or start over with --force ppo")
+        text = text.replace(old, corrections[old][1])
+        seen.append(old)
+    assert sorted(seen) == sorted(corrections)
+    saved.write_text(text)
+    older = load_saved(saved)
+    assert open_run(dataclasses.replace(older, name="test", runs=str(tmp_path)), force=None).config.seed == 0
+
+
 def test_a_damaged_record_names_the_stage_to_redo(tmp_path: Path) -> None:
     run = open_run(config(tmp_path), force=None)
     (run.stage("sft") / "stage.json").write_text("")
@@ -112,7 +161,7 @@ def test_a_damaged_record_names_the_stage_to_redo(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match="not empty and no run folder"):
+    with pytest.raises(UserError, match="not empty, and not a run folder"):
         open_run(config(tmp_path), force=None)
 
 
@@ -182,3 +231,30 @@ def test_text_is_replaced_as_a_whole(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "one")
     write_text(tmp_path / "a", "two")
     assert (tmp_path / "a").read_text() == "two"
+
+
+def test_a_file_and_a_model_folder_have_a_hash_of_their_content(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_bytes(b"abc")
+    assert content_hash(tmp_path / "data.jsonl") == hashlib.sha256(b"abc").hexdigest()
+    assert content_hash(tmp_path / "nowhere") is None
+    assert content_hash(tmp_path) is None, "a folder without a file of a model"
+    hashes = [content_hash(model_folder(tmp_path / "first"))]
+    assert content_hash(model_folder(tmp_path / "second")) == hashes[0], "the folder's name does not count"
+    folder = tmp_path / "first"
+    for name in ("stage.json", "metrics.jsonl", "report.html", "report.json", "report.md", "README.md"):
+        (folder / name).write_text("a run's record")
+        assert content_hash(folder) == hashes[0], name
+    for name in ("pytorch_model.bin", "config.json", "vocab.txt", "calibration.json", "chat_template.jinja", "x.model"):
+        (folder / name).write_text("another")
+        hashes.append(content_hash(folder))
+    (folder / "x.model").rename(folder / "y.model")
+    hashes.append(content_hash(folder))
+    assert len(set(hashes)) == len(hashes)
+
+
+def model_folder(folder: Path) -> Path:
+    """Make the folder of a model whose weights are a .bin file."""
+    folder.mkdir()
+    (folder / "pytorch_model.bin").write_bytes(b"weights")
+    (folder / "config.json").write_text("{}")
+    return folder
