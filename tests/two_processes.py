@@ -1,12 +1,15 @@
-"""What test_processes starts in two processes, each scenario by its name; the first process writes what it found."""
+"""What test_processes starts in two processes, each scenario by its name; the first process writes the results."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import faulthandler
+import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,20 +21,33 @@ import tiny
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from small_runs import drop, small
 from torch import Tensor
+from trainers import e_rate, make_rows, make_trainer
 
+from recipes import evaluation, ppo
 from workbench.config.schema import DataSource, PPOConfig
 from workbench.errors import Interrupted, UserError
-from workbench.evaluation.generation import Contestant, Sampling, answer
+from workbench.evaluation.generation import ComparedModel, Sampling, sample_completions
 from workbench.models.policy import Batch
 from workbench.models.sampling import is_truncated
+from workbench.ppo import trainer as trainer_module
 from workbench.ppo import update as update_module
 from workbench.ppo.rollout import Rollout, decode, score_tokens
 from workbench.ppo.trainer import PPOTrainer
-from workbench.rewards.contract import CheckedReward
+from workbench.run import cli
+from workbench.run.distributed import reset_accelerate
 
 PROCESSES = 2
-KINDS = list(itertools.product(tiny.ARCHITECTURES, (True, False), ("shared", "separate")))  # lora, value_model
+Kind = tuple[str, bool, str]  # architecture, lora, value_model
+KINDS: list[Kind] = list(itertools.product(tiny.ARCHITECTURES, (True, False), ("shared", "separate")))
+# Every pair of values is among these.
+RUN_KINDS: list[Kind] = [
+    ("gpt2", True, "shared"),
+    ("gpt2", False, "separate"),
+    ("t5", True, "separate"),
+    ("t5", False, "shared"),
+]
 CONFIG = PPOConfig(
     data=DataSource(path="unused"),
     steps=4,
@@ -46,64 +62,35 @@ CONFIG = PPOConfig(
 
 
 def name(architecture: str, lora: bool, value_model: str) -> str:
-    """One of KINDS as a file name."""
+    """Return one of KINDS as a file name."""
     return f"{architecture}-{'lora' if lora else 'full'}-{value_model}"
 
 
-def share_of_e(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-    """A countable reward."""
-    return [text.count("e") / max(len(text), 1) for text in completions]
-
-
-def make_rows(architecture: str, count: int) -> list[dict[str, Any]]:
-    """Prompts of different lengths."""
-    tokenizer = tiny.tokenizer(architecture)
-    texts = [f"{'ab' * (i % 4)} {chr(97 + i % 26)}:" for i in range(count)]
-    return [{"prompt": text, "prompt_ids": tokenizer(text).input_ids} for text in texts]
-
-
-def make_trainer(
-    folder: Path, kind: tuple[str, bool, str], *, reward: Any = share_of_e, validation: int = 0, **changes: Any
-) -> PPOTrainer:
-    """A trainer of a tiny policy, the same in every process."""
-    architecture = kind[0]
-    folder.mkdir(parents=True, exist_ok=True)
+def trainer(folder: Path, kind: Kind, **options: Any) -> PPOTrainer:
+    """Return a trainer of a tiny policy, the same in every process."""
+    architecture, lora, value_model = kind
     torch.manual_seed(0)
-    policy = tiny.policy(kind[0], lora=kind[1], separate=kind[2] == "separate")
+    policy = tiny.policy(architecture, lora=lora, separate=value_model == "separate")
     torch.nn.init.normal_(policy.value_head.weight, std=0.1)
-    return PPOTrainer(
-        policy,
-        tiny.tokenizer(architecture),
-        CheckedReward(reward, "test"),
-        make_rows(architecture, 40),
-        dataclasses.replace(CONFIG, **changes),
-        accelerator=Accelerator(cpu=True),
-        folder=folder,
-        seed=0,
-        validation_rows=make_rows(architecture, validation),
-    )
+    return make_trainer(folder, architecture, config=CONFIG, policy=policy, **options)
 
 
 def uneven_rollout(run: PPOTrainer) -> Rollout:
-    """This process's share of one rollout: the first half of its responses has one or two tokens, the other many."""
+    """Return this process's part of a rollout: short responses in its first half, long ones in the other."""
     policy, size = run.unwrapped, run.config.batch_size
     rows = run.rows[:size]
     generator = torch.Generator().manual_seed(7)
     lengths = torch.tensor([1 + i % 2 if i < size // 2 else 6 + i % 3 for i in range(size)])
-    first = run.accelerator.process_index * run.share
-    part = slice(first, first + run.share)
+    first = run.accelerator.process_index * run.batch_size
+    part = slice(first, first + run.batch_size)
     longest = int(lengths[part].max())
     ids = torch.randint(5, len(run.tokenizer), (size, run.config.max_new_tokens), generator=generator)[part, :longest]
     mask = torch.arange(longest) < lengths[part].unsqueeze(1)
     ids = ids.masked_fill(~mask, policy.pad_id)
     batch = Batch(*policy.pad_prompts([row["prompt_ids"] for row in rows[part]]), ids, mask)
-    logprobs, reference, values, entropies = score_tokens(policy, batch, run.config.temperature, size)
     return Rollout(
-        batch,
-        logprobs,
-        reference,
-        values,
-        entropies,
+        batch=batch,
+        **score_tokens(policy, batch, run.config.temperature, size)._asdict(),
         scores=torch.randn(size, generator=generator)[part],
         terms={},
         truncated=is_truncated(ids, mask, policy.stop_ids),
@@ -114,41 +101,37 @@ def uneven_rollout(run: PPOTrainer) -> Rollout:
 
 
 def minibatches_in_order(rows: int, epochs: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Minibatches whose union over the processes does not depend on how many there are."""
-    of_shares = [share.split(size * len(share) // rows) for share in torch.arange(rows).chunk(shares_here())]
+    """Yield minibatches whose union over the processes does not depend on how many there are."""
+    parts_here = PROCESSES // Accelerator(cpu=True).num_processes
+    parts = [part.split(size * len(part) // rows) for part in torch.arange(rows).chunk(parts_here)]
     for _ in range(epochs):
-        yield from (torch.cat(parts) for parts in zip(*of_shares, strict=True))
+        yield from (torch.cat(minibatch) for minibatch in zip(*parts, strict=True))
 
 
-def shares_here() -> int:
-    """How many of the two processes' shares this process has."""
-    return PROCESSES // Accelerator(cpu=True).num_processes
-
-
-def first_update(folder: Path, kind: tuple[str, bool, str]) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Metrics and weights after the update on the same uneven rollout, however many processes share it."""
-    # Adam's step on a gradient near 0 turns rounding into a share of the rate, which the tolerance of 1e-5 must exceed.
-    run = make_trainer(folder, kind, entropy_coef=0.01, value_clip_range=0.05, learning_rate=1e-3)
+def first_update(folder: Path, kind: Kind) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Return metrics and weights after the update on the same uneven rollout, however many processes divide it."""
+    # Adam's step on a gradient near 0 is a fraction of the rate by rounding, which the tolerance of 1e-5 must exceed.
+    run = trainer(folder, kind, entropy_coef=0.01, value_clip_range=0.05, learning_rate=1e-3)
     with mock.patch.object(update_module, "minibatches", minibatches_in_order):
         metrics = run.update(uneven_rollout(run))
     return metrics, {key: value.detach() for key, value in run.unwrapped.named_parameters() if value.requires_grad}
 
 
-def answers(architecture: str, prompts: int) -> list[list[dict[str, Any]]]:
-    """What the adapter answers to the first `prompts` prompts, twice each, in their order."""
+def completions(architecture: str, prompts: int) -> list[list[dict[str, Any]]]:
+    """Return the adapter's completions of the first `prompts` prompts, twice each, in their order."""
     policy = tiny.policy(architecture, lora=True)
-    made = answer(
-        Contestant("aligned", policy, "policy", tiny.tokenizer(architecture), policy, with_token_log_ratios=True),
+    sampled = sample_completions(
+        ComparedModel("aligned", policy, "policy", tiny.tokenizer(architecture), policy, with_token_log_ratios=True),
         make_rows(architecture, prompts),
         Sampling(batch_size=2, max_new_tokens=8, temperature=1.0, seeds=(3, 4)),
         accelerator=Accelerator(cpu=True),
         label="test",
     )
-    return [[dataclasses.asdict(one) for one in of] for of in made]
+    return [[dataclasses.asdict(completion) for completion in row] for row in sampled]
 
 
 def updates(folder: Path) -> None:
-    """first_update of every kind; both processes must come to the same weights."""
+    """Take first_update of every kind; both processes must come to the same weights."""
     for kind in KINDS:
         metrics, weights = first_update(folder / name(*kind), kind)
         everyone = gather_object([{key: value.clone() for key, value in weights.items()}])
@@ -159,15 +142,17 @@ def updates(folder: Path) -> None:
 
 
 def lengths(folder: Path) -> None:
-    """Train with one process's responses at one token and the other's at the limit, the sides changing at each step."""
-    for number, kind in enumerate(KINDS):
-        run = make_trainer(
+    """Train with responses of one token on one process and of the limit on the other, alternating by step."""
+    for number, kind in enumerate(RUN_KINDS):
+        run = trainer(
             folder / name(*kind),
             kind,
             validation=(1, 5)[number % 2],
             steps=3,
+            batch_size=8,
+            minibatch_size=4,
             checkpoint_every=1,
-            score_samples=16,
+            score_samples=8,
             min_token_limit=2,
             target_kl=1e-4,
             kl_target=1.0,
@@ -178,7 +163,7 @@ def lengths(folder: Path) -> None:
         def uneven(
             prompt_ids: Tensor, mask: Tensor, *, max_new_tokens: int, run: PPOTrainer = run, **options: Any
         ) -> Batch:
-            if (run.step + run.accelerator.process_index) % 2:
+            if (run.state.step + run.accelerator.process_index) % 2:
                 ids = run.unwrapped.stop_ids[:1].expand(len(prompt_ids), 1)
             else:
                 ids = torch.randint(5, 30, (len(prompt_ids), max_new_tokens))
@@ -189,14 +174,15 @@ def lengths(folder: Path) -> None:
 
 
 def resumes(folder: Path) -> None:
-    """A run that one process alone ends, by a reward that fails or a signal, goes on as if it had not been ended."""
-    for kind in KINDS:
-        whole = make_trainer(folder / name(*kind) / "whole", kind)
+    """Stop a run on one process alone, by a reward that fails or a signal, and resume it."""
+    changes = {"batch_size": 8, "minibatch_size": 4, "epochs": 1}
+    for kind in RUN_KINDS:
+        whole = trainer(folder / name(*kind) / "whole", kind, **changes)
         whole.train()
         stopped, by_signal = folder / name(*kind) / "stopped", kind[1]
         calls = 0
 
-        def ending(
+        def stopping(
             prompts: list[str], completions: list[str], by_signal: bool = by_signal, **columns: list
         ) -> list[float]:
             nonlocal calls
@@ -205,37 +191,119 @@ def resumes(folder: Path) -> None:
                 if not by_signal:
                     raise TimeoutError("the scorer did not answer")
                 os.kill(os.getpid(), signal.SIGINT)
-            return share_of_e(prompts, completions)
+            return e_rate(prompts, completions)
 
-        try:
-            make_trainer(stopped, kind, reward=ending).train()
-        except (Interrupted, UserError) as error:
-            said = gather_object([f"{type(error).__name__}: {error}"])
-        else:
-            raise AssertionError("it was not ended")
+        errors = errors_of(trainer(stopped, kind, reward=stopping, **changes))
         torch.manual_seed(99)
-        resumed = make_trainer(stopped, kind)
+        resumed = trainer(stopped, kind, **changes)
         resumed.resume()
-        step = resumed.step
+        step = resumed.state.step
         resumed.train()
-        same = [torch.equal(a, b) for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True)]
+        equal = [torch.equal(a, b) for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True)]
         if whole.accelerator.is_main_process:
-            (folder / f"{name(*kind)}.json").write_text(json.dumps({"said": said, "step": step, "same": all(same)}))
+            result = {"errors": errors, "step": step, "equal": all(equal)}
+            (folder / f"{name(*kind)}.json").write_text(json.dumps(result))
+
+
+def errors_of(run: PPOTrainer) -> list[str]:
+    """Train, and return the error that each process ends with."""
+    try:
+        run.train()
+    except (Interrupted, UserError) as error:
+        return gather_object([f"{type(error).__name__}: {error}"])
+    raise AssertionError("nothing stopped it")
+
+
+def failures(folder: Path) -> None:
+    """Fail on one process outside of a rollout: at the sanity pair, at the initial scores and at a write."""
+    kind = RUN_KINDS[0]
+    is_main = os.environ["RANK"] == "0"
+
+    def failing_for(text: str) -> Any:
+        def reward(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+            if not is_main and completions[0] == text:
+                raise TimeoutError("the scorer did not answer")
+            return e_rate(prompts, completions)
+
+        return reward
+
+    def never(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        if not is_main:
+            raise TimeoutError("the scorer did not answer")
+        return e_rate(prompts, completions)
+
+    def full_disk(*arguments: Any) -> None:
+        raise UserError("metrics.jsonl: cannot be written: No space left on device")
+
+    pair = trainer(folder / "pair", kind, steps=1, reward=failing_for("eee"))
+    pair.sanity_pair = ["eee", "xxx"]
+    errors = {"pair": errors_of(pair)}
+    errors["initial scores"] = errors_of(trainer(folder / "scores", kind, steps=1, score_samples=16, reward=never))
+    with mock.patch.object(trainer_module, "append_text", full_disk):
+        errors["log"] = errors_of(trainer(folder / "log", kind, steps=1))
+    if is_main:
+        (folder / "errors.json").write_text(json.dumps(errors))
 
 
 def evaluations(folder: Path) -> None:
-    """Answers to more prompts than the processes divide, and to fewer than there are processes."""
+    """Sample completions of more prompts than the processes divide, and of fewer than there are processes."""
     for architecture, prompts in itertools.product(tiny.ARCHITECTURES, (1, 7)):
-        found = answers(architecture, prompts)
+        sampled = completions(architecture, prompts)
         if Accelerator(cpu=True).is_main_process:
-            (folder / f"{architecture}-{prompts}.json").write_text(json.dumps(found))
+            (folder / f"{architecture}-{prompts}.json").write_text(json.dumps(sampled))
+
+
+def failing_reward(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+    """The reward that the recipe finds by its name; it fails on the process that the environment names."""
+    if os.environ.get("FAILING_RANK") == os.environ["RANK"] and list(Path(os.environ["CHECKPOINTS"]).glob("step_*")):
+        raise TimeoutError("the scorer did not answer")
+    return [float(len(text)) for text in completions]
+
+
+def recipes(folder: Path) -> None:
+    """Run PPO as a command that fails on one process, again to its end, and its evaluation twice."""
+    options = drop(small("quickstart", folder), "--sft.max_steps", "--sft.batch_size", "--sft.data.limit")
+    options += ["--sft", "null", "--reward.model", "two_processes:failing_reward", "--ppo.steps", "3"]
+    options += ["--ppo.checkpoint_every", "1"]
+    run = folder / "quickstart"
+    os.environ["CHECKPOINTS"] = str(run / "ppo" / "checkpoints")
+    outputs, codes = {}, {}
+
+    def command(title: str, stage: cli.Stage, *more: str) -> None:
+        output = io.StringIO()
+        with (
+            mock.patch.object(sys, "argv", [f"recipes/{stage.name}.py", *options, *more]),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
+        ):
+            try:
+                cli.main([stage], "")
+            except SystemExit as leaving:
+                codes[title] = gather_object([leaving.code])
+        outputs[title] = gather_object([output.getvalue()])
+        reset_accelerate()
+
+    with mock.patch.dict(os.environ, FAILING_RANK="1"):
+        command("failed", ppo.STAGE)
+    if os.environ["RANK"] == "0":
+        shutil.copytree(run / "ppo" / "checkpoints", folder / "checkpoints")
+    command("resumed", ppo.STAGE)
+    torch.set_num_threads(1 + int(os.environ["RANK"]))  # as on unlike machines
+    command("evaluated", evaluation.STAGE)
+    results = run / "evaluation" / "results.json"
+    if os.environ["RANK"] == "0":
+        shutil.copy(results, folder / "first_results.json")
+    command("evaluated again", evaluation.STAGE, "--force", "evaluation")
+    torch.set_num_threads(1)
+    if os.environ["RANK"] == "0":
+        (folder / "commands.json").write_text(json.dumps({"outputs": outputs, "codes": codes}))
 
 
 if __name__ == "__main__":
     # A hang ends itself here, and says where it was.
     faulthandler.dump_traceback_later(int(sys.argv[2]), exit=True)
     assert Accelerator(cpu=True).num_processes == PROCESSES
-    for scenario in (updates, lengths, resumes, evaluations):
+    for scenario in (updates, lengths, resumes, failures, evaluations, recipes):
         place = Path(sys.argv[1]) / scenario.__name__
         place.mkdir(parents=True, exist_ok=True)
         scenario(place)
