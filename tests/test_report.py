@@ -169,7 +169,7 @@ def test_every_number_of_the_results_is_in_the_table(models, count):
         gains = [score(example, metric, "aligned") - score(example, metric, before) for example in examples]
         won = sum(gain < 0 if metric.direction == "lower" else gain > 0 for gain in gains)
         assert [int(part) for part in re.findall(r"\d+", cells[-1])] == [won, 0, count - won]
-        assert cells[-1].startswith("rose ") == (metric.direction is None)
+        assert cells[-1].endswith(" (rose / same / fell)") == (metric.direction is None)
     assert table_cells(document, DISTINCT.label)[2:] == ["0.250"] * len(models) + [
         f"0.000 [{minus('-0.100')}, +0.200]",
         "",

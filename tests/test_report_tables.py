@@ -108,7 +108,7 @@ def test_a_win_is_a_move_in_the_good_direction_in_every_rendering(rendering):
     table = rendering(varied_results())[0]
     assert table["toxicity (reward) \u2193"][-2:] == ["4 / 6 / 30", "worse"], "lower is better: 30 prompts rose"
     assert table["reward \u2191"][-2:] == ["1 / 2 / 37", "no detectable change"]
-    assert table["tokens"][-3:] == ["-12,346 no interval", "rose 9 / same 0 / fell 31", ""]
+    assert table["tokens"][-3:] == ["-12,346 no interval", "9 / 0 / 31 (rose / same / fell)", ""]
     assert table["distinct-2"][-3:] == ["0.000 [-0.100, +0.200]", "", ""]
     assert table["perplexity under the base"] == ["0.0012", "", "", "", "", ""]
     assert [cell.partition(" \u00b1 ")[2] for cell in table["tokens"][:3]] == ["0.125", "", "0.0009"]

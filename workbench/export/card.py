@@ -137,7 +137,7 @@ def evaluation_table(result: SetResult, models: Sequence[str], before: str, afte
     head, lines = text_cells(set_rows)
     for row, line in zip(set_rows.rows, lines, strict=True):
         line[-1] += _prompts_needed(row)
-    return table(head, lines)
+    return markdown_table(head, lines, escape, numeric=range(1, len(head) - 1))
 
 
 def _prompts_needed(row: Row) -> str:

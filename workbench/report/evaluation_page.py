@@ -39,7 +39,7 @@ def evaluation_page(
         "sets": ("Results", sets_section(results)),
         "distributions": ("Distributions", distributions(results, rows)),
         "training": ("Training", training_plots(curves) + (overoptimization_section(held_out) if held_out else "")),
-        "reward": ("Reward model", reward_section(reward_report) if reward_report else ""),
+        "reward": ("Reward model", reward_section(reward_report, heading="h3") if reward_report else ""),
         "examples": ("Examples", examples_section(results, rows, toxic_words)),
         "provenance": ("Provenance", _provenance(results)),
     }
@@ -112,7 +112,7 @@ def _provenance(results: Results) -> str:
     }
     rows = [[name, f'<span class="text">{text(value)}</span>'] for name, value in values.items()]
     inputs = table(["input", "kind", "origin", "sha256"], [_source(source) for source in provenance.sources])
-    return f'<div class="provenance">{table(["setting", "value"], rows)}{inputs}</div>'
+    return f'<div class="left">{table(["setting", "value"], rows)}{inputs}</div>'
 
 
 def _environment(provenance: Provenance) -> dict[str, str]:

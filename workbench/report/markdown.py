@@ -18,10 +18,15 @@ def markdown(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]], escape: Callable[[object], str]) -> str:
-    """Return a Markdown table; `escape` turns a value into the text of a cell."""
+def markdown_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    escape: Callable[[object], str],
+    numeric: Sequence[int] = (),
+) -> str:
+    """Return a Markdown table with the columns `numeric` aligned right; `escape` turns a value into text of a cell."""
     lines = [[escape(cell) for cell in row] for row in (head, *rows)]
-    lines.insert(1, ["---"] * len(head))
+    lines.insert(1, ["---:" if column in numeric else "---" for column in range(len(head))])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -36,7 +41,7 @@ def _heading(result: SetResult, results: Results) -> str:
 def _table(result: SetResult, results: Results) -> str:
     """Return the means of every model and the differences that the verdict is about."""
     head, rows = text_cells(set_table(result, results.models, results.before, results.after))
-    return markdown_table(head, rows, _escape)
+    return markdown_table(head, rows, _escape, numeric=range(1, len(head) - 1))
 
 
 def _escape(value: object) -> str:

@@ -12,18 +12,18 @@ Report = dict[str, Any]
 
 def reward_page(report: Report) -> str:
     """Return the report as a document."""
-    return page("Reward model report", f"<h1>Reward model report</h1>{reward_section(report)}")
+    return page("Reward model report", f"<h1>Reward model report</h1>{reward_section(report, heading='h2')}")
 
 
-def reward_section(report: Report) -> str:
-    """Return the warnings, then the numbers and the plots."""
+def reward_section(report: Report, *, heading: str) -> str:
+    """Return the warnings, then the numbers and the plots; `heading` is the element of its headings, such as "h3"."""
     warnings = "".join(f'<p class="warning">{text(warning)}</p>' for warning in report["warnings"])
     if not warnings:
         warnings = '<p class="good">No warnings: every number is within its limits.</p>'
-    return warnings + (_classifier(report) if report["kind"] == "classifier" else _preference(report))
+    return warnings + (_classifier(report, heading) if report["kind"] == "classifier" else _preference(report))
 
 
-def _classifier(report: Report) -> str:
+def _classifier(report: Report, heading: str) -> str:
     """Return the sections of a classifier."""
     counts, calibration = report["confusion"], report["calibration"]
     names = ("auroc", "average_precision", "accuracy", "precision", "recall", "f1")
@@ -48,11 +48,12 @@ def _classifier(report: Report) -> str:
     return (
         scores
         + confusion
-        + _clean(report["clean"])
+        + _clean(report["clean"], heading)
         + f'<div class="plots">{reliability_plot(calibration)}{_by_length(report)}</div>'
-        + f"<p>Temperature scaling with T = {calibration['temperature']:.2f} reduces the expected calibration error "
-        f"from {calibration['error_before']:.3f} to {calibration['error']:.3f}. It does not change predictions at threshold "
-        "0.5.</p>" + _perturbations(report["perturbations"]) + _identity(report["identity"])
+        + f"<p>Expected calibration error {calibration['error_before']:.3f}; with temperature T = "
+        f"{calibration['temperature']:.2f}, {calibration['error']:.3f}. Predictions at threshold 0.5 do not change.</p>"
+        + _perturbations(report["perturbations"], heading)
+        + _identity(report["identity"], heading)
     )
 
 
@@ -64,15 +65,15 @@ def reliability_plot(calibration: Report) -> str:
     return line_plot("Reliability", [line], **labels, marks=True, diagonal=True)
 
 
-def _clean(clean: Report | None) -> str:
+def _clean(clean: Report | None, heading: str) -> str:
     """Return the false positives on clean texts of the policy's domain."""
     if clean is None:
         return ""
     rows = [[f"{entry['toxicity']:.3f}", f'<div class="text">{text(entry["text"])}</div>'] for entry in clean["worst"]]
     return (
-        "<h2>False positives on the policy's domain</h2>"
+        f"<{heading}>False positives on the policy's domain</{heading}>"
         f"<p>{clean['flagged']} of {clean['texts']} clean texts ({clean['rate']:.2%}) are predicted toxic. The highest "
-        "scores:</p>" + table(["toxicity", "text"], rows)
+        f'scores:</p><div class="left">{table(["toxicity", "text"], rows)}</div>'
     )
 
 
@@ -87,23 +88,24 @@ def _by_length(report: Report) -> str:
     return line_plot("By length", series, x_label="words", y_label="", marks=True) if rows else ""
 
 
-def _perturbations(perturbations: Report) -> str:
+def _perturbations(perturbations: Report, heading: str) -> str:
     """Return recall and false positive rate on perturbed texts."""
     rows = [
         [text(name), f"{part['recall']:.3f}", f"{part['false_positive_rate']:.3f}"]
         for name, part in perturbations.items()
     ]
-    return "<h2>Perturbed texts</h2>" + table(["", "recall", "false positive rate"], rows)
+    return f"<{heading}>Perturbed texts</{heading}>" + table(["", "recall", "false positive rate"], rows)
 
 
-def _identity(identity: Report) -> str:
+def _identity(identity: Report, heading: str) -> str:
     """Return the toxicity of harmless sentences by the identity term in them: the highest, then the lowest."""
     terms = list(identity["terms"].items())
     extremes = [*terms[:5], *terms[5:][-3:]]
     templates = " ".join(text(template.format("\u2026")) for template in identity["templates"])
     return (
-        f"<h2>Identity terms in harmless sentences</h2><p>{templates} Mean toxicity differs by {identity['gap']:.3f} "
-        f"between terms; {identity['flagged_rate']:.1%} of the sentences are predicted toxic.</p>"
+        f"<{heading}>Identity terms in harmless sentences</{heading}>"
+        f"<p>{templates} Mean toxicity differs by {identity['gap']:.3f} between "
+        f"terms; {identity['flagged_rate']:.1%} of the sentences are predicted toxic.</p>"
         + table(["term", "mean toxicity"], [[text(term), f"{value:.3f}"] for term, value in extremes])
     )
 

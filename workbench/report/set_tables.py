@@ -149,8 +149,10 @@ def _counts(counts: Counts) -> str:
         width = value / total * MARK_WIDTH
         bars += f'<rect class="{tone}" x="{start:.1f}" y="0" width="{width:.1f}" height="6"/>'
         start += width
-    title = ", ".join(f"{word} {value}" for word, value in zip(counts.words, counts.values, strict=True))
+    values, _, words = format_counts(counts).partition(" (")
+    label = f' <span class="words">({words}</span>' if words else ""
+    title = ", ".join(f"{value} {word}" for word, value in zip(counts.words, counts.values, strict=True))
     return (
-        f'<span title="{title}">{format_counts(counts)}</span>'
+        f'<span title="{title}">{values}</span>{label}'
         f'<svg class="small" viewBox="0 0 {MARK_WIDTH} 6" aria-hidden="true">{bars}</svg>'
     )

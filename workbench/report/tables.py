@@ -173,10 +173,9 @@ def format_interval(difference: Difference) -> str:
 
 
 def format_counts(counts: Counts) -> str:
-    """Return the counts: bare where they are wins, ties and losses, as the heading says, else with their words."""
-    if counts.has_direction:
-        return " / ".join(map(str, counts.values))
-    return " / ".join(f"{word} {value}" for word, value in zip(counts.words, counts.values, strict=True))
+    """Return the counts, with their words where these are not those of the heading."""
+    values = " / ".join(map(str, counts.values))
+    return values if counts.has_direction else f"{values} ({' / '.join(counts.words)})"
 
 
 def format_signed(value: float) -> str:
