@@ -8,27 +8,28 @@ from pathlib import Path
 from recipes import evaluation, ppo, reward, sft
 
 CHAIN = [sft.STAGE, reward.STAGE, ppo.STAGE, evaluation.STAGE]
+CONFIGS = Path(__file__).resolve().parent.parent / "recipes" / "configs"
 
 SMALL = [
-    *("--sft.max_steps", "3", "--sft.batch_size", "8"),
+    *("--sft.max_steps", "3", "--sft.batch_size", "8", "--sft.data.limit", "64"),
     *("--reward.train.data.limit", "64", "--reward.train.validation.limit", "40"),
     *("--ppo.steps", "2", "--ppo.batch_size", "8", "--ppo.minibatch_size", "4", "--ppo.epochs", "1"),
-    *("--ppo.max_new_tokens", "6", "--evaluation.batch_size", "10"),
+    *("--ppo.data.limit", "64", "--ppo.max_new_tokens", "6", "--evaluation.batch_size", "10"),
 ]
 
 
 def small(name: str, folder: Path, *options: str) -> list[str]:
-    """A quickstart of a few steps in `folder`; the reward is the lexicon unless `options` say otherwise."""
-    given = [] if "--reward.model" in options else ["--reward.model", "lexicon"]
-    limit = ["--evaluation.data", json.dumps({"test dialogues": evaluation_source(10)})]
-    return ["--config", f"recipes/configs/{name}.yaml", "--runs", str(folder), *SMALL, *limit, *given, *options]
+    """Return options of a short quickstart in `folder`; the reward is the toy lexicon unless `options` name another."""
+    reward_options = [] if "--reward.model" in options else ["--reward.model", "toy_lexicon"]
+    sets = ["--evaluation.data", json.dumps({"test dialogues": evaluation_source(10)})]
+    return ["--config", str(CONFIGS / f"{name}.yaml"), "--runs", str(folder), *SMALL, *sets, *reward_options, *options]
 
 
-def evaluation_source(limit: int) -> dict[str, object]:
-    """A few embedded test dialogues."""
+def evaluation_source(limit: int, split: str = "test") -> dict[str, object]:
+    """Return a prompt set of a few toy dialogues."""
     return {
         "path": "toy:summaries",
-        "split": "test",
+        "split": split,
         "template": "{dialogue}",
         "columns": {"reference": "summary"},
         "limit": limit,
@@ -36,11 +37,16 @@ def evaluation_source(limit: int) -> dict[str, object]:
 
 
 def drop(options: list[str], *names: str) -> list[str]:
-    """Options without those named, and their values."""
-    kept = []
+    """Return the options without those called so, and without their values."""
+    rest = []
     skip = False
     for option in options:
         if not skip and option not in names:
-            kept.append(option)
+            rest.append(option)
         skip = option in names
-    return kept
+    return rest
+
+
+def fraction_of_e(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+    """Score the fraction of letters e: a reward that cannot judge toxicity."""
+    return [text.count("e") / max(len(text), 1) for text in completions]

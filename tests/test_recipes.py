@@ -1,9 +1,15 @@
-"""The recipes as a user runs them: every configuration, the whole chain, what is skipped, refused and loadable."""
+"""The recipes as a user runs them: every configuration, the whole chain, finished stages, mistakes, loadable files."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -21,9 +27,10 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from recipes import ppo, sft
+from recipes import ppo
 from workbench.config.parsing import make_parser, parse
 from workbench.errors import UserError
+from workbench.evaluation.results import read_results
 from workbench.run import cli
 from workbench.run.folder import open_run
 
@@ -33,7 +40,7 @@ CHAT = "{% for message in messages %}{{ message['role'] }}: {{ message['content'
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Local folders of the architectures and data that the configurations name, tiny and with random weights."""
+    """Folders that stand in for the models and data of the configurations: tiny, with random weights."""
     folder = tmp_path_factory.mktemp("hub")
     for architecture in tiny.ARCHITECTURES:
         tokenizer = tiny.tokenizer(architecture)
@@ -77,9 +84,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def localised(name: str, stand_ins: dict[str, str], root: Path, to: Path) -> str:
-    """The configuration with hub models and data replaced by the stand-ins."""
+    """Write the configuration with its models and data replaced by the stand-ins, and return its path."""
     text = (root / "recipes" / "configs" / name).read_text()
-    for theirs, ours in {
+    for name_in_config, stand_in in {
         "google/flan-t5-base": "t5",
         "models/t5-scratch": "t5",
         "openai-community/gpt2": "gpt2",
@@ -89,7 +96,7 @@ def localised(name: str, stand_ins: dict[str, str], root: Path, to: Path) -> str
         "knkarthick/dialogsum": "data",
         "allenai/real-toxicity-prompts": "data",
     }.items():
-        text = text.replace(theirs, stand_ins[ours])
+        text = text.replace(name_in_config, stand_ins[stand_in])
     text = re.sub(r"data/\w+/\w+\.jsonl", stand_ins["plain.jsonl"], text)
     text = text.replace("[q_proj, k_proj, v_proj, o_proj]", "[q_proj, v_proj]")
     (to / name).write_text(text)
@@ -126,40 +133,76 @@ def test_every_configuration_is_headed_by_hardware_minutes_and_command(name: str
     assert f"recipes/configs/{name}" in text
 
 
-@pytest.mark.parametrize("name", ["quickstart", "quickstart_gpt2"])
-@pytest.mark.parametrize("adapters", [True, False])
+@dataclass(frozen=True)
+class ChainRun:
+    """One run of the whole chain, and what it printed."""
+
+    name: str
+    options: list[str]
+    folder: Path
+    printed: str
+
+
+SEEN = {"test dialogues": evaluation_source(10), "seen": evaluation_source(5, "train")}
+VARIANTS = {
+    "t5 adapters": ("quickstart", ["--track", "tensorboard"]),
+    "t5 full": ("quickstart", ["--policy.lora", "null"]),
+    "gpt2 adapters": ("quickstart_gpt2", ["--reward.model", "null", "--reward.train.data.limit", "640"]),
+    "gpt2 full": ("quickstart_gpt2", ["--policy.lora", "null", "--evaluation.data", json.dumps(SEEN)]),
+}
+
+
+@pytest.fixture(scope="module")
+def chain_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ChainRun]:
+    """Runs the chain of a variant once, for all tests that look at it."""
+
+    @cache
+    def run(variant: str) -> ChainRun:
+        name, extra = VARIANTS[variant]
+        folder = tmp_path_factory.mktemp("chain")
+        options = small(name, folder, *extra)
+        if variant == "t5 full":  # as a run leaves it that is killed while it writes a checkpoint
+            open_run(parse(make_parser("", ""), options)[0], force=None).stage("sft").joinpath("checkpoint-2").mkdir()
+        with redirect_stdout(StringIO()) as printed:
+            cli.launch(CHAIN, "", options)
+        return ChainRun(name, options, folder / name, printed.getvalue())
+
+    return run
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_chain_runs_skips_and_leaves_what_plain_libraries_load(
-    name: str, adapters: bool, in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    variant: str, chain_run: Callable[[str], ChainRun], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = small(name, tmp_path, *([] if adapters else ["--policy.lora", "null"]))
-    cli.launch(CHAIN, "", options)
-    printed = capsys.readouterr().out
-    assert "| base | sft | aligned |" in printed
-    assert "ROUGE-L" in printed
-    assert "toxic rate (reward)" in printed
-    assert "lexicon is the reward itself" in printed
+    chain = chain_run(variant)
+    run = chain.folder
+    assert "| base | sft | aligned |" in chain.printed
+    assert "ROUGE-L" in chain.printed
+    assert "toxic rate (reward)" in chain.printed
+    assert ("toxic rate (toy_lexicon)" in chain.printed) == ("toy_lexicon is the reward" not in chain.printed)
+    assert "10 prompts are too few for a verdict" in chain.printed
 
-    cli.launch(CHAIN, "", options)
+    cli.launch(CHAIN, "", chain.options)
     again = capsys.readouterr().out
-    assert again.count("finished before, skipped") == 3
-    assert "| base | sft | aligned |" in again, "the table is what the run was for"
+    assert again.count("already finished, skipping") == (4 if variant == "gpt2 adapters" else 3)
+    assert "| base | sft | aligned |" in again, "the table is the result of the run"
 
-    run = tmp_path / name
-    results = json.loads((run / "evaluation" / "results.json").read_text())
-    found = results["sets"]["test dialogues"]
-    assert (results["version"], found["prompts"], found["enough"]) == (2, 10, False)
-    assert found["metrics"]["KL to reference, nats"]["means"]["sft"] == pytest.approx(0, abs=1e-4)
-    assert all(len(results["inputs"][model]["sha256"]) == 64 for model in ("sft", "aligned"))
-    assert "10 prompts are no evidence" in printed
+    results = read_results(run / "evaluation" / "results.json")
+    result = next(result for result in results.sets if result.name == "test dialogues")
+    assert (results.models, result.prompts) == (["base", "sft", "aligned"], 10)
+    assert result.summary("KL to reference, nats").means["sft"] == pytest.approx(0, abs=1e-4)
+    sources = {source.name: source.sha256 for source in results.provenance.sources if source.kind == "model"}
+    assert all(len(sources[model]) == 64 for model in ("sft", "aligned"))
     assert "<script" in (run / "evaluation" / "report.html").read_text()
     lines = [json.loads(line) for line in (run / "evaluation" / "completions.jsonl").read_text().splitlines()]
-    assert [set(line["completions"]) for line in lines] == [{"base", "sft", "aligned"}] * 10
+    assert len([line for line in lines if line["set"] == "test dialogues"]) == 10
+    assert {tuple(line["completions"]) for line in lines} == {("base", "sft", "aligned")}
     assert (run / "ppo" / "value_head.safetensors").is_file()
     steps = [json.loads(line)["step"] for line in (run / "ppo" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2]
 
-    auto_class = AutoModelForSeq2SeqLM if name == "quickstart" else AutoModelForCausalLM
-    if adapters:
+    auto_class = AutoModelForSeq2SeqLM if chain.name == "quickstart" else AutoModelForCausalLM
+    if variant.endswith("adapters"):
         base = json.loads((run / "ppo" / "adapter_config.json").read_text())["base_model_name_or_path"]
         model = PeftModel.from_pretrained(auto_class.from_pretrained(base), run / "ppo")
     else:
@@ -169,54 +212,70 @@ def test_the_chain_runs_skips_and_leaves_what_plain_libraries_load(
     assert model.generate(**batch, max_new_tokens=3, do_sample=False).shape[0] == 1
 
 
-def test_the_reward_stage_trains_a_plain_classifier_and_ppo_is_paid_by_it(
-    in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_judge_that_is_the_reward_does_not_judge_it(chain_run: Callable[[str], ChainRun]) -> None:
+    printed = chain_run("t5 adapters").printed
+    assert "evaluation.judges: toy_lexicon is the reward or a part of it" in printed
+    assert "toxic rate (toy_lexicon)" not in printed
+
+
+def test_the_reward_stage_trains_a_plain_classifier_that_ppo_and_the_evaluation_use(
+    chain_run: Callable[[str], ChainRun],
 ) -> None:
-    cli.launch(CHAIN, "", small("quickstart", tmp_path, "--reward.model", "null", "--reward.train.data.limit", "640"))
-    assert "toxic rate (reward)" in capsys.readouterr().out
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "quickstart" / "reward")
+    chain = chain_run("gpt2 adapters")
+    assert "toxic rate (reward)" in chain.printed
+    assert "toxic rate (toy_lexicon)" in chain.printed
+    model = AutoModelForSequenceClassification.from_pretrained(chain.folder / "reward")
     assert model.config.id2label == {0: "clean", 1: "rude"}
-    record = json.loads((tmp_path / "quickstart" / "reward" / "stage.json").read_text())
+    record = json.loads((chain.folder / "reward" / "stage.json").read_text())
     assert 0 <= record["metrics"]["auroc"] <= 1
-    assert not list((tmp_path / "quickstart" / "reward").glob("checkpoint-*"))
+    assert not list((chain.folder / "reward").glob("checkpoint-*"))
 
 
-def test_without_sft_the_base_is_the_reference_and_any_function_is_a_reward(
-    in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = small("quickstart", tmp_path, "--reward.model", "test_ppo:share_of_e")
-    cli.launch(CHAIN, "", [*drop(options, "--sft.max_steps", "--sft.batch_size"), "--sft", "null"])
-    printed = capsys.readouterr().out
-    assert "| base | aligned |" in printed
-    assert "toxic rate (reward)" not in printed, "a function that cannot judge is not shown as a judge"
+def test_metrics_go_to_a_tracker_by_one_key(chain_run: Callable[[str], ChainRun]) -> None:
+    folder = chain_run("t5 adapters").folder
+    events = [path.relative_to(folder).parts[0] for path in folder.rglob("events.out.tfevents*")]
+    assert set(events) == {"sft", "ppo"}
 
 
-def test_a_torn_trainer_checkpoint_is_passed_over(in_project: Path, tmp_path: Path) -> None:
-    options = small("quickstart", tmp_path)
-    run = open_run(parse(make_parser("", ""), options)[0], force=None)
-    torn = run.stage("sft") / "checkpoint-2"
-    torn.mkdir()
-    cli.launch([sft.STAGE], "", options)
-    assert run.finished("sft")
+def test_a_torn_trainer_checkpoint_is_passed_over(chain_run: Callable[[str], ChainRun]) -> None:
+    folder = chain_run("t5 full").folder / "sft"
+    assert (folder / "stage.json").is_file()
+    assert not (folder / "checkpoint-2").exists()
+
+
+def test_prompts_that_were_trained_on_are_counted_and_reported(chain_run: Callable[[str], ChainRun]) -> None:
+    chain = chain_run("gpt2 full")
+    assert "seen: 5 prompts" in chain.printed
+    assert "5 of the prompts were in the training data" in chain.printed
+    results = read_results(chain.folder / "evaluation" / "results.json")
+    assert {result.name: result.seen_in_training for result in results.sets} == {"test dialogues": 0, "seen": 5}
 
 
 @pytest.mark.parametrize("damage", ["missing", "torn"])
-def test_a_damaged_adapter_names_the_stage_to_redo(damage: str, in_project: Path, tmp_path: Path) -> None:
-    options = small("quickstart", tmp_path)
-    cli.launch([sft.STAGE], "", options)
-    adapter = tmp_path / "quickstart" / "sft"
+def test_a_damaged_adapter_names_the_stage_to_redo(
+    damage: str, chain_run: Callable[[str], ChainRun], tmp_path: Path
+) -> None:
+    chain = chain_run("t5 adapters")
+    run = tmp_path / chain.name
+    shutil.copytree(chain.folder / "sft", run / "sft")
+    shutil.copy(chain.folder / "config.yaml", run)
     if damage == "missing":
-        (adapter / "adapter_config.json").unlink()
+        (run / "sft" / "adapter_config.json").unlink()
     else:
-        (adapter / "adapter_model.safetensors").write_bytes(b"torn")
+        (run / "sft" / "adapter_model.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match="redo the stage with --force sft"):
-        cli.launch([ppo.STAGE], "", options)
+        cli.launch([ppo.STAGE], "", [*chain.options, "--runs", str(tmp_path)])
 
 
-def test_metrics_go_to_a_tracker_by_one_key(in_project: Path, tmp_path: Path) -> None:
-    cli.launch([sft.STAGE, ppo.STAGE], "", small("quickstart", tmp_path, "--track", "tensorboard"))
-    events = [path.relative_to(tmp_path / "quickstart").parts[0] for path in tmp_path.rglob("events.out.tfevents*")]
-    assert set(events) == {"sft", "ppo"}
+def test_without_sft_the_base_is_the_reference_and_any_function_is_a_reward(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = small("quickstart", tmp_path, "--reward.model", "small_runs:fraction_of_e")
+    options = drop(options, "--sft.max_steps", "--sft.batch_size", "--sft.data.limit")
+    cli.launch(CHAIN, "", [*options, "--sft", "null"])
+    printed = capsys.readouterr().out
+    assert "| base | aligned |" in printed
+    assert "toxic rate (reward)" not in printed, "a function that cannot judge is not listed as a judge"
 
 
 def test_a_stage_alone_asks_for_the_one_before_it(in_project: Path, tmp_path: Path) -> None:
@@ -233,22 +292,25 @@ def test_a_stage_alone_asks_for_the_one_before_it(in_project: Path, tmp_path: Pa
         (["--policy.lora.target_modules", "[nothing]"], "policy.lora.target_modules"),
         (["--policy.lora", "null", "--policy.quantization", "nf4"], "cannot be trained; add policy.lora"),
         (["--sft.data.path", "missing.jsonl"], "sft.data: missing.jsonl: no such file"),
-        (["--ppo.data.split", "trial"], "ppo.data: unknown split 'trial'"),
-        (["--reward.train.data.split", "trial", "--reward.model", "null"], "reward.train.data: unknown split 'trial'"),
-        (["--reward.model", "lexicn"], "reward.model: unknown reward 'lexicn', did you mean lexicon?"),
+        (["--ppo.data.split", "trial"], "ppo.data: toy:summaries: no split 'trial'; did you mean train?"),
+        (
+            ["--reward.train.data.split", "trial", "--reward.model", "null"],
+            "reward.train.data: toy:sentences: no split 'trial'; did you mean train?",
+        ),
+        (["--reward.model", "lexicn"], "reward.model: unknown reward 'lexicn'; did you mean lexicon?"),
         (["--ppo.max_new_tokens", "6", "--ppo.data.max_prompt_tokens", "1"], "rows dropped"),
         (["--runs", "/proc/none"], "cannot be written"),
         (["--ppo.data.limit", "5"], "ppo.batch_size: 8 is above the 5 prompts"),
-        (["--force", "reward"], "--force reward: only sft, ppo, evaluation would run here"),
+        (["--force", "reward"], "--force reward: this command runs sft, ppo, evaluation"),
         (["--track", "wandb"], "wandb is not installed"),
         (["--sft.trainer_args", "{warmup_stepz: 3}"], "did you mean warmup_steps?"),
         (["--sft.trainer_args", "{output_dir: x}"], "checkpoints belong to the run folder"),
         (["--ppo.kl_target", "5", "--ppo.kl_horizon", "4"], "ppo.kl_horizon: 4 is below ppo.batch_size 8"),
-        (["--ppo.kl_target", "5", "--ppo.kl_coef", "0"], "ppo.kl_target: it scales ppo.kl_coef, which is 0"),
+        (["--ppo.kl_target", "5", "--ppo.kl_coef", "0"], "ppo.kl_target: it scales ppo.kl_coef, and 0 stays 0"),
         (["--ppo.min_token_limit", "9"], "ppo.min_token_limit: 9 is above ppo.max_new_tokens 6"),
-        (["--reward.sanity_pair", "[one]"], "reward.sanity_pair: 1 responses"),
+        (["--reward.sanity_pair", "[one]"], "reward.sanity_pair: 1 entries; give exactly 2"),
         (["--ppo.learning_rate", ".nan"], "ppo.learning_rate: nan must be a finite number"),
-        (["--evaluation.judges", "[lexcon]"], "evaluation.judges: unknown reward 'lexcon', did you mean lexicon?"),
+        (["--evaluation.judges", "[lexcon]"], "evaluation.judges: unknown reward 'lexcon'; did you mean lexicon?"),
     ],
 )
 def test_bad_input_is_one_line(options: list[str], message: str, in_project: Path, tmp_path: Path) -> None:
@@ -257,14 +319,3 @@ def test_bad_input_is_one_line(options: list[str], message: str, in_project: Pat
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == [], "found before anything is written"
-
-
-def test_prompts_that_were_trained_on_are_found_and_said(
-    in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    same = json.dumps({"seen": evaluation_source(5) | {"split": "train"}})
-    cli.launch(CHAIN, "", [*small("quickstart", tmp_path), "--evaluation.data", same])
-    assert "seen: 5 prompts" in (printed := capsys.readouterr().out)
-    assert "(5 of them were trained on)" in printed
-    results = json.loads((tmp_path / "quickstart" / "evaluation" / "results.json").read_text())
-    assert results["sets"]["seen"]["seen_in_training"] == 5
