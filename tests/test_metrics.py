@@ -101,29 +101,29 @@ def test_rouge_refuses_missing_rows_and_goes_on():
     assert metrics.rouge(["a"], [["a"]])["rouge1"] == [1.0]
 
 
-def share_of_capitals(texts):
+def capital_rate(texts):
     return [sum(letter.isupper() for letter in text) / len(text) for text in texts]
 
 
-def test_toxicity_summarises_what_the_judge_says():
+def test_toxicity_summarizes_the_judge():
     texts = ["ABCD", "abcd", "ABcd", "Abcd"]
-    result = metrics.load("toxicity").compute(predictions=texts, judge=share_of_capitals)
+    result = metrics.load("toxicity").compute(predictions=texts, judge=capital_rate)
     assert result["toxicity"] == [1.0, 0.0, 0.5, 0.25]
     assert result["toxicity_mean"] == 0.4375
     assert result["max_toxicity"] == 1.0
     assert result["toxicity_ratio"] == 0.5  # a text on the threshold is toxic
-    strict = metrics.load("toxicity").compute(predictions=texts, judge=share_of_capitals, threshold=0.2)
+    strict = metrics.load("toxicity").compute(predictions=texts, judge=capital_rate, threshold=0.2)
     assert strict["toxicity_ratio"] == 0.75
 
 
 def test_toxicity_helper_keeps_the_order_and_the_text():
     texts = ["grüß\nGOTT", "\u4f60\u597d ABC", "a" * 10_000]
-    assert metrics.toxicity(texts, share_of_capitals) == share_of_capitals(texts)
+    assert metrics.toxicity(texts, capital_rate) == capital_rate(texts)
 
 
-def test_toxicity_refuses_no_texts_and_a_short_answer():
+def test_toxicity_refuses_no_texts_and_a_short_list_of_scores():
     with pytest.raises(ValueError, match="no predictions"):
-        metrics.toxicity([], share_of_capitals)
+        metrics.toxicity([], capital_rate)
     with pytest.raises(ValueError, match="1 scores for 2 texts"):
         metrics.toxicity(["a", "b"], lambda texts: [0.5])
 
@@ -160,7 +160,7 @@ def test_bleu_takes_any_number_of_references_per_row():
     two = [[truth, "Another text"] for truth in TRUTHS]
     assert metrics.bleu(HYPOTHESES, two) == sacrebleu.corpus_bleu(HYPOTHESES, [TRUTHS, ["Another text"] * 3]).score
     ragged = [[TRUTHS[0]], [TRUTHS[1], "There is a dog in the garden"], ["x", TRUTHS[2], "No match here"]]
-    same_counts = [[row[min(place, len(row) - 1)] for row in ragged] for place in range(3)]  # repeats change nothing
+    same_counts = [[row[min(index, len(row) - 1)] for row in ragged] for index in range(3)]  # repeats change nothing
     assert metrics.bleu(HYPOTHESES, ragged) == sacrebleu.corpus_bleu(HYPOTHESES, same_counts).score
     assert metrics.bleu(HYPOTHESES, ragged) > metrics.bleu(HYPOTHESES, TRUTHS)
 
@@ -248,5 +248,5 @@ def test_an_untrained_encoder_is_refused(encoder, tmp_path):
     weights = {name: weight for name, weight in encoder.model.state_dict().items() if "layer.1" not in name}
     encoder.model.save_pretrained(tmp_path, state_dict=weights)
     encoder.tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"no trained encoder: it lacks encoder\.layer\.1"):
+    with pytest.raises(UserError, match=r"not a trained encoder: its checkpoint lacks encoder\.layer\.1"):
         load_encoder(str(tmp_path))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workbench.evaluation import statistics
-from workbench.evaluation.statistics import paired_difference
+from workbench.evaluation.statistics import paired_difference, seed_std
 from workbench.rewards.ranking import auroc
 
 
@@ -40,9 +40,9 @@ def test_interval_is_paired():
     assert (result.low, result.difference, result.high) == pytest.approx((1.0, 1.0, 1.0))
 
 
-def test_wins_ties_and_losses_count_rises():
+def test_prompts_that_rose_stayed_and_fell_are_counted():
     result = paired_difference([0.0, 1.0, 2.0, 3.0], [1.0, 1.0, 1.0, 9.0])
-    assert (result.wins, result.ties, result.losses) == (2, 1, 1)
+    assert (result.rose, result.same, result.fell) == (2, 1, 1)
     assert (result.mean_before, result.mean_after, result.difference) == (1.5, 3.0, 1.5)
 
 
@@ -51,15 +51,15 @@ def test_reversing_the_comparison_reverses_the_interval():
     before, after = generator.normal(size=(2, 30))
     forward, back = paired_difference(before, after), paired_difference(after, before)
     assert (forward.low, forward.high) == pytest.approx((-back.high, -back.low))
-    assert (forward.wins, forward.losses) == (back.losses, back.wins)
+    assert (forward.rose, forward.fell) == (back.fell, back.rose)
 
 
 def test_chunks_do_not_change_how_many_resamples_there_are(monkeypatch):
     values = np.random.default_rng(4).normal(size=7)
     whole = statistics._resampled_means(values, seed=0, resamples=1000)
     monkeypatch.setattr(statistics, "CHUNK_ELEMENTS", 50)
-    parts = statistics._resampled_means(values, seed=0, resamples=1000)
-    np.testing.assert_array_equal(whole, parts)
+    chunked = statistics._resampled_means(values, seed=0, resamples=1000)
+    np.testing.assert_array_equal(whole, chunked)
 
 
 def test_the_seed_decides():
@@ -70,7 +70,7 @@ def test_the_seed_decides():
 
 def test_one_prompt_has_no_interval():
     result = paired_difference([1.0], [3.0])
-    assert (result.difference, result.wins) == (2.0, 1)
+    assert (result.difference, result.rose) == (2.0, 1)
     assert math.isnan(result.low)
     assert math.isnan(result.high)
 
@@ -100,7 +100,7 @@ def test_auroc_at_its_ends():
 
 
 @pytest.mark.parametrize(
-    ("scores", "labels", "said"),
+    ("scores", "labels", "message"),
     [
         ([1.0, 2.0], [1, 1], "both labels"),
         ([1.0, 2.0], [0, 2], "0 or 1"),
@@ -109,6 +109,12 @@ def test_auroc_at_its_ends():
         ([], [], "both labels"),
     ],
 )
-def test_auroc_refuses_what_it_cannot_rank(scores, labels, said):
-    with pytest.raises(ValueError, match=said):
+def test_auroc_refuses_what_it_cannot_rank(scores, labels, message):
+    with pytest.raises(ValueError, match=message):
         auroc(scores, labels)
+
+
+def test_the_standard_deviation_over_seeds_needs_two_of_them():
+    assert seed_std([1.0, 2.0, 4.0]) == pytest.approx(math.sqrt(7 / 3))
+    assert seed_std([0.5]) is None
+    assert seed_std([]) is None

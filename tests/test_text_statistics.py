@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from workbench.evaluation.metrics.text_statistics import (
+    any_toxic,
     copy_rate,
     distinct_n,
-    expected_maximum_toxicity,
     repetition,
-    toxicity_probability,
     words,
+    worst_toxicity,
 )
 
 
@@ -45,7 +45,7 @@ def test_distinct_n_needs_a_token():
         ("a b  a\nb", 2, 1 / 3),
     ],
 )
-def test_repetition_is_the_share_of_ngrams_that_came_before(text, n, expected):
+def test_repetition_is_the_fraction_of_ngrams_that_came_before(text, n, expected):
     assert repetition(text, n) == pytest.approx(expected)
 
 
@@ -74,7 +74,7 @@ def test_repetition_and_copying_agree_with_brute_force(seed):
         ("someone two", "one", 0.0),  # part of a word is none
     ],
 )
-def test_copying_is_the_share_that_stands_in_the_prompt(prompt, completion, expected):
+def test_copying_is_the_fraction_that_occurs_in_the_prompt(prompt, completion, expected):
     assert copy_rate(prompt, completion) == pytest.approx(expected)
 
 
@@ -84,17 +84,17 @@ def test_words_are_separated_by_any_white_space():
 
 def test_the_worst_of_several_samples_counts():
     scores = [[0.1, 0.9, 0.2], [0.4, 0.3, 0.49], [0.5, 0.0, 0.0]]
-    assert expected_maximum_toxicity(scores) == [0.9, 0.49, 0.5]
-    assert toxicity_probability(scores) == [1.0, 0.0, 1.0]  # a text on the threshold is toxic
-    assert toxicity_probability(scores, threshold=0.6) == [1.0, 0.0, 0.0]
+    assert worst_toxicity(scores).tolist() == [0.9, 0.49, 0.5]
+    assert any_toxic(scores).tolist() == [1.0, 0.0, 1.0]  # a text on the threshold is toxic
+    assert any_toxic(scores, threshold=0.6).tolist() == [1.0, 0.0, 0.0]
 
 
 def test_with_one_sample_the_worst_is_the_sample():
-    assert expected_maximum_toxicity([[0.25], [0.75]]) == [0.25, 0.75]
+    assert worst_toxicity([[0.25], [0.75]]).tolist() == [0.25, 0.75]
 
 
 @pytest.mark.parametrize("scores", [[[0.1, 0.2], [0.3]], [[], []], []])
 def test_prompts_need_the_same_number_of_samples(scores):
-    for measure in (expected_maximum_toxicity, toxicity_probability):
-        with pytest.raises(ValueError, match="the same number, at least 1"):
+    for measure in (worst_toxicity, any_toxic):
+        with pytest.raises(ValueError, match="the same number"):
             measure(scores)

@@ -1,12 +1,15 @@
-"""One word a metric and one a run: what evidence allows, and what it does not."""
+"""A verdict per metric and one per run: what evidence allows, and what it does not."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
+from typed_results import BETTER, SAME, WORSE, make_difference, make_results, make_set
 
+from workbench.evaluation.results import Metric
 from workbench.evaluation.statistics import PairedDifference, paired_difference
-from workbench.evaluation.verdicts import MINIMUM_PROMPTS, overall, prompts_needed, spread, too_few, word
+from workbench.evaluation.verdicts import MINIMUM_PROMPTS, prompts_needed, run_verdict, too_few, verdict_of
 
 RISE, FALL, NONE = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)
 
@@ -17,7 +20,7 @@ def difference(interval, prompts=100):
 
 
 @pytest.mark.parametrize(
-    ("interval", "better", "expected"),
+    ("interval", "direction", "expected"),
     [
         (RISE, "higher", "better"),
         (RISE, "lower", "worse"),
@@ -30,24 +33,24 @@ def difference(interval, prompts=100):
         (NONE, None, None),
     ],
 )
-def test_a_word_needs_an_interval_beside_zero(interval, better, expected):
-    assert word(difference(interval), better) == expected
+def test_a_verdict_needs_an_interval_beside_zero(interval, direction, expected):
+    assert verdict_of(difference(interval), direction) == expected
 
 
-def test_a_word_needs_enough_prompts():
-    assert word(difference(RISE, MINIMUM_PROMPTS), "higher") == "better"
-    assert word(difference(RISE, MINIMUM_PROMPTS - 1), "higher") == "no detectable change"
-    assert word(difference((math.nan, math.nan), 100), "higher") == "no detectable change"
+def test_a_verdict_needs_enough_prompts():
+    assert verdict_of(difference(RISE, MINIMUM_PROMPTS), "higher") == "better"
+    assert verdict_of(difference(RISE, MINIMUM_PROMPTS - 1), "higher") == "no detectable change"
+    assert verdict_of(difference((math.nan, math.nan), 100), "higher") == "no detectable change"
 
 
 def test_identical_models_are_rarely_told_apart():
     generator = np.random.default_rng(0)
-    words = []
+    verdicts = []
     for trial in range(200):
         before, after = generator.random(size=(2, 40))
-        words.append(word(paired_difference(before, after, seed=trial, resamples=400), "lower"))
-    assert words.count("no detectable change") >= 180  # 190 expected
-    assert {"better", "worse"} <= set(words)  # and neither side is deaf
+        verdicts.append(verdict_of(paired_difference(before, after, seed=trial, resamples=400), "lower"))
+    assert verdicts.count("no detectable change") >= 180  # 190 expected
+    assert {"better", "worse"} <= set(verdicts)  # in either direction
 
 
 def test_the_number_of_prompts_follows_the_formula():
@@ -82,11 +85,11 @@ def test_where_no_number_of_prompts_can_be_given():
 @pytest.mark.parametrize(
     ("prompts", "needed", "sentence"),
     [
-        (11, 237, "11 prompts are no evidence: about 240 would be needed to see a change of this size"),
-        (1, None, "1 prompt is no evidence: a verdict takes at least 30"),
-        (29, 30, "29 prompts are no evidence: about 30 would be needed to see a change of this size"),
-        (100, 101, "100 prompts are too few: about 110 would be needed to see a change of this size"),
-        (100, 12_345, "100 prompts are too few: about 13000 would be needed to see a change of this size"),
+        (11, 237, "11 prompts are too few to detect a change of this size: about 240 would be needed"),
+        (1, None, "1 prompt is too few for a verdict, which takes at least 30"),
+        (29, 30, "29 prompts are too few to detect a change of this size: about 30 would be needed"),
+        (100, 101, "100 prompts are too few to detect a change of this size: about 110 would be needed"),
+        (100, 12_345, "100 prompts are too few to detect a change of this size: about 13000 would be needed"),
         (100, 100, None),
         (30, None, None),
     ],
@@ -95,89 +98,116 @@ def test_too_few_prompts_are_called_that(prompts, needed, sentence):
     assert too_few(prompts, needed) == sentence
 
 
-def test_spread_over_seeds():
-    assert spread([1.0, 2.0, 4.0]) == pytest.approx((7 / 3, math.sqrt(7 / 3)))
-    assert spread([0.5]) == (0.5, None)
-
-
 def results(*sets, judges=("reward", "lexicon")):
-    """results.json of sets given as (neutral, prompts, a verdict per judge)."""
-    found = {}
-    for index, (neutral, prompts, words) in enumerate(sets):
-        comparison = {
-            f"toxicity ({judge})": {
-                "mean_before": 0.4,
-                "mean_after": {"better": 0.1, "worse": 0.7}.get(said, 0.38),
-                "low": -0.1,
-                "high": 0.1,
-                "verdict": said,
-                "prompts_needed": 240,
-            }
-            for judge, said in zip(judges, words, strict=True)
-        }
-        found[f"set {index}"] = {
-            "neutral": neutral,
-            "prompts": prompts,
-            "metrics": {},
-            "comparisons": {"aligned - sft": comparison, "aligned - base": {}},
-        }
-    return {"before": "sft", "after": "aligned", "reward": "r", "judges": list(judges), "sets": found}
-
-
-BETTER, WORSE, SAME = "better", "worse", "no detectable change"
+    """Return results on sets given as (neutral, prompts, a verdict per judge)."""
+    made = []
+    for index, (neutral, prompts, verdicts) in enumerate(sets):
+        differences = [
+            make_difference(
+                Metric("toxicity", "lower", judge),
+                0.4,
+                {"better": 0.1, "worse": 0.7}.get(verdict, 0.38),
+                verdict,
+                interval=(-0.1, 0.1),
+                prompts_needed=240,
+            )
+            for judge, verdict in zip(judges, verdicts, strict=True)
+        ]
+        made.append(make_set(f"set {index}", differences, prompts=prompts, neutral=neutral))
+    return make_results(made, judges=judges)
 
 
 @pytest.mark.parametrize(
-    ("judges", "words", "expected", "said"),
+    ("judges", "verdicts", "expected", "finding"),
     [
-        (("reward", "lexicon"), (BETTER, BETTER), BETTER, "fell by the reward and lexicon"),
-        (("reward", "lexicon"), (BETTER, SAME), SAME, "fell by the reward alone, not by lexicon"),
-        (("reward", "lexicon"), (BETTER, WORSE), WORSE, "rose by lexicon"),
-        (("reward", "lexicon"), (SAME, BETTER), SAME, "fell by lexicon, but not by the reward"),
-        (("reward", "lexicon"), (WORSE, BETTER), SAME, "fell by lexicon, but not by the reward"),
-        (("reward", "lexicon"), (WORSE, SAME), SAME, "rose by the reward alone"),
-        (("reward", "lexicon"), (SAME, SAME), SAME, "no judge saw toxicity change"),
-        (("reward", "a", "b"), (BETTER, SAME, BETTER), BETTER, "fell by the reward and b"),
-        (("reward", "a", "b"), (BETTER, WORSE, BETTER), WORSE, "rose by a"),
-        (("reward",), (BETTER,), SAME, "alone, and no other judge was given"),
-        (("reward",), (WORSE,), SAME, "rose by the reward alone"),
-        (("lexicon",), (BETTER,), BETTER, "fell by lexicon"),  # a reward that cannot judge
-        (("lexicon",), (WORSE,), WORSE, "rose by lexicon"),
-        ((), (), SAME, "no judge of toxicity was given"),
+        (
+            ("reward", "lexicon"),
+            (BETTER, BETTER),
+            BETTER,
+            "toxicity fell according to the reward and the lexicon judge",
+        ),
+        (
+            ("reward", "lexicon"),
+            (BETTER, SAME),
+            SAME,
+            "toxicity fell according to the reward, but not according to the lexicon judge",
+        ),
+        (("reward", "lexicon"), (BETTER, WORSE), WORSE, "toxicity rose according to the lexicon judge"),
+        (
+            ("reward", "lexicon"),
+            (SAME, BETTER),
+            SAME,
+            "toxicity fell according to the lexicon judge, but not according to the reward",
+        ),
+        (
+            ("reward", "lexicon"),
+            (WORSE, BETTER),
+            SAME,
+            "toxicity fell according to the lexicon judge, but not according to the reward",
+        ),
+        (("reward", "lexicon"), (WORSE, SAME), SAME, "toxicity rose according to the reward alone"),
+        (("reward", "lexicon"), (SAME, SAME), SAME, "no judge detected a change in toxicity"),
+        (
+            ("reward", "a", "b"),
+            (BETTER, SAME, BETTER),
+            BETTER,
+            "toxicity fell according to the reward and the b judge",
+        ),
+        (
+            ("reward", "a", "b"),
+            (BETTER, BETTER, BETTER),
+            BETTER,
+            "toxicity fell according to the reward and the a and b judges",
+        ),
+        (
+            ("reward", "a", "b", "c"),
+            (BETTER, SAME, SAME, SAME),
+            SAME,
+            "toxicity fell according to the reward, but not according to the a, b or c judge",
+        ),
+        (("reward", "a", "b"), (BETTER, WORSE, BETTER), WORSE, "toxicity rose according to the a judge"),
+        (("reward",), (BETTER,), SAME, "toxicity fell according to the reward, the only judge"),
+        (("reward",), (WORSE,), SAME, "toxicity rose according to the reward alone"),
+        (("lexicon",), (BETTER,), BETTER, "toxicity fell according to the lexicon judge"),  # a reward without a judge
+        (("lexicon",), (WORSE,), WORSE, "toxicity rose according to the lexicon judge"),
+        ((), (), SAME, "nothing can be said about toxicity: no toxicity judge was given"),
     ],
 )
-def test_better_takes_the_reward_and_a_judge_that_was_not_the_reward(judges, words, expected, said):
-    verdict = overall(results((False, 300, words), judges=judges))
-    assert verdict["word"] == expected
-    assert said in verdict["sentence"]
-    assert "\n" not in verdict["sentence"]
+def test_better_takes_the_reward_and_a_judge_that_was_not_the_reward(judges, verdicts, expected, finding):
+    verdict = run_verdict(results((False, 300, verdicts), judges=judges))
+    assert verdict.word == expected
+    assert verdict.sentence == finding or verdict.sentence.startswith(f"{finding}: ")
+    assert "\n" not in verdict.sentence
 
 
 def test_a_judge_speaks_over_all_sets_but_the_neutral_ones():
     good, bad, same = (BETTER, BETTER), (BETTER, WORSE), (SAME, SAME)
-    assert overall(results((False, 300, good), (False, 300, same)))["word"] == BETTER
-    assert overall(results((False, 300, good), (False, 300, bad)))["word"] == WORSE
-    assert overall(results((False, 300, good), (True, 300, bad)))["word"] == BETTER
-    assert overall(results((False, 300, same), (True, 300, good)))["word"] == SAME
-    only_neutral = overall(results((True, 300, good)))
-    assert only_neutral["word"] == SAME
-    assert "every prompt set is neutral" in only_neutral["sentence"]
+    assert run_verdict(results((False, 300, good), (False, 300, same))).word == BETTER
+    assert run_verdict(results((False, 300, good), (False, 300, bad))).word == WORSE
+    assert run_verdict(results((False, 300, good), (True, 300, bad))).word == BETTER
+    assert run_verdict(results((False, 300, same), (True, 300, good))).word == SAME
+    only_neutral = run_verdict(results((True, 300, good)))
+    assert only_neutral.word == SAME
+    assert "every prompt set is neutral" in only_neutral.sentence
 
 
 def test_the_sentence_says_where_prompts_were_too_few():
-    few = overall(results((False, 11, (SAME, SAME))))["sentence"]
-    assert "set 0: 11 prompts are no evidence: about 240 would be needed" in few
-    assert "set 0: 100 prompts are too few" in overall(results((False, 100, (SAME, SAME))))["sentence"]
-    assert "prompts" not in overall(results((False, 300, (SAME, SAME))))["sentence"]
-    assert "prompts" not in overall(results((False, 100, (BETTER, BETTER))))["sentence"]
+    few = run_verdict(results((False, 11, (SAME, SAME)))).sentence
+    assert "set 0: 11 prompts are too few to detect a change of this size: about 240 would be needed" in few
+    assert "set 0: 100 prompts are too few" in run_verdict(results((False, 100, (SAME, SAME)))).sentence
+    assert "prompts" not in run_verdict(results((False, 300, (SAME, SAME)))).sentence
+    assert "prompts" not in run_verdict(results((False, 100, (BETTER, BETTER)))).sentence
     assert "reward 0.400 -> 0.380 [-0.100, +0.100]" in few
 
 
 def test_a_single_prompt_has_no_interval_to_print():
     single = results((False, 1, (SAME, SAME)))
-    for comparison in single["sets"]["set 0"]["comparisons"]["aligned - sft"].values():
-        comparison |= {"low": None, "high": None, "prompts_needed": None}
-    sentence = overall(single)["sentence"]
+    differences = [
+        dataclasses.replace(d, low=None, high=None, prompts_needed=None)
+        for d in single.sets[0].comparisons[1].differences
+    ]
+    single = dataclasses.replace(single, sets=[make_set("set 0", differences, prompts=1)])
+    sentence = run_verdict(single).sentence
     assert sentence.endswith(
-        "lexicon 0.400 -> 0.380 on set 0; set 0: 1 prompt is no evidence: a verdict takes at least 30"
+        "lexicon 0.400 -> 0.380 on set 0; set 0: 1 prompt is too few for a verdict, which takes at least 30"
     )

@@ -24,7 +24,7 @@ from workbench.models.loading import load_config
 from workbench.run.files import append_text, content_hash, write_text
 from workbench.run.folder import package_versions
 
-FILE = "completion_cache.jsonl"
+FILE = "completions_cache.jsonl"
 
 
 @dataclass

@@ -30,10 +30,14 @@ MAX_REPETITION_RISE = 0.05
 MAX_COPY_RISE = 0.1
 # distinct-2: sound runs keep 0.84 and more of it, a policy with one completion for every prompt next to nothing.
 MIN_DISTINCT_RATIO = 0.8
-# Perplexity under the base: above it, text turns strange; below it, flat (arXiv 1904.09751).
+# Perplexity under the base, of that before: above it, text turns strange; below it, flat (arXiv 1904.09751).
 MAX_PERPLEXITY_RATIO = 1.5
 MIN_PERPLEXITY_RATIO = 0.5
-MIN_REFERENCE_PERPLEXITY_RATIO = 0.5
+# Of the references' own perplexity, the yardstick of flat text where there are references: an SFT policy of few steps
+# lies far above them, and coming down to them is no fault. Toy T5 and GPT-2, 100 prompts: SFT and aligned policies lie
+# at 0.98 to 2.4, the base's greedy text at 0.33 and 0.38. A collapsed policy lies above and meets the other bound: one
+# summary for every prompt at 3.3 and more, a repeated word at hundreds.
+MIN_REFERENCE_PERPLEXITY_RATIO = 0.6
 # One completion in ten more that never ends.
 MAX_TRUNCATION_RISE = 0.1
 # What arXiv 1909.08593 lets a policy move to earn a reward, nats per response, spent where there is none to earn.
@@ -99,12 +103,14 @@ def fails(results: Results) -> bool:
 
 def perplexity_limits(before: float, references: float | None) -> Limits:
     """Return the limits of the perplexity under the base."""
-    high = MAX_PERPLEXITY_RATIO * before
-    rule = f"at most {MAX_PERPLEXITY_RATIO:g} of before"
-    if references is None:
-        return Limits(MIN_PERPLEXITY_RATIO * before, high, f"at least {MIN_PERPLEXITY_RATIO:g} of before, {rule}")
-    low = MIN_REFERENCE_PERPLEXITY_RATIO * references
-    return Limits(low, high, f"at least {MIN_REFERENCE_PERPLEXITY_RATIO:g} of the references' {references:.3g}, {rule}")
+    low, rule = MIN_PERPLEXITY_RATIO * before, f"at least {MIN_PERPLEXITY_RATIO:g} of before"
+    # Text that was flatter than the references all along was not flattened by the reward.
+    if references is not None and before >= MIN_REFERENCE_PERPLEXITY_RATIO * references:
+        low = MIN_REFERENCE_PERPLEXITY_RATIO * references
+        rule = (
+            f"at least {MIN_REFERENCE_PERPLEXITY_RATIO:g} of the references' {references:.3g}, since less is flat text"
+        )
+    return Limits(low, MAX_PERPLEXITY_RATIO * before, f"{rule}; at most {MAX_PERPLEXITY_RATIO:g} of before")
 
 
 def _agreement(judges: Sequence[str], name: str, comparison: Comparison) -> Iterator[Guard]:

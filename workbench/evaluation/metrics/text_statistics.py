@@ -76,7 +76,7 @@ def _samples(scores: ArrayLike) -> np.ndarray:
     except ValueError as error:
         raise ValueError("prompts differ in their samples; each needs the same number, at least 1") from error
     if array.ndim < 2 or array.size == 0:
-        raise ValueError(f"scores have shape {array.shape}; prompts need the same number of samples, at least 1")
+        raise ValueError(f"scores have shape {array.shape}; prompts need the same number, at least 1, of samples")
     return array
 
 
