@@ -1,4 +1,4 @@
-"""The stage `reward`: what it trains, how it stops, goes on and averages, and what it refuses."""
+"""The stage `reward`: what it trains, how it stops, resumes and averages, and what it refuses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from transformers import AutoModelForSequenceClassification
 from recipes import ppo, reward
 from workbench.errors import Interrupted, UserError
 from workbench.rewards.registry import load_reward
-from workbench.rewards.training.trainers import AverageWeights, balanced, grouped_order, weighted_loss
+from workbench.rewards.training import saving
+from workbench.rewards.training.averaging import AverageWeights
+from workbench.rewards.training.trainers import balanced_weights, grouped_order, weighted_loss
 from workbench.run import cli
 from workbench.run.hf_trainer import StepCallback
 
@@ -30,12 +32,12 @@ def lines(file: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"path": str(file)}
 
 
-def labelled(file: Path, count: int, seed: int, share: float = 0.5) -> dict[str, Any]:
-    """Sentences that are rude, in `share` of the rows, by one word."""
+def labelled(file: Path, count: int, seed: int, rude_fraction: float = 0.5) -> dict[str, Any]:
+    """Sentences of which `rude_fraction` hold one rude word."""
     chance = random.Random(seed)
     rows = []
     for row in range(count):
-        rude = row < share * count
+        rude = row < rude_fraction * count
         word = "idiot" if rude else chance.choice(["friend", "teacher", "doctor"])
         label = "rude" if rude else "ok"
         rows.append({"text": f"{chance.choice(NAMES)} is a {word}, said {chance.choice(NAMES)}.", "label": label})
@@ -44,7 +46,7 @@ def labelled(file: Path, count: int, seed: int, share: float = 0.5) -> dict[str,
 
 
 def preferences(file: Path, count: int, seed: int, same: int = 0) -> dict[str, Any]:
-    """Pairs whose chosen answer thanks, and `same` pairs without a difference."""
+    """Pairs whose chosen completion thanks, and `same` pairs without a difference."""
     chance = random.Random(seed)
     rows = [
         {
@@ -60,7 +62,7 @@ def preferences(file: Path, count: int, seed: int, same: int = 0) -> dict[str, A
 def write_config(folder: Path, train: dict[str, Any]) -> Path:
     """A configuration file around the section reward.train."""
     texts = lines(folder / "prompts.jsonl", [{"prompt": f"{name}: hello"} for name in NAMES])
-    given = {
+    defaults = {
         "model": "toy:gpt2",
         "data": labelled(folder / "train.jsonl", 160, 0),
         "validation": labelled(folder / "validation.jsonl", 40, 1),
@@ -74,7 +76,7 @@ def write_config(folder: Path, train: dict[str, Any]) -> Path:
     config = {
         "name": "run",
         "policy": {"model": "toy:gpt2", "lora": {"r": 4, "alpha": 8}},
-        "reward": {"train": given | train},
+        "reward": {"train": defaults | train},
         "ppo": {"data": texts, "steps": 1, "batch_size": 4, "minibatch_size": 4, "max_new_tokens": 4},
         "evaluation": {"data": {"test": texts}},
     }
@@ -90,31 +92,31 @@ def launch(folder: Path, train: dict[str, Any], *options: str, runs: str = "runs
     return folder / runs / "run" / "reward"
 
 
-def test_every_option_of_a_classifier_goes_into_an_ordinary_folder_that_pays_ppo(
+def test_every_option_of_a_classifier_goes_into_an_ordinary_folder_that_rewards_ppo(
     in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train = {
         "lora": {"r": 8, "alpha": 16},
         "learning_rate": 5e-3,
         "class_weights": "balanced",
-        "variants": 0.2,
+        "perturbation_rate": 0.2,
         "average_from": 0.7,
-        "more_data": [labelled(tmp_path / "more.jsonl", 64, 2, share=0.25)],
+        "more_data": [labelled(tmp_path / "more.jsonl", 64, 2, rude_fraction=0.25)],
         "clean_data": [lines(tmp_path / "clean.jsonl", [{"text": f"{name} went home."} for name in NAMES * 4])],
         "clean_validation": lines(tmp_path / "domain.jsonl", [{"text": f"{name} is at home."} for name in NAMES]),
     }
     folder = launch(tmp_path, train, chain=[ppo.STAGE])
-    said = capsys.readouterr().out
-    assert "reward.train.more_data[0]:" in said
-    assert "reward.train.clean_data[0]:" in said
-    assert "24 clean texts" in said
-    model, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"], "the adapter is merged"
+    printed = capsys.readouterr().out
+    for source in ("data", "more_data[0]", "clean_data[0]", "validation", "clean_validation"):
+        assert printed.count(f"reward.train.{source}: ") == 1, "every source is loaded and printed once"
+    assert "24 clean texts" in printed
+    model, loading = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"], "the adapter is merged"
     assert sorted(model.config.label2id) == ["ok", "rude"]
-    found = json.loads((folder / "report.json").read_text())
-    assert found["auroc"] > 0.95
-    assert found["clean"]["texts"] == len(NAMES)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["auroc"] > 0.95
+    assert report["clean"]["texts"] == len(NAMES)
     assert "Reliability" in (folder / "report.html").read_text()
     score = load_reward(str(folder), target_label="ok", polarity_pair=None)
     assert len(score([""], ["Anna is a friend."])) == 1
@@ -126,12 +128,12 @@ def test_probabilities_of_the_saved_classifier_are_scaled_by_its_temperature(in_
     temperature = json.loads((folder / "calibration.json").read_text())["temperature"]
     text = ["Anna is a friend, said Tom."]
     loaded = load_reward(str(folder), target_label="ok", polarity_pair=None)
-    (margin,), (toxicity,) = loaded([""], text), loaded.reward.toxicity(text)
+    (margin,), (toxicity,) = loaded([""], text), loaded.judge()(text)
     assert toxicity == pytest.approx(1 / (1 + np.exp(margin / temperature)), rel=1e-5)
     (folder / "calibration.json").write_text('{"temperature": 2.0}')
     again = load_reward(str(folder), target_label="ok", polarity_pair=None)
     assert again([""], text) == [margin], "the reward stays in logits"
-    assert again.reward.toxicity(text)[0] == pytest.approx(1 / (1 + np.exp(margin / 2)), rel=1e-5)
+    assert again.judge()(text)[0] == pytest.approx(1 / (1 + np.exp(margin / 2)), rel=1e-5)
 
 
 def test_averaged_weights_are_the_mean_over_the_last_steps_also_after_stops_in_later_epochs(
@@ -144,7 +146,7 @@ def test_averaged_weights_are_the_mean_over_the_last_steps_also_after_stops_in_l
         seen[state.global_step] = {name: weight.detach().clone() for name, weight in model.named_parameters()}
         take(self, args, state, control, model, **kwargs)
 
-    train = {"average_from": 0.5, "epochs": 3, "variants": 0.3}
+    train = {"average_from": 0.5, "epochs": 3, "perturbation_rate": 0.3}
     with monkeypatch.context() as patched:
         patched.setattr(AverageWeights, "on_step_end", watching)
         whole = AutoModelForSequenceClassification.from_pretrained(launch(tmp_path, train, runs="whole")).state_dict()
@@ -164,7 +166,7 @@ def test_averaged_weights_are_the_mean_over_the_last_steps_also_after_stops_in_l
 
         with monkeypatch.context() as patched:
             patched.setattr(StepCallback, "on_step_end", stopping)
-            patched.setattr(reward, "save", stop)
+            patched.setattr(saving, "save_reward_model", stop)
             with pytest.raises(Interrupted):
                 launch(tmp_path, train)
     (torn,) = (tmp_path / "runs").rglob("checkpoint-22")
@@ -220,7 +222,7 @@ def test_a_preference_model_learns_the_order_and_is_scored_with_its_prompt(
         "validation": preferences(tmp_path / "held_out.jsonl", 24, 1),
     }
     folder = launch(tmp_path, train, chain=[ppo.STAGE])
-    assert "96 pairs, 3 with chosen == rejected dropped" in capsys.readouterr().out
+    assert "96 pairs, 3 dropped with chosen == rejected" in capsys.readouterr().out
     report = json.loads((folder / "report.json").read_text())
     assert (report["pairs"], report["accuracy"]) == (24, 1.0)
     score = load_reward(str(folder))
@@ -244,11 +246,11 @@ def test_a_classifier_may_start_from_one_with_other_labels_and_learn_texts_that_
     assert AutoModelForSequenceClassification.from_pretrained(found).config.num_labels == 3
 
 
-def test_balanced_weights_give_every_label_the_same_share_of_the_loss() -> None:
-    numbers = [0] * 90 + [1] * 10
-    weights = balanced(numbers)
-    shares = [weights[label] * numbers.count(label) for label in (0, 1)]
-    assert shares[0] == pytest.approx(shares[1])
+def test_balanced_weights_give_every_label_the_same_part_of_the_loss() -> None:
+    label_ids = [0] * 90 + [1] * 10
+    weights = balanced_weights(label_ids)
+    parts = [weights[label] * label_ids.count(label) for label in (0, 1)]
+    assert parts[0] == pytest.approx(parts[1])
     logits, labels = torch.randn(7, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 0, 1, 0, 1])
 
     class Output:
@@ -266,15 +268,17 @@ def test_balanced_weights_give_every_label_the_same_share_of_the_loss() -> None:
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"target_label": None}, r"reward\.train\.target_label: not set; a classifier needs .*ok, rude"),
+        ({"target_label": None}, r"reward\.train\.target_label: missing; a classifier needs .*ok, rude"),
         ({"target_label": "fine"}, r"reward\.train\.target_label: 'fine' is not a label of the data: ok, rude"),
-        ({"early_stopping": 0}, r"reward\.train\.early_stopping: 0; give at least 1 evaluation"),
+        ({"early_stopping": 0}, r"reward\.train\.early_stopping: 0"),
         ({"max_tokens": 4000}, r"reward\.train\.max_tokens: 4000, but toy:gpt2 reads \d+ tokens"),
-        ({"variants": 1.5}, r"reward\.train\.variants: 1\.5 is no share"),
-        ({"average_from": -0.1}, r"reward\.train\.average_from: -0\.1 is no share"),
+        ({"perturbation_rate": 1.5}, r"reward\.train\.perturbation_rate: 1\.5"),
+        ({"variants": 0.5}, r"reward\.train\.variants: this key is now reward\.train\.perturbation_rate"),
+        ({"wanted_label": "ok"}, r"reward\.train\.wanted_label: this key is now reward\.train\.target_label"),
+        ({"average_from": -0.1}, r"reward\.train\.average_from: -0\.1"),
         ({"early_stopping": 2, "average_from": 0.5}, "early_stopping keeps one checkpoint, average_from a mean"),
         ({"lora": {"target_modules": ["nothing"]}}, r"reward\.train\.lora\.target_modules: \['nothing'\]"),
-        ({"objective": "preference"}, r"reward\.train\.target_label: belongs to objective classifier"),
+        ({"objective": "preference"}, r"reward\.train\.target_label: only objective classifier reads it"),
         ({"objective": "preference", "target_label": None}, r"reward\.train\.data: .*no column 'chosen'"),
         ({"polarity_pair": ["You idiot.", "Thank you."]}, r"'You idiot\.' scores .* and 'Thank you\.' scores"),
     ],
@@ -287,19 +291,23 @@ def test_what_cannot_work_is_refused_in_a_line(
     assert "\n" not in str(caught.value)
 
 
-def test_pairs_without_a_difference_are_no_pairs(in_project: Path, tmp_path: Path) -> None:
+def test_pairs_without_a_difference_are_refused(in_project: Path, tmp_path: Path) -> None:
     same = preferences(tmp_path / "same.jsonl", 0, 0, same=5)
     with pytest.raises(UserError, match="all 5 rows have chosen == rejected"):
         launch(tmp_path, {"objective": "preference", "target_label": None, "data": same})
 
 
-def test_what_watches_ppo_is_given_its_options_and_the_columns(in_project: Path, tmp_path: Path) -> None:
+def test_a_held_out_reward_gets_its_options_and_the_columns(in_project: Path, tmp_path: Path) -> None:
     rows = [{"prompt": f"{name} {i}: hello", "reference": f"{name} says hello"} for i in range(3) for name in NAMES]
     source = lines(tmp_path / "rows.jsonl", rows)
     config = {
         "name": "run",
         "policy": {"model": "toy:gpt2", "lora": {"r": 4, "alpha": 8}},
-        "reward": {"model": "length", "options": {"target": 3}, "watch": "rouge", "watch_options": {"type": "rouge1"}},
+        "reward": {
+            "model": "length",
+            "options": {"target": 3},
+            "held_out": {"model": "rouge", "options": {"type": "rouge1"}},
+        },
         "ppo": {"data": source, "validation": source, "checkpoint_every": 1}
         | {"steps": 2, "batch_size": 4, "minibatch_size": 4, "max_new_tokens": 4},
         "evaluation": {"data": {"test": source}},
@@ -307,8 +315,10 @@ def test_what_watches_ppo_is_given_its_options_and_the_columns(in_project: Path,
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     arguments = ["--config", str(tmp_path / "config.yaml"), "--runs", str(tmp_path)]
     cli.launch([ppo.STAGE], "", arguments)
-    found = [json.loads(line) for line in (tmp_path / "run" / "ppo" / "metrics.jsonl").read_text().splitlines()]
-    assert all(0 <= line["validation/watch_mean"] <= 1 and line["validation/watch_error"] >= 0 for line in found)
-    assert "Both scorers against step" in (tmp_path / "run" / "ppo" / "watch.html").read_text()
-    with pytest.raises(UserError, match=r"reward\.watch: .*has 9 prompts; give at least 10"):
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "ppo" / "metrics.jsonl").read_text().splitlines()]
+    assert all(
+        0 <= line["validation/held_out_mean"] <= 1 and line["validation/held_out_error"] >= 0 for line in metrics
+    )
+    assert "Both rewards against step" in (tmp_path / "run" / "ppo" / "overoptimization.html").read_text()
+    with pytest.raises(UserError, match=r"reward\.held_out: .*has 9 prompts; give at least 10"):
         cli.launch([ppo.STAGE], "", [*arguments, "--name", "few", "--ppo.validation.limit", "9"])
