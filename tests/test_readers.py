@@ -118,8 +118,8 @@ BAD_FILES = {
     "not an object": ("a.jsonl", '{"prompt": "x"}\n"y"\n', r"a\.jsonl line 2: a row must be an object .*found 'y'"),
     "empty": ("a.jsonl", "", r"a\.jsonl: the file is empty"),
     "blank": ("a.csv", "\n \n", r"a\.csv: the file is empty"),
-    "empty list": ("a.json", "[]", r"a\.json: there are no rows"),
-    "header alone": ("a.csv", "prompt,b\n", r"a\.csv: there are no rows"),
+    "empty list": ("a.json", "[]", r"a\.json: it has no rows"),
+    "header alone": ("a.csv", "prompt,b\n", r"a\.csv: it has no rows"),
     "extension": ("a.txt", "hello", r"a\.txt: unknown extension '\.txt'; use \.jsonl, \.json, \.csv, \.parquet"),
     "invalid utf-8": ("a.jsonl", b'{"prompt": "x"}\n{"prompt": "\xff"}\n', r"a\.jsonl line 2: not UTF-8"),
     "latin-1": ("a.csv", "prompt\nx\né\n".encode("latin-1"), r"a\.csv line 3: not UTF-8"),
@@ -167,7 +167,7 @@ def test_missing_paths_name_the_nearest_sibling(tmp_path, monkeypatch):
 
 def test_names_that_are_neither_a_path_nor_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "path: it is empty" in refusal(lambda: read_rows(DataSource("")))
+    assert "path: empty; give a file" in refusal(lambda: read_rows(DataSource("")))
     for name in ("json", "a/b/c", "two words"):
         assert f"{name}: no such file or folder" in refusal(lambda name=name: read_rows(DataSource(name)))
 

@@ -83,26 +83,26 @@ def load_prompts(
     """
     rows = source_rows(source)
     limits = token_limits(source, max_new_tokens, context_length, is_decoder_only(tokenizer))
-    kept: list[dict[str, Any]] = []
+    fitting: list[dict[str, Any]] = []
     dropped = {"prompt_too_long": 0, "response_too_long": 0}
     lengths: list[tuple[int, int]] = []
     # With a limit, rows are tokenized only until it is reached.
     chunk = source.limit or len(rows)
     for first in range(0, len(rows), chunk):
-        if source.limit is not None and len(kept) >= source.limit:
+        if source.limit is not None and len(fitting) >= source.limit:
             break
         for values in tokenized_rows(rows[first : first + chunk], source, tokenizer, with_responses):
             prompt_ids, response_ids = values["prompt_ids"], values["response_ids"] if with_responses else []
             lengths.append((len(prompt_ids), len(response_ids)))
             reason = limits.violation(prompt_ids, response_ids)
             if reason is None:
-                kept.append(values)
+                fitting.append(values)
             else:
                 dropped[reason] += 1
-    if not kept:
+    if not fitting:
         raise nothing_fits(source, len(rows), lengths, limits, with_responses)
-    kept = kept[: source.limit]
-    return kept, report(source, len(rows), kept, dropped)
+    fitting = fitting[: source.limit]
+    return fitting, report(source, len(rows), fitting, dropped)
 
 
 def encode_responses(texts: Sequence[str], source: DataSource, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -191,22 +191,22 @@ def nothing_fits(
 ) -> UserError:
     """Return the error for a source whose rows were all dropped, with their lengths and the limits."""
     prompts, responses = zip(*lengths, strict=True)
-    found = f"prompts have {min(prompts)} to {max(prompts)} tokens (at most {limits.prompt} fit)"
+    description = f"prompts have {min(prompts)} to {max(prompts)} tokens (at most {limits.prompt} fit)"
     if with_responses:
-        found += f", responses {min(responses)} to {max(responses)} (at most {limits.response or limits.total})"
-    return UserError(f"{source.path}: all {rows} rows dropped: {found}; raise the limits or shorten the texts")
+        description += f", responses {min(responses)} to {max(responses)} (at most {limits.response or limits.total})"
+    return UserError(f"{source.path}: all {rows} rows dropped: {description}; raise the limits or shorten the texts")
 
 
-def report(source: DataSource, rows_read: int, kept: list[dict[str, Any]], dropped: dict[str, int]) -> DataReport:
+def report(source: DataSource, rows_read: int, fitting: list[dict[str, Any]], dropped: dict[str, int]) -> DataReport:
     """Return the counts of one source."""
-    lengths = [len(values["prompt_ids"]) for values in kept]
+    lengths = [len(values["prompt_ids"]) for values in fitting]
     return DataReport(
         path=source.path,
         split=source.split,
         rows_read=rows_read,
-        rows_kept=len(kept),
+        rows_kept=len(fitting),
         dropped=dropped,
-        duplicate_prompts=len(kept) - len({normalize(values["prompt"]) for values in kept}),
+        duplicate_prompts=len(fitting) - len({normalize(values["prompt"]) for values in fitting}),
         prompt_tokens_max=max(lengths),
         prompt_tokens_median=statistics.median(lengths),
     )

@@ -41,7 +41,7 @@ def load_rows(path: str, split: str) -> list[Row]:
     if name is not None:
         return _number(path, toy.rows(name, split))
     if not path.strip():
-        raise UserError("path: it is empty; give a file, a folder, a hub data set id, or toy:NAME")
+        raise UserError("path: empty; give a file, a folder, a hub data set id, or toy:NAME")
     local = Path(path).expanduser()
     if local.is_dir():
         return _load_folder(local, split)
@@ -84,7 +84,7 @@ def _load_folder(folder: Path, split: str) -> list[Row]:
     splits: dict[str, list[Path]] = {}
     for file in files:
         splits.setdefault(_split_in_name(file) or "", []).append(file)
-    if list(splits) == [""]:  # no file is named after a split, so all of them are the one split there is
+    if list(splits) == [""]:  # no file is named after a split, so all of them belong to one
         splits = {"train": files}
     chosen = splits.get(SPLIT_WORDS.get(split, split))
     if chosen is None:
@@ -106,7 +106,7 @@ def _load_file(path: Path) -> list[Row]:
 
 
 # JSON and CSV are read here and not by `datasets`, which guesses types (a text "2020-01-01" becomes a date, and in a
-# list whose rows disagree "x" becomes '"x"'), fills short CSV rows silently, and names no line when it fails.
+# list of mixed rows "x" becomes '"x"'), fills short CSV rows silently, and names no line when it fails.
 def _read_json(path: Path) -> list[Row]:
     text = _text(path)
     line = 0
@@ -124,7 +124,7 @@ def _read_json(path: Path) -> list[Row]:
             "every line must be one object, or the file one list of objects"
         ) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-        raise UserError(f"{path} line {line or 1}: JSON that cannot be read: {_first_line(error)}") from error
+        raise UserError(f"{path} line {line or 1}: unreadable JSON: {_first_line(error)}") from error
     for row in rows:
         if not isinstance(row.values, dict):
             raise UserError(
@@ -135,7 +135,7 @@ def _read_json(path: Path) -> list[Row]:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    csv.field_size_limit(2**31 - 1)  # a long text is dropped later, and counted
+    csv.field_size_limit(2**31 - 1)  # texts that are too long are dropped and counted later
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     rows = []
     try:
@@ -163,11 +163,11 @@ def _read_parquet(path: Path) -> list[Row]:
     with path.open("rb") as file:
         if file.read(4) != b"PAR1":
             raise UserError(f"{path}: not a parquet file (it does not start with PAR1)")
-    # Streamed, the file is read as it is now: no cache to go stale. The folder takes the lock files that remain.
+    # A streamed file is read as it is now, without a cache that could be out of date. The folder takes the lock files.
     with tempfile.TemporaryDirectory() as cache:
         try:
             return _number(str(path), _decoded(IterableDataset.from_parquet(str(path), cache_dir=cache)))
-        except ValueError as error:  # what pyarrow raises
+        except ValueError as error:  # from pyarrow
             raise UserError(f"{path}: cannot be read: {_first_line(error)}") from error
 
 

@@ -26,10 +26,10 @@ def source_rows(source: DataSource) -> list[Row]:
         check_source(source)  # a caller in Python has not passed the checks of the configuration
     rows = load_rows(source.path, "train" if source.fractions else source.split)
     if not rows:
-        raise UserError(f"{source.path}: there are no rows in it")
+        raise UserError(f"{source.path}: it has no rows")
     # A mapped column stays under its own name too: a template or the reward may ask for it by that name.
     mapped = [
-        Row(row.place, row.values | {ours: column(row, theirs) for ours, theirs in source.columns.items()})
+        Row(row.place, row.values | {name: column(row, name_in_file) for name, name_in_file in source.columns.items()})
         for row in rows
     ]
     if source.fractions is None:
