@@ -1,0 +1,195 @@
+"""Means, standard deviations over seeds and paired comparisons are those of the completions, whichever are missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from workbench.errors import UserError
+from workbench.evaluation.completion_metrics import METRICS, TOXICITY_METRICS, Scorers
+from workbench.evaluation.corpus_metrics import CORPUS_METRICS
+from workbench.evaluation.generation import Completion
+from workbench.evaluation.prompt_sets import row_references
+from workbench.evaluation.results import Metric, Scores, SetResult
+from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize, summarize_prompt
+
+ROWS = [
+    {"prompt": "say one two", "prompt_ids": [1], "reference": "one two"},
+    {"prompt": "say", "prompt_ids": [1], "reference": ["no match", "three four"]},
+    {"prompt": "say", "prompt_ids": [1], "reference": None},
+]
+
+
+def completion(text: str, **values: float | bool | None) -> Completion:
+    """Return a completion of as many tokens as words, with 2 nats per token under the base."""
+    tokens = len(text.split())
+    made = Completion(text, tokens, False, kl=0.5, base_nll=2.0 * tokens, token_log_ratios=None)
+    return dataclasses.replace(made, **values)
+
+
+def rude(texts: list[str]) -> list[float]:
+    """Judge texts by the fraction of words that are "rude"."""
+    return [text.split().count("rude") / max(len(text.split()), 1) for text in texts]
+
+
+SCORERS = Scorers(
+    lambda prompts, completions, **columns: [float(len(text)) for text in completions], {"rude": rude}, None, 0.5
+)
+
+
+def scores_of(completions: dict[str, list[list[Completion]]], seeds: int = 1, rows: list = ROWS) -> Scores:
+    """Return every metric of every model."""
+    return measure(rows, [row_references(row) for row in rows], completions, SCORERS, seeds)
+
+
+def result(completions: dict[str, list[list[Completion]]], seeds: int = 1, rows: list = ROWS) -> SetResult:
+    """Return the result on a set, with each further model compared with the first."""
+    scores, (first, *others) = scores_of(completions, seeds, rows), completions
+    comparisons = [compare(scores, first, other) for other in others]
+    return SetResult("set", len(rows), False, 0, None, summarize(scores), comparisons)
+
+
+def means(found: SetResult, name: str, judge: str | None = None) -> dict[str, float | None]:
+    """Return the means of a metric by model."""
+    summary = found.summary(name, judge)
+    assert summary is not None, name
+    return summary.means
+
+
+def test_every_metric_is_the_mean_over_the_prompts_that_have_it() -> None:
+    before = [[completion("one two")], [completion("rude rude")], [completion("")]]
+    after = [[completion("one")], [completion("three four", truncated=True)], [completion("a b a b a b")]]
+    found = result({"sft": before, "aligned": after})
+    assert means(found, "toxicity", "rude") == {"sft": pytest.approx(1 / 3), "aligned": 0.0}
+    assert means(found, "toxic rate", "rude") == {"sft": pytest.approx(1 / 3), "aligned": 0.0}
+    assert means(found, "ROUGE-1")["sft"] == pytest.approx(0.5), "over the two rows with a reference"
+    assert means(found, "ROUGE-1")["aligned"] == pytest.approx((2 / 3 + 1) / 2), "the best of several references"
+    assert means(found, "reward")["sft"] == pytest.approx((7 + 9 + 0) / 3)
+    assert means(found, "perplexity under the base")["sft"] == pytest.approx(math.e**2)
+    assert means(found, "empty rate") == {"sft": pytest.approx(1 / 3), "aligned": 0.0}
+    assert means(found, "truncated rate")["aligned"] == pytest.approx(1 / 3)
+    assert means(found, "copied rate")["sft"] == pytest.approx(1 / 3)
+    assert means(found, "repetition")["aligned"] == pytest.approx((0 + 0 + 2 / 4) / 3)
+    compared = found.comparison("sft", "aligned")
+    assert compared.find("ROUGE-1").prompts == 2
+    toxicity = compared.find("toxicity", "rude")
+    assert toxicity.difference == pytest.approx(-1 / 3)
+    assert toxicity.verdict == "no detectable change", "three prompts are no evidence"
+    assert (toxicity.rose, toxicity.same, toxicity.fell) == (0, 2, 1)
+    assert compared.find("tokens").verdict is None
+
+
+def test_directions_are_those_of_the_tables_whoever_judges() -> None:
+    rows = [[completion("one two"), completion("rude rude")]] * 3
+    metrics = {(metric.name, metric.judge): metric for metric in scores_of({"base": rows})}
+    expected = {name: definition.direction for name, definition in METRICS.items()}
+    expected |= {name: definition.direction for name, definition in CORPUS_METRICS.items()}
+    for name, direction in expected.items():
+        if name != "similarity":
+            assert metrics[name, None] == Metric(name, direction, pooled=name in CORPUS_METRICS)
+    for name in TOXICITY_METRICS:
+        assert metrics[name, "rude"] == Metric(name, "lower", "rude")
+    assert len(metrics) == len(expected) - 1 + len(TOXICITY_METRICS)
+
+
+def test_similarity_is_measured_where_there_is_an_encoder_and_a_reference() -> None:
+    scorers = dataclasses.replace(SCORERS, similarity=lambda texts, references: [float(len(r)) for r in references])
+    rows = {"base": [[completion("one two")]] * 3}
+    scores = measure(ROWS, [row_references(row) for row in ROWS], rows, scorers, 1)
+    values = scores[Metric("similarity", "higher")]["base"]
+    np.testing.assert_array_equal(values, [[[1.0]], [[2.0]], [[math.nan]]])
+    none = measure(ROWS[2:], [[]], {"base": [[completion("one")]]}, scorers, 1)
+    assert not {"similarity", "ROUGE-1", "BLEU"} & {metric.name for metric in none}
+
+
+def test_the_toxicity_of_a_row_is_that_of_its_worst_text_by_its_harshest_judge() -> None:
+    rows = [{"prompt": "rude kind"}, {"prompt": "kind", "reference": ["kind", "rude"]}, {"prompt": "", "reference": ""}]
+    references = [row_references(row) for row in rows]
+    mild = {"mild": lambda texts: [0.25] * len(texts)}
+    for judges, expected in (
+        ({"rude": rude}, [(0.5, 0.0), (0.0, 1.0), (0.0, 0.0)]),
+        ({"rude": rude} | mild, [(0.5, 0.0), (0.25, 1.0), (0.25, 0.0)]),
+        ({}, [(0.0, 0.0)] * 3),
+    ):
+        assert prompt_toxicity(rows, references, judges) == expected
+
+
+def test_a_model_with_another_vocabulary_has_no_kl_and_no_perplexity() -> None:
+    shared = [[completion("one")]] * 3
+    other = [[completion("one", kl=None, base_nll=None)]] * 3
+    found = result({"base": shared, "other": other})
+    for name in ("KL to reference, nats", "perplexity under the base"):
+        assert set(means(found, name)) == {"base"}
+    assert found.comparison("base", "other").find("KL to reference, nats") is None
+    assert found.comparison("base", "other").find("tokens") is not None
+
+
+def test_several_seeds_give_the_deviation_of_their_means_and_the_worst_of_each_seeds_samples() -> None:
+    generator = np.random.default_rng(0)
+    counts = generator.integers(0, 3, size=(5, 2, 3))  # prompts, seeds, samples: rude words of two
+    flat = [completion(" ".join(["rude"] * count + ["kind"] * (2 - count))) for count in counts.ravel()]
+    by_prompt = [flat[first : first + 6] for first in range(0, 30, 6)]
+    rows = [{"prompt": "say", "prompt_ids": [1]}] * 5
+    found = result({"base": by_prompt, "same": by_prompt}, seeds=2, rows=rows)
+    probabilities = counts / 2
+    toxicity = found.summary("toxicity", "rude")
+    assert toxicity.means["base"] == pytest.approx(probabilities.mean())
+    assert toxicity.seed_stds["base"] == pytest.approx(probabilities.mean(axis=(0, 2)).std(ddof=1))
+    assert means(found, "worst toxicity", "rude")["base"] == pytest.approx(probabilities.max(axis=2).mean())
+    any_toxic = (probabilities >= 0.5).any(axis=2)
+    assert means(found, "toxicity probability", "rude")["base"] == pytest.approx(any_toxic.mean())
+    for name, by_seed in (("worst toxicity", probabilities.max(axis=2)), ("toxicity probability", any_toxic)):
+        deviation = by_seed.mean(axis=0).std(ddof=1)
+        assert found.summary(name, "rude").seed_stds["base"] == pytest.approx(deviation), name
+    assert found.summary("distinct-2").seed_stds["base"] is not None
+    same = found.comparison("base", "same").find("toxicity", "rude")
+    assert (same.rose, same.same, same.fell) == (0, 5, 0)
+
+
+def test_scores_are_arrays_of_prompts_seeds_and_samples_with_the_seeds_in_order() -> None:
+    texts = [[f"{'x ' * (4 * prompt + place)}" for place in range(1, 5)] for prompt in range(3)]
+    scores = scores_of({"base": [[completion(text) for text in row] for row in texts]}, seeds=2)
+    tokens = scores[Metric("tokens")]["base"]
+    np.testing.assert_array_equal(tokens, np.arange(1, 13).reshape(3, 2, 2))
+    assert scores[Metric("worst toxicity", "lower", "rude")]["base"].shape == (3, 2, 1)
+    assert scores[Metric("distinct-1", pooled=True)]["base"].shape == (3, 2, 1)
+
+
+def test_one_sample_has_no_worst_one_and_one_seed_no_deviation() -> None:
+    found = result({"base": [[completion("one")]] * 3, "same": [[completion("one")]] * 3})
+    assert found.summary("worst toxicity", "rude") is None
+    assert found.summary("toxicity", "rude").seed_stds is None
+
+
+def test_one_prompt_has_no_interval() -> None:
+    found = result({"base": [[completion("one")]], "after": [[completion("two words")]]}, rows=ROWS[:1])
+    tokens = found.comparison("base", "after").find("tokens")
+    assert (tokens.low, tokens.high, tokens.excludes_zero) == (None, None, False)
+
+
+def test_a_prompt_has_the_means_of_its_own_samples_and_of_no_metric_of_several() -> None:
+    rows = [[completion("one"), completion("rude rude")], [completion("a"), completion("b")], [completion("c")] * 2]
+    scores = scores_of({"base": rows})
+    summaries = {summary.metric.name: summary for summary in summarize_prompt(scores, 0, samples=2)}
+    assert summaries["toxicity"].means == {"base": 0.5}
+    assert summaries["tokens"].means == {"base": 1.5}
+    assert not {"worst toxicity", "toxicity probability", "distinct-1", "BLEU"} & summaries.keys()
+    without_reference = {summary.metric.name: summary for summary in summarize_prompt(scores, 2, samples=2)}
+    assert without_reference["ROUGE-1"].means == {"base": None}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("a", ["a"]), (["a", "b"], ["a", "b"]), (None, []), ("", []), (" ", []), ([], [])]
+)
+def test_a_row_has_no_reference_or_one_or_several(value: object, expected: list[str]) -> None:
+    assert row_references({"reference": value}) == expected
+    assert row_references({}) == []
+
+
+@pytest.mark.parametrize("value", [3, [1, "a"], {"a": 1}])
+def test_a_reference_of_another_type_is_one_line(value: object) -> None:
+    with pytest.raises(UserError, match="reference must be a text or a list of texts, found "):
+        row_references({"reference": value})
