@@ -170,5 +170,5 @@ def test_processes_on_unlike_machines_agree_on_what_is_cached(results: Path) -> 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="they would meet on GPUs")
 def test_processes_that_cannot_meet_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="put ACCELERATE_USE_CPU=true before the command"):
+    with pytest.raises(UserError, match="set ACCELERATE_USE_CPU=true"):
         cli.wait_for_everyone()

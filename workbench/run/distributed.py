@@ -1,4 +1,4 @@
-"""What depends on how many processes were launched: printing once, meeting, sharing out."""
+"""What depends on the number of processes: printing once, waiting for each other, dividing batches."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from workbench.errors import UserError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# The other processes wait while the main one judges an evaluation's completions, where torch would give up after ten
-# minutes (GPUs) or thirty.
+# While the main process scores the completions of an evaluation, the others wait; torch's default is to give up after
+# ten minutes (GPUs) or thirty (CPUs).
 PROCESS_TIMEOUT = timedelta(days=7)
 
 
 def report_idle_cores() -> None:
-    """Say so when `accelerate launch`, as it does unless told otherwise, left a CPU run one thread of several cores."""
+    """Print a note where `accelerate launch` limits a run on CPUs to one thread per process, which is its default."""
     import torch
 
     cores = (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", "1"))
@@ -33,17 +33,17 @@ def report_idle_cores() -> None:
 
 
 def wait_for_everyone() -> None:
-    """Meet the other processes; a stage must find what the one before it wrote."""
+    """Wait for the other processes, so that every file of a stage is written before the next stage reads it."""
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    # The first state decides for all that come after it, and only later ones would look for this flag by themselves.
+    # PartialState is a singleton, and it ignores this flag; AcceleratorState, which is made later, would read it.
     cpu, started = parse_flag_from_env("ACCELERATE_USE_CPU"), os.environ.get("WORLD_SIZE", "1")
     state = PartialState(cpu=cpu, timeout=PROCESS_TIMEOUT)
     if state.num_processes != int(started):
         raise UserError(
-            f"launch: {started} processes were started, but there is no GPU for them to meet on; "
-            "for processes on CPUs put ACCELERATE_USE_CPU=true before the command"
+            f"launch: {started} processes were started, but there is no GPU for them; "
+            "for processes on CPUs, set ACCELERATE_USE_CPU=true"
         )
     state.wait_for_everyone()
 
@@ -55,12 +55,12 @@ def print_once(line: str) -> None:
 
 
 def is_main_process() -> bool:
-    """Known from the launcher's environment, so that it can be asked before anything is loaded."""
+    """Return whether this is the main process, by the launcher's environment: nothing need be loaded yet."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def reset_accelerate() -> None:
-    """Forget the trainer's global state, so that the next stage sets its own precision and plugins."""
+    """Reset Accelerate's global state, so that the next stage sets its own precision and plugins."""
     from accelerate.state import AcceleratorState, GradientState
 
     AcceleratorState._reset_state()
@@ -69,7 +69,7 @@ def reset_accelerate() -> None:
 
 
 def per_process(key: str, value: int, processes: int) -> int:
-    """The share of each process; raises UserError unless the processes divide the value."""
+    """Return the value per process; raises UserError unless the number of processes divides it."""
     if value % processes:
         raise UserError(f"{key}: {value} is not a multiple of the {processes} processes")
     return value // processes

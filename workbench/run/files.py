@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what they contain as one hash."""
+"""Write files and folders as a whole or not at all, and hash what they contain."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".txt", ".model", ".ji
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns a failure to write into one line; libraries report a full disk as RuntimeError and the like."""
+    """Raise UserError where the block fails to write; libraries report a full disk as RuntimeError, too."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch's writer says "unexpected pos" when the disk takes less than it was given.
+        # torch's writer reports "unexpected pos" on a full disk.
         is_write = any(word in str(error) for word in ("space", "large", "write", "unexpected pos"))
         if not isinstance(error, OSError) and not is_write:
             raise
         reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
         raise UserError(
             f"{path}: cannot be written: {reason}; what was there before is unchanged; "
-            "free some space, or choose another folder, then run the same command again"
+            "free some space or choose another folder, then run the same command again"
         ) from error
 
 
@@ -47,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add to the end of a file, and return when it is on the disk: what is saved afterwards may rely on it."""
+    """Append to a file, and return once the text is on the disk, so that a later checkpoint never precedes its log."""
     with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -56,14 +56,14 @@ def append_text(path: Path, text: str) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder that takes the place of `path` if the block succeeds, and vanishes if it fails."""
+    """Yield an empty folder that replaces `path` if the block succeeds, and is removed if it fails."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield partial
             partial.chmod(0o755)
-            for file in partial.rglob("*"):  # a crash of the machine must not find the new name on old blocks
+            for file in partial.rglob("*"):  # a crash of the machine must not leave the new name on old blocks
                 if file.is_file():
                     with file.open("rb") as stream:
                         os.fsync(stream.fileno())
@@ -74,7 +74,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path, prefix: str) -> None:
-    """Remove what processes that were killed within `atomic_folder` left of folders whose names start so."""
+    """Remove the incomplete folders that processes killed within `atomic_folder` left, of names with this prefix."""
     for partial in folder.glob(f".{prefix}*"):
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""Run a Hugging Face trainer so that it shows progress, stops on request and goes on where it stopped."""
+"""Run a Hugging Face trainer that shows progress, stops on request and resumes from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from workbench.run.progress import Progress
 
 
 class StepCallback(TrainerCallback):
-    """Counts steps, and asks the trainer to save and stop when a stop was asked for."""
+    """Show progress, and let the trainer save and stop after a signal."""
 
-    def __init__(self, label: str, stop_asked: Callable[[], bool]) -> None:
-        self.label, self.stop_asked = label, stop_asked
+    def __init__(self, label: str, stop_requested: Callable[[], bool]) -> None:
+        self.label, self.stop_requested = label, stop_requested
         self.progress: Progress | None = None
         self.note = ""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start to count."""
+        """Start the progress at the step from which the training resumes."""
         self.progress = Progress(self.label, state.max_steps, done=state.global_step, show=state.is_world_process_zero)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
-        """Keep the last loss to show."""
+        """Show the last loss beside the progress."""
         if logs and "loss" in logs:
             self.note = f"loss {float(logs['loss']):.3f}"
 
@@ -46,7 +46,7 @@ class StepCallback(TrainerCallback):
         """Advance, and pass on a request to stop."""
         assert self.progress is not None
         self.progress.advance(note=self.note)
-        if self.stop_asked():
+        if self.stop_requested():
             control.should_save = control.should_training_stop = True
 
 
@@ -55,20 +55,19 @@ def run_trainer(
 ) -> None:
     """Train from the last checkpoint below `folder`, or from the start, and write metrics.jsonl.
 
-    A checkpoint is whole that has all of `last_files`, which the trainer and its callbacks write near its end.
-
-    Raises Interrupted, with a checkpoint saved, when a signal asks for it; checkpoints go once training is done.
+    A checkpoint without one of `last_files`, which the trainer and its callbacks write last, is incomplete and removed.
+    Raises Interrupted after a signal, with a checkpoint saved.
     """
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    for place in folder.glob("checkpoint-*"):
-        if not all((place / name).is_file() for name in last_files):
-            shutil.rmtree(place)
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not all((checkpoint / name).is_file() for name in last_files):
+            shutil.rmtree(checkpoint)
     last = get_last_checkpoint(str(folder))
-    with stop_requests() as stop_asked, writing(folder):
-        trainer.add_callback(StepCallback(label, stop_asked))
+    with stop_requests() as stop_requested, writing(folder):
+        trainer.add_callback(StepCallback(label, stop_requested))
         trainer.train(resume_from_checkpoint=last)
-        if stop_asked() and trainer.state.global_step < trainer.state.max_steps:
+        if stop_requested() and trainer.state.global_step < trainer.state.max_steps:
             raise Interrupted(
                 f"{label} stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}"
             )
@@ -81,11 +80,11 @@ def run_trainer(
 
 
 def check_trainer_args(key: str, extra: dict[str, Any]) -> None:
-    """Raises UserError for a name in `extra` that TrainingArguments does not have, or that a run folder depends on."""
+    """Raise UserError for a name that TrainingArguments does not have, and for the folder, which the run decides."""
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
     for name in extra:
         if name == "output_dir":
-            raise UserError(f"{key}.output_dir: checkpoints belong to the run folder; choose it with --runs and --name")
+            raise UserError(f"{key}.output_dir: checkpoints belong in the run folder; choose it with --runs and --name")
         if name not in fields:
             raise UserError(f"{key}.{name}: no such field of TrainingArguments{suggestion(name, fields)}")
 
@@ -113,7 +112,7 @@ def training_arguments(
     track: str | None,
     extra: dict[str, Any],
 ) -> dict[str, Any]:
-    """Keyword arguments of TrainingArguments: ours, overruled by `extra`."""
+    """Return keyword arguments for TrainingArguments; those in `extra` take precedence."""
     logging.getLogger("transformers.trainer").setLevel(logging.WARNING)
     return {
         "output_dir": str(folder),
@@ -128,7 +127,7 @@ def training_arguments(
         "weight_decay": 0.0,
         "optim": "paged_adamw_32bit" if paged else "adamw_torch_fused",
         "bf16": precision == "bf16",
-        # Set either way: TRL's own default is on.
+        # Always set, because TRL's default is True.
         "activation_checkpointing": checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
         "logging_steps": 10,

@@ -11,12 +11,12 @@ from types import FrameType
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether a stop was asked for; a second signal stops at once."""
-    asked = False
+    """Yield a function that returns whether a signal has come; a second signal stops at once."""
+    is_requested = False
 
-    def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        nonlocal is_requested
+        is_requested = True
         print("\nstopping after this step (again to stop at once)", file=sys.stderr, flush=True)
         restore()
 
@@ -27,8 +27,8 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
     for number in before:
-        signal.signal(number, remember)
+        signal.signal(number, request_stop)
     try:
-        yield lambda: asked
+        yield lambda: is_requested
     finally:
         restore()

@@ -1,0 +1,173 @@
+"""The loop around the stages: what is planned, what runs, what is skipped, and with which exit code."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from configs import GOOD
+
+from workbench.config.schema import Config
+from workbench.errors import Failed, Interrupted, UserError
+from workbench.run import cli
+from workbench.run.cli import Stage, StageResult
+from workbench.run.folder import Run
+
+
+@dataclass
+class RecordedPlan:
+    """A plan with one line."""
+
+    lines: list[str]
+
+
+@dataclass
+class Recorder:
+    """Makes stages that record what happens to them."""
+
+    folder: Path
+    events: list[str] = field(default_factory=list)
+    plans: dict[str, list[RecordedPlan]] = field(default_factory=dict)
+
+    def stage(self, name: str, failing: str = "") -> Stage:
+        """Return a stage that fails while it is planned, or runs, where `failing` says so."""
+
+        def plan(config: Config) -> RecordedPlan:
+            self.events.append(f"plan {name}")
+            if failing == "plan":
+                raise UserError(f"{name}.key: wrong")
+            self.plans.setdefault(name, []).append(RecordedPlan([f"seed {config.seed}"]))
+            return self.plans[name][-1]
+
+        def run(run: Run, plan: RecordedPlan) -> StageResult:
+            self.events.append(f"run {name}")
+            if failing == "run":
+                raise UserError(f"{name}: broken")
+            assert len(self.plans[name]) == 1, "everything is loaded once"
+            assert plan is self.plans[name][0]
+            run.stage(name)
+            return StageResult({"data": "x"}, {"loss": 0.5})
+
+        def failure(run: Run) -> str | None:
+            return f"{name} is worse" if failing == "result" else None
+
+        return Stage(name, lambda config: True, plan, run, failure)
+
+    def launch(self, stages: list[Stage], *options: str) -> list[str]:
+        """Run the stages and return what happened."""
+        self.events.clear()
+        self.plans.clear()
+        file = self.folder / "launch.yaml"
+        file.write_text(GOOD)
+        cli.launch(stages, "", ["--config", str(file), "--runs", str(self.folder / "runs"), *options])
+        return self.events.copy()
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Recorder:
+    """A recorder with run folders of its own."""
+    return Recorder(tmp_path)
+
+
+def test_everything_is_planned_before_anything_runs_and_each_plan_is_used(
+    recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = recorder.launch([recorder.stage("reward"), recorder.stage("ppo")])
+    assert events == ["plan reward", "plan ppo", "run reward", "run ppo"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" in ")[0] for line in lines] == [
+        "reward: seed 0",
+        "reward: finished",
+        "ppo: seed 0",
+        "ppo: finished",
+    ], "a plan is printed when its stage starts"
+
+
+def test_a_finished_stage_is_neither_planned_nor_run_again(
+    recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = [recorder.stage("reward"), recorder.stage("ppo")]
+    recorder.launch(stages[:1])
+    (recorder.folder / "runs" / "test" / "reward" / "report.md").write_text("the report\n")
+    capsys.readouterr()
+    assert recorder.launch(stages) == ["plan ppo", "run ppo"]
+    assert "reward: already finished, skipping (--force reward redoes it)\n\nthe report" in capsys.readouterr().out
+    assert recorder.launch(stages) == []
+    assert recorder.launch(stages, "--force", "ppo") == ["plan ppo", "run ppo"]
+    assert recorder.launch(stages, "--force", "reward") == ["plan reward", "plan ppo", "run reward", "run ppo"]
+
+
+def test_a_mistake_in_a_plan_ends_the_command_before_anything_is_written(recorder: Recorder) -> None:
+    with pytest.raises(UserError, match=r"ppo\.key: wrong"):
+        recorder.launch([recorder.stage("reward"), recorder.stage("ppo", failing="plan")])
+    assert recorder.events == ["plan reward", "plan ppo"]
+    assert not (recorder.folder / "runs").exists()
+
+
+def test_a_dry_run_plans_finished_stages_too_and_writes_nothing(
+    recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = [recorder.stage("reward"), recorder.stage("ppo")]
+    assert recorder.launch(stages, "--dry_run") == ["plan reward", "plan ppo"]
+    assert capsys.readouterr().out == "reward: seed 0\nppo: seed 0\n"
+    assert not (recorder.folder / "runs").exists()
+    recorder.launch(stages)
+    assert recorder.launch(stages, "--dry_run", "--seed", "5") == ["plan reward", "plan ppo"]
+
+
+def test_a_stage_that_fails_is_not_finished_and_the_next_command_redoes_it_alone(recorder: Recorder) -> None:
+    with pytest.raises(UserError, match="ppo: broken"):
+        recorder.launch([recorder.stage("reward"), recorder.stage("ppo", failing="run")])
+    assert recorder.launch([recorder.stage("reward"), recorder.stage("ppo")]) == ["plan ppo", "run ppo"]
+
+
+def test_a_result_that_the_configuration_refuses_fails_also_when_the_stage_is_skipped(recorder: Recorder) -> None:
+    for events in (["plan ppo", "run ppo"], []):
+        with pytest.raises(Failed, match="ppo is worse"):
+            recorder.launch([recorder.stage("ppo", failing="result")])
+        assert recorder.events == events
+
+
+def test_a_stage_that_is_not_there_is_named(recorder: Recorder) -> None:
+    missing = Stage("sft", lambda config: False, lambda config: None, lambda run, plan: StageResult({}, {}))
+    with pytest.raises(UserError, match="sft: the configuration has no such stage"):
+        recorder.launch([missing])
+    with pytest.raises(UserError, match=r"--force sft: this command runs ppo; use recipes\.sft or recipes\.detox"):
+        recorder.launch([missing, recorder.stage("ppo")], "--force", "sft")
+
+
+def test_a_tracker_that_is_not_installed_is_named(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="track: wandb is not installed: python -m pip install wandb"):
+        recorder.launch([recorder.stage("ppo")], "--track", "wandb")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (None, 0, ""),
+        (UserError("ppo.steps: 0 must be at least 1"), 2, "error: ppo.steps: 0 must be at least 1\n"),
+        (Failed("worse"), 1, "failed: worse\n"),
+        (Interrupted("stopped at step 3"), 130, "stopped at step 3. To resume, run the same command again: python -m"),
+        (KeyboardInterrupt(), 130, "stopped; what the last checkpoint holds is saved. To resume, run the same"),
+    ],
+)
+def test_the_exit_code_and_the_last_line(
+    error: BaseException | None,
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def launch(*arguments: object) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(cli, "launch", launch)
+    monkeypatch.setattr(sys, "argv", ["recipes/ppo.py", "--seed", "1"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([], "")
+    assert exit_.value.code == code
+    assert capsys.readouterr().err.startswith(line)
