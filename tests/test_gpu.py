@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from small_runs import CHAIN, small
-from test_ppo import trainer
+from trainers import both, lines, make_trainer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from workbench.config.schema import PolicyConfig
@@ -24,14 +23,13 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device (docs/gpu.md)"),
 ]
-both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 
 
 @both
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_logprobs_on_the_device_are_those_of_the_cpu(architecture: str, precision: str) -> None:
     tokenizer = load_policy_tokenizer(f"toy:{architecture}")
-    found = []
+    logprobs = []
     for device in (torch.device("cpu"), CUDA):
         settings = PolicyConfig(model=f"toy:{architecture}", precision=precision)
         torch.manual_seed(0)
@@ -40,8 +38,8 @@ def test_logprobs_on_the_device_are_those_of_the_cpu(architecture: str, precisio
         ids, mask = policy.pad_prompts([tokenizer(text).input_ids for text in ("Anna: hello there.", "Tom: no.")])
         response = torch.arange(5, 17, device=device).view(2, 6)
         batch = Batch(ids, mask, response, torch.ones_like(response, dtype=torch.bool))
-        found.append(policy(batch, 1.0, entropy=True).logprobs.detach().cpu())
-    assert torch.allclose(*found, atol=1e-3 if precision == "fp32" else 0.2)
+        logprobs.append(policy(batch, 1.0, entropy=True).logprobs.detach().cpu())
+    assert torch.allclose(*logprobs, atol=1e-3 if precision == "fp32" else 0.2)
 
 
 @both
@@ -50,7 +48,7 @@ def test_the_chain_runs_on_the_device(architecture: str, quantization: str, in_p
     config = "quickstart" if architecture == "t5" else "quickstart_gpt2"
     options = ["--policy.quantization", quantization, "--policy.precision", "bf16", "--reward.model", "length"]
     cli.launch(CHAIN, "", small(config, tmp_path, *options))
-    steps = [json.loads(line) for line in (tmp_path / config / "ppo" / "metrics.jsonl").read_text().splitlines()]
+    steps = lines(tmp_path / config / "ppo" / "metrics.jsonl")
     assert all(step["skipped_steps"] == 0 for step in steps)
     assert abs(steps[0]["objective/kl_k3"]) < 0.05
 
@@ -68,15 +66,15 @@ def test_the_paged_optimizer_takes_the_step_of_adamw() -> None:
 
 def test_four_bits_take_less_memory_than_sixteen(tmp_path: Path) -> None:
     GPT2LMHeadModel(GPT2Config(vocab_size=500, n_embd=512, n_layer=8, n_head=8)).save_pretrained(tmp_path)
-    held = {}
+    allocated = {}
     for quantization in ("nf4", None):
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated()
         settings = PolicyConfig(model=str(tmp_path), quantization=quantization, precision="bf16")
         model = load_trainable(settings, None, device=CUDA).model
-        held[quantization] = torch.cuda.memory_allocated() - before
+        allocated[quantization] = torch.cuda.memory_allocated() - before
         del model
-    assert held["nf4"] < 0.6 * held[None]
+    assert allocated["nf4"] < 0.6 * allocated[None]
 
 
 @both
@@ -84,7 +82,6 @@ def test_a_run_on_the_device_learns(architecture: str, tmp_path: Path) -> None:
     policy = tiny.policy(architecture, lora=True).to(CUDA)
     policy.stop_ids = policy.stop_ids.to(CUDA)
     changes = {"steps": 14, "batch_size": 32, "epochs": 4, "learning_rate": 3e-2}
-    trainer(tmp_path, architecture, policy=policy, cpu=False, **changes).train()
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    scores = [json.loads(line)["objective/score_mean"] for line in lines]
+    make_trainer(tmp_path, architecture, policy=policy, cpu=False, **changes).train()
+    scores = [line["objective/score_mean"] for line in lines(tmp_path / "metrics.jsonl")]
     assert sum(scores[-3:]) / 3 > scores[0] + 0.2, scores
