@@ -1,4 +1,4 @@
-"""The runs that the tests of the export publish, and how they do it."""
+"""The runs that the tests export, and helpers to export and load them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Generation
 from recipes import ppo, reward, sft
 from workbench import toy
 from workbench.errors import UserError
-from workbench.export import command as export
+from workbench.export import command
 from workbench.run import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ SECOND_STOP = 7
 
 
 def options(architecture: str) -> list[str]:
-    """A run of a few steps, large enough ones to move every weight that is trained."""
+    """Return the options of a run of a few steps, large enough to move every trained weight."""
     template = "Summarize the dialogue.\n\n{dialogue}\n\nSummary:\n"
     source = {"path": "prompts.jsonl", "template": template}
     name = {"t5": "quickstart", "gpt2": "quickstart_gpt2"}[architecture]
@@ -41,17 +41,17 @@ def options(architecture: str) -> list[str]:
 
 
 def make_runs(folder: Path) -> None:
-    """Puts into a folder the runs t5 (and its reward), gpt2 and full, on base models that lie beside them."""
+    """Make the runs t5 (with its reward model), gpt2 and full in a folder, on base models beside them."""
     with chdir(folder):
         rows = toy.rows("sft", "train")[:64]
         Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         for architecture in AUTO:
             shutil.copytree(toy.model_folder(architecture), f"base_{architecture}")
-        # A base with a second end of text and a liking of its own for sampling, as chat models have.
+        # A base with a second stop id and sampling settings of its own, as chat models have.
         file = Path("base_gpt2/generation_config.json")
-        own = {"eos_token_id": [0, SECOND_STOP], "do_sample": True, "repetition_penalty": 5.0}
-        file.write_text(json.dumps(json.loads(file.read_text()) | own))
-        lexicon = ["--reward.model", "lexicon"]
+        settings = {"eos_token_id": [0, SECOND_STOP], "do_sample": True, "repetition_penalty": 5.0}
+        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+        lexicon = ["--reward.model", "toy_lexicon"]
         cli.launch([sft.STAGE, ppo.STAGE], "", [*options("gpt2"), "--name", "gpt2", *lexicon])
         cli.launch([sft.STAGE, ppo.STAGE], "", [*options("gpt2"), "--name", "full", *lexicon, "--policy.lora", "null"])
         small = ["--reward.train.data.limit", "640", "--reward.train.validation.limit", "40"]
@@ -59,13 +59,13 @@ def make_runs(folder: Path) -> None:
 
 
 def exported(to: str | Path, *arguments: str, run: str = "runs/t5") -> Path:
-    """The folder that an export wrote."""
-    export.main(["--run", run, "--to", str(to), *arguments])
+    """Export a run and return the folder."""
+    command.main(["--run", run, "--to", str(to), *arguments])
     return Path(to)
 
 
 def altered(name: str, to: Path, **policy: Any) -> str:
-    """A copy of a run whose configuration has other settings of the policy."""
+    """Copy a run with other settings of the policy and return its path."""
     shutil.copytree(f"runs/{name}", to)
     config = yaml.safe_load((to / "config.yaml").read_text())
     config["policy"] |= policy
@@ -74,7 +74,7 @@ def altered(name: str, to: Path, **policy: Any) -> str:
 
 
 def refused(run: str, to: Path, *arguments: str) -> str:
-    """The one line that an export is refused with."""
+    """Return the one line with which an export is refused."""
     with pytest.raises(UserError) as raised:
         exported(to, *arguments, run=run)
     assert "\n" not in str(raised.value)
@@ -83,15 +83,15 @@ def refused(run: str, to: Path, *arguments: str) -> str:
 
 
 def section(folder: Path, title: str) -> str:
-    """The text of one section of the card."""
+    """Return the text of one section of the card."""
     text = (folder / "README.md").read_text()
     return re.split(r"^## ", text.split(f"\n## {title}\n")[1], flags=re.MULTILINE)[0]
 
 
-def plain(architecture: str, place: str | Path, adapter: str | Path | None = None) -> Any:
-    """A model loaded with plain transformers, or a base and an adapter with plain peft that end as in training."""
-    model = AUTO[architecture].from_pretrained(place, dtype=torch.float32)
+def plain(architecture: str, path: str | Path, adapter: str | Path | None = None) -> Any:
+    """Load a model with plain transformers, or base and adapter with plain peft and the stop ids of training."""
+    model = AUTO[architecture].from_pretrained(path, dtype=torch.float32)
     if adapter is not None:
-        ends = [1] if architecture == "t5" else [0, SECOND_STOP]
-        model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=0, decoder_start_token_id=0)
+        stops = [1] if architecture == "t5" else [0, SECOND_STOP]
+        model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=0, decoder_start_token_id=0)
     return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()

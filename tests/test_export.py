@@ -1,4 +1,4 @@
-"""Publishing: what is exported loads without this project and computes what was trained."""
+"""What is exported loads without this project and computes what was trained."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 
 @torch.no_grad()
 def logits(model: Any, tokenizer: Any, architecture: str) -> torch.Tensor:
-    """Logits of the first text, which an encoder-decoder goes on from its start token."""
+    """Return logits on the first text, or of a few decoder tokens after it for an encoder-decoder."""
     batch = tokenizer(TEXTS[0], return_tensors="pt")
     extra = {"decoder_input_ids": torch.tensor([[0, 5, 9, 12]])} if architecture == "t5" else {}
     return model(**batch, **extra).logits
 
 
 def greedy(model: Any, tokenizer: Any) -> list[list[int]]:
-    """Greedy answers of 20 tokens, one text at a time."""
+    """Return greedy completions of 20 tokens, one text at a time."""
     batches = [tokenizer(text, return_tensors="pt") for text in TEXTS]
     return [model.generate(**batch, max_new_tokens=20)[0].tolist() for batch in batches]
 
@@ -40,18 +40,18 @@ def test_a_merged_model_is_base_and_adapter_for_plain_transformers(
     assert {file.name for file in folder.iterdir()} == TOKENIZER | {
         *("README.md", "config.json", "generation_config.json", "model.safetensors")
     }
-    whole, tokenizer = plain(architecture, folder), AutoTokenizer.from_pretrained(folder)
+    merged, tokenizer = plain(architecture, folder), AutoTokenizer.from_pretrained(folder)
     base = plain(architecture, f"base_{architecture}")
     without = logits(base, tokenizer, architecture)
-    both = plain(architecture, f"base_{architecture}", f"runs/{architecture}/{stage}")
-    expected = logits(both, tokenizer, architecture)
-    assert (expected - without).abs().max() > 0.1, "the adapter must do something for this test to say anything"
-    torch.testing.assert_close(logits(whole, tokenizer, architecture), expected, atol=1e-4, rtol=0)
-    assert greedy(whole, tokenizer) == greedy(both, tokenizer)
+    adapted = plain(architecture, f"base_{architecture}", f"runs/{architecture}/{stage}")
+    expected = logits(adapted, tokenizer, architecture)
+    assert (expected - without).abs().max() > 0.1, "the adapter must change something for this test to show anything"
+    torch.testing.assert_close(logits(merged, tokenizer, architecture), expected, atol=1e-4, rtol=0)
+    assert greedy(merged, tokenizer) == greedy(adapted, tokenizer)
     assert tokenizer(TEXTS)["input_ids"] == AutoTokenizer.from_pretrained(f"base_{architecture}")(TEXTS)["input_ids"]
 
 
-def test_the_ends_of_a_text_are_those_of_training_and_the_base_s_sampling_is_not_kept(
+def test_stop_ids_are_those_of_training_and_the_base_s_sampling_settings_are_dropped(
     workspace: Path, tmp_path: Path
 ) -> None:
     for number, arguments in enumerate((["--merge"], [])):
@@ -64,7 +64,7 @@ def test_the_ends_of_a_text_are_those_of_training_and_the_base_s_sampling_is_not
 
 
 @pytest.mark.parametrize("architecture", AUTO)
-def test_an_adapter_is_published_as_it_is_for_plain_peft(
+def test_an_adapter_is_exported_unchanged_for_plain_peft(
     architecture: str, workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = exported(tmp_path / "out", run=f"runs/{architecture}")
@@ -74,47 +74,47 @@ def test_an_adapter_is_published_as_it_is_for_plain_peft(
     weights, stage = "adapter_model.safetensors", Path(f"runs/{architecture}/ppo")
     assert (folder / weights).read_bytes() == (stage / weights).read_bytes()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    loaded, theirs = (plain(architecture, f"base_{architecture}", place) for place in (folder, stage))
+    loaded, trained = (plain(architecture, f"base_{architecture}", path) for path in (folder, stage))
     torch.testing.assert_close(
-        logits(loaded, tokenizer, architecture), logits(theirs, tokenizer, architecture), atol=1e-4, rtol=0
+        logits(loaded, tokenizer, architecture), logits(trained, tokenizer, architecture), atol=1e-4, rtol=0
     )
     (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
     assert f"base_{architecture}" in note
     assert "--merge" in note
 
 
-def test_a_fully_trained_model_is_published_without_its_value_head(workspace: Path, tmp_path: Path) -> None:
+def test_a_fully_trained_model_is_exported_without_its_value_head(workspace: Path, tmp_path: Path) -> None:
     for number, arguments in enumerate(([], ["--merge"])):
         folder = exported(tmp_path / str(number), *arguments, run="runs/full")
         assert {file.name for file in folder.iterdir()} == TOKENIZER | {
             *("README.md", "config.json", "generation_config.json", "model.safetensors")
         }
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        loaded, theirs, base = (plain("gpt2", place) for place in (folder, "runs/full/ppo", "base_gpt2"))
-        torch.testing.assert_close(logits(loaded, tokenizer, "gpt2"), logits(theirs, tokenizer, "gpt2"))
+        loaded, trained, base = (plain("gpt2", path) for path in (folder, "runs/full/ppo", "base_gpt2"))
+        torch.testing.assert_close(logits(loaded, tokenizer, "gpt2"), logits(trained, tokenizer, "gpt2"))
         assert (logits(loaded, tokenizer, "gpt2") - logits(base, tokenizer, "gpt2")).abs().max() > 0.1
 
 
-def test_a_merge_is_never_into_four_bits_and_rounds_once(workspace: Path, tmp_path: Path) -> None:
-    whole = load_file(exported(tmp_path / "fp32", "--merge") / "model.safetensors")
+def test_a_merge_is_into_unquantized_weights_and_rounds_once(workspace: Path, tmp_path: Path) -> None:
+    merged = load_file(exported(tmp_path / "fp32", "--merge") / "model.safetensors")
     run = altered("t5", tmp_path / "nf4", quantization="nf4")
     folder = exported(tmp_path / "from_nf4", "--merge", run=run)
     for name, weight in load_file(folder / "model.safetensors").items():
-        assert torch.equal(weight, whole[name])
-    assert "nf4" in section(folder, "Limits")
+        assert torch.equal(weight, merged[name])
+    assert "nf4" in section(folder, "Limitations")
     run = altered("t5", tmp_path / "bf16", precision="bf16")
     for name, weight in load_file(exported(tmp_path / "from_bf16", "--merge", run=run) / "model.safetensors").items():
-        assert torch.equal(weight, whole[name].bfloat16())
+        assert torch.equal(weight, merged[name].bfloat16())
 
 
-def test_the_reward_is_published_with_its_report_and_calibration(workspace: Path, tmp_path: Path) -> None:
+def test_the_reward_model_is_exported_with_its_report_and_calibration(workspace: Path, tmp_path: Path) -> None:
     folder = exported(tmp_path / "out", "--stage", "reward")
     assert {file.name for file in folder.iterdir()} == TOKENIZER | {
         *("README.md", "config.json", "model.safetensors", "report.json", "report.html", "calibration.json")
     }
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.id2label == {0: "clean", 1: "rude"}
     metrics = json.loads(Path("runs/t5/reward/stage.json").read_text())["metrics"]
-    assert f"| auroc | {metrics['auroc']:.4g} |" in section(folder, "What was measured")
+    assert f"| auroc | {metrics['auroc']:.4g} |" in section(folder, "Evaluation")
     assert "target_label | clean" in section(folder, "Training settings")
     card = ModelCard.load(folder / "README.md").data
     assert (card.pipeline_tag, card.library_name) == ("text-classification", "transformers")

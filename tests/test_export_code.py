@@ -1,4 +1,4 @@
-"""The code in a published card runs as it stands and answers as the model that was trained."""
+"""The code in a model card runs as it stands and generates what the trained model generates."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from workbench.rewards.registry import load_reward
 
 
 def run_code(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the card's code prints, run in the folder that holds the exported one."""
-    (code,) = re.findall("```python\n(.*?)```", section(folder, "How to load it"), re.DOTALL)
+    """Return what the card's code prints; the working directory holds the exported folder."""
+    (code,) = re.findall("```python\n(.*?)```", section(folder, "Usage"), re.DOTALL)
     capsys.readouterr()
     exec(code, {})
     return capsys.readouterr().out
@@ -26,7 +26,7 @@ def run_code(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("run", "arguments"), [("t5", []), ("gpt2", []), ("t5", ["--merge"]), ("gpt2", ["--merge"]), ("full", [])]
 )
-def test_the_code_of_the_card_answers_as_the_policy(
+def test_the_code_of_the_card_generates_as_the_policy(
     run: str, arguments: list[str], workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = exported(f"out_{run}_{len(arguments)}", *arguments, run=f"runs/{run}")
@@ -39,12 +39,12 @@ def test_the_code_of_the_card_answers_as_the_policy(
         else plain(architecture, f"base_{architecture}", f"runs/{run}/ppo")
     )
     batch = tokenizer("Summarize the dialogue.\n\n{dialogue}\n\nSummary:\n", return_tensors="pt")
-    answer = model.generate(**batch, max_new_tokens=6)[0]
+    output = model.generate(**batch, max_new_tokens=6)[0]
     start = 0 if architecture == "t5" else batch["input_ids"].shape[1]
-    assert printed == tokenizer.decode(answer[start:], skip_special_tokens=True) + "\n"
+    assert printed == tokenizer.decode(output[start:], skip_special_tokens=True) + "\n"
 
 
-def test_chat_prompts_are_put_into_the_chat_template_that_goes_along(
+def test_chat_prompts_use_the_exported_chat_template(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = altered("gpt2", tmp_path / "run")
@@ -61,12 +61,12 @@ def test_chat_prompts_are_put_into_the_chat_template_that_goes_along(
     tokenizer, model = AutoTokenizer.from_pretrained(folder), plain("gpt2", folder)
     text = "<Summarize the dialogue.\n\n{dialogue}\n\nSummary:\n>Summary: "
     batch = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-    answer = model.generate(**batch, max_new_tokens=6)[0, batch["input_ids"].shape[1] :]
-    assert printed == tokenizer.decode(answer, skip_special_tokens=True) + "\n"
+    completion = model.generate(**batch, max_new_tokens=6)[0, batch["input_ids"].shape[1] :]
+    assert printed == tokenizer.decode(completion, skip_special_tokens=True) + "\n"
 
 
 def with_reward(name: str, labels: list[str], **train: Any) -> tuple[str, Path]:
-    """A copy of the run t5 whose reward has these labels and random weights, and the folder of that reward."""
+    """Copy the run t5 with a reward of these labels and random weights; return the run and the reward's folder."""
     run = Path(altered("t5", Path("runs") / name))
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["reward"]["train"] |= train
@@ -83,7 +83,7 @@ def test_the_code_of_a_classifier_s_card_gives_its_toxicity(
 ) -> None:
     run, stage = with_reward("classifier", ["vile", "clean", "rude"])
     folder = exported("out_classifier", "--stage", "reward", run=run)
-    expected = load_reward(str(stage), target_label="clean", polarity_pair=None).reward.toxicity(["the text"])
+    expected = load_reward(str(stage), target_label="clean", polarity_pair=None).judge()(["the text"])
     assert float(run_code(folder, capsys)) == pytest.approx(expected[0], abs=1e-4)
 
 
@@ -94,5 +94,5 @@ def test_the_code_of_a_preference_model_s_card_gives_its_score(
     (stage / "calibration.json").unlink()
     folder = exported("out_preference", "--stage", "reward", run=run)
     assert not (folder / "calibration.json").exists()
-    expected = load_reward("preference", model=str(stage))(["the prompt"], ["the answer"])
+    expected = load_reward("preference", model=str(stage))(["the prompt"], ["the completion"])
     assert float(run_code(folder, capsys)) == pytest.approx(expected[0], abs=1e-4)

@@ -1,4 +1,4 @@
-"""What cannot be exported is one line, and nothing is written."""
+"""A mistake is one line, and nothing is written."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from transformers import AutoModelForCausalLM
 from workbench.config.schema import LoraSettings
 from workbench.errors import UserError
 from workbench.export import card as model_card
-from workbench.export import command as export
+from workbench.export import command
 from workbench.models.adapters import add_lora
 from workbench.models.loading import save_model
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # peft warns of it as well
-def test_an_adapter_on_tied_weights_is_not_merged_into_another_function(workspace: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::UserWarning")  # from peft, about the same
+def test_a_merge_that_changes_the_function_is_refused(workspace: Path, tmp_path: Path) -> None:
     run = altered("gpt2", tmp_path / "run")
     head = LoraSettings(r=2, alpha=4, target_modules=["lm_head"])
     model = add_lora(AutoModelForCausalLM.from_pretrained("base_gpt2"), head, "default")
@@ -39,28 +39,28 @@ def test_an_adapter_on_tied_weights_is_not_merged_into_another_function(workspac
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--run", "runs/t6"], "--run runs/t6: no run folder: there is no such folder; did you mean runs/t5?"),
-        (["--run", "runs/t5/ppo"], "--run runs/t5/ppo: no run folder: it has no config.yaml; did you mean runs/t5?"),
+        (["--run", "runs/t6"], "--run runs/t6: not a run folder: no such folder; did you mean runs/t5?"),
+        (["--run", "runs/t5/ppo"], "--run runs/t5/ppo: not a run folder: no config.yaml in it; did you mean runs/t5?"),
         (
             ["--run", "runs/gpt2", "--stage", "reward"],
-            "--stage reward: runs/gpt2 trains no such model; it has ppo, sft",
+            "--stage reward: runs/gpt2 has no such stage; available: ppo, sft",
         ),
         (["--run", "runs/t5", "--to", "base_t5"], "--to base_t5: the folder is not empty"),
-        (["--run", "runs/t5", "--to", "prompts.jsonl"], "--to prompts.jsonl: a file of that name is in the way"),
+        (["--run", "runs/t5", "--to", "prompts.jsonl"], "--to prompts.jsonl: a file with this name exists"),
         (["--run", "runs/t5", "--push_to_hub", "name"], "--push_to_hub name: the owner is missing; give OWNER/NAME"),
         (["--run", "runs/t5", "--push_to_hub", "a/b/c"], "--push_to_hub a/b/c: "),
         (["--run", "runs/t5", "--push_to_hub", "me/a b"], "--push_to_hub me/a b: "),
-        (["--run", "runs/t5", "--private"], "--private: it is for --push_to_hub"),
+        (["--run", "runs/t5", "--private"], "--private: needs --push_to_hub"),
         (["--run", "runs/t5", "--stage", "evaluation"], "invalid choice: 'evaluation'"),
-        (["--run", "runs/t5", "--marge"], "unrecognized arguments: --marge"),
-        ([], "required: run"),
+        (["--run", "runs/t5", "--marge"], "--marge"),
+        ([], "run"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(arguments: list[str], message: str, workspace: Path) -> None:
     before = sorted(workspace.rglob("*"))
     to = [] if "--to" in arguments else ["--to", "never"]
     with pytest.raises(UserError) as raised:
-        export.main([*arguments, *to])
+        command.main([*arguments, *to])
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
     assert sorted(workspace.rglob("*")) == before
@@ -70,24 +70,24 @@ def test_stages_that_are_unfinished_or_damaged_are_named(workspace: Path, tmp_pa
     run = altered("gpt2", tmp_path / "run")
     (tmp_path / "run" / "ppo" / "adapter_model.safetensors").write_bytes(b"torn")
     assert "ppo" in (line := refused(run, tmp_path / "out"))
-    assert line.endswith("adapter_model.safetensors: damaged; redo the stage with --force ppo")
+    assert line.endswith("adapter_model.safetensors: corrupt; redo the stage with --force ppo")
     assert "redo the stage with --force ppo" in refused(run, tmp_path / "out", "--merge")
     (tmp_path / "run" / "ppo" / "adapter_model.safetensors").unlink()
-    assert "no adapter_model.safetensors in it; redo the stage" in refused(run, tmp_path / "out")
+    assert "no file adapter_model.safetensors; redo the stage" in refused(run, tmp_path / "out")
     (tmp_path / "run" / "ppo" / "stage.json").unlink()
     assert "stage ppo is not finished; run it first" in refused(run, tmp_path / "out")
     exported(tmp_path / "out", "--stage", "sft", run=run)
     (tmp_path / "run" / "sft" / "tokenizer.json").unlink()
     (tmp_path / "run" / "sft" / "tokenizer_config.json").unlink()
-    assert "no whole tokenizer in it" in refused(run, tmp_path / "again", "--stage", "sft")
+    assert "the tokenizer cannot be loaded" in refused(run, tmp_path / "again", "--stage", "sft")
 
 
 def test_an_adapter_on_a_base_that_only_this_project_has_is_refused(workspace: Path, tmp_path: Path) -> None:
     run = altered("t5", tmp_path / "run", model="toy:t5")
     line = refused(run, tmp_path / "out")
-    assert line.startswith("--merge: needed here")
+    assert line.startswith("--merge: required for toy:t5: the base exists only in this project")
     folder = exported(tmp_path / "out", "--merge", run=run)
-    assert "toy" in section(folder, "Limits")
+    assert "toy" in section(folder, "Limitations")
 
 
 def test_a_base_that_is_stored_quantized_takes_no_merge(workspace: Path, tmp_path: Path) -> None:
@@ -112,16 +112,16 @@ def test_an_export_that_fails_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_answers_without_loading_torch_and_a_mistake_leaves_with_2(workspace: Path) -> None:
+def test_help_does_not_load_torch_and_a_mistake_exits_with_2(workspace: Path) -> None:
     code = (
         "import sys, runpy; sys.argv = ['export', '--help']\n"
         "try: runpy.run_module('workbench.export', run_name='__main__')\n"
         "finally: assert not {'torch', 'transformers', 'datasets', 'huggingface_hub'} & set(sys.modules)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert found.returncode == 0, found.stderr
-    assert "--push_to_hub" in found.stdout
-    command = [sys.executable, "-m", "workbench.export", "--run", "nowhere", "--to", "out"]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert found.returncode == 2
-    assert re.fullmatch("error: --run nowhere: no run folder: .*\n", found.stderr)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "--push_to_hub" in result.stdout
+    arguments = [sys.executable, "-m", "workbench.export", "--run", "nowhere", "--to", "out"]
+    result = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 2
+    assert re.fullmatch("error: --run nowhere: not a run folder: .*\n", result.stderr)

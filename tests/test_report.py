@@ -142,7 +142,7 @@ def test_a_set_that_is_too_small_says_how_many_prompts_it_would_need():
     assert warning[1] == too_few(3, 120)
     assert too_few(30, 120) not in markup.text, "only sets below the minimum get a warning"
     assert "Perplexity of the references under the base: 12.500." in markup.text
-    assert "2 of these prompts were in the training data" in markup.text
+    assert "The training data contains 2 of these prompts." in markup.text
 
 
 MANY = (*MODELS, "other", "a fifth", "a sixth")

@@ -259,7 +259,7 @@ def evaluation_limitations(model: ExportedModel, results: Results) -> list[str]:
         if result.prompts < MINIMUM_PROMPTS:
             limitations.append(f"{name}: {count} cannot show a small change.")
         if result.seen_in_training:
-            limitations.append(f"{name}: {result.seen_in_training} of {count} were in the training data.")
+            limitations.append(f"{name}: the training data contains {result.seen_in_training} of {count}.")
     return limitations
 
 

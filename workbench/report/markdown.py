@@ -33,7 +33,7 @@ def markdown_table(
 def _heading(result: SetResult, results: Results) -> str:
     """Return the set's name, its size and how it was sampled, in one line."""
     neutral = " (neutral)" if result.neutral else ""
-    seen = f"; {result.seen_in_training} of the prompts were in the training data" if result.seen_in_training else ""
+    seen = f"; the training data contains {result.seen_in_training} of them" if result.seen_in_training else ""
     how = sampling_description(results.settings)
     return f"**{result.name}**{neutral}: {count_of_prompts(result.prompts)}, {how}{seen}"
 

@@ -61,8 +61,14 @@ def reliability_plot(calibration: Report) -> str:
     """Return the fraction of positives against the predicted probability."""
     bins = calibration["bins"]
     line = Series("texts", [part["probability"] for part in bins], [part["positive_rate"] for part in bins])
-    labels = {"x_label": "predicted probability", "y_label": "fraction of positives"}
-    return line_plot("Reliability", [line], **labels, marks=True, diagonal=True)
+    return line_plot(
+        "Reliability",
+        [line],
+        x_label="predicted probability",
+        y_label="fraction of positives",
+        marks=True,
+        diagonal=True,
+    )
 
 
 def _clean(clean: Report | None, heading: str) -> str:

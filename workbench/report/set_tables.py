@@ -45,7 +45,7 @@ def _set(result: SetResult, results: Results) -> str:
         notes.append(f"Perplexity of the references under the base: {format_value(result.reference_perplexity)}.")
     warnings = [lacking] if (lacking := shortage(result, results)) else []
     if result.seen_in_training:
-        warnings.append(f"{result.seen_in_training} of these prompts were in the training data.")
+        warnings.append(f"The training data contains {result.seen_in_training} of these prompts.")
     others = [
         set_table(result, [], comparison.before, comparison.after)
         for comparison in result.comparisons

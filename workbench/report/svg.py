@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from workbench.report.page import text
@@ -79,7 +79,7 @@ def line_plot(
     return _figure(title, parts, [line.name for line in series])
 
 
-def histogram(title: str, values: dict[str, Sequence[float]], *, x_label: str, bins: int = 20) -> str:
+def histogram(title: str, values: Mapping[str, Sequence[float]], *, x_label: str, bins: int = 20) -> str:
     """Return the distributions of named values: the fraction of each in bins of equal width, as outlines."""
     finite = {name: [value for value in column if math.isfinite(value)] for name, column in values.items()}
     all_values = [value for column in finite.values() for value in column]
