@@ -219,7 +219,7 @@ def main(argv: list[str]) -> None:
     options = parse(argv)
     scorers = read_scorers(options.models)
     data = read_texts(options)
-    why_no_auroc(data.labels, options.target_label)  # a mistake is found before models are loaded
+    why_no_auroc(data.labels, options.target_label)  # before models are loaded
     rewards = {}
     for title, scorer in scorers.items():
         with error_context(f"--models {title}"):

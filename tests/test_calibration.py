@@ -57,23 +57,23 @@ def test_average_precision_of_examples_worked_by_hand():
 def test_confusion_counts_every_text_once(threshold):
     probabilities, truth = drawn(3, 60)
     pairs = [(p >= threshold, bool(t)) for p, t in zip(probabilities, truth, strict=True)]
-    found = confusion(probabilities, truth, threshold)
-    counts = tuple(pairs.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False)))
-    assert found == Confusion(*counts)
-    assert found.total == 60
-    assert found.accuracy == pytest.approx(sum(called == positive for called, positive in pairs) / 60)
+    counts = confusion(probabilities, truth, threshold)
+    expected = tuple(pairs.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False)))
+    assert counts == Confusion(*expected)
+    assert counts.total == 60
+    assert counts.accuracy == pytest.approx(sum(called == positive for called, positive in pairs) / 60)
 
 
 def test_rates_of_an_example_worked_by_hand():
-    found = Confusion(true_positives=6, false_positives=2, false_negatives=3, true_negatives=9)
-    assert (found.accuracy, found.precision, found.recall) == pytest.approx((15 / 20, 6 / 8, 6 / 9))
-    assert found.f1 == pytest.approx(2 / (8 / 6 + 9 / 6))
+    counts = Confusion(true_positives=6, false_positives=2, false_negatives=3, true_negatives=9)
+    assert (counts.accuracy, counts.precision, counts.recall) == pytest.approx((15 / 20, 6 / 8, 6 / 9))
+    assert counts.f1 == pytest.approx(2 / (8 / 6 + 9 / 6))
 
 
 def test_rates_without_a_denominator_are_zero():
     nothing, only_negatives = Confusion(0, 0, 0, 0), Confusion(0, 0, 0, 5)
-    for found in (nothing, only_negatives):
-        assert (found.precision, found.recall, found.f1) == (0, 0, 0)
+    for counts in (nothing, only_negatives):
+        assert (counts.precision, counts.recall, counts.f1) == (0, 0, 0)
     assert (nothing.accuracy, only_negatives.accuracy) == (0, 1)
 
 
@@ -81,27 +81,27 @@ def test_rates_without_a_denominator_are_zero():
 def test_bins_hold_every_probability_once_zero_and_one_too(bins):
     probabilities = np.append(np.random.default_rng(4).random(200), [0.0, 1.0])
     truth = np.random.default_rng(5).random(202) < probabilities
-    found = reliability(probabilities, truth, bins)
+    filled = reliability(probabilities, truth, bins)
     gap = 0.0
     for index in range(bins):
         inside = []
-        for place, value in enumerate(probabilities):
+        for index_of_text, value in enumerate(probabilities):
             if index / bins <= value < (index + 1) / bins or (value == 1 and index == bins - 1):
-                inside.append(place)
-        part = next(part for part in found if part.low == index / bins)
+                inside.append(index_of_text)
+        part = next(part for part in filled if part.low == index / bins)
         assert (part.high, part.count) == (pytest.approx((index + 1) / bins), len(inside))
         assert part.probability == pytest.approx(sum(probabilities[i] for i in inside) / len(inside))
         assert part.positive_rate == pytest.approx(sum(truth[i] for i in inside) / len(inside))
         gap += len(inside) * abs(part.probability - part.positive_rate)
-    assert calibration_error(found) == pytest.approx(gap / 202)
+    assert calibration_error(filled) == pytest.approx(gap / 202)
 
 
 def test_calibration_error_of_known_cases():
     assert calibration_error(reliability([0.0] * 3 + [1.0] * 2, [False] * 3 + [True] * 2)) == 0
     assert calibration_error(reliability([0.25] * 4 + [0.75] * 4, [1, 0, 0, 0, 1, 1, 1, 0])) == 0
-    found = reliability([0.9] * 10, [True] * 5 + [False] * 5)
-    assert len(found) == 1  # empty bins are left out
-    assert calibration_error(found) == pytest.approx(0.4)
+    filled = reliability([0.9] * 10, [True] * 5 + [False] * 5)
+    assert len(filled) == 1  # empty bins are left out
+    assert calibration_error(filled) == pytest.approx(0.4)
     # Opposite gaps in two bins do not cancel: 1/4 of the texts are off by 0.8, 3/4 by 0.3.
     assert calibration_error(reliability([0.8, 0.3, 0.3, 0.3], [False] + [False] * 3)) == pytest.approx(0.425)
     assert calibration_error(reliability([0.2, 0.7], [True, False])) == pytest.approx(0.75)

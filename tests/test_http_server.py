@@ -167,9 +167,9 @@ def test_options_have_defaults() -> None:
 def test_the_command_serves_until_it_is_interrupted() -> None:
     command = [sys.executable, "-m", "reward_models.serve", "--model", "toy_lexicon", "--port", "0"]
     environment = {**os.environ, "REWARD_TOKEN": SECRET}
-    place = {"cwd": Path(__file__).resolve().parent.parent, "env": environment, "text": True}
+    options = {"cwd": Path(__file__).resolve().parent.parent, "env": environment, "text": True}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([*command, "--token_env", "REWARD_TOKEN"], **place, **pipes) as process:
+    with subprocess.Popen([*command, "--token_env", "REWARD_TOKEN"], **options, **pipes) as process:
         try:
             ready = process.stdout.readline()
             assert ready.startswith("ready: toy_lexicon at http://127.0.0.1:")
@@ -178,7 +178,7 @@ def test_the_command_serves_until_it_is_interrupted() -> None:
             body = json.dumps({"prompts": PROMPTS, "completions": TEXTS}).encode()
             assert ask(url, "POST", "/score", body, **headers) == (200, {"scores": toy_lexicon.load()(PROMPTS, TEXTS)})
             port = url.rsplit(":", 1)[1]
-            again = subprocess.run([*command[:-1], port], **place, capture_output=True, timeout=30, check=False)
+            again = subprocess.run([*command[:-1], port], **options, capture_output=True, timeout=30, check=False)
             assert again.returncode == 2
             (line,) = again.stderr.splitlines()
             assert line.startswith(f"error: --port {port} at 127.0.0.1: Address already in use; choose another --port")

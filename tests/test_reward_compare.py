@@ -97,9 +97,9 @@ def test_without_labels_there_is_no_auroc(
 
 def test_prompts_and_columns_go_to_the_rewards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "rows.csv"
-    data.write_text("answer,kind,summary\na b,x,a b\nc d,y,d\ne f,x,nothing\n")
+    data.write_text("reply,kind,summary\na b,x,a b\nc d,y,d\ne f,x,nothing\n")
     saved = tmp_path / "comparison.json"
-    more = ("--text_column", "answer", "--label_column", "kind", "--target_label", "x", "--limit", "2")
+    more = ("--text_column", "reply", "--label_column", "kind", "--target_label", "x", "--limit", "2")
     rouge = "{model: rouge, options: {column: summary}}"
     compare.main(command(str(data), *more, "--save", str(saved), models=(rouge, "length")))
     comparison = json.loads(saved.read_text())

@@ -192,7 +192,7 @@ def test_batches_hold_texts_of_like_length_and_every_epoch_every_row(epochs: flo
 
 
 def stop(*arguments: Any) -> None:
-    """Leave as an interrupted run does, in the place of what would come after the training."""
+    """Stop as an interrupted run does, in place of the function that comes after the training."""
     raise Interrupted("stopped")
 
 
@@ -242,8 +242,8 @@ def test_a_classifier_may_start_from_one_with_other_labels_and_learn_texts_that_
     ]
     source = lines(tmp_path / "three.jsonl", rows)
     train = {"model": str(first), "data": source, "validation": source, "polarity_pair": ["Mia is ok", "Mia is bad"]}
-    found = launch(tmp_path, train | {"epochs": 12}, runs="second")
-    assert AutoModelForSequenceClassification.from_pretrained(found).config.num_labels == 3
+    folder = launch(tmp_path, train | {"epochs": 12}, runs="second")
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 3
 
 
 def test_balanced_weights_give_every_label_the_same_part_of_the_loss() -> None:

@@ -14,7 +14,7 @@ from trl.rewards import get_repetition_penalty_reward
 
 from workbench.rewards.registry import load_reward
 
-TERMS = [{"model": "length", "options": {"target": 1}}, {"model": "rouge", "options": {"column": "answer"}}]
+TERMS = [{"model": "length", "options": {"target": 1}}, {"model": "rouge", "options": {"column": "reference"}}]
 
 
 def train(folder: Path, rewards: list[Any], rows: dict[str, list[str]]) -> list[dict[str, float]]:
@@ -45,24 +45,24 @@ def train(folder: Path, rewards: list[Any], rows: dict[str, list[str]]) -> list[
 
 def test_our_rewards_drive_trls_trainer(tmp_path: Path) -> None:
     ours = load_reward("combine", terms=TERMS)
-    theirs = load_reward("trl.rewards:get_repetition_penalty_reward", ngram_size=1)
+    trl_reward = load_reward("trl.rewards:get_repetition_penalty_reward", ngram_size=1)
     seen: list[dict[str, list]] = []
 
-    def watch(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
-        kept = {name: columns[name] for name in ("answer", "completion_ids")}
-        seen.append({"prompts": prompts, "completions": completions, **kept})
+    def record(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        selected = {name: columns[name] for name in ("reference", "completion_ids")}
+        seen.append({"prompts": prompts, "completions": completions, **selected})
         return [0.0] * len(completions)
 
-    logs = train(tmp_path, [ours, theirs, watch], {"prompt": ["ab", "cd"], "answer": ["ba", "dc"]})
+    logs = train(tmp_path, [ours, trl_reward, record], {"prompt": ["ab", "cd"], "reference": ["ba", "dc"]})
     steps = [log for log in logs if "reward" in log]
     assert len(steps) == len(seen) == 2
-    for given, log in zip(seen, steps, strict=True):
-        assert len(given["completions"]) == 4
-        assert given["answer"] == [prompt[::-1] for prompt in given["prompts"]]
-        assert log["rewards/combine/mean"] == pytest.approx(np.mean(ours(**given)), abs=1e-5)
-        assert log[f"rewards/{theirs.name}/mean"] == pytest.approx(np.mean(theirs(**given)), abs=1e-5)
-        assert log["reward"] == pytest.approx(np.mean(ours(**given)) + np.mean(theirs(**given)), abs=1e-5)
-    assert np.ptp([score for given in seen for score in ours(**given)]) > 0
+    for call, log in zip(seen, steps, strict=True):
+        assert len(call["completions"]) == 4
+        assert call["reference"] == [prompt[::-1] for prompt in call["prompts"]]
+        assert log["rewards/combine/mean"] == pytest.approx(np.mean(ours(**call)), abs=1e-5)
+        assert log[f"rewards/{trl_reward.name}/mean"] == pytest.approx(np.mean(trl_reward(**call)), abs=1e-5)
+        assert log["reward"] == pytest.approx(np.mean(ours(**call)) + np.mean(trl_reward(**call)), abs=1e-5)
+    assert np.ptp([score for call in seen for score in ours(**call)]) > 0
     assert max(log["grad_norm"] for log in steps) > 0
 
 

@@ -52,7 +52,7 @@ class OffersTerms(Protocol):
 
 @runtime_checkable
 class Array(Protocol):
-    """The conversion to plain Python numbers that numpy and torch share."""
+    """An array of numpy or torch."""
 
     def tolist(self) -> Any:
         """Return nested lists of Python numbers, or one number."""
@@ -139,7 +139,7 @@ class CheckedReward:
     def _call(
         self, scorer: Callable[..., Any], prompts: list[str], completions: list[str], columns: dict[str, list]
     ) -> Any:
-        """Return what the user's code returns; raises RewardError where it fails or is given something but texts."""
+        """Call the user's code on checked texts and return its result; raises RewardError where it fails."""
         _require_texts(prompts, f"reward {self.name}", "prompt")
         _require_texts(completions, f"reward {self.name}", "completion")
         # By keyword, as TRL calls: its own functions take `completions` and keep the prompts in **kwargs.
@@ -233,5 +233,5 @@ def _finite_float(value: Any, context: str) -> float:
 
 
 def _row_context(name: str, row: int, texts: Sequence[str]) -> str:
-    """Return the beginning of a message about one row."""
+    """Return the first words of a message about one row."""
     return f"{name}, row {row}, text {shorten(texts[row])}: it returned"

@@ -29,6 +29,6 @@ def encode_preferences(
     # After the other call: a tokenizer is saved with the side that it truncated last.
     alone = encode(tokenizer, completions, max_tokens)
     return [
-        completion if len(completion) == max_tokens else whole
-        for completion, whole in zip(alone, with_prompts, strict=True)
+        completion_ids if len(completion_ids) == max_tokens else ids
+        for completion_ids, ids in zip(alone, with_prompts, strict=True)
     ]

@@ -8,13 +8,16 @@ import numpy as np
 
 
 def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Ranks (N,) from 1 for the lowest; equal values share their mean rank."""
+    """Return ranks (N,) from 1 for the lowest; equal values get their mean rank."""
     _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(sizes) - (sizes - 1) / 2)[group]
 
 
 def auroc(scores: Sequence[float] | np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
-    """Chance that a positive row outranks a negative one, ties half; ValueError unless both labels occur."""
+    """Return the probability that a positive row outranks a negative one, where ties count one half.
+
+    Raises ValueError unless both labels occur.
+    """
     values, positive = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if values.ndim != 1 or values.shape != positive.shape:
         raise ValueError(f"scores {values.shape} and labels {positive.shape} must be equally long, 1-D")

@@ -1,4 +1,4 @@
-"""The mean of the last weights of a training, in place of the last ones (arXiv 1803.05407)."""
+"""Weight averaging over the last steps of a training (arXiv 1803.05407)."""
 
 from __future__ import annotations
 

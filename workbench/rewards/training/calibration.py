@@ -72,7 +72,7 @@ def confusion(probabilities: Numbers, positive: Truths, threshold: float) -> Con
 
 
 def average_precision(scores: Numbers, positive: Truths) -> float:
-    """Return the precision at each rank weighted by its gain in recall; equal scores share a rank."""
+    """Return the precision at each rank weighted by its gain in recall; equal scores have one rank."""
     values, truth = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
     if not truth.any():
         raise ValueError("average precision needs a positive row")

@@ -76,7 +76,7 @@ def classifier_report(
     *,
     threshold: float = 0.5,
 ) -> dict[str, Any]:
-    """Return the report on a classifier from labelled held-out texts and, where given, clean texts of the domain.
+    """Return the report on a classifier from labelled held-out texts and any clean texts of the domain.
 
     Probabilities are those of toxicity after temperature scaling, which moves no text across a threshold of one half.
     Raises UserError unless some of the texts have the target label and some do not.
