@@ -1,76 +1,68 @@
-"""A stage loads its tokenizer and every split of its data once: what the plan loaded is what the run uses."""
+"""Every stage of a chain loads its tokenizer, its rows and its rewards once, while it is planned."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import CHAIN, evaluation_source, small
-from transformers import AutoTokenizer
+from small_runs import CHAIN, small
 
-from workbench.data import readers, sources
+from workbench.data import sources
+from workbench.models import loading
+from workbench.rewards import registry
 from workbench.run import cli
 from workbench.run.cli import Stage
 
 
-class LoadCounter:
-    """Counts what is loaded in each stage, in its plan and in its run together."""
+def counted(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, record: Callable[..., None]) -> None:
+    """Let a function of a module report its arguments on every call."""
+    function = getattr(module, name)
 
-    def __init__(self) -> None:
-        self.stage = ""
-        self.counts: Counter[tuple[str, ...]] = Counter()
+    def report_and_call(*args: Any, **options: Any) -> Any:
+        record(*args)
+        return function(*args, **options)
 
-    def count(self, function: Callable[..., Any], kind: str, arguments: int) -> Callable[..., Any]:
-        """Return the function, with each call counted under its first arguments."""
-
-        def counting(*values: Any, **options: Any) -> Any:
-            self.counts[self.stage, kind, *map(str, values[:arguments])] += 1
-            return function(*values, **options)
-
-        return counting
-
-    def watch(self, stage: Stage) -> Stage:
-        """Return the stage, which names itself while its functions run."""
-
-        def during(function: Callable[..., Any]) -> Callable[..., Any]:
-            def named(*values: Any) -> Any:
-                self.stage = stage.name
-                return function(*values)
-
-            return named
-
-        return dataclasses.replace(stage, plan=during(stage.plan), run=during(stage.run))
+    monkeypatch.setattr(module, name, report_and_call)
 
 
-@pytest.fixture(scope="module")
-def loads(tmp_path_factory: pytest.TempPathFactory) -> Counter[tuple[str, ...]]:
-    """What every stage of a chain loads, with all optional data that it can have."""
-    folder = tmp_path_factory.mktemp("chain")
-    validation = evaluation_source(12, "validation")
-    options = small(
-        "quickstart",
-        folder,
-        *("--reward.model", "null", "--reward.train.data.limit", "640"),
-        *("--sft.validation", json.dumps(validation | {"columns": {"response": "summary"}})),
-        *("--ppo.validation", json.dumps(validation), "--reward.held_out", "{model: toy_lexicon}"),
-        *("--evaluation.data", json.dumps({"test dialogues": evaluation_source(5)})),
-    )
-    counter = LoadCounter()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "load_rows", counter.count(readers.load_rows, "rows", 2))
-        patch.setattr(AutoTokenizer, "from_pretrained", counter.count(AutoTokenizer.from_pretrained, "tokenizer", 1))
-        cli.launch([counter.watch(stage) for stage in CHAIN], "", options)
-    return counter.counts
+def test_a_chain_loads_everything_once_per_stage(
+    in_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: Counter[tuple[str, ...]] = Counter()
+    moment = ("", "")
 
+    def record(*what: str) -> None:
+        loads[*moment, *what] += 1
 
-def test_every_stage_loads_its_data_and_tokenizer(loads: Counter[tuple[str, ...]]) -> None:
-    for stage in ("sft", "reward", "ppo", "evaluation"):
-        assert {kind for name, kind, *_ in loads if name == stage} == {"rows", "tokenizer"}, stage
+    def marked(stage: Stage) -> Stage:
+        def plan(config: Any) -> Any:
+            nonlocal moment
+            moment = (stage.name, "plan")
+            return stage.plan(config)
 
+        def run(run: Any, plan: Any) -> Any:
+            nonlocal moment
+            moment = (stage.name, "run")
+            return stage.run(run, plan)
 
-def test_nothing_is_loaded_twice_in_a_stage(loads: Counter[tuple[str, ...]]) -> None:
-    assert {loaded: count for loaded, count in loads.items() if count > 1} == {}
+        return dataclasses.replace(stage, plan=plan, run=run)
+
+    counted(monkeypatch, sources, "load_rows", lambda path, split: record("rows", path, split))
+    counted(monkeypatch, loading, "from_pretrained", lambda cls, model: record(cls.__name__, str(model)))
+    counted(monkeypatch, registry, "_build", lambda model, options: record("reward", model))
+    judges = ["--evaluation.judges", "[{model: lexicon, options: {words: [idiot]}}]"]
+    cli.launch([marked(stage) for stage in CHAIN], "", [*small("quickstart", tmp_path), *judges])
+    once = {load: count for load, count in loads.items() if load[2] in ("rows", "AutoTokenizer", "reward")}
+    assert set(once.values()) == {1}, once
+    assert {load[1] for load in once} == {"plan"}, "nothing is loaded twice, or only when a stage runs"
+    assert {load[:3] for load in once} == {
+        *((stage, "plan", what) for stage in ("sft", "ppo", "evaluation") for what in ("rows", "AutoTokenizer")),
+        ("ppo", "plan", "reward"),
+        ("evaluation", "plan", "reward"),
+    }
+    models = Counter(load[0] for load in loads.elements() if load[2] == "AutoModelForSeq2SeqLM")
+    assert models == {"sft": 1, "ppo": 1, "evaluation": 1}
