@@ -14,7 +14,7 @@ from transformers import (
 
 from workbench.errors import UserError
 from workbench.toy import MODELS, RUDE_WORDS, model_folder, rows
-from workbench.toy.dialogues import SIZES, example, sentence
+from workbench.toy.dialogues import SIZES, example, generate, sentence
 
 RUDE = re.compile(rf"\b({'|'.join(RUDE_WORDS)})\b", re.IGNORECASE)
 PROMPT = "Summarize the dialogue.\n\n{dialogue}\n\nSummary: "
@@ -30,6 +30,7 @@ def test_sizes_and_determinism(name: str) -> None:
     for split, size in SIZES[name].items():
         first = rows(name, split)
         assert len(first) == size
+        generate.cache_clear()
         assert first == rows(name, split)
 
 

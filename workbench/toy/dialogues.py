@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from string import Formatter
 from typing import Any
@@ -216,6 +217,12 @@ def rows(name: str, split: str) -> list[dict[str, Any]]:
         raise UserError(f"toy:{name}: no such toy data set{suggestion(name, SIZES, 'toy:')}")
     if split not in SIZES[name]:
         raise UserError(f"toy:{name}: no split {split!r}{suggestion(split, SIZES[name])}")
+    return [dict(row) for row in generate(name, split)]
+
+
+@cache
+def generate(name: str, split: str) -> list[dict[str, Any]]:
+    """Generate the rows of one split, once per process."""
     random = Random(f"{name}/{split}")
 
     def draw() -> tuple[str, dict[str, Any]]:
