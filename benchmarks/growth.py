@@ -16,19 +16,19 @@ import matplotlib.pyplot as plt
 FACTORS = (1, 2, 4)
 # A flag and its value at 1x. Batches keep their number of optimizer steps, minibatches grow with them.
 AXES = {"batch": 16, "new": 16, "depth": 1}
-TITLES = {"batch": "prompts a step", "new": "tokens a response", "depth": "layers (6 and 8 at 1x)"}
+TITLES = {"batch": "prompts per step", "new": "tokens per response", "depth": "layers (6 and 8 at 1x)"}
 
 
 def measure(arch: str, axis: str, factor: int) -> float:
-    """Seconds of a bf16 step."""
+    """Return the seconds of a bf16 step."""
     values = AXES | {axis: AXES[axis] * factor}
     flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     flags += ["--mini", str(values["batch"] // 4), "--arch", arch, "--dtype", "bfloat16", "--steps", "1"]
     command = [sys.executable, "-m", "benchmarks.ppo_step", *flags]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(result.stdout.splitlines()[-1])
-    print(arch, axis, factor, found["step_s"], found["floor_s"], flush=True)
-    return found["step_s"]
+    measured = json.loads(result.stdout.splitlines()[-1])
+    print(arch, axis, factor, measured["step_s"], measured["floor_s"], flush=True)
+    return measured["step_s"]
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
         panel.set_yscale("log", base=2)
         panel.set_yticks([2, 4, 8], ["2", "4", "8"])
         panel.set_xticks([at_one * f for f in FACTORS], [str(at_one * f) for f in FACTORS])
-    panels[0].set_ylabel("seconds a step")
+    panels[0].set_ylabel("seconds per step")
     panels[0].legend()
     figure.savefig(picture)
 

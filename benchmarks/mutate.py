@@ -1,4 +1,4 @@
-"""Break one line at a time in a copy of the tree, and see that a test turns red (`make mutate`)."""
+"""Break one line at a time in a copy of the tree, and check that a test fails (`make mutate`)."""
 
 # ruff: noqa: E501 (a mutation is one row of a table)
 
@@ -24,7 +24,7 @@ SECONDS = 600
 
 
 class Mutation(NamedTuple):
-    """A breakage of one place in a file, and the test files of which one must turn red."""
+    """A breakage of one place in a file, and the test files of which one must fail."""
 
     words: str
     file: str  # below workbench/
@@ -33,12 +33,18 @@ class Mutation(NamedTuple):
     tests: str  # below tests/
 
 
-ALGORITHM, OPTIONS = "test_algorithm.py", "test_options.py"
+ALGORITHM, OPTIONS = "test_algorithm.py", "test_ppo_options.py"
 POLICY, LOGPROBS, CHECKS = "test_policy.py", "test_logprobs.py", "test_selfcheck.py"
-PPO = "test_ppo.py"  # takes a minute as a whole, so one test of it
-POOLED, MEASURING, VERDICTS, KEPT = "test_pooled.py", "test_measuring.py", "test_verdicts.py", "test_kept.py"
-ANSWERS = "test_evaluation_recipe.py::test_tokens_say_where_the_answer_moved_and_join_to_its_text"
-PAIRED = "test_evaluation_recipe.py::test_the_first_seed_answers_as_it_does_alone"
+PPO = "test_ppo.py"  # slow as a whole, so one test of it
+RESUMED = f"{PPO}::test_a_stopped_run_resumes_to_the_same_metrics_and_weights"
+CORPUS, SCORING, VERDICTS, CACHE = (
+    "test_corpus_metrics.py",
+    "test_scoring.py",
+    "test_verdicts.py",
+    "test_evaluation_cache.py",
+)
+TOKENS = "test_evaluation_recipe.py::test_tokens_have_their_log_ratios_and_join_to_the_text"
+PAIRED = "test_evaluation_recipe.py::test_the_first_seed_samples_as_it_does_alone"
 
 # fmt: off
 MUTATIONS = [
@@ -52,11 +58,11 @@ MUTATIONS = [
     Mutation("one token divides by zero", "ppo/algorithm.py", "if count < 2:", "if count < 1:", ALGORITHM),
     Mutation("the clip takes the better side", "ppo/algorithm.py", "torch.maximum(unclipped, clipped)", "torch.minimum(unclipped, clipped)", ALGORITHM),
     Mutation("log ratio not clamped", "ppo/algorithm.py", ".clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)", "", ALGORITHM),
-    Mutation("value loss takes the smaller error", "ppo/algorithm.py", "torch.maximum(error, error_near)", "torch.minimum(error, error_near)", ALGORITHM),
+    Mutation("value loss takes the smaller error", "ppo/algorithm.py", "torch.maximum(error, clipped_error)", "torch.minimum(error, clipped_error)", ALGORITHM),
     Mutation("KL controller not clipped", "ppo/algorithm.py", "min(max(kl / target - 1, -0.2), 0.2)", "kl / target - 1", ALGORITHM),
     Mutation("scores divided by the variance", "ppo/algorithm.py", "(scores - mean) / max(std, 1e-8)", "(scores - mean) / max(std**2, 1e-8)", OPTIONS),
-    Mutation("missing stop token is paid for", "ppo/algorithm.py", "/ scale - missing", "/ scale + missing", OPTIONS),
-    Mutation("cosine falls to a half only", "ppo/algorithm.py", "0.5 * (1 + math.cos(math.pi * done))", "0.5 * (1 + math.cos(math.pi * done / 2))", OPTIONS),
+    Mutation("missing stop token is rewarded", "ppo/algorithm.py", "/ scale - missing", "/ scale + missing", OPTIONS),
+    Mutation("cosine falls to a half only", "ppo/algorithm.py", "math.cos(math.pi * progress)", "math.cos(math.pi * progress / 2)", OPTIONS),
     Mutation("mask from the pad id", "models/sampling.py", "return stops_before == 0", "return response_ids != stop_ids[0]", POLICY),
     Mutation("inverse sampling one token too far", "models/sampling.py", "torch.searchsorted(cumulated, drawn, right=True)", "(torch.searchsorted(cumulated, drawn, right=True) + 1)", POLICY),
     Mutation("sampling ignores the temperature", "models/sampling.py", "torch.softmax(scores / self.temperature,", "torch.softmax(scores,", POLICY),
@@ -71,52 +77,58 @@ MUTATIONS = [
     Mutation("temperature does not divide in the sweep", "models/logprobs.py", "logits /= temperature", "logits /= 1", LOGPROBS),
     Mutation("frozen head not rescaled at a new maximum", "models/logprobs.py", "denominator.mul_(rescale)", "denominator.mul_(1)", LOGPROBS),
     Mutation("sign of the entropy's gradient", "models/logprobs.py", "mean_logit * mean_weight - mean_product", "mean_product - mean_logit * mean_weight", LOGPROBS),
-    Mutation("sign of the entropy bonus", "ppo/update.py", "- settings.entropy_coef * entropy", "+ settings.entropy_coef * entropy", OPTIONS),
-    Mutation("gradients not clipped", "ppo/update.py", "settings.max_grad_norm)", "1e9)", OPTIONS),
-    Mutation("target_kl ignored", "ppo/update.py", "if moved > settings.target_kl:", "if False:", OPTIONS),
-    Mutation("warm-up of the values trains the policy", "ppo/update.py", "for parameter in frozen or ():", "for parameter in ():", OPTIONS),
+    Mutation("sign of the entropy bonus", "ppo/update.py", "- config.entropy_coef * entropy", "+ config.entropy_coef * entropy", OPTIONS),
+    Mutation("gradients not clipped", "ppo/update.py", "config.max_grad_norm)", "1e9)", OPTIONS),
+    Mutation("target_kl ignored", "ppo/update.py", "if approx_kl > config.target_kl:", "if False:", OPTIONS),
+    Mutation("warm-up of the values trains the policy", "ppo/update.py", "for parameter in frozen:", "for parameter in ():", OPTIONS),
     Mutation("one epoch whatever is asked for", "ppo/update.py", "for _ in range(epochs):", "for _ in range(1):", OPTIONS),
     Mutation("mean over rows instead of tokens", "ppo/update.py", "accelerator.num_processes / max(tokens, 1)", "accelerator.num_processes / len(rows)", OPTIONS),
-    Mutation("mean of the means of micro batches", "ppo/update.py", "accelerator.backward(loss * weight)", "accelerator.backward(loss * weight * len(rows) / len(micro))", OPTIONS),
+    Mutation("mean of the means of micro batches", "ppo/update.py", "accelerator.backward(micro.loss * weight)", "accelerator.backward(micro.loss * weight * len(rows) / len(micro_rows))", OPTIONS),
     Mutation("a step is taken on a NaN gradient", "ppo/update.py", "if torch.isfinite(norm):", "if True:", f"{PPO}::test_a_gradient_that_is_not_finite_skips_the_step_and_stops_after_a_few"),
     Mutation("the reference scores as the policy", "ppo/rollout.py", 'policy.logprobs("reference",', 'policy.logprobs("policy",', OPTIONS),
     Mutation("special tokens shown to the reward", "ppo/rollout.py", "skip_special_tokens=True", "skip_special_tokens=False", CHECKS),
-    Mutation("whitened returns", "ppo/trainer.py", "returns = (advantages + rollout.values) * mask", "returns = (algorithm.whiten(advantages, mask) + rollout.values) * mask", OPTIONS),
-    Mutation("the rate does not fall", "ppo/trainer.py", 'group["lr"] = peak * fraction', 'group["lr"] = peak', OPTIONS),
-    Mutation("adaptive coefficient not applied", "ppo/trainer.py", "rewards = algorithm.token_rewards(scores, kl, mask, state.kl_coef)", "rewards = algorithm.token_rewards(scores, kl, mask, config.kl_coef)", OPTIONS),
-    Mutation("KL coefficient not restored", "ppo/checkpoint.py", 'TrainState(**state["counters"])', 'TrainState(**state["counters"] | {"kl_coef": 0.01})', OPTIONS),
-    Mutation("optimizer not restored", "ppo/checkpoint.py", 'optimizer.load_state_dict(state["optimizer"])', "pass", f"{PPO}::test_a_stopped_run_goes_on_to_the_same_metrics_and_weights"),
-    Mutation("KL at the start not looked at", "ppo/selfcheck.py", "if not kl_per_token <= tolerance:", "if False:", f"{PPO}::test_a_policy_that_is_not_its_reference_is_refused_before_any_update"),
+    Mutation("whitened returns", "ppo/advantages.py", "returns = (advantages + rollout.values) * mask", "returns = (algorithm.whiten(advantages, mask) + rollout.values) * mask", OPTIONS),
+    Mutation("the rate does not fall", "ppo/trainer.py", 'group["lr"] = peak * multiplier', 'group["lr"] = peak', OPTIONS),
+    Mutation("adaptive coefficient not applied", "ppo/advantages.py", "rewards = algorithm.token_rewards(scores, kl, mask, state.kl_coef)", "rewards = algorithm.token_rewards(scores, kl, mask, config.kl_coef)", OPTIONS),
+    Mutation("KL coefficient not restored", "ppo/checkpoint.py", 'TrainState(**content["train_state"])', 'TrainState(**content["train_state"] | {"kl_coef": 0.01})', OPTIONS),
+    Mutation("optimizer not restored", "ppo/checkpoint.py", 'optimizer.load_state_dict(content["optimizer"])', "pass", RESUMED),
+    Mutation("score statistics not restored", "ppo/checkpoint.py", '"train_state": asdict(state),', '"train_state": asdict(state) | {"score_std": None},', OPTIONS),
+    Mutation("a checkpoint of another version is read", "ppo/checkpoint.py", 'if content.get("train_state", {}).keys() != {item.name for item in fields(TrainState)}:', "if False:", "test_checkpoints.py::test_a_checkpoint_of_another_version_is_refused_in_one_line"),
+    Mutation("initial scores of every step", "ppo/trainer.py", "or self.state.score_std is not None:", "or False:", OPTIONS),
+    Mutation("random state not restored after a failure", "ppo/trainer.py", "checkpoint.restore_random_state(random_state)", "pass", "test_resume.py::test_a_reward_that_fails_changes_nothing_either"),
+    Mutation("KL at the start not checked", "ppo/selfcheck.py", "if not kl_per_token <= tolerance:", "if False:", f"{PPO}::test_a_policy_that_is_not_its_reference_is_refused_before_any_update"),
     Mutation("a shared reference passes", "ppo/selfcheck.py", "parameter.data_ptr() in trained for", "False for", CHECKS),
     Mutation("weights without a gradient pass", "ppo/selfcheck.py", "if unreached:", "if False:", CHECKS),
     Mutation("a sanity pair that ties or inverts passes", "ppo/selfcheck.py", "if not good > bad:", "if not good != bad:", CHECKS),
-    # What the evaluation says of the answers.
-    Mutation("interval of 90 %", "statistics.py", "[0.025, 0.975]", "[0.05, 0.95]", "test_statistics.py"),
-    Mutation("the difference the wrong way round", "statistics.py", "differences = second - first", "differences = first - second", "test_statistics.py"),
-    Mutation("ties count as wins", "statistics.py", "wins=int((differences > 0).sum())", "wins=int((differences >= 0).sum())", "test_statistics.py"),
-    Mutation("one prompt has an interval", "statistics.py", "if differences.size > 1:", "if differences.size > 0:", "test_statistics.py"),
-    Mutation("tied scores are ranked in order", "statistics.py", "(np.cumsum(sizes) - (sizes - 1) / 2)", "np.cumsum(sizes)", "test_statistics.py"),
-    Mutation("parts without the jackknife's factor", "statistics.py", "value + (rest.size - 1) *", "value + 1 *", POOLED),
-    Mutation("n-grams of several rows belong to one", "metrics/text_statistics.py", "row if owner.get(ngram, row) == row else None", "row", POOLED),
-    Mutation("BLEU without smoothing", "metrics/__init__.py", 'smooth_method="exp"', 'smooth_method="none"', POOLED),
-    Mutation("samples of a prompt left out one by one", "evaluation/pooled.py", "np.cumsum([0, *(len(of) for of in texts[:-1])])", "np.arange(len(texts))", POOLED),
-    Mutation("perplexity of the prompts' means", "evaluation/pooled.py", "_perplexity(sums.sum(axis=0) - sums)", "_perplexity(sums)", POOLED),
-    Mutation("seeds share their samples", "evaluation/measuring.py", "of[seed * samples : (seed + 1) * samples]", "of[:samples]", MEASURING),
-    Mutation("the worst of all seeds together", "evaluation/measuring.py", 'metric.removeprefix("toxicity "), by_seed(by_prompt, seeds)', 'metric.removeprefix("toxicity "), [by_prompt] * seeds', MEASURING),
-    Mutation("rows without a reference score 0", "evaluation/measuring.py", "by_row.get(row, math.nan)", "by_row.get(row, 0.0)", MEASURING),
-    Mutation("a rise is always better", "evaluation/verdicts.py", '"better" if (difference.low > 0) == (better == "higher") else "worse"', '"better" if difference.low > 0 else "worse"', VERDICTS),
+    # The evaluation.
+    Mutation("interval of 90 %", "evaluation/statistics.py", "[0.025, 0.975]", "[0.05, 0.95]", "test_statistics.py"),
+    Mutation("the difference the wrong way round", "evaluation/statistics.py", "differences = second - first", "differences = first - second", "test_statistics.py"),
+    Mutation("ties count as a rise", "evaluation/statistics.py", "rose=int((differences > 0).sum())", "rose=int((differences >= 0).sum())", "test_statistics.py"),
+    Mutation("one prompt has an interval", "evaluation/statistics.py", "if differences.size > 1:", "if differences.size > 0:", "test_statistics.py"),
+    Mutation("tied scores are ranked in order", "rewards/ranking.py", "(np.cumsum(sizes) - (sizes - 1) / 2)", "np.cumsum(sizes)", "test_statistics.py"),
+    Mutation("pseudovalues without the jackknife's factor", "evaluation/statistics.py", "value + (rest.size - 1) *", "value + 1 *", CORPUS),
+    Mutation("n-grams of several rows belong to one", "evaluation/metrics/text_statistics.py", "row if owner.get(ngram, row) == row else None", "row", CORPUS),
+    Mutation("BLEU without smoothing", "evaluation/metrics/__init__.py", 'smooth_method="exp"', 'smooth_method="none"', CORPUS),
+    Mutation("samples of a prompt left out one by one", "evaluation/corpus_metrics.py", "np.cumsum([0, *(len(row) for row in texts[:-1])])", "np.arange(len(texts))", CORPUS),
+    Mutation("perplexity of the prompts' means", "evaluation/corpus_metrics.py", "for rest in total - sums]", "for rest in sums]", CORPUS),
+    Mutation("seeds share their samples", "evaluation/scoring.py", "row[seed * samples : (seed + 1) * samples]", "row[:samples]", SCORING),
+    Mutation("the difference is that of the first sample", "evaluation/scoring.py", "by_title[title].mean(axis=(1, 2))", "by_title[title][:, 0, 0]", SCORING),
+    Mutation("the worst of all seeds together", "evaluation/completion_metrics.py", "worst_toxicity(p)[..., None]", "worst_toxicity(p.reshape(len(p), 1, -1)).repeat(p.shape[1], axis=1)[..., None]", SCORING),
+    Mutation("rows without a reference score 0", "evaluation/completion_metrics.py", "np.full(len(self.completions), np.nan)", "np.zeros(len(self.completions))", SCORING),
+    Mutation("rows without a value count in the mean", "evaluation/scoring.py", "known = values[np.isfinite(values)]", "known = np.nan_to_num(values)", SCORING),
+    Mutation("a rise is always better", "evaluation/verdicts.py", '"better" if (difference.low > 0) == (direction == "higher") else "worse"', '"better" if difference.low > 0 else "worse"', VERDICTS),
     Mutation("few prompts are evidence", "evaluation/verdicts.py", "if prompts < MINIMUM_PROMPTS or not (difference.low", "if not (difference.low", VERDICTS),
     Mutation("half the power", "evaluation/verdicts.py", "(CONFIDENCE + POWER) * deviation", "CONFIDENCE * deviation", VERDICTS),
     Mutation("the reward alone makes it better", "evaluation/verdicts.py", 'elif fell and by_reward in (None, "better"):', 'elif by_reward == "better":', VERDICTS),
     Mutation("no judge can make it worse", "evaluation/verdicts.py", "    if rose:", "    if False:", VERDICTS),
-    Mutation("a bound holds in one direction only", "evaluation/guards.py", "within = low <= after <= high", "within = low <= after", "test_guards.py"),
-    Mutation("chance fails a guard", "evaluation/guards.py", "passed=within or chance", "passed=within", "test_guards.py"),
+    Mutation("a bound holds in one direction only", "evaluation/guards.py", "within = limits.low <= after <= limits.high", "within = limits.low <= after", "test_guards.py"),
+    Mutation("chance fails a guard", "evaluation/guards.py", "passed=within or bool(doubt)", "passed=within", "test_guards.py"),
     Mutation("a fall only the reward sees passes", "evaluation/guards.py", "passed=not alone", "passed=True", "test_guards.py"),
-    Mutation("KL with the wrong sign", "evaluation/answers.py", "moved.sum(dim=1).tolist(), (-base", "(-moved).sum(dim=1).tolist(), (-base", ANSWERS),
-    Mutation("KL against the base", "evaluation/answers.py", 'policy.logprobs("reference",', 'policy.logprobs("base",', ANSWERS),
-    Mutation("every answer has the first seed", "evaluation/answers.py", "[derive_seed(seed, index) for index, seed in part]", "[derive_seed(sampling.seeds[0], index) for index, _ in part]", PAIRED),
-    Mutation("other weights, the same answers", "evaluation/kept.py", '"weights": list(weights)', '"weights": []', f"{KEPT}::test_other_weights_answer_anew"),
-    Mutation("other prompts, the same answers", "evaluation/kept.py", '[row["prompt_ids"] for row in rows]', "len(rows)", f"{KEPT}::test_what_answers_depend_on_has_them_sampled_anew"),
+    Mutation("KL with the wrong sign", "evaluation/generation.py", "log_ratios.sum(dim=1).tolist(), (-base", "(-log_ratios).sum(dim=1).tolist(), (-base", TOKENS),
+    Mutation("KL against the base", "evaluation/generation.py", 'policy.logprobs("reference",', 'policy.logprobs("base",', TOKENS),
+    Mutation("every completion has the first seed", "evaluation/generation.py", "[derive_seed(seed, index) for index, seed in part]", "[derive_seed(sampling.seeds[0], index) for index, _ in part]", PAIRED),
+    Mutation("other weights, the same completions", "evaluation/cache.py", '"weights": list(weights)', '"weights": []', f"{CACHE}::test_other_weights_sample_anew"),
+    Mutation("other prompts, the same completions", "evaluation/cache.py", "list(prompt_ids)", "len(prompt_ids)", f"{CACHE}::test_what_completions_depend_on_has_them_sampled_anew"),
     Mutation("an adapter may rewrite the base", "models/adapters.py", "        if not leaves_base:", "        if False:", "test_adapters.py"),
     Mutation("an adapter of other shapes joins", "models/adapters.py", "if expected.get(name) != shapes.get(name):", "if False:", "test_adapters.py"),
 ]
@@ -124,15 +136,15 @@ MUTATIONS = [
 
 
 class Result(NamedTuple):
-    """What a mutation came to."""
+    """Whether a mutation was caught."""
 
     mutation: Mutation
     caught: bool
-    by: str  # the first test that failed, or why there is none
+    by: str  # the first test that failed, or the reason that there is none
 
 
 def main() -> int:
-    """Try every mutation, print the table, and return 1 if one survives or its place is not found."""
+    """Try every mutation, print the table, and return 1 if one survives or does not apply."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", type=Path, metavar="FILE", help="store the result as Markdown")
     parser.add_argument("--only", default="", metavar="WORDS", help="only mutations whose words or file hold this")
@@ -170,11 +182,11 @@ def copy_tree(tree: Path) -> None:
 
 
 def attempt(tree: Path, mutation: Mutation) -> Result:
-    """Break the file, run its tests and mend it again."""
+    """Break the file, run its tests and restore it."""
     path = tree / "workbench" / mutation.file
     text = path.read_text()
     if text.count(mutation.old) != 1:
-        return Result(mutation, False, f"{mutation.old!r} stands {text.count(mutation.old)} times in {mutation.file}")
+        return Result(mutation, False, f"{mutation.old!r} occurs {text.count(mutation.old)} times in {mutation.file}")
     path.write_text(text.replace(mutation.old, mutation.new))
     try:
         status, failed = run_tests(tree, mutation.tests.split())
@@ -184,7 +196,7 @@ def attempt(tree: Path, mutation: Mutation) -> Result:
 
 
 def run_tests(tree: Path, tests: list[str]) -> tuple[int, str]:
-    """Exit status of pytest, 1 where a test failed, and the first test that did."""
+    """Return the exit status of pytest, 1 where a test failed, and the first test that did."""
     sys.stdout.flush()
     with tempfile.TemporaryFile("w+") as output:
         child = os.fork()
@@ -193,7 +205,7 @@ def run_tests(tree: Path, tests: list[str]) -> tuple[int, str]:
                 os.dup2(output.fileno(), stream.fileno())
             os.chdir(tree)
             sys.path[0] = str(tree)
-            sys.dont_write_bytecode = True  # a file mended within the second must not meet its broken self
+            sys.dont_write_bytecode = True  # a file restored within the same second must not meet its broken bytecode
             signal.alarm(SECONDS)
             options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
             status = pytest.main([*options, *(f"tests/{test}" for test in tests)])
@@ -201,27 +213,27 @@ def run_tests(tree: Path, tests: list[str]) -> tuple[int, str]:
             os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         output.seek(0)
-        said = output.read()
-    found = re.search(r"^FAILED (.+?)(?: - |$)", said, flags=re.MULTILINE)
+        text = output.read()
+    failure = re.search(r"^FAILED (.+?)(?: - |$)", text, flags=re.MULTILINE)
     if status == 0:
         return 0, "no test"
-    return status, found[1] if found else f"exit {status}: {said.strip().splitlines()[-1:]}"
+    return status, failure[1] if failure else f"exit {status}: {text.strip().splitlines()[-1:]}"
 
 
 def preload() -> None:
-    """Import what the tests need of other packages once, so that a fork starts where a process would wait seconds."""
+    """Import the packages that the tests need once, so that a forked run starts at once."""
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     for name in ("accelerate", "peft", "transformers.models.gpt2.modeling_gpt2", "transformers.models.t5.modeling_t5"):
         importlib.import_module(name)
 
 
 def markdown(results: list[Result]) -> str:
-    """The table with its commit and date."""
+    """Return the table with its commit and date."""
     git = ["git", "describe", "--always", "--dirty", "--abbrev=8"]
     commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     rows = [f"| {r.mutation.words} | `workbench/{r.mutation.file}` | `{r.by}` |\n" for r in results]
     return (
-        "# Mutations\n\n`make mutate` breaks one place at a time in a copy of the tree; a test must turn red. "
+        "# Mutations\n\n`make mutate` breaks one place at a time in a copy of the tree; a test must fail. "
         f"The last run:\ncommit {commit}, {datetime.date.today()}, {sum(r.caught for r in results)} of {len(results)} "
         f"caught.\n\n| breakage | file | first test that failed |\n|---|---|---|\n{''.join(rows)}"
     )

@@ -58,7 +58,7 @@ SHAPES = {
 
 
 def arguments() -> argparse.Namespace:
-    """The flags of the workload."""
+    """Parse the flags of the workload."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", choices=SHAPES, default="gpt2")
     parser.add_argument("--batch", type=int, default=32, help="prompts per step")
@@ -74,7 +74,7 @@ def arguments() -> argparse.Namespace:
 
 
 def save_model(folder: Path, arch: str, depth: int) -> PreTrainedTokenizerFast:
-    """A model with random weights and a tokenizer of words t0, t1, ... in `folder`."""
+    """Save a model with random weights in `folder` and return a tokenizer of words t0, t1, ..."""
     shape, vocabulary, pad, stop = SHAPES[arch]
     torch.manual_seed(0)
     if arch == "gpt2":
@@ -87,7 +87,7 @@ def save_model(folder: Path, arch: str, depth: int) -> PreTrainedTokenizerFast:
 
 
 def make_trainer(options: argparse.Namespace, folder: Path) -> PPOTrainer:
-    """The trainer as the ppo recipe makes it."""
+    """Return a trainer as the PPO recipe makes it."""
     tokenizer = save_model(folder / "model", options.arch, options.depth)
     settings = PolicyConfig(
         model=str(folder / "model"),
@@ -120,16 +120,16 @@ def make_trainer(options: argparse.Namespace, folder: Path) -> PPOTrainer:
 
 
 def step(trainer: PPOTrainer) -> tuple[float, float, dict[str, float]]:
-    """Seconds of generation and of everything after it, and the step's metrics."""
+    """Take a step; return the seconds of generation and of everything after it, and the metrics."""
     start = time.perf_counter()
-    rollout = trainer.rollout(trainer.batch(trainer.step))
+    rollout = trainer.rollout(trainer.batch(trainer.state.step))
     metrics = trainer.update(rollout)
     total = time.perf_counter() - start
     return rollout.seconds["generate"], total - rollout.seconds["generate"], metrics
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations a second of a product of two large matrices; the best of several."""
+    """Return the floating-point operations per second of a product of two large matrices, the best of several."""
     size, best = 2048, 0.0
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     for _ in range(8):
@@ -147,7 +147,7 @@ def main() -> None:
         with FlopCounterMode(display=False) as counter:
             step(trainer)
         timed = [step(trainer) for _ in range(options.steps)]
-        # After the step, so that the matrices are no part of a smaller workload's peak.
+        # Before the matrices, which would be the peak of a small workload.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if trainer.accelerator.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated() / 2**30

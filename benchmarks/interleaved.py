@@ -1,6 +1,6 @@
-"""Run two commands in turns, A B A B, and print the ratio of their medians; each prints a JSON line with step_s.
+"""Run two commands interleaved, A B A B, and print the ratio of their medians; each prints a JSON line with step_s.
 
-python -m benchmarks.in_turns --rounds 3 "python -m benchmarks.ppo_step --arch t5" "other/python other.py --arch t5"
+python -m benchmarks.interleaved --rounds 3 "python -m benchmarks.ppo_step --arch t5" "other/python other.py --arch t5"
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KEYS = ("generate_s", "update_s", "step_s", "peak_gib")
 
 
 def last_line(command: str) -> dict[str, Any]:
-    """The JSON line that a command ends with; exits with what it said if it fails."""
+    """Return the JSON line that a command ends with; exit with its error if it fails."""
     result = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
     if result.returncode:
         sys.exit(f"error: {command}: exit code {result.returncode}\n{result.stderr[-2000:]}")
