@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import toy
-from workbench.errors import UserError, shorten
+from workbench.errors import UserError, shorten, suggestion
 from workbench.run.hub import hub_is_reachable, is_hub_id
 
 SPLIT_WORDS = {
@@ -65,8 +64,7 @@ def _missing(path: Path) -> UserError:
     while not missing.parent.exists():
         missing = missing.parent
     siblings = os.listdir(missing.parent) if missing.parent.is_dir() else []
-    closest = difflib.get_close_matches(missing.name, siblings, n=1)
-    hint = f"; did you mean {missing.parent / closest[0]}?" if closest else ""
+    hint = suggestion(missing.name, siblings, str(missing).removesuffix(missing.name))
     return UserError(f"{path}: no such file or folder; {missing.parent.resolve()} has no {missing.name!r}{hint}")
 
 

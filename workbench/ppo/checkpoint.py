@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import re
@@ -19,7 +18,7 @@ from torch import nn
 
 from workbench.errors import UserError
 from workbench.run.distributed import fail_together
-from workbench.run.files import atomic_folder, remove_partial, write_text, writing
+from workbench.run.files import atomic_folder, content_hash, remove_partial, write_text, writing
 
 NAME = re.compile(r"step_(\d{6})")
 
@@ -75,7 +74,7 @@ def save(
             if not is_intact(checkpoint):
                 with atomic_folder(checkpoint) as partial:
                     torch.save(content, partial / "state.pt")
-                    (partial / "sha256").write_text(sha256(partial / "state.pt"))
+                    (partial / "sha256").write_text(str(content_hash(partial / "state.pt")))
             for old in existing(folder)[:-keep]:
                 shutil.rmtree(old, ignore_errors=True)
             remove_partial(folder, "step_")
@@ -141,15 +140,10 @@ def truncate_log(file: Path, step: int) -> None:
 def is_intact(checkpoint: Path) -> bool:
     """Return whether a checkpoint's checksum matches."""
     try:
-        return (checkpoint / "sha256").read_bytes() == sha256(checkpoint / "state.pt").encode()
+        digest = content_hash(checkpoint / "state.pt")
+        return digest is not None and (checkpoint / "sha256").read_bytes() == digest.encode()
     except OSError:
         return False
-
-
-def sha256(file: Path) -> str:
-    """Return the checksum of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def existing(folder: Path) -> list[Path]:
