@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
@@ -17,16 +18,18 @@ from small_runs import evaluation_source, small
 
 from recipes import evaluation, ppo, sft
 from workbench.errors import Failed, UserError
-from workbench.evaluation.generation import Answer, Contestant, Sampling, answer
+from workbench.evaluation.generation import ComparedModel, Completion, Sampling, sample_completions
+from workbench.evaluation.results import Results, RunVerdict, read_results, to_json
 from workbench.models.loading import load_tokenizer
 from workbench.run import cli
 
 ROOT = Path(__file__).parent.parent
+TWO_LISTS = [{"model": "lexicon", "options": {"words": [word]}} for word in ("one", "two")]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs folder of a finished chain of a few steps, without its evaluation."""
+    """Return the runs folder of a finished chain of a few steps, without its evaluation."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(ROOT)
@@ -34,78 +37,79 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluate(trained: Path, *options: str) -> dict[str, Any]:
-    """The results of the evaluation with further options."""
+def evaluate(trained: Path, *options: str) -> Results:
+    """Return the results of the evaluation with further options."""
     cli.launch([evaluation.STAGE], "", [*small("quickstart", trained), "--force", "evaluation", *options])
-    return json.loads((trained / "quickstart" / "evaluation" / "results.json").read_text())
+    return read_results(trained / "quickstart" / "evaluation" / "results.json")
 
 
 def test_further_models_stand_beside_the_runs_own(trained: Path, in_project: Path) -> None:
     again = str(trained / "quickstart" / "ppo")
     models = json.dumps({"again": again, "policy": again, "kl 0.1": again, "other": "toy:gpt2"})
-    found = evaluate(trained, "--evaluation.models", models)["sets"]["test dialogues"]
-    metrics = {name: metric["means"] for name, metric in found["metrics"].items()}
-    for name, means in metrics.items():
-        assert means["again"] == means["policy"] == means["kl 0.1"] == means["aligned"], name
-    assert "other" not in metrics["KL to reference, nats"]
-    assert metrics["tokens"]["other"] > 0
-    assert "other - sft" in found["comparisons"]
+    result = evaluate(trained, "--evaluation.models", models).sets[0]
+    for summary in result.summaries:
+        means = summary.means
+        assert means["again"] == means["policy"] == means["kl 0.1"] == means["aligned"], summary.metric
+    assert "other" not in result.summary("KL to reference, nats").means
+    assert result.summary("tokens").means["other"] > 0
+    assert result.comparison("sft", "other").find("tokens") is not None
 
 
 def test_samples_seeds_and_neutral_sets(trained: Path, in_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sets = {"test dialogues": evaluation_source(4), "same again": evaluation_source(4)}
-    options = ["--evaluation.samples", "2", "--evaluation.seeds", "[5, 6]", "--evaluation.neutral", "[same again]"]
-    found = evaluate(trained, "--evaluation.data", json.dumps(sets), *options)
-    assert (found["seeds"], found["samples"]) == ([5, 6], 2)
-    first, second = (found["sets"][name] for name in sets)
-    assert (first["neutral"], second["neutral"]) == (False, True)
-    assert first["metrics"] == second["metrics"], "the same prompts with the same random numbers"
-    assert first["metrics"]["tokens"]["spread"]["aligned"] is not None
-    assert "worst toxicity (reward)" in first["metrics"]
-    assert "same again (retention): 4 prompts, 2 samples each" in capsys.readouterr().out
+    sets = {"test dialogues": evaluation_source(4), "same again": evaluation_source(4) | {"neutral": True}}
+    options = ["--evaluation.samples", "2", "--evaluation.seeds", "[5, 6]"]
+    results = evaluate(trained, "--evaluation.data", json.dumps(sets), *options)
+    assert (results.settings.seeds, results.settings.samples) == ([5, 6], 2)
+    first, second = results.sets
+    assert (first.name, first.neutral, second.name, second.neutral) == ("test dialogues", False, "same again", True)
+    assert first.summaries == second.summaries, "the same prompts with the same random numbers"
+    assert first.reference_perplexity == second.reference_perplexity > 1
+    assert first.summary("tokens").seed_stds["aligned"] is not None
+    assert first.summary("worst toxicity", "reward") is not None
+    assert re.search(r"same again.*: 4 prompts, 2 samples", capsys.readouterr().out)
     lines = (trained / "quickstart" / "evaluation" / "completions.jsonl").read_text().splitlines()
     assert all(len(json.loads(line)["completions"]["sft"]) == 4 for line in lines)
 
 
-def test_the_first_seed_answers_as_it_does_alone(trained: Path, in_project: Path) -> None:
-    def answers(*options: str) -> list[list[str]]:
-        """By seed and sample, the answers of all models to all prompts."""
+def test_the_first_seed_samples_as_it_does_alone(trained: Path, in_project: Path) -> None:
+    def completions(*options: str) -> list[list[str]]:
+        """Return the completions of all models for all prompts, by seed and sample."""
         evaluate(trained, *options)
         lines = (trained / "quickstart" / "evaluation" / "completions.jsonl").read_text().splitlines()
-        by_prompt = [of for line in lines for of in json.loads(line)["completions"].values()]
-        return [list(of) for of in zip(*by_prompt, strict=True)]
+        by_prompt = [texts for line in lines for texts in json.loads(line)["completions"].values()]
+        return [list(texts) for texts in zip(*by_prompt, strict=True)]
 
-    (alone,) = answers("--evaluation.seeds", "[7]")
-    several = answers("--evaluation.seeds", "[7, 8]", "--evaluation.samples", "2")
+    (alone,) = completions("--evaluation.seeds", "[7]")
+    several = completions("--evaluation.seeds", "[7, 8]", "--evaluation.samples", "2")
     assert several[0] == alone
-    assert [several[2]] == answers("--evaluation.seeds", "[8]")
+    assert [several[2]] == completions("--evaluation.seeds", "[8]")
     assert all(one != other for one, other in itertools.combinations(several, 2))
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
-def test_tokens_say_where_the_answer_moved_and_join_to_its_text(architecture: str) -> None:
+def test_tokens_have_their_log_ratios_and_join_to_the_text(architecture: str) -> None:
     policy, tokenizer = tiny.policy(architecture, lora=True), tiny.tokenizer(architecture)
     rows = [{"prompt": text, "prompt_ids": tokenizer(text).input_ids} for text in ("hello", "a b c", "why?")]
 
-    def answered() -> list[list[Answer]]:
-        return answer(
-            Contestant("aligned", policy, "policy", tokenizer, policy, with_token_log_ratios=True),
+    def sampled() -> list[list[Completion]]:
+        return sample_completions(
+            ComparedModel("aligned", policy, "policy", tokenizer, policy, with_token_log_ratios=True),
             rows,
             Sampling(batch_size=2, max_new_tokens=12, temperature=1.0, seeds=(0, 1)),
             accelerator=Accelerator(cpu=True),
             label="test",
         )
 
-    assert all(abs(one.kl) < 1e-5 for of in answered() for one in of), "it is still what SFT made it"
+    assert all(abs(one.kl) < 1e-5 for row in sampled() for one in row), "it is still the SFT policy"
     for name, parameter in policy.named_parameters():
         if "lora_B.policy" in name:
             parameter.data.normal_(std=0.3)
-    found = answered()
-    for first, second in found:
-        assert first.moved is not None
-        assert second.moved is None
-        assert "".join(piece for piece, _ in first.moved).strip() == first.text
-        assert sum(nats for _, nats in first.moved) == pytest.approx(first.kl, abs=0.01 * len(first.moved))
+    for first, second in sampled():
+        assert first.token_log_ratios is not None
+        assert second.token_log_ratios is None
+        assert "".join(piece for piece, _ in first.token_log_ratios).strip() == first.text
+        total = sum(nats for _, nats in first.token_log_ratios)
+        assert total == pytest.approx(first.kl, abs=0.01 * len(first.token_log_ratios))
         assert abs(first.kl) > 0.01
         assert first.base_nll > 0
 
@@ -113,18 +117,16 @@ def test_tokens_say_where_the_answer_moved_and_join_to_its_text(architecture: st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--evaluation.neutral", "[dialogues]"], "evaluation.neutral: no set 'dialogues' in evaluation.data"),
-        (
-            ["--evaluation.judge_options", "{lexcon: {}}"],
-            "evaluation.judge_options: lexcon is no judge; there are lexicon",
-        ),
-        (["--evaluation.samples", "0"], "evaluation.samples: 0; give at least 1"),
-        (["--evaluation.samples", "2", "--evaluation.temperature", "0"], "temperature 0 gives the same answer"),
-        (["--evaluation.seeds", "[]"], r"evaluation.seeds: \[\]; give at least one"),
+        (["--evaluation.judges", json.dumps(TWO_LISTS)], "two judges are called lexicon"),
+        (["--evaluation.judges", "[length]"], "evaluation.judges: length is not a judge"),
+        (["--evaluation.judges", "[{model: length, option: 1}]"], r"evaluation.judges.*option"),
+        (["--evaluation.samples", "0"], "evaluation.samples: 0"),
+        (["--evaluation.samples", "2", "--evaluation.temperature", "0"], "samples the same completion every time"),
+        (["--evaluation.seeds", "[]"], r"evaluation.seeds"),
         (["--evaluation.seeds", "[1, 1]"], r"evaluation.seeds: \[1, 1\] names a seed twice"),
-        (["--evaluation.models", "{sft: toy:t5}"], "evaluation.models: sft is the run's own"),
-        (["--evaluation.models", "{data: toy:t5}"], "evaluation.models: data is the run's own"),
-        (["--evaluation.models", "{prompt: toy:t5}"], "evaluation.models: prompt is the run's own"),
+        (["--evaluation.models", "{sft: toy:t5}"], r"evaluation.models.sft: this title is reserved"),
+        (["--evaluation.models", "{data: toy:t5}"], r"evaluation.models.data: this title is reserved"),
+        (["--evaluation.models", "{prompt: toy:t5}"], r"evaluation.models.prompt: this title is reserved"),
         (["--evaluation.similarity", "./nowhere"], r"evaluation.similarity: \./nowhere: no such model folder"),
         (["--evaluation.models", "{other: no/such/folder}"], "evaluation.models.other: no/such/folder"),
         (["--evaluation.models", "{other: ./nowhere}"], r"evaluation.models.other: \./nowhere: no such model folder"),
@@ -148,8 +150,8 @@ def test_fail_on_worse_fails_the_command_also_when_the_stage_is_skipped(trained:
     options = [*small("quickstart", trained), "--evaluation.fail_on", "worse"]
     results = trained / "quickstart" / "evaluation" / "results.json"
     cli.launch([evaluation.STAGE], "", options)
-    found = json.loads(results.read_text())
-    results.write_text(json.dumps(found | {"verdict": {"word": "worse", "sentence": "toxicity rose"}}))
+    worse = dataclasses.replace(read_results(results), verdict=RunVerdict("worse", "toxicity rose"))
+    results.write_text(json.dumps(to_json(worse)))
     with pytest.raises(Failed, match="verdict worse"):
         cli.launch([evaluation.STAGE], "", options)
     ended = subprocess.run(
@@ -164,7 +166,7 @@ def test_an_adapter_is_no_further_model_of_a_run_that_trains_every_weight(in_pro
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     options = ["--policy.lora", "null", "--evaluation.models", json.dumps({"other": str(tmp_path / "adapter")})]
-    with pytest.raises(UserError, match="is an adapter, and this run has none to join"):
+    with pytest.raises(UserError, match=r"evaluation.models.other: .* is an adapter, but this run trains every weight"):
         cli.launch([sft.STAGE, ppo.STAGE, evaluation.STAGE], "", [*small("quickstart", tmp_path / "runs"), *options])
 
 
@@ -173,19 +175,24 @@ def test_an_adapter_of_another_base_is_refused_before_anything_runs(
 ) -> None:
     models = json.dumps({"other": str(trained / "quickstart" / "ppo")})
     options = small("quickstart_gpt2", tmp_path, "--evaluation.models", models)
-    with pytest.raises(UserError, match=r"evaluation\.models\.other: .*ppo: not an adapter for toy:gpt2 but for .*t5: "):
+    with pytest.raises(
+        UserError, match=r"evaluation\.models\.other: .*ppo: not an adapter for toy:gpt2 but for .*t5: "
+    ):
         cli.launch([sft.STAGE, ppo.STAGE, evaluation.STAGE], "", options)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_adapter_of_a_base_by_another_name_is_said_to_be_one(
+def test_an_adapter_of_a_base_by_another_name_gets_a_note(
     trained: Path, in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(trained / "quickstart" / "ppo", tmp_path / "ppo"))
     saved = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(saved | {"base_model_name_or_path": "google/flan-t5"}))
     evaluate(trained, "--evaluation.models", json.dumps({"other": str(folder)}))
-    assert "other: an adapter that was trained on google/flan-t5 joins toy:t5 here" in capsys.readouterr().out
+    assert (
+        "evaluation.models.other: an adapter that was trained on google/flan-t5 joins toy:t5 here"
+        in capsys.readouterr().out
+    )
 
 
 def test_models_that_drop_other_prompts_are_not_compared(trained: Path, in_project: Path, tmp_path: Path) -> None:
@@ -195,24 +202,35 @@ def test_models_that_drop_other_prompts_are_not_compared(trained: Path, in_proje
     # T5 reads one token more of each, its end of text, so that the long ones do not fit for it alone.
     longest = max(len(ids) for ids in load_tokenizer("toy:gpt2")(texts).input_ids)
     sets = {"t": {"path": str(source), "limit": 5, "max_prompt_tokens": longest}}
-    with pytest.raises(UserError, match=r"evaluation\.models\.other: other prompts of t fit it than fit the policy"):
+    with pytest.raises(UserError, match=r"evaluation\.models\.other: it drops other prompts of t than the policy"):
         evaluate(trained, "--evaluation.data", json.dumps(sets), "--evaluation.models", "{other: toy:gpt2}")
 
 
-@pytest.mark.parametrize("judge", ["reward_models.lexicon:Lexicon", "lexicon"])
-def test_a_part_of_the_reward_by_any_name_is_no_judge(judge: str, in_project: Path, tmp_path: Path) -> None:
-    terms = {"terms": [{"model": "lexicon"}, {"model": "length", "weight": 0.1}]}
-    options = ["--reward.model", "combine", "--reward.options", json.dumps(terms), "--evaluation.judges", f"[{judge}]"]
+TERMS = {"terms": [{"model": "toy_lexicon"}, {"model": "length", "weight": 0.1}]}
+
+
+@pytest.mark.parametrize(
+    ("judge", "note"),
+    [
+        ("reward_models.toy_lexicon:load", "scores every completion exactly as the reward does"),
+        ("toy_lexicon", "toy_lexicon is the reward or a part of it"),
+    ],
+)
+def test_a_part_of_the_reward_by_any_name_does_not_judge(
+    judge: str, note: str, in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--reward.model", "combine", "--reward.options", json.dumps(TERMS), "--evaluation.judges", f"[{judge}]"]
     cli.launch([sft.STAGE, ppo.STAGE, evaluation.STAGE], "", small("quickstart", tmp_path, *options))
-    found = json.loads((tmp_path / "quickstart" / "evaluation" / "results.json").read_text())
-    assert found["judges"] == ["reward"]
+    results = read_results(tmp_path / "quickstart" / "evaluation" / "results.json")
+    assert results.settings.judges == ["reward"]
+    assert note in capsys.readouterr().out
 
 
-def test_a_judge_that_is_the_reward_is_no_second_judge(
+def test_a_judge_that_is_the_reward_is_not_a_second_judge(
     trained: Path, in_project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = evaluate(trained)
-    assert "lexicon is the reward itself" in capsys.readouterr().out
-    assert found["judges"] == ["reward"]
-    assert found["verdict"]["word"] == "no detectable change"
+    results = evaluate(trained)
+    assert "toy_lexicon is the reward or a part of it" in capsys.readouterr().out
+    assert results.settings.judges == ["reward"]
+    assert results.verdict.word == "no detectable change"
     assert "The reward is the only judge." in (trained / "quickstart/evaluation/report.html").read_text()
