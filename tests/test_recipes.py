@@ -246,7 +246,7 @@ def test_a_torn_trainer_checkpoint_is_passed_over(chain_run: Callable[[str], Cha
 def test_prompts_that_were_trained_on_are_counted_and_reported(chain_run: Callable[[str], ChainRun]) -> None:
     chain = chain_run("gpt2 full")
     assert "seen: 5 prompts" in chain.printed
-    assert "5 of the prompts were in the training data" in chain.printed
+    assert "the training data contains 5 of them" in chain.printed
     results = read_results(chain.folder / "evaluation" / "results.json")
     assert {result.name: result.seen_in_training for result in results.sets} == {"test dialogues": 0, "seen": 5}
 
@@ -304,7 +304,7 @@ def test_a_stage_alone_asks_for_the_one_before_it(in_project: Path, tmp_path: Pa
         (["--force", "reward"], "--force reward: this command runs sft, ppo, evaluation"),
         (["--track", "wandb"], "wandb is not installed"),
         (["--sft.trainer_args", "{warmup_stepz: 3}"], "did you mean warmup_steps?"),
-        (["--sft.trainer_args", "{output_dir: x}"], "checkpoints belong to the run folder"),
+        (["--sft.trainer_args", "{output_dir: x}"], "checkpoints belong in the run folder"),
         (["--ppo.kl_target", "5", "--ppo.kl_horizon", "4"], "ppo.kl_horizon: 4 is below ppo.batch_size 8"),
         (["--ppo.kl_target", "5", "--ppo.kl_coef", "0"], "ppo.kl_target: it scales ppo.kl_coef, and 0 stays 0"),
         (["--ppo.min_token_limit", "9"], "ppo.min_token_limit: 9 is above ppo.max_new_tokens 6"),
