@@ -12,7 +12,7 @@ import pytest
 from small_runs import CHAIN, small
 
 from recipes import evaluation, ppo, reward, sft
-from workbench.export.command import parse_options
+from workbench.export.command import export_options
 from workbench.run import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +59,7 @@ def test_every_command_is_one_that_runs(
     module = words[words.index("-m") + 1].removeprefix("recipes.")
     options = words[words.index("-m") + 2 :]
     if module == "workbench.export":
-        assert parse_options(options).merge
+        assert export_options(options).merge
         return
     config = Path(options[options.index("--config") + 1])
     assert config.is_file()

@@ -99,7 +99,7 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
     elif not fits(node, kind):
         is_unquoted = kind is str and isinstance(node, yaml.ScalarNode) and not is_null(node)
         quotes = "; write it in quotes" if is_unquoted else ""
-        raise mistake(file, node, key, f"must be {described(declared)}, not {shown(node)}{quotes}")
+        raise mistake(file, node, key, f"must be {expected_form(declared)}, not {node_in_words(node)}{quotes}")
 
 
 def check_entries(
@@ -174,11 +174,11 @@ def is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == f"{TAG}null"
 
 
-def described(kind: Any) -> str:
+def expected_form(kind: Any) -> str:
     """Return what a value of the type must be, in words."""
     members = [member for member in alternatives(kind) if member is not types.NoneType]
     if len(members) > 1:
-        return " or ".join(described(member) for member in members)
+        return " or ".join(expected_form(member) for member in members)
     kind = without_range(members[0])
     if dataclasses.is_dataclass(kind):
         names = list(field_types(kind))
@@ -188,7 +188,7 @@ def described(kind: Any) -> str:
     return SCALARS.get(kind) or ("a list" if typing.get_origin(kind) is list else "a mapping")
 
 
-def shown(node: yaml.Node) -> str:
+def node_in_words(node: yaml.Node) -> str:
     """Return a node as an error names it."""
     if isinstance(node, yaml.ScalarNode):
         return "null" if is_null(node) else repr(node.value)
