@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from small_runs import CHAIN, small
+from small_runs import CHAIN, evaluation_source, small
+from trainers import lines
 
 from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
@@ -34,9 +35,21 @@ def settings(name: str, quantization: str) -> PolicyConfig:
 @either
 def test_the_chain_runs_on_a_quantized_base(config: str, quantization: str, in_project: Path, tmp_path: Path) -> None:
     options = ["--policy.quantization", quantization, "--policy.precision", "bf16", "--reward.model", "length"]
+    # A forward pass of quantized weights is slow on a CPU.
+    options += [
+        "--sft.max_steps",
+        "1",
+        "--ppo.batch_size",
+        "4",
+        "--ppo.minibatch_size",
+        "2",
+        "--ppo.max_new_tokens",
+        "4",
+    ]
+    options += ["--evaluation.data", json.dumps({"test dialogues": evaluation_source(4)})]
     cli.launch(CHAIN, "", small(config, tmp_path, *options))
     run = tmp_path / config
-    steps = [json.loads(line) for line in (run / "ppo" / "metrics.jsonl").read_text().splitlines()]
+    steps = lines(run / "ppo" / "metrics.jsonl")
     assert len(steps) == 2
     assert all(step["skipped_steps"] == 0 and step["grad_norm"] > 0 for step in steps)
     assert abs(steps[0]["objective/kl_k3"]) < 1e-2
