@@ -76,6 +76,8 @@ def test_every_variable_says_what_it_holds(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_identifiers_are_the_fields_terms(path: Path) -> None:
+    if path.name == "renamed.py":
+        return  # it names what older versions had
     words = set(re.findall(r"\w+", path.read_text()))
     assert not words & set(IDENTIFIERS)
 

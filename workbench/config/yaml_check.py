@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import types
 import typing
 from pathlib import Path
@@ -13,18 +12,9 @@ import yaml
 
 from workbench.config import yaml_text
 from workbench.config.annotations import alternatives, element, field_types, member, without_none, without_range
+from workbench.config.renamed import RENAMED_KEYS, RENAMED_VALUE
 from workbench.config.schema import Config
 from workbench.errors import MAX_LISTED_NAMES, UserError, suggestion
-
-RENAMED_KEYS = {
-    "reward.watch": "reward.held_out.model",
-    "reward.watch_options": "reward.held_out.options",
-    "reward.train.variants": "reward.train.perturbation_rate",
-    "reward.train.wanted_label": "reward.train.target_label",
-    "evaluation.judge_options": "the options of an entry of evaluation.judges: {model: NAME, options: {...}}",
-    "evaluation.neutral": "neutral: true in an entry of evaluation.data",
-}
-RENAMED_VALUE = re.compile(r"embedded:(\w+)")
 
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 TAG = "tag:yaml.org,2002:"
