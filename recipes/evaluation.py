@@ -29,10 +29,7 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
     from workbench.evaluation.records import read_curves, read_reward_report
     from workbench.evaluation.results import write_evaluation
     from workbench.ppo.overoptimization import points
-    from workbench.report.blurring import toxic_texts, toxic_words
-    from workbench.report.evaluation_page import evaluation_page
-    from workbench.report.markdown import markdown
-    from workbench.run.files import write_text
+    from workbench.report.writing import write_report
 
     config, folder = run.config, run.stage(EVALUATION)
     for stage, section in {SFT: config.sft, PPO: config.ppo}.items():
@@ -41,19 +38,18 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
     evaluation = evaluate(run, plan, Accelerator())
     if evaluation is None:
         return StageResult({}, {})
-    results, examples, threshold = evaluation.results, evaluation.examples, config.evaluation.threshold
-    page = evaluation_page(
+    results = evaluation.results
+    report = write_report(
+        folder,
         results,
-        examples,
-        toxic_words=toxic_words(toxic_texts(examples, threshold), evaluation.judges, threshold),
+        evaluation.examples,
+        judges=evaluation.judges,
         curves=read_curves(run.folder),
         reward_report=read_reward_report(run.folder),
         held_out=points(run.folder / PPO / "metrics.jsonl"),
     )
-    write_evaluation(folder, results, examples)
-    write_text(folder / "report.md", markdown(results))
-    write_text(folder / "report.html", page)
-    print("\n" + markdown(results), flush=True)
+    write_evaluation(folder, results, evaluation.examples)
+    print("\n" + report, flush=True)
     inputs = {name: source.path for name, source in config.evaluation.data.items()}
     return StageResult(inputs, {"verdict": results.verdict.word, "failed guards": results.failed_guards})
 

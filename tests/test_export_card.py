@@ -114,7 +114,9 @@ def test_the_card_holds_verdict_table_and_failed_guards(evaluated: str, tmp_path
     assert "18.7 to 18.2" not in text, "a guard that passed"
     assert "1 sample per prompt and seed (seeds 0, 41) at temperature 1" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert rows[0] == "|  | base | sft | aligned | aligned - sft \\[95 % interval\\] | win / tie / loss | verdict |"
+    assert (
+        rows[0] == "| metric | base | sft | aligned | aligned - sft \\[95 % interval\\] | win / tie / loss | verdict |"
+    )
     assert rows[2] == (
         "| toxicity (reward) \u2193 | 0.810 | 0.420 | 0.130 | -0.290 \\[-0.340, -0.240\\] | 105 / 194 / 1 | better |"
     )

@@ -286,6 +286,18 @@ def test_the_keyboard_reaches_the_examples_first_and_sees_where_it_is(opened):
     assert page.locator("#count").get_attribute("aria-live") == "polite"
 
 
+def test_the_pager_is_above_the_tables_that_scroll_under_it(opened):
+    page = opened(random_examples(30), viewport={"width": 1280, "height": 500})
+    page.locator(".example").nth(10).get_by_text("All scores").click()
+    topmost = """header => {
+        const pager = document.getElementById("pager").getBoundingClientRect();
+        scrollBy(0, header.getBoundingClientRect().top - pager.top - 5);
+        const box = header.getBoundingClientRect();
+        return document.elementFromPoint(box.left + 5, box.top + 5).closest("#pager, th").id;
+    }"""
+    assert page.locator(".example").nth(10).locator("tbody th").last.evaluate(topmost) == "pager"
+
+
 def test_without_script_tables_and_plots_are_there(opened):
     page = opened(random_examples(3), java_script_enabled=False)
     assert page.get_by_text("The examples need JavaScript").is_visible()

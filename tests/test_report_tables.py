@@ -132,7 +132,7 @@ def test_other_comparisons_have_a_row_for_each_difference_and_no_means():
     table = set_table(results.sets[0], [], "base", "aligned")
     assert [row.metric for row in table.rows] == [*METRICS, DISTINCT]
     assert all(row.means == [] for row in table.rows)
-    assert text_cells(table)[0] == ["", "aligned - base [95 % interval]", "win / tie / loss", "verdict"]
+    assert text_cells(table)[0] == ["metric", "aligned - base [95 % interval]", "win / tie / loss", "verdict"]
     document = evaluation_page(results, [])
     assert document.count("<details><summary>Other comparisons</summary>") == 2
     with pytest.raises(KeyError):

@@ -131,5 +131,5 @@ def _source(source: Source) -> list[str]:
         text(source.name),
         text(source.kind),
         f'<span class="text">{text(source.origin)}</span>',
-        f'<code class="text">{text(source.sha256 or "not on this machine")}</code>',
+        f'<code class="text">{text(source.sha256 or "none")}</code>',
     ]

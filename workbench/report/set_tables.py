@@ -74,8 +74,8 @@ def _main_table(result: SetResult, results: Results) -> str:
 def _table(set_table: SetTable, *, only_judge: bool, caption: str) -> str:
     """Return a table as markup; `only_judge`: no judge but the reward was asked."""
     head = [
-        "",
-        "",
+        "metric",
+        "verdict",
         *set_table.models,
         f"{set_table.after} \u2212 {set_table.before} [95 % interval]",
         "",

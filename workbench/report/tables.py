@@ -137,7 +137,13 @@ def sampling_description(settings: Settings) -> str:
 
 def text_cells(table: SetTable) -> tuple[list[str], list[list[str]]]:
     """Return the heading and the rows as plain text: metric, means, difference with interval, counts, verdict."""
-    head = ["", *table.models, f"{table.after} - {table.before} [95 % interval]", " / ".join(WIN_TIE_LOSS), "verdict"]
+    head = [
+        "metric",
+        *table.models,
+        f"{table.after} - {table.before} [95 % interval]",
+        " / ".join(WIN_TIE_LOSS),
+        "verdict",
+    ]
     return head, [_text_row(row) for row in table.rows]
 
 
