@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from argparse import ArgumentParser, Namespace
 from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jsonargparse import ArgumentParser, Namespace
 
 from workbench.config.schema import DataSource, Scorer
 from workbench.config.scorers import as_scorer
@@ -29,7 +29,7 @@ from workbench.rewards.contract import CheckedReward
 from workbench.rewards.ranking import auroc, ranks
 from workbench.rewards.registry import load_scorer
 from workbench.run.cli import exit_on_error
-from workbench.run.options import parse_options
+from workbench.run.options import make_options_parser, parse_options
 
 MAX_LISTED_LABELS = 10
 MAX_QUOTED_CHARACTERS = 200
@@ -47,34 +47,30 @@ class Texts:
 
 def make_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = ArgumentParser(
-        prog="python -m reward_models.compare", description=__doc__, exit_on_error=False, allow_abbrev=False
-    )
+    parser = make_options_parser("python -m reward_models.compare", __doc__ or "")
     parser.add_argument(
         "--models",
         nargs="+",
-        type=str,
-        required=True,
         help='rewards as in reward.model, each a name or "{model: NAME, options: {...}}"',
     )
-    parser.add_argument(
-        "--data", type=str, required=True, help="file (.jsonl, .json, .csv, .parquet), folder or hub id"
-    )
-    parser.add_argument("--text_column", type=str, default="text", help="column of the texts to score")
-    parser.add_argument("--label_column", type=str, default="label", help="column of the labels, if there are any")
-    parser.add_argument("--target_label", type=str, help="the label that should score high; AUROC needs it")
+    parser.add_argument("--data", help="file (.jsonl, .json, .csv, .parquet), folder or hub id")
+    parser.add_argument("--text_column", default="text", help="column of the texts to score")
+    parser.add_argument("--label_column", default="label", help="column of the labels, if there are any")
+    parser.add_argument("--target_label", help="the label that should score high; AUROC needs it")
     parser.add_argument("--limit", type=int, help="read this many rows")
     parser.add_argument("--disagreements", type=int, default=10, help="print this many texts on which rewards differ")
-    parser.add_argument("--save", type=str, help="write the numbers to this file as JSON")
+    parser.add_argument("--save", help="write the numbers to this file as JSON")
     return parser
 
 
 def parse(argv: list[str]) -> Namespace:
     """Return the checked options; raises UserError with one line for any mistake."""
-    options = parse_options(make_parser(), argv)
+    options = parse_options(
+        make_parser(), argv, required={"models": "the rewards to compare", "data": "a file, folder or hub id"}
+    )
     for name, minimum in (("limit", 1), ("disagreements", 0)):
-        if options[name] is not None and options[name] < minimum:
-            raise UserError(f"--{name}: {options[name]}; use a number of at least {minimum}")
+        if vars(options)[name] is not None and vars(options)[name] < minimum:
+            raise UserError(f"--{name}: {vars(options)[name]}; use a number of at least {minimum}")
     if options.save and not Path(options.save).parent.is_dir():
         raise UserError(f"--save {options.save}: no such folder {Path(options.save).parent}; make it first")
     return options
@@ -101,7 +97,7 @@ def read_texts(options: Namespace) -> Texts:
     source = DataSource(options.data, limit=options.limit)
     rows = read_rows(source)
     for option in ("text_column", "label_column"):
-        name = options[option]
+        name = vars(options)[option]
         if name not in rows[0] and name != "label":  # the default, which need not be there
             raise UserError(f"--{option}: {options.data} has no column {name!r}; available: {', '.join(rows[0])}")
     rows = rows[: options.limit]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hmac
 import ipaddress
 import json
@@ -10,6 +9,7 @@ import re
 import socket
 import sys
 import threading
+from argparse import Namespace
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,10 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NoReturn
 
 from reward_models.http import read_token
-from workbench.errors import UserError, suggestion
+from workbench.errors import UserError
 from workbench.rewards.contract import CheckedReward, Judge
 from workbench.rewards.registry import REWARDS, load_reward
 from workbench.run.cli import exit_on_error
+from workbench.run.options import make_options_parser, parse_options
 
 MAX_BODY_BYTES = 32 * 2**20
 PATHS = {"/health": "GET", "/score": "POST", "/toxicity": "POST"}
@@ -243,13 +244,11 @@ def listen(server: ThreadingHTTPServer, service: Service) -> str:
     return f"http://{host!s}:{port}"
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> Namespace:
     """Return the options; raises UserError with one line for a mistake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reward_models.serve",
-        description="Serve a reward over HTTP. Its clients use reward.model: http, reward.options: {url: ...}.",
-        exit_on_error=False,
-        allow_abbrev=False,
+    parser = make_options_parser(
+        "python -m reward_models.serve",
+        "Serve a reward over HTTP. Its clients use reward.model: http, reward.options: {url: ...}.",
     )
     models = f"{', '.join(REWARDS)}, a classifier's owner/name or folder, or package.module:object"
     parser.add_argument("--model", help=f"the reward: {models}")
@@ -257,15 +256,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="IPv4 address to serve at (default: this machine only)")
     parser.add_argument("--port", type=int, default=8765, help="port; 0 for any free port (default: 8765)")
     parser.add_argument("--token_env", metavar="NAME", help="environment variable with the token that clients send")
-    try:
-        options, rest = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
-    if rest:
-        known = ["--model", "--options", "--host", "--port", "--token_env", "--help"]
-        raise UserError(f"{rest[0]}: unknown option{suggestion(rest[0], known)}")
-    if options.model is None:
-        raise UserError(f"--model: missing; give {models}")
+    options = parse_options(parser, argv, required={"model": models})
     try:
         options.options = json.loads(options.options)
     except ValueError as error:

@@ -6,11 +6,10 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from jsonargparse import ArgumentParser, Namespace
 
 from workbench.config.names import EVALUATION, PPO, REWARD, SFT
 from workbench.config.parsing import load_saved
@@ -19,7 +18,7 @@ from workbench.errors import UserError, suggestion
 from workbench.export.exported import ExportedModel, Form, hub_id, public_name
 from workbench.run.files import atomic_folder, content_hash, write_text
 from workbench.run.folder import Run
-from workbench.run.options import parse_options
+from workbench.run.options import make_options_parser, parse_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,23 +38,21 @@ FORM_NAMES: dict[Form, str] = {
 
 def make_export_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = ArgumentParser(
-        prog="python -m workbench.export", description=__doc__, exit_on_error=False, allow_abbrev=False
-    )
-    parser.add_argument("--run", type=str, required=True, help="run folder, such as runs/quickstart")
-    parser.add_argument("--to", type=str, required=True, help="folder to write, new or empty")
+    parser = make_options_parser("python -m workbench.export", __doc__ or "")
+    parser.add_argument("--run", help="run folder, such as runs/quickstart")
+    parser.add_argument("--to", help="folder to write, new or empty")
     parser.add_argument(
         "--stage", choices=(PPO, SFT, REWARD), help="stage to export; default: the first of these that the run has"
     )
     parser.add_argument("--merge", action="store_true", help="merge the adapter into the base")
-    parser.add_argument("--push_to_hub", type=str, metavar="OWNER/NAME", help="upload the folder to the model hub")
+    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload the folder to the model hub")
     parser.add_argument("--private", action="store_true", help="create the repository on the hub as private")
     return parser
 
 
 def export_options(argv: Sequence[str]) -> Namespace:
     """Return the checked options; raises UserError with one line for any mistake."""
-    options = parse_options(make_export_parser(), argv)
+    options = parse_options(make_export_parser(), argv, required={"run": "a run folder", "to": "a new or empty folder"})
     if options.push_to_hub is not None:
         check_hub_name(options.push_to_hub)
     elif options.private:

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from argparse import ArgumentError, ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
-
-from workbench.errors import UserError
+from workbench.errors import UserError, suggestion
 
 
-def parse_options(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
-    """Return the options; raises UserError for a mistake."""
+def make_options_parser(prog: str, description: str) -> ArgumentParser:
+    """Return an empty parser for `parse_options`."""
+    return ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+
+
+def parse_options(parser: ArgumentParser, argv: Sequence[str], required: Mapping[str, str]) -> Namespace:
+    """Return the options; raises UserError for a mistake, and for a missing one of `required`, which says what to give.
+
+    argparse would leave the process by itself for a required option that is missing, and for an unknown one.
+    """
     try:
-        return parser.parse_args(list(argv))
+        options, rest = parser.parse_known_args(list(argv))
     except ArgumentError as error:
-        raise UserError(explain(str(error), argv)) from error
-
-
-def explain(message: str, argv: Sequence[str]) -> str:
-    """Return the parser's nested message as one line: the option, its value and the type it must have."""
-    name = ".".join(re.findall(r'(?:Parser key|Key) "([\w.]+)"', message))
-    prefix = "--" if any(argument.split("=")[0] == f"--{name}" for argument in argv) else ""
-    wrong = re.search(r"Expected (?:a|an) (.+?)\. Got value: (.*)", message)
-    if wrong:
-        kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", wrong[1])
-        return f"{prefix}{name}: {wrong[2]!r} is not of the type {kind}"
-    required = re.search(r'[Kk]ey "([\w.]+)" is required|"([\w.]+)" is required', message)
-    if required:
-        return f"--{next(filter(None, required.groups()))}: missing"
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    return "; ".join(lines[:1] + [line for line in lines[1:] if "Expected" in line or "not " in line][:2])
+        raise UserError(f"{error.argument_name}: {error.message}") from error
+    if rest:
+        known = [f"--{name}" for name in [*vars(options), "help"]]
+        raise UserError(f"{rest[0]}: unknown option{suggestion(rest[0].split('=')[0], known)}")
+    for name, value in required.items():
+        if vars(options)[name] is None:
+            raise UserError(f"--{name}: missing; give {value}")
+    return options
