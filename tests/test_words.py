@@ -52,7 +52,7 @@ PHRASES = {
     "No prompts match. Clear a filter.": "No prompt fits",
     "Provenance": "Where this comes from",
     "mildly rude": "mild words",
-    "interleaved": r"\bin turns\b",
+    "interleaved": r"\bin turns\b(?!\))",
     "completion or response": r"\banswers?\b(?! (?:to|at once|within|a request|with a status))",
 }
 

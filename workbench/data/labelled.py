@@ -17,9 +17,9 @@ def labelled_texts(source: DataSource, labels: list[str] | None) -> tuple[list[s
     for row in source_rows(source)[: source.limit]:
         label = column(row, "label")
         if not isinstance(label, str | int) or not str(label).strip():
-            raise UserError(f"{row.place}: label must be a name or a whole number, found {shorten(label)}")
+            raise UserError(f"{row.location}: label must be a name or a whole number, found {shorten(label)}")
         if labels is not None and str(label) not in labels:
-            raise UserError(f"{row.place}: label {str(label)!r} is not one of {', '.join(labels)}")
+            raise UserError(f"{row.location}: label {str(label)!r} is not one of {', '.join(labels)}")
         texts.append(text_column(row, "text"))
         names.append(str(label))
     return texts, names

@@ -145,7 +145,7 @@ def tokenized_rows(
     responses = response_ids_with_eos([response for _, response in pairs], tokenizer) if with_responses else []
     for index, (row, (prompt, response), prompt_ids) in enumerate(zip(rows, pairs, prompts, strict=True)):
         if not prompt_ids:
-            raise UserError(f"{row.place}: the prompt {shorten(prompt)} has no tokens")
+            raise UserError(f"{row.location}: the prompt {shorten(prompt)} has no tokens")
         values = {**row.values, "prompt": prompt, "prompt_ids": prompt_ids}
         yield values | {"response": response, "response_ids": responses[index]} if with_responses else values
 

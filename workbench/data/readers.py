@@ -29,7 +29,7 @@ SPLIT_WORDS = {
 class Row:
     """One row of a data set."""
 
-    place: str
+    location: str
     """Where it comes from, such as `train.jsonl line 3`."""
     values: dict[str, Any]
 
@@ -126,10 +126,10 @@ def _read_json(path: Path) -> list[Row]:
     for row in rows:
         if not isinstance(row.values, dict):
             raise UserError(
-                f'{row.place}: a row must be an object like {{"prompt": "..."}}, found {shorten(row.values)}'
+                f'{row.location}: a row must be an object like {{"prompt": "..."}}, found {shorten(row.values)}'
             )
     names = dict.fromkeys(name for row in rows for name in row.values)
-    return [Row(row.place, {name: row.values.get(name) for name in names}) for row in rows]
+    return [Row(row.location, {name: row.values.get(name) for name in names}) for row in rows]
 
 
 def _read_csv(path: Path) -> list[Row]:

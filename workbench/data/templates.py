@@ -47,17 +47,17 @@ def column(row: Row, name: str) -> Any:
         return row.values[name]
     head, _, rest = name.partition(".")
     if rest and isinstance(row.values.get(head), dict):
-        return column(Row(row.place, row.values[head]), rest)
+        return column(Row(row.location, row.values[head]), rest)
     closest = difflib.get_close_matches(name, row.values, n=1)
     raise UserError(
-        f"{row.place}: no column {name!r}; the columns are {', '.join(row.values)}; "
+        f"{row.location}: no column {name!r}; the columns are {', '.join(row.values)}; "
         f"map the right one with columns: {{{name}: {closest[0] if closest else '...'}}}"
     )
 
 
 def text_column(row: Row, name: str) -> str:
     """Return the text of a column; raises UserError when it is missing, not text, or empty."""
-    return require_text(column(row, name), f"{row.place}: {name}")
+    return require_text(column(row, name), f"{row.location}: {name}")
 
 
 def require_text(value: Any, where: str) -> str:
@@ -99,15 +99,15 @@ def split_messages(row: Row) -> tuple[list[dict[str, Any]], str | None]:
     """Return the turns of `messages` that make the prompt, and the final assistant turn or None."""
     messages = column(row, "messages")
     if not isinstance(messages, list) or not messages:
-        raise UserError(f"{row.place}: messages must be a list of turns, found {shorten(messages)}")
+        raise UserError(f"{row.location}: messages must be a list of turns, found {shorten(messages)}")
     for number, turn in enumerate(messages, 1):
         if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
-            raise UserError(f"{row.place}: turn {number} of messages needs role and content, found {shorten(turn)}")
-        require_text(turn.get("content"), f"{row.place}: the content of turn {number} of messages")
+            raise UserError(f"{row.location}: turn {number} of messages needs role and content, found {shorten(turn)}")
+        require_text(turn.get("content"), f"{row.location}: the content of turn {number} of messages")
     if messages[-1]["role"] != "assistant":
         return messages, None
     if len(messages) == 1:
-        raise UserError(f"{row.place}: messages has no turn before the assistant's")
+        raise UserError(f"{row.location}: messages has no turn before the assistant's")
     return messages[:-1], messages[-1]["content"]
 
 
@@ -123,7 +123,7 @@ def apply_chat_template(row: Row, messages: list[dict[str, Any]], tokenizer: Pre
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except TemplateError as error:
-        raise UserError(f"{row.place}: the chat template refuses these turns: {error}") from error
+        raise UserError(f"{row.location}: the chat template refuses these turns: {error}") from error
 
 
 def prompt_and_response(
@@ -139,7 +139,7 @@ def prompt_and_response(
     if chat and "messages" in row.values:
         messages, response = split_messages(row)
         if with_response and response is None:
-            raise UserError(f"{row.place}: the last turn is {messages[-1]['role']!r}, training needs 'assistant'")
+            raise UserError(f"{row.location}: the last turn is {messages[-1]['role']!r}, training needs 'assistant'")
         return apply_chat_template(row, messages, tokenizer), (response or "") if with_response else ""
     prompt = render(row, source.template)
     response = text_column(row, "response") if with_response else ""

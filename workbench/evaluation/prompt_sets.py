@@ -46,11 +46,11 @@ def load_prompt_sets(
     `tokenizers` are those of the policy's model and of each further model with its own; `titles` names the latter.
     Raises UserError where a further model cannot read the same prompts.
     """
-    own, trained = config.policy.model, _training_identities(config, tokenizers[config.policy.model])
+    policy_model, trained = config.policy.model, _training_identities(config, tokenizers[config.policy.model])
     sets, lines = [], []
     for name, source in config.evaluation.data.items():
         key = f"evaluation.data.{name}"
-        rows, report = _load(config, source, key, own, tokenizers[own])
+        rows, report = _load(config, source, key, policy_model, tokenizers[policy_model])
         lines.append(f"{key}: {report}")
         identities = row_identities(rows, source)
         further_rows = {}

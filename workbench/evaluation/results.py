@@ -238,15 +238,15 @@ def to_json(results: Results) -> dict[str, Any]:
     return {"version": VERSION, **dataclasses.asdict(results)}
 
 
-def from_json(data: Mapping[str, Any], place: str) -> Results:
-    """Return the results in a parsed results.json; raises UserError, with its `place`, for another version."""
+def from_json(data: Mapping[str, Any], path: str) -> Results:
+    """Return the results in a parsed results.json; raises UserError, with its `path`, for another version."""
     version = data.get("version") if isinstance(data, Mapping) else None
     if version != VERSION:
-        raise UserError(f"{place}: results of version {version}, not {VERSION}; redo the stage with --force evaluation")
+        raise UserError(f"{path}: results of version {version}, not {VERSION}; redo the stage with --force evaluation")
     try:
         return _typed(Results, {name: value for name, value in data.items() if name != "version"})
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"{place}: damaged: {one_line(error)}; redo the stage with --force evaluation") from error
+        raise UserError(f"{path}: damaged: {one_line(error)}; redo the stage with --force evaluation") from error
 
 
 def read_results(file: Path) -> Results:

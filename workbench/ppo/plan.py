@@ -53,10 +53,10 @@ def plan_ppo(config: Config) -> PPOPlan:
     check_batch_size(ppo, len(rows))
     validation_rows = load("ppo.validation", ppo.validation) if ppo.validation else []
     check_columns(rows, validation_rows)
-    given = None
+    reward_model = None
     if reward.model is not None:
         with error_context("reward.model"):
-            given = load_scorer(Scorer(reward.model, reward.options))
+            reward_model = load_scorer(Scorer(reward.model, reward.options))
     held_out = load_held_out(reward.held_out, len(validation_rows)) if reward.held_out else None
     updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
     summary = (

@@ -150,7 +150,7 @@
 
   const isCovered = (isToxic, key) => isToxic && !controls.unblur.checked && !uncovered.has(key);
 
-  // Blurs each toxic word of a text until it is pressed. Returns false, and changes nothing, where there is no such word,
+  // Blurs each toxic word of a text until it is pressed. Returns false, and changes nothing, without such a word,
   // where one spans several elements, and where there are more than MAX_WORDS.
   function coverWords(text, key) {
     if (!toxicWord || text.querySelector(".token, em.soft")) return false;
