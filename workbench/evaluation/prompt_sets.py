@@ -70,7 +70,9 @@ def load_prompt_sets(
                 rows=rows,
                 further_rows=further_rows,
                 references=references,
-                reference_ids=_reference_ids(rows, references, source, tokenizers[own], completion_limit(config)),
+                reference_ids=_reference_ids(
+                    rows, references, source, tokenizers[policy_model], completion_limit(config)
+                ),
                 seen_in_training=sum(identity in trained for identity in identities),
             )
         )

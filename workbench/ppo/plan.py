@@ -64,7 +64,7 @@ def plan_ppo(config: Config) -> PPOPlan:
         f"reward {reward.model or 'trained'}, KL coefficient {ppo.kl_coef}"
     )
     lines = [*reports, summary, *model_plan(config, ppo.micro_batch_size or ppo.minibatch_size)]
-    return PPOPlan(lines, tokenizer, rows, validation_rows, given, held_out)
+    return PPOPlan(lines, tokenizer, rows, validation_rows, reward_model, held_out)
 
 
 def load_held_out(scorer: Scorer, prompts: int) -> CheckedReward:
