@@ -49,9 +49,10 @@ def test_a_signal_at_any_step_changes_nothing(
     assert len({line["objective/kl_coef"] for line in expected["metrics"]}) == 4
     assert [line["step"] for line in expected["metrics"] if "validation/objective" in line] == [3, 4]
     for step in range(1, CONFIG.steps):
-        interrupt(trainer(tmp_path / str(step), architecture, lora=lora), step, signal.SIGINT)
-        assert finish(tmp_path / str(step), architecture, lora=lora) == expected, step
         interrupt(trainer(tmp_path / "every", architecture, lora=lora), step, signal.SIGTERM)
+        if lora == (architecture == "gpt2"):  # once alone, for one architecture with an adapter and one without
+            interrupt(trainer(tmp_path / str(step), architecture, lora=lora), step, signal.SIGINT)
+            assert finish(tmp_path / str(step), architecture, lora=lora) == expected, step
     assert finish(tmp_path / "every", architecture, lora=lora) == expected
 
 
@@ -78,7 +79,7 @@ def test_a_reward_that_fails_changes_nothing_either(steps: int, whole: Uninterru
 def test_a_validation_that_failed_is_made_up_for_once(
     whole: UninterruptedOutcome, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def failing(*arguments: Any) -> None:
+    def failing(*arguments: Any, **options: Any) -> None:
         raise RewardError("the scorer did not answer")
 
     # First the validation of step 3 fails; after it is made up for, the rollout of step 4 does.

@@ -29,7 +29,10 @@ def source_rows(source: DataSource) -> list[Row]:
         raise UserError(f"{source.path}: it has no rows")
     # A mapped column stays under its own name too: a template or the reward may ask for it by that name.
     mapped = [
-        Row(row.location, row.values | {name: column(row, name_in_file) for name, name_in_file in source.columns.items()})
+        Row(
+            row.location,
+            row.values | {name: column(row, name_in_file) for name, name_in_file in source.columns.items()},
+        )
         for row in rows
     ]
     if source.fractions is None:
