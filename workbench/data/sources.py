@@ -31,7 +31,7 @@ def source_rows(source: DataSource) -> list[Row]:
     mapped = [
         Row(
             row.location,
-            row.values | {name: column(row, name_in_file) for name, name_in_file in source.columns.items()},
+            row.values | {name: column(row, in_file) for name, in_file in source.columns.items()},
         )
         for row in rows
     ]

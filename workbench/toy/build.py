@@ -32,7 +32,7 @@ Pair = tuple[list[int], list[int]]  # token ids of the input and of the target
 
 
 def t5_model(vocabulary: int) -> T5ForConditionalGeneration:
-    """Return a T5 of two wide layers per side: `generate` costs Python time per layer and token, not per unit of width."""
+    """Return a T5 of two wide layers per side: `generate` takes time per layer and token, not per width."""
     return T5ForConditionalGeneration(
         T5Config(
             vocab_size=vocabulary,
