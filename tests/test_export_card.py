@@ -177,6 +177,13 @@ def test_the_card_shows_the_provenance_of_the_model(workspace: Path, tmp_path: P
         assert f"| {line} |" in settings
 
 
+def test_the_summary_names_the_reward_and_the_reference(workspace: Path) -> None:
+    trained, registered = (command.open_finished_run(Path(run)) for run in ("runs/t5", "runs/gpt2"))
+    texts = [model_card.summary(ExportedModel(run, "ppo", "merged", "./x", "", True)) for run in (trained, registered)]
+    assert "then PPO against the reward model of this run, regularized towards the SFT policy" in texts[0]
+    assert "then PPO against the reward toy_lexicon, regularized" in texts[1]
+
+
 def test_front_matter_names_what_the_hub_has_and_nothing_else(workspace: Path, tmp_path: Path) -> None:
     folder = exported(tmp_path / "out")
     card = ModelCard.load(folder / "README.md").data.to_dict()

@@ -107,7 +107,8 @@ def summary(model: ExportedModel) -> str:
         assert config.ppo is not None
         reference = "SFT policy" if config.sft else "base model"
         penalty = f", regularized towards the {reference} by a KL penalty" if config.ppo.kl_coef else ""
-        steps.append(f"PPO against the reward {escape(reward_description(config.reward))}{penalty}")
+        reward = escape(reward_description(config.reward))
+        steps.append(f"PPO against {reward if config.reward.model is None else f'the reward {reward}'}{penalty}")
     return f"{kind}, trained by {', then '.join(steps)}. {MADE_BY}"
 
 
