@@ -39,12 +39,12 @@ def die_before_renaming(name: str) -> None:
 
 
 def die_after(seconds: float) -> None:
-    """Arrange for the process to be killed after so much time of the processor, wherever it is by then."""
+    """Arrange for the process to be killed after so many CPU seconds, wherever it is by then."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def train_in_child(folder: Path, changes: dict[str, Any], arrange: Callable[[], None]) -> tuple[int, float]:
-    """Train in a process of its own, after `arrange`; return its exit code and its seconds of the processor."""
+    """Call `arrange` and train in a child process; return its exit code and CPU seconds."""
     child = os.fork()
     if child == 0:
         arrange()

@@ -159,7 +159,7 @@ def test_explained_variance_over_two_processes_is_that_of_both_together() -> Non
         seen.append(sums)
         return sums * 2
 
-    # Twice the same rows on two processes: every sum doubles and the share stays.
+    # Twice the same rows on two processes: every sum doubles and the ratio stays.
     assert float(algorithm.explained_variance(values, returns, mask, record)) == pytest.approx(expected, abs=1e-5)
     assert len(seen) == 2
 

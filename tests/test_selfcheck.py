@@ -119,8 +119,8 @@ def test_a_response_that_stops_at_once_is_counted_and_learned_from(architecture:
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"), [([0.5], "1 numbers for 16 texts"), ([math.nan] * 16, "row 0"), (["good"] * 16, "'good'")]
+    ("returned", "message"), [([0.5], "1 numbers for 16 texts"), ([math.nan] * 16, "row 0"), (["good"] * 16, "'good'")]
 )
-def test_a_reward_that_does_not_keep_its_contract_is_named(answer: list[Any], message: str, tmp_path: Path) -> None:
+def test_a_reward_that_does_not_keep_its_contract_is_named(returned: list[Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(RewardError, match=message):
-        step(make_trainer(tmp_path, "gpt2", reward=lambda prompts, completions, **_: answer))
+        step(make_trainer(tmp_path, "gpt2", reward=lambda prompts, completions, **_: returned))

@@ -304,7 +304,7 @@ if __name__ == "__main__":
     faulthandler.dump_traceback_later(int(sys.argv[2]), exit=True)
     assert Accelerator(cpu=True).num_processes == PROCESSES
     for scenario in (updates, lengths, resumes, failures, evaluations, recipes):
-        place = Path(sys.argv[1]) / scenario.__name__
-        place.mkdir(parents=True, exist_ok=True)
-        scenario(place)
+        folder = Path(sys.argv[1]) / scenario.__name__
+        folder.mkdir(parents=True, exist_ok=True)
+        scenario(folder)
         print(f"{scenario.__name__}: done", flush=True)
