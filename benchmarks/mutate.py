@@ -123,6 +123,8 @@ MUTATIONS = [
     Mutation("no judge can make it worse", "evaluation/verdicts.py", "    if rose:", "    if False:", VERDICTS),
     Mutation("a bound holds in one direction only", "evaluation/guards.py", "within = limits.low <= after <= limits.high", "within = limits.low <= after", "test_guards.py"),
     Mutation("chance fails a guard", "evaluation/guards.py", "passed=within or bool(doubt)", "passed=within", "test_guards.py"),
+    Mutation("flat text passes where there are references", "evaluation/guards.py", "low = MIN_REFERENCE_PERPLEXITY_RATIO * references", "low = 0.0", "test_reference_perplexity.py"),
+    Mutation("references without their end of text", "data/prompts.py", "return [ids if ids[-1:] == [eos] else [*ids, eos] for ids in encoded]", "return encoded", "test_reference_perplexity.py"),
     Mutation("a fall only the reward sees passes", "evaluation/guards.py", "passed=not alone", "passed=True", "test_guards.py"),
     Mutation("KL with the wrong sign", "evaluation/generation.py", "log_ratios.sum(dim=1).tolist(), (-base", "(-log_ratios).sum(dim=1).tolist(), (-base", TOKENS),
     Mutation("KL against the base", "evaluation/generation.py", 'policy.logprobs("reference",', 'policy.logprobs("base",', TOKENS),

@@ -12,6 +12,7 @@ from workbench.errors import UserError
 from workbench.evaluation.completion_metrics import METRICS, TOXICITY_METRICS, Scorers
 from workbench.evaluation.corpus_metrics import CORPUS_METRICS
 from workbench.evaluation.generation import Completion
+from workbench.evaluation.metrics.text_statistics import distinct_n
 from workbench.evaluation.prompt_sets import row_references
 from workbench.evaluation.results import Metric, Scores, SetResult
 from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize, summarize_prompt
@@ -156,6 +157,23 @@ def test_scores_are_arrays_of_prompts_seeds_and_samples_with_the_seeds_in_order(
     np.testing.assert_array_equal(tokens, np.arange(1, 13).reshape(3, 2, 2))
     assert scores[Metric("worst toxicity", "lower", "rude")]["base"].shape == (3, 2, 1)
     assert scores[Metric("distinct-1", pooled=True)]["base"].shape == (3, 2, 1)
+
+
+def test_a_corpus_metric_of_a_seed_is_that_of_its_own_samples() -> None:
+    by_prompt = [["a a", "b a", "c d", f"e {prompt}"] for prompt in range(3)]  # two seeds of two samples
+    scores = scores_of({"base": [[completion(text) for text in texts] for texts in by_prompt]}, seeds=2)
+    values = scores[Metric("distinct-1", pooled=True)]["base"]
+    for seed in (0, 1):
+        texts = [text for row in by_prompt for text in row[2 * seed : 2 * seed + 2]]
+        assert values[:, seed].mean() == pytest.approx(distinct_n(texts, 1))
+
+
+def test_a_prompt_is_compared_by_the_mean_of_all_its_samples() -> None:
+    before = [[completion("one"), completion("one two"), completion("a b c"), completion("")]] * 3
+    after = [[completion("one"), completion("one two three"), completion("a b c d e"), completion("")]] * 3
+    tokens = result({"sft": before, "aligned": after}, seeds=2).comparison("sft", "aligned").find("tokens")
+    assert (tokens.mean_before, tokens.mean_after) == (6 / 4, 9 / 4)
+    assert (tokens.difference, tokens.rose) == (3 / 4, 3)
 
 
 def test_one_sample_has_no_worst_one_and_one_seed_no_deviation() -> None:
