@@ -51,7 +51,7 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
     write_evaluation(folder, results, evaluation.examples)
     print("\n" + report, flush=True)
     inputs = {name: source.path for name, source in config.evaluation.data.items()}
-    return StageResult(inputs, {"verdict": results.verdict.word, "failed guards": results.failed_guards})
+    return StageResult(inputs, {"verdict": results.verdict.word, "failed_guards": results.failed_guards})
 
 
 def failure(run: Run) -> str | None:

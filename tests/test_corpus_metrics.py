@@ -50,10 +50,10 @@ def test_the_pseudovalues_of_a_mean_are_its_rows() -> None:
 def test_pseudovalues_have_the_statistic_as_mean_and_the_jackknifes_standard_error() -> None:
     rows = np.random.default_rng(1).exponential(size=50)
     without = np.array([np.log(np.delete(rows, row).mean()) for row in range(50)])
-    found = jackknife_pseudovalues(np.log(rows.mean()), without)
-    assert found.mean() == pytest.approx(np.log(rows.mean()))
+    values = jackknife_pseudovalues(np.log(rows.mean()), without)
+    assert values.mean() == pytest.approx(np.log(rows.mean()))
     jackknife = 49 / 50 * ((without - without.mean()) ** 2).sum()
-    assert found.var(ddof=1) / 50 == pytest.approx(jackknife)
+    assert values.var(ddof=1) / 50 == pytest.approx(jackknife)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -86,23 +86,23 @@ def test_perplexity_and_bleu_are_those_of_all_samples_of_a_prompt_together() -> 
     rows = [{"prompt": "say", "reference": texts} for texts in [None, "the cat sat on a mat", ["a mat", "the day"]] * 3]
     nats = (1.0, 4.0, 9.0)
     completions = [[completion(*pair) for pair in zip(texts(generator, 3), nats, strict=True)] for _ in rows]
-    found = pseudovalues(rows, completions)
-    assert set(found) == set(CORPUS_METRICS)
+    values = pseudovalues(rows, completions)
+    assert set(values) == set(CORPUS_METRICS)
 
     def perplexity(some: list[list[Completion]]) -> float:
         every = [c for row in some for c in row]
         return math.exp(sum(c.base_nll for c in every) / sum(c.tokens for c in every))
 
     whole, rest = perplexity(completions), [perplexity(completions[:i] + completions[i + 1 :]) for i in range(9)]
-    assert found["perplexity under the base"] == pytest.approx(jackknife_pseudovalues(whole, rest))
-    assert [math.isnan(value) for value in found["BLEU"]] == [True, False, False] * 3
+    assert values["perplexity under the base"] == pytest.approx(jackknife_pseudovalues(whole, rest))
+    assert [math.isnan(value) for value in values["BLEU"]] == [True, False, False] * 3
     as_list = [[row["reference"]] if isinstance(row["reference"], str) else row["reference"] for row in rows]
     known = [(c.text, as_list[prompt], prompt) for prompt in range(9) for c in completions[prompt] if as_list[prompt]]
     expected = metrics.bleu([text for text, _, _ in known], [references for _, references, _ in known])
-    assert np.nanmean(found["BLEU"]) == pytest.approx(expected)
+    assert np.nanmean(values["BLEU"]) == pytest.approx(expected)
     others = [[pair for pair in known if pair[2] != prompt] for prompt in range(9) if rows[prompt]["reference"]]
     rest = [metrics.bleu([text for text, _, _ in some], [references for _, references, _ in some]) for some in others]
-    counted = found["BLEU"][~np.isnan(found["BLEU"])]
+    counted = values["BLEU"][~np.isnan(values["BLEU"])]
     assert counted == pytest.approx(jackknife_pseudovalues(expected, rest))
 
 
@@ -115,13 +115,13 @@ def test_the_interval_of_bleu_is_that_of_koehns_paired_bootstrap() -> None:
         models.append([" ".join(words) for words in kept])
     rows = [{"prompt": "say", "reference": text} for text in references]
     first, second = (pseudovalues(rows, [[completion(text)] for text in model])["BLEU"] for model in models)
-    found = paired_difference(first, second)
+    difference = paired_difference(first, second)
     counts = [metrics.bleu_counts(model, references) for model in models]
     drawn = generator.integers(120, size=(1000, 120))
     scores = np.array([[metrics.bleu_of_counts(rows[row].sum(axis=0)) for rows in counts] for row in drawn])
     low, high = np.quantile(scores[:, 1] - scores[:, 0], [0.025, 0.975])
-    assert found.low == pytest.approx(low, abs=0.15 * (high - low))
-    assert found.high == pytest.approx(high, abs=0.15 * (high - low))
+    assert difference.low == pytest.approx(low, abs=0.15 * (high - low))
+    assert difference.high == pytest.approx(high, abs=0.15 * (high - low))
 
 
 def test_the_interval_of_distinct_1_covers_the_expected_difference_where_a_plain_bootstrap_does_not() -> None:
@@ -148,8 +148,8 @@ def test_the_interval_of_distinct_1_covers_the_expected_difference_where_a_plain
     covered, covered_plainly = 0, 0
     for trial in range(100):
         before, after = sampled()
-        found = paired_difference(pseudovalues_of(before), pseudovalues_of(after), seed=trial, resamples=500)
-        covered += found.low <= expected <= found.high
+        difference = paired_difference(pseudovalues_of(before), pseudovalues_of(after), seed=trial, resamples=500)
+        covered += difference.low <= expected <= difference.high
         drawn = generator.integers(60, size=(100, 60))
         plain = [distinct([after[i] for i in rows]) - distinct([before[i] for i in rows]) for rows in drawn]
         low, high = np.quantile(plain, [0.025, 0.975])

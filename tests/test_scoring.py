@@ -53,9 +53,9 @@ def result(completions: dict[str, list[list[Completion]]], seeds: int = 1, rows:
     return SetResult("set", len(rows), False, 0, None, summarize(scores), comparisons)
 
 
-def means(found: SetResult, name: str, judge: str | None = None) -> dict[str, float | None]:
+def means(measured: SetResult, name: str, judge: str | None = None) -> dict[str, float | None]:
     """Return the means of a metric by model."""
-    summary = found.summary(name, judge)
+    summary = measured.summary(name, judge)
     assert summary is not None, name
     return summary.means
 
@@ -63,18 +63,18 @@ def means(found: SetResult, name: str, judge: str | None = None) -> dict[str, fl
 def test_every_metric_is_the_mean_over_the_prompts_that_have_it() -> None:
     before = [[completion("one two")], [completion("rude rude")], [completion("")]]
     after = [[completion("one")], [completion("three four", truncated=True)], [completion("a b a b a b")]]
-    found = result({"sft": before, "aligned": after})
-    assert means(found, "toxicity", "rude") == {"sft": pytest.approx(1 / 3), "aligned": 0.0}
-    assert means(found, "toxic rate", "rude") == {"sft": pytest.approx(1 / 3), "aligned": 0.0}
-    assert means(found, "ROUGE-1")["sft"] == pytest.approx(0.5), "over the two rows with a reference"
-    assert means(found, "ROUGE-1")["aligned"] == pytest.approx((2 / 3 + 1) / 2), "the best of several references"
-    assert means(found, "reward")["sft"] == pytest.approx((7 + 9 + 0) / 3)
-    assert means(found, "perplexity under the base")["sft"] == pytest.approx(math.e**2)
-    assert means(found, "empty rate") == {"sft": pytest.approx(1 / 3), "aligned": 0.0}
-    assert means(found, "truncated rate")["aligned"] == pytest.approx(1 / 3)
-    assert means(found, "copied rate")["sft"] == pytest.approx(1 / 3)
-    assert means(found, "repetition")["aligned"] == pytest.approx((0 + 0 + 2 / 4) / 3)
-    compared = found.comparison("sft", "aligned")
+    measured = result({"sft": before, "aligned": after})
+    assert means(measured, "toxicity", "rude") == {"sft": pytest.approx(1 / 3), "aligned": 0.0}
+    assert means(measured, "toxic rate", "rude") == {"sft": pytest.approx(1 / 3), "aligned": 0.0}
+    assert means(measured, "ROUGE-1")["sft"] == pytest.approx(0.5), "over the two rows with a reference"
+    assert means(measured, "ROUGE-1")["aligned"] == pytest.approx((2 / 3 + 1) / 2), "the best of several references"
+    assert means(measured, "reward")["sft"] == pytest.approx((7 + 9 + 0) / 3)
+    assert means(measured, "perplexity under the base")["sft"] == pytest.approx(math.e**2)
+    assert means(measured, "empty rate") == {"sft": pytest.approx(1 / 3), "aligned": 0.0}
+    assert means(measured, "truncated rate")["aligned"] == pytest.approx(1 / 3)
+    assert means(measured, "copied rate")["sft"] == pytest.approx(1 / 3)
+    assert means(measured, "repetition")["aligned"] == pytest.approx((0 + 0 + 2 / 4) / 3)
+    compared = measured.comparison("sft", "aligned")
     assert compared.find("ROUGE-1").prompts == 2
     toxicity = compared.find("toxicity", "rude")
     assert toxicity.difference == pytest.approx(-1 / 3)
@@ -121,11 +121,11 @@ def test_the_toxicity_of_a_row_is_that_of_its_worst_text_by_its_harshest_judge()
 def test_a_model_with_another_vocabulary_has_no_kl_and_no_perplexity() -> None:
     shared = [[completion("one")]] * 3
     other = [[completion("one", kl=None, base_nll=None)]] * 3
-    found = result({"base": shared, "other": other})
+    measured = result({"base": shared, "other": other})
     for name in ("KL to reference, nats", "perplexity under the base"):
-        assert set(means(found, name)) == {"base"}
-    assert found.comparison("base", "other").find("KL to reference, nats") is None
-    assert found.comparison("base", "other").find("tokens") is not None
+        assert set(means(measured, name)) == {"base"}
+    assert measured.comparison("base", "other").find("KL to reference, nats") is None
+    assert measured.comparison("base", "other").find("tokens") is not None
 
 
 def test_several_seeds_give_the_deviation_of_their_means_and_the_worst_of_each_seeds_samples() -> None:
@@ -134,19 +134,19 @@ def test_several_seeds_give_the_deviation_of_their_means_and_the_worst_of_each_s
     flat = [completion(" ".join(["rude"] * count + ["kind"] * (2 - count))) for count in counts.ravel()]
     by_prompt = [flat[first : first + 6] for first in range(0, 30, 6)]
     rows = [{"prompt": "say", "prompt_ids": [1]}] * 5
-    found = result({"base": by_prompt, "same": by_prompt}, seeds=2, rows=rows)
+    measured = result({"base": by_prompt, "same": by_prompt}, seeds=2, rows=rows)
     probabilities = counts / 2
-    toxicity = found.summary("toxicity", "rude")
+    toxicity = measured.summary("toxicity", "rude")
     assert toxicity.means["base"] == pytest.approx(probabilities.mean())
     assert toxicity.seed_stds["base"] == pytest.approx(probabilities.mean(axis=(0, 2)).std(ddof=1))
-    assert means(found, "worst toxicity", "rude")["base"] == pytest.approx(probabilities.max(axis=2).mean())
+    assert means(measured, "worst toxicity", "rude")["base"] == pytest.approx(probabilities.max(axis=2).mean())
     any_toxic = (probabilities >= 0.5).any(axis=2)
-    assert means(found, "toxicity probability", "rude")["base"] == pytest.approx(any_toxic.mean())
+    assert means(measured, "toxicity probability", "rude")["base"] == pytest.approx(any_toxic.mean())
     for name, by_seed in (("worst toxicity", probabilities.max(axis=2)), ("toxicity probability", any_toxic)):
         deviation = by_seed.mean(axis=0).std(ddof=1)
-        assert found.summary(name, "rude").seed_stds["base"] == pytest.approx(deviation), name
-    assert found.summary("distinct-2").seed_stds["base"] is not None
-    same = found.comparison("base", "same").find("toxicity", "rude")
+        assert measured.summary(name, "rude").seed_stds["base"] == pytest.approx(deviation), name
+    assert measured.summary("distinct-2").seed_stds["base"] is not None
+    same = measured.comparison("base", "same").find("toxicity", "rude")
     assert (same.rose, same.same, same.fell) == (0, 5, 0)
 
 
@@ -177,14 +177,14 @@ def test_a_prompt_is_compared_by_the_mean_of_all_its_samples() -> None:
 
 
 def test_one_sample_has_no_worst_one_and_one_seed_no_deviation() -> None:
-    found = result({"base": [[completion("one")]] * 3, "same": [[completion("one")]] * 3})
-    assert found.summary("worst toxicity", "rude") is None
-    assert found.summary("toxicity", "rude").seed_stds is None
+    measured = result({"base": [[completion("one")]] * 3, "same": [[completion("one")]] * 3})
+    assert measured.summary("worst toxicity", "rude") is None
+    assert measured.summary("toxicity", "rude").seed_stds is None
 
 
 def test_one_prompt_has_no_interval() -> None:
-    found = result({"base": [[completion("one")]], "after": [[completion("two words")]]}, rows=ROWS[:1])
-    tokens = found.comparison("base", "after").find("tokens")
+    measured = result({"base": [[completion("one")]], "after": [[completion("two words")]]}, rows=ROWS[:1])
+    tokens = measured.comparison("base", "after").find("tokens")
     assert (tokens.low, tokens.high, tokens.excludes_zero) == (None, None, False)
 
 

@@ -67,11 +67,11 @@ def test_the_number_of_prompts_follows_the_formula():
 def test_that_many_prompts_detect_the_difference_four_times_in_five():
     generator = np.random.default_rng(1)
     needed = prompts_needed(np.zeros(10_000), generator.normal(loc=0.2, size=10_000))
-    found = 0
+    detected = 0
     for _ in range(2000):
         changes = generator.normal(loc=0.2, size=needed)
-        found += abs(changes.mean()) > 1.96 * changes.std(ddof=1) / math.sqrt(needed)
-    assert found / 2000 == pytest.approx(0.8, abs=0.04)
+        detected += abs(changes.mean()) > 1.96 * changes.std(ddof=1) / math.sqrt(needed)
+    assert detected / 2000 == pytest.approx(0.8, abs=0.04)
 
 
 def test_where_no_number_of_prompts_can_be_given():

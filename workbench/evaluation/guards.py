@@ -108,7 +108,7 @@ def perplexity_limits(before: float, references: float | None) -> Limits:
     if references is not None and before >= MIN_REFERENCE_PERPLEXITY_RATIO * references:
         low = MIN_REFERENCE_PERPLEXITY_RATIO * references
         rule = (
-            f"at least {MIN_REFERENCE_PERPLEXITY_RATIO:g} of the references' {references:.3g}, since less is flat text"
+            f"at least {MIN_REFERENCE_PERPLEXITY_RATIO:g} of the references' {references:.3g}, below which text is flat"
         )
     return Limits(low, MAX_PERPLEXITY_RATIO * before, f"{rule}; at most {MAX_PERPLEXITY_RATIO:g} of before")
 

@@ -71,7 +71,7 @@ class Difference:
     verdict: Verdict | None
     """None where no direction is good."""
     prompts_needed: int | None
-    """Prompts that would show a difference of this size with 80 % power; None where no number can be given."""
+    """Prompts that would show a difference of this size with 80 % power; None where none can be computed."""
 
     @property
     def excludes_zero(self) -> bool:
@@ -141,7 +141,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class RunVerdict:
-    """What may be said of the whole run."""
+    """The verdict on the whole run."""
 
     word: Verdict
     sentence: str

@@ -132,7 +132,7 @@ def _witnesses(judges: Sequence[str], conjunction: str = "and") -> str:
 
 
 def _changes(sets: Sequence[tuple[SetResult, Comparison]], judges: Sequence[str]) -> str:
-    """Return what each judge found on each set."""
+    """Return the change of toxicity according to each judge on each set."""
     return "; ".join(
         f"{', '.join(describe_change(judge, toxicity(comparison, judge)) for judge in judges)} on {result.name}"
         for result, comparison in sets
