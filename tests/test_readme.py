@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 import subprocess
@@ -12,8 +13,10 @@ import pytest
 from small_runs import CHAIN, small
 
 from recipes import evaluation, ppo, reward, sft
+from workbench.config.parsing import make_parser, parse
 from workbench.export.command import export_options
 from workbench.run import cli
+from workbench.toy import rows
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -39,9 +42,75 @@ HEADERS = [
 ]
 
 
-def test_readme_is_short_enough_to_read() -> None:
-    assert len(README.splitlines()) <= 150
-    assert "@@" not in README
+MAX_LINE = 110  # characters of a line of prose
+MAX_PARAGRAPH = 90  # words
+
+
+def paragraphs(text: str) -> list[str]:
+    """The paragraphs of prose: no code, tables, headings or pictures."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    blocks = [block.strip() for block in prose.split("\n\n")]
+    return [block for block in blocks if block and not block.startswith(("|", "#", "!", "- ", "**better**"))]
+
+
+def test_readme_is_light_enough_to_read() -> None:
+    for paragraph in paragraphs(README):
+        assert len(paragraph.split()) <= MAX_PARAGRAPH, paragraph
+        assert max(map(len, paragraph.splitlines())) <= MAX_LINE, paragraph
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_placeholder_is_left(document: Path) -> None:
+    assert "@@" not in document.read_text()
+
+
+def test_the_readmes_configuration_plans(in_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_reward", raising=False)
+    (text,) = [block for block in blocks("yaml") if "my_run.yaml" in block]
+    (reward_code,) = [block for block in blocks("python") if "def concise" in block]
+    (tmp_path / "my_reward.py").write_text(reward_code)
+    (tmp_path / "my_run.yaml").write_text(text.replace("google/flan-t5-base", "toy:t5").replace("[profanity]", "[]"))
+    write_chats(tmp_path / "chats.csv")
+    cli.launch(CHAIN, "", ["--config", "my_run.yaml", "--dry_run"])
+
+
+def write_chats(path: Path) -> None:
+    """The file that README and the tutorial name."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["chat", "note"])
+        writer.writerows([row["dialogue"], row["summary"]] for row in rows("sft", "train"))
+
+
+def test_the_tutorial_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_reward", raising=False)
+    for language, comment in (("python", "# "), ("yaml", "# ")):
+        for block in re.findall(rf"```{language}\n(.*?)```", tutorial, flags=re.DOTALL):
+            name = block.splitlines()[0].removeprefix(comment)
+            (tmp_path / name).write_text(block)
+    exec(compile((tmp_path / "make_data.py").read_text(), "make_data.py", "exec"), {})
+    assert (tmp_path / "chats.csv").read_text(encoding="utf-8").startswith("chat,note")
+    commands = [
+        line for block in re.findall(r"```bash\n(.*?)```", tutorial, flags=re.DOTALL) for line in block.splitlines()
+    ]
+    recipes = [shlex.split(line) for line in commands if "-m recipes." in line]
+    assert recipes
+    for words in recipes:
+        stage = words[words.index("-m") + 1].removeprefix("recipes.")
+        options = words[words.index("-m") + 2 :]
+        if "--evaluation.models" in options:  # needs the policy of the run before it
+            first = options.index("--evaluation.models")
+            parse(make_parser(), options)
+            options = options[:first] + options[first + 2 :]
+        cli.launch(STAGES[stage], "", [*options, "--dry_run"])
+        assert "prompts" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("line", sorted({*BASH, *HEADERS}))
@@ -65,13 +134,14 @@ def test_every_command_is_one_that_runs(
     assert config.is_file()
     if "toy:" not in config.read_text():
         return  # its plan is made from stand-ins for hub and registry models, in test_recipes
-    if "my_reward:polite" in options:
-        (code,) = [block for block in blocks("python") if "def polite" in block]
+    if "my_reward:concise" in options:
+        (code,) = [block for block in blocks("python") if "def concise" in block]
         (tmp_path / "my_reward.py").write_text(code)
         monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "my_reward", raising=False)
         from workbench.rewards.registry import load_reward
 
-        assert load_reward("my_reward:polite")(["a"] * 2, ["yes please", "no"]) == [1.0, 0.0]
+        assert load_reward("my_reward:concise")(["a"] * 2, ["one two", ""]) == [-0.2, 0.0]
     cli.launch(STAGES[module], "", [*options, "--dry_run", "--runs", str(tmp_path)])
 
 
