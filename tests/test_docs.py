@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,12 @@ def test_every_metric_that_is_named_is_logged() -> None:
     families = {name.split("/")[0] for name in logged}
     named = set(re.findall(rf"`((?:{'|'.join(families)})/\w+)`", PPO))
     assert {"objective/kl_k3", "policy/ratio_max", "response/truncated_rate"} <= named <= logged
+
+
+def test_the_page_of_modules_is_current() -> None:
+    modules_page = runpy.run_path(str(ROOT / "docs" / "make_modules.py"))["modules_page"]
+    assert (ROOT / "docs" / "modules.md").read_text() == modules_page(), "make docs"
+    every = {path.parent for path in (ROOT / "workbench").rglob("*.py") if path.name != "__init__.py"}
+    listed = set(re.findall(r"^## (\S+)", modules_page(), flags=re.MULTILINE))
+    modules_of_evaluate = {"bleu", "embedding_similarity", "rouge", "toxicity"}
+    assert {str(path.relative_to(ROOT)) for path in every if path.name not in modules_of_evaluate} <= listed

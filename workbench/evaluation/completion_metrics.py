@@ -125,7 +125,7 @@ def kl(sampled: Sampled) -> Values | None:
     return [c.kl or 0.0 for c in sampled.completions] if sampled.shares_vocabulary else None
 
 
-def base_nats(sampled: Sampled) -> Values | None:
+def base_nll_per_token(sampled: Sampled) -> Values | None:
     """Return the negative log-likelihood per token of each completion under the base."""
     if not sampled.shares_vocabulary:
         return None
@@ -147,7 +147,7 @@ METRICS: dict[str, CompletionMetric] = {
     "ROUGE-Lsum": CompletionMetric("higher", rouge("rougeLsum")),
     "similarity": CompletionMetric("higher", similarity),
     KL: CompletionMetric(None, kl),
-    "nats per token under the base": CompletionMetric(None, base_nats),
+    "nats per token under the base": CompletionMetric(None, base_nll_per_token),
     "tokens": CompletionMetric(None, lambda sampled: [float(c.tokens) for c in sampled.completions]),
     "truncated rate": CompletionMetric("lower", lambda sampled: [float(c.truncated) for c in sampled.completions]),
     "empty rate": CompletionMetric("lower", lambda sampled: [float(not text) for text in sampled.texts]),

@@ -15,9 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from workbench.config.help import help_text
 from workbench.config.names import STAGES
 from workbench.config.parsing import dump, make_parser, parse
-from workbench.config.reference import help_text
 from workbench.config.schema import Config
 from workbench.errors import Failed, Interrupted, UserError
 from workbench.run.distributed import (
@@ -154,9 +154,9 @@ def stays_finished(run: Run, stage: str, force: str | None) -> bool:
 
 
 def print_plan(stage: Stage, plan: Plan) -> None:
-    """Print what the stage is going to do, each line under its name."""
+    """Print what the stage is going to do, each line under its name; lines about a key of the stage begin with it."""
     for line in plan.lines:
-        print_once(f"{stage.name}: {line}")
+        print_once(line if line.startswith(f"{stage.name}.") else f"{stage.name}: {line}")
 
 
 def skip(stage: Stage, run: Run) -> None:

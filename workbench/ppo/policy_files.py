@@ -1,16 +1,33 @@
-"""The files of a trained policy, which load without this project."""
+"""The policy of a run: loaded from the base and the SFT stage, and saved as files that load without this project."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
-from workbench.models.loading import save_model
+from workbench.config.schema import Config
+from workbench.models.adapters import load_trainable
+from workbench.models.loading import autocast_dtype, save_model
 from workbench.models.policy import Policy
 from workbench.run.files import writing
+
+
+def load_policy(config: Config, tokenizer: PreTrainedTokenizerBase, sft: Path | None, device: torch.device) -> Policy:
+    """Load the policy that PPO starts from: a copy of the SFT stage in the folder `sft`, or the base without one."""
+    assert config.ppo is not None
+    separate = config.ppo.value_model == "separate"
+    models = load_trainable(config.policy, sft, device=device, value_model=separate)
+    return Policy(
+        models.model,
+        tokenizer,
+        reference=models.reference,
+        value_model=models.value_model,
+        autocast=autocast_dtype(config.policy),
+    )
 
 
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

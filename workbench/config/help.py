@@ -1,6 +1,6 @@
 """Describe every key of the configuration from the schema, for --help and for docs/configuration.md.
 
-Run `python -m workbench.config.reference --write docs/configuration.md` after a change of the schema.
+Run `python -m workbench.config.help --write docs/configuration.md` after a change of the schema.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def escaped(text: str) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Write the page where `--write FILE` asks for it."""
     if len(arguments) != 2 or arguments[0] != "--write":
-        sys.exit("usage: python -m workbench.config.reference --write FILE")
+        sys.exit("usage: python -m workbench.config.help --write FILE")
     Path(arguments[1]).write_text(markdown(), encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from workbench.config.annotations import element, field_types, without_none, without_range
-from workbench.config.reference import COLUMNS, field_sentences, markdown
+from workbench.config.help import COLUMNS, field_sentences, markdown
 from workbench.config.schema import Config, DataSource, LoraSettings, PromptSet, Scorer
 
 SECTIONS = {
@@ -75,8 +75,8 @@ def test_the_page_is_current_and_names_every_key(in_project: Path) -> None:
 
 
 def test_the_command_writes_the_page(tmp_path: Path) -> None:
-    module = [sys.executable, "-m", "workbench.config.reference"]
+    module = [sys.executable, "-m", "workbench.config.help"]
     subprocess.run([*module, "--write", str(tmp_path / "page.md")], check=True, timeout=100)
     assert (tmp_path / "page.md").read_text() == markdown()
     result = subprocess.run([*module, "page.md"], capture_output=True, text=True, timeout=100, check=False)
-    assert (result.returncode, result.stderr) == (1, "usage: python -m workbench.config.reference --write FILE\n")
+    assert (result.returncode, result.stderr) == (1, "usage: python -m workbench.config.help --write FILE\n")
