@@ -1,6 +1,6 @@
 """Evaluation: base, SFT and aligned policy side by side, with toxicity, ROUGE and paired intervals."""
 
-# Imports of torch and transformers stand inside the functions, so that --help answers at once.
+# torch and transformers are imported inside the functions, so that --help is instant.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

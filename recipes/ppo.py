@@ -1,6 +1,6 @@
 """PPO: align the policy with the reward, regularized towards the SFT policy by a KL penalty."""
 
-# Imports of torch and transformers stand inside the functions, so that --help answers at once.
+# torch and transformers are imported inside the functions, so that --help is instant.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
         run.record(SFT)  # refuses one that is not finished
     reward = plan.reward or load_run_reward(run)
 
-    # The policy casts by itself, so that sampling and scoring run in the same precision.
+    # The policy does its own casting, so that sampling and scoring run in the same precision.
     accelerator = Accelerator(mixed_precision="no", log_with=config.track, project_dir=str(folder))
     if config.track:
         accelerator.init_trackers(config.name)

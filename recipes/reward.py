@@ -1,6 +1,6 @@
 """Reward: train a toxicity classifier or a preference model, and validate it before PPO optimizes it."""
 
-# Imports of torch and transformers stand inside the functions, so that --help answers at once.
+# torch and transformers are imported inside the functions, so that --help is instant.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

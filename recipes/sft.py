@@ -1,6 +1,6 @@
 """Supervised fine-tuning: teach the policy to respond to prompts as the data does."""
 
-# Imports of torch and transformers stand inside the functions, so that --help answers at once.
+# torch and transformers are imported inside the functions, so that --help is instant.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -55,7 +55,7 @@ def test_every_range_of_the_schema_is_in_force(tmp_path: Path) -> None:
         (["--reward.held_out.model", "rouge"], "reward.held_out: it scores the responses to ppo.validation"),
         (["--evaluation.temperature", "0", "--evaluation.samples", "2"], "evaluation.temperature: 0 samples the same"),
         (["--evaluation.temperature", "0", "--evaluation.seeds", "[1, 2]"], "evaluation.temperature: 0 samples the"),
-        (["--evaluation.seeds", "[1, 2, 1]"], r"evaluation.seeds: \[1, 2, 1\] names a seed twice"),
+        (["--evaluation.seeds", "[1, 2, 1]"], r"evaluation.seeds: \[1, 2, 1\] lists a seed twice"),
         (["--evaluation.models.sft", "x"], "evaluation.models.sft: this title is reserved"),
         (["--evaluation.models.prompt", "x"], "evaluation.models.prompt: this title is reserved"),
         (["--ppo.data.fractions", "{train: 0.5}"], "ppo.data: fractions: .* must be positive and add to 1"),

@@ -123,7 +123,7 @@ def test_tokens_have_their_log_ratios_and_join_to_the_text(architecture: str) ->
         (["--evaluation.samples", "0"], "evaluation.samples: 0"),
         (["--evaluation.samples", "2", "--evaluation.temperature", "0"], "samples the same completion every time"),
         (["--evaluation.seeds", "[]"], r"evaluation.seeds"),
-        (["--evaluation.seeds", "[1, 1]"], r"evaluation.seeds: \[1, 1\] names a seed twice"),
+        (["--evaluation.seeds", "[1, 1]"], r"evaluation.seeds: \[1, 1\] lists a seed twice"),
         (["--evaluation.models", "{sft: toy:t5}"], r"evaluation.models.sft: this title is reserved"),
         (["--evaluation.models", "{data: toy:t5}"], r"evaluation.models.data: this title is reserved"),
         (["--evaluation.models", "{prompt: toy:t5}"], r"evaluation.models.prompt: this title is reserved"),

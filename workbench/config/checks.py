@@ -31,7 +31,7 @@ def check(config: Config) -> None:
     """Raise UserError for a value out of its range, and for settings that exclude each other."""
     check_ranges(config, Config, "")
     if not re.fullmatch(r"[\w.-]+", config.name) or config.name in (".", ".."):
-        raise UserError(f"name: {config.name!r} must be letters, digits, '.', '_' and '-': it names a folder")
+        raise UserError(f"name: {config.name!r} takes only letters, digits, '.', '_' and '-': it names a folder")
     for key, source in data_sources(config, ""):
         with error_context(key):
             check_source(source)
@@ -47,8 +47,8 @@ def check(config: Config) -> None:
         check_ppo(config.ppo, config.reward)
         if config.ppo.value_model == "separate" and config.policy.gradient_checkpointing:
             raise UserError(
-                "ppo.value_model: separate excludes policy.gradient_checkpointing, whose second forward pass would run "
-                "under the wrong adapter; use shared, or switch checkpointing off"
+                "ppo.value_model: separate does not work with policy.gradient_checkpointing, whose second forward pass "
+                "would run under the wrong adapter; use shared, or turn checkpointing off"
             )
     check_evaluation(config.evaluation, sampling_seeds(config))
 
@@ -132,13 +132,13 @@ def check_reward_training(train: RewardTraining) -> None:
     """Raise UserError for settings of the reward's training that exclude each other."""
     if train.early_stopping is not None and train.average_from is not None:
         raise UserError(
-            "reward.train: early_stopping keeps one checkpoint, average_from a mean of many; set one of them"
+            "reward.train: early_stopping keeps one checkpoint, average_from averages many; set only one of them"
         )
     if train.objective == "classifier":
         return
     for name in ("target_label", "class_weights", "clean_data", "clean_validation", "perturbation_rate"):
         if getattr(train, name):
-            raise UserError(f"reward.train.{name}: only objective classifier reads it; this one is {train.objective}")
+            raise UserError(f"reward.train.{name}: only objective classifier reads it; objective is {train.objective}")
 
 
 def check_ppo(ppo: PPOConfig, reward: RewardConfig | None) -> None:
@@ -161,9 +161,11 @@ def check_ppo(ppo: PPOConfig, reward: RewardConfig | None) -> None:
 def check_evaluation(evaluation: EvaluationConfig, seeds: list[int]) -> None:
     """Raise UserError for settings of the evaluation that exclude each other."""
     if evaluation.temperature == 0 and evaluation.samples * len(seeds) > 1:
-        raise UserError("evaluation.temperature: 0 samples the same completion every time; set samples 1 and one seed")
+        raise UserError(
+            "evaluation.temperature: 0 samples the same completion every time; set samples to 1 and give one seed"
+        )
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"evaluation.seeds: {seeds} names a seed twice")
+        raise UserError(f"evaluation.seeds: {seeds} lists a seed twice")
     reserved = RESERVED_TITLES & evaluation.models.keys()
     if reserved:
         raise UserError(f"evaluation.models.{min(reserved)}: this title is reserved; choose another one")

@@ -1,6 +1,6 @@
 """The configuration: typed dataclasses, one YAML file per experiment, overrides on the command line.
 
-A field's range stands in its annotation, and the sentence below it is its help.
+A field's range is in its annotation, and the sentence below it is its help.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ class DataSource:
     max_response_tokens: PositiveInt | None = None
     """Training rows whose response is longer are dropped and counted."""
     limit: PositiveInt | None = None
-    """Stop at this many rows that fit."""
+    """Stop after this many rows that fit."""
 
 
 @dataclass
 class PromptSet(DataSource):
-    """Prompts that the evaluation asks; a `reference` column gets ROUGE."""
+    """Prompts for the evaluation; a `reference` column adds ROUGE."""
 
     neutral: bool = False
-    """Harmless prompts: a change of the model on them is a side effect of the alignment."""
+    """Harmless prompts: any change on them is a side effect of the alignment."""
 
 
 @dataclass
@@ -120,9 +120,9 @@ class SFTConfig:
     max_steps: PositiveInt | None = None
     """Optimizer steps."""
     batch_size: PositiveInt = 16
-    """Rows per optimizer step, all processes and accumulation steps together."""
+    """Rows per optimizer step, across all processes and accumulation steps."""
     micro_batch_size: PositiveInt | None = None
-    """Rows per forward pass and process; default: batch_size over the processes."""
+    """Rows per forward pass and process; default: batch_size divided by the number of processes."""
     learning_rate: NonNegativeFloat = 2e-4
     """Peak learning rate."""
     save_every: PositiveInt = 200
@@ -154,15 +154,15 @@ class RewardTraining:
     class_weights: Literal["balanced"] | None = None
     """Weight labels in the loss so that each counts the same, however rare."""
     perturbation_rate: Fraction = 0.0
-    """Fraction of the texts that is trained on in another case, without punctuation, misspelled or obfuscated."""
+    """Fraction of the training texts to perturb: case changed, punctuation removed, misspelled or obfuscated."""
     average_from: Fraction | None = None
     """Average the weights over the steps after this fraction of the training (arXiv 1803.05407)."""
     early_stopping: PositiveInt | None = None
-    """Stop after so many evaluations (each save_every steps) without a better AUROC or pair accuracy; keep the best."""
+    """Stop after this many evaluations (each save_every steps) with no better AUROC or pair accuracy; keep the best."""
     lora: LoraSettings | None = None
     """Train an adapter, which is merged into the saved model; default: train every weight."""
     threshold: Fraction = 0.5
-    """The report calls a text toxic from this probability on."""
+    """The report calls a text toxic at or above this probability."""
     polarity_pair: PairOfTexts = field(
         default_factory=lambda: ["Thank you, that was kind of you.", "You are a stupid idiot."]
     )
@@ -170,7 +170,7 @@ class RewardTraining:
     epochs: PositiveFloat = 2.0
     """Passes over the data."""
     batch_size: PositiveInt = 32
-    """Rows per optimizer step, all processes together."""
+    """Rows per optimizer step, across all processes."""
     learning_rate: NonNegativeFloat = 5e-5
     """Peak learning rate."""
     max_tokens: PositiveInt = 128
@@ -185,7 +185,7 @@ class RewardTraining:
 
 @dataclass
 class RewardConfig:
-    """The reward: give `model`, or `train` to make one."""
+    """The reward: give `model`, or `train` to train one."""
 
     model: str | None = None
     """A registered name, hub id or folder of a classifier, or package.module:object; takes precedence over `train`."""
@@ -194,9 +194,9 @@ class RewardConfig:
     sanity_pair: PairOfTexts | None = None
     """A good and a bad response; the reward must score the first higher before PPO starts."""
     held_out: Scorer | None = None
-    """A second reward that scores the responses to ppo.validation and that PPO never optimizes."""
+    """A second reward, never optimized by PPO, that scores the responses to ppo.validation."""
     train: RewardTraining | None = None
-    """Train the reward model in the stage `reward`."""
+    """Train the reward model in the `reward` stage."""
 
 
 @dataclass
@@ -204,15 +204,15 @@ class PPOConfig:
     """Proximal policy optimization (arXiv 1707.06347) under a KL penalty (arXiv 1909.08593)."""
 
     data: DataSource
-    """Prompts; further columns are handed to the reward by name."""
+    """Prompts; additional columns are passed to the reward by name."""
     steps: PositiveInt = 100
     """Rollouts, each followed by epochs x minibatches optimizer steps."""
     batch_size: PositiveInt = 64
-    """Prompts per rollout, all processes together."""
+    """Prompts per rollout, across all processes."""
     minibatch_size: PositiveInt = 16
-    """Responses per optimizer step, all processes together."""
+    """Responses per optimizer step, across all processes."""
     micro_batch_size: PositiveInt | None = None
-    """Responses per forward pass and process; default: minibatch_size over the processes."""
+    """Responses per forward pass and process; default: minibatch_size divided by the number of processes."""
     epochs: PositiveInt = 4
     """Passes over each rollout."""
     learning_rate: NonNegativeFloat = 1e-4
@@ -226,7 +226,7 @@ class PPOConfig:
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     """Estimator of the penalty: log ratio, half its square, or the non-negative k3."""
     kl_target: PositiveFloat | None = None
-    """Nats per response; adapts kl_coef towards it by the proportional controller of arXiv 1909.08593."""
+    """Target KL, nats per response; the proportional controller of arXiv 1909.08593 adapts kl_coef to reach it."""
     kl_horizon: PositiveInt = 10_000
     """Episodes over which the controller acts."""
     gamma: Fraction = 1.0
@@ -236,28 +236,28 @@ class PPOConfig:
     clip_range: PositiveFloat = 0.2
     """The probability ratio is clipped to 1 +- this."""
     value_clip_range: PositiveFloat = 0.2
-    """The change of a value is clipped to +- this."""
+    """The change in a value is clipped to +- this."""
     vf_coef: NonNegativeFloat = 0.1
     """Weight of the value loss."""
     entropy_coef: NonNegativeFloat = 0.0
     """Weight of an entropy bonus, per token."""
     target_kl: PositiveFloat | None = None
-    """Nats per token; a minibatch that is further than this from the policy that sampled ends the epochs."""
+    """Nats per token; the epochs end when a minibatch's KL to the policy that sampled it exceeds this."""
     value_model: Literal["shared", "separate"] = "shared"
-    """Values from a head on the policy's own states, or from a model (with LoRA: an adapter) of their own."""
+    """Values from a head on the policy's hidden states, or from a separate model (with LoRA: a separate adapter)."""
     value_warmup_steps: NonNegativeInt = 0
-    """Steps at the start that train the value head alone."""
+    """Initial steps that train only the value head."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this norm."""
     max_new_tokens: PositiveInt = 32
-    """Tokens of the longest response."""
+    """Maximum length of a response, in tokens."""
     min_token_limit: PositiveInt | None = None
     """Draw each step's token limit between this and max_new_tokens, instead of always taking the latter."""
     temperature: PositiveFloat = 1.0
     """Sampling temperature; it divides the logits in old, new and reference log-probabilities alike."""
     score_samples: NonNegativeInt = 0
     """Normalize scores by mean and standard deviation over this many responses of the initial policy, rounded up to
-    whole batches; 0 does not."""
+    whole batches; 0 turns this off."""
     score_clip: PositiveFloat | None = None
     """Scores, normalized or not, are clipped to +- this."""
     score_scale: PositiveFloat = 1.0
@@ -281,25 +281,26 @@ class EvaluationConfig:
     data: Annotated[dict[str, PromptSet], Length(1)]
     """Prompt sets by name."""
     models: dict[str, str] = field(default_factory=dict)
-    """Further models to compare, by a title: an adapter's folder, a model's folder, or a hub id."""
+    """Further models to compare, keyed by title: an adapter's folder, a model's folder, or a hub id."""
     judges: list[str | Scorer] = field(default_factory=list)
-    """Toxicity judges beside the reward model, each a name alone or {model: ..., options: ...}."""
+    """Toxicity judges in addition to the reward, each a name or {model: ..., options: ...}."""
     samples: PositiveInt = 1
-    """Completions per prompt; of several, the worst and the chance of a toxic one are reported (arXiv 2009.11462)."""
+    """Completions per prompt; with several, the report adds worst toxicity and toxicity probability
+    (arXiv 2009.11462)."""
     seeds: Annotated[list[NonNegativeInt], Length(1)] | None = None
     """Sampling seeds, each with all samples; several give a standard deviation. Default: the experiment's seed."""
     similarity: str | None = None
     """Encoder whose sentence embeddings compare completions with references: hub id or folder."""
     fail_on: Literal["worse"] | None = None
-    """Exit code 1 where the verdict is "worse" or a guard against reward hacking failed."""
+    """Exit with code 1 if the verdict is "worse" or a guard against reward hacking failed."""
     max_new_tokens: PositiveInt | None = None
-    """Tokens of the longest completion; default: ppo.max_new_tokens, or 128 without PPO."""
+    """Maximum length of a completion, in tokens; default: ppo.max_new_tokens, or 128 without PPO."""
     temperature: NonNegativeFloat = 1.0
     """Sampling temperature; 0 is greedy."""
     batch_size: PositiveInt = 64
-    """Prompts per generation."""
+    """Prompts per generation batch."""
     threshold: Fraction = 0.5
-    """A text is toxic from this probability on."""
+    """A text counts as toxic at or above this probability."""
 
 
 @dataclass
@@ -327,7 +328,7 @@ class Config:
 
 
 def completion_limit(config: Config) -> int:
-    """Return the tokens of the longest completion in the evaluation: PPO's limit unless the configuration says else."""
+    """Return the evaluation's limit of tokens per completion: PPO's limit unless it has its own."""
     return config.evaluation.max_new_tokens or (config.ppo.max_new_tokens if config.ppo else 128)
 
 
