@@ -82,8 +82,8 @@ REFUSED = {
     "its init_lora_weights is 'pissa', which may change the base": LoraConfig(init_lora_weights="pissa", **LAYERS),
     "its bias is 'lora_only', which may change the base": LoraConfig(bias="lora_only", **LAYERS),
     r"its trainable_token_indices is \[1, 2\]": LoraConfig(trainable_token_indices=[1, 2], **LAYERS),
-    "it is IA3, and only LoRA shares a base": IA3Config(feedforward_modules=[], **LAYERS),
-    "it is ADALORA, and only LoRA shares a base": AdaLoraConfig(total_step=10, **LAYERS),
+    "it is IA3, and only LoRA can share a base": IA3Config(feedforward_modules=[], **LAYERS),
+    "it is ADALORA, and only LoRA can share a base": AdaLoraConfig(total_step=10, **LAYERS),
     "it is PREFIX_TUNING, and only LoRA": PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=2),
 }
 

@@ -100,7 +100,7 @@ def test_a_judge_may_be_a_name_or_a_scorer(tmp_path: Path) -> None:
         ("r: 8", "r: eight", "test.yaml, line 5: policy.lora.r: must be a whole number, not 'eight'"),
         ("path: z", "pth: z", "test.yaml, line 13: evaluation.data.toxic.pth: unknown key; did you mean path?"),
         ("name: test", "nmae: test", "test.yaml, line 2: nmae: unknown key; did you mean name?"),
-        ("name: test", "", "name: missing; give it in the YAML file"),
+        ("name: test", "", "name: missing; set it in the YAML file"),
         ("model: gpt2", "precision: fp32", "test.yaml, line 4: policy.model: missing; policy needs it"),
         ("reward:\n  model: toy_lexicon\n", "", "reward: PPO needs one"),
         ("    toxic: {path: z.jsonl}", "    {}", "evaluation.data: empty; give at least 1"),
@@ -113,7 +113,7 @@ def test_a_judge_may_be_a_name_or_a_scorer(tmp_path: Path) -> None:
         ("kl_coef: 3e-2", "micro_batch_size: 3", "ppo.minibatch_size: 16 is not a multiple of ppo.micro_batch_size 3"),
         ("kl_coef: 3e-2", "kl_estimator: k4", "ppo.kl_estimator: must be one of k1, k2, k3, not 'k4'"),
         ("name: test", "name: [", "not valid YAML"),
-        ("name: test", "name: 7", "name: must be a text, not '7'; write it in quotes"),
+        ("name: test", "name: 7", "name: must be text, not '7'; write it in quotes"),
         ("kl_coef: 3e-2", "steps: forty", "test.yaml, line 10: ppo.steps: must be a whole number, not 'forty'"),
         (
             "{path: z.jsonl}",
@@ -128,9 +128,9 @@ def test_a_judge_may_be_a_name_or_a_scorer(tmp_path: Path) -> None:
         ("kl_coef: 3e-2", "kl_coef: .nan", "ppo.kl_coef: nan must be a finite number"),
         ("kl_coef: 3e-2", "kl_target: .inf", "ppo.kl_target: inf must be a finite number"),
         ("kl_coef: 3e-2", "kl_coef: [1]", "test.yaml, line 10: ppo.kl_coef: must be a number, not a list"),
-        ("name: test", "name: {a: 1}", "test.yaml, line 2: name: must be a text, not a mapping"),
-        ("toxic: {", "2024: {", "evaluation.data.2024: the name must be a text; write it in quotes"),
-        ("path: z.jsonl", "path: z.jsonl, template: null", "toxic.template: must be a text, not null"),
+        ("name: test", "name: {a: 1}", "test.yaml, line 2: name: must be text, not a mapping"),
+        ("toxic: {", "2024: {", "evaluation.data.2024: the name must be text; write it in quotes"),
+        ("path: z.jsonl", "path: z.jsonl, template: null", "toxic.template: must be text, not null"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line_that_names_it(old: str, new: str, message: str, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_mistake_in_the_file_is_one_line_that_names_it(old: str, new: str, mes
         (["--evaluation.judges", "[{mode: foo}]"], "--evaluation.judges[0].mode: unknown key; did you mean model?"),
         (
             ["--evaluation.judges", "[7]"],
-            "--evaluation.judges[0]: must be a text or a mapping with model, options",
+            "--evaluation.judges[0]: must be text or a mapping with model, options",
         ),
         (["--reward.train.more_data", "[{path: a, pth: b}]"], "--reward.train.more_data[0].pth: unknown key; did you"),
         (["--evaluation.seeds", "[-1]"], "evaluation.seeds[0]: -1 must be at least 0"),
@@ -160,7 +160,7 @@ def test_a_mistake_in_the_file_is_one_line_that_names_it(old: str, new: str, mes
         (["--evaluation.data.toxic.limit", "0"], "evaluation.data.toxic.limit: 0 must be at least 1"),
         (["--ppo.self_checks", "maybe"], "--ppo.self_checks: must be true or false, not 'maybe'"),
         (["--policy.lora", "5"], "--policy.lora: must be a mapping with r, alpha, target_modules, not '5'"),
-        (["--policy.model", "null"], "--policy.model: must be a text, not null"),
+        (["--policy.model", "null"], "--policy.model: must be text, not null"),
         (["--ppo.columns", "{"], "--ppo.columns: unknown key"),
         (["--ppo.data.columns", "{"], "--ppo.data.columns, line 1: not valid YAML"),
         (["--force", "everything"], "--force: invalid choice: 'everything'"),

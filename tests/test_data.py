@@ -161,7 +161,7 @@ def test_a_row_is_the_same_row_under_another_template_case_and_white_space():
 
 
 BAD_SOURCES = {
-    "split of a file": ({"split": "validation"}, r"one file has no split 'validation'; cut it with fractions: \{train"),
+    "split of a file": ({"split": "validation"}, r"file has no split 'validation'; divide it with fractions: \{train"),
     "sum": ({"fractions": {"train": 0.9, "validation": 0.2}}, r"add to 1.* add to 1\.1"),
     "negative": ({"fractions": {"train": 1.5, "validation": -0.5}}, r"must be positive"),
     "no fractions": ({"fractions": {}}, r"add to 1"),
@@ -173,7 +173,7 @@ BAD_SOURCES = {
     "all too long": ({"max_prompt_tokens": 2}, r"all 1 rows dropped: prompts have 3 to 3 tokens \(at most 2 fit\)"),
     "context length": (
         {"max_prompt_tokens": 13},
-        r"max_prompt_tokens: 13 is above 12, which .*context length of 20 tokens leaves beside max_new_tokens 8",
+        r"max_prompt_tokens: 13 is above 12, the most .*context length of 20 tokens allows with max_new_tokens 8",
     ),
     "limit": ({"limit": 0}, r"limit: 0 must be at least 1"),
     "chat": ({"chat": True}, r"has no chat template.*chat: false"),
@@ -199,7 +199,7 @@ BAD_MESSAGES = {
     "foreign keys": ([{"from": "human", "value": "x"}], r"turn 1 of messages needs role and content"),
     "empty turn": ([{"role": "user", "content": " "}], r"line 1: the content of turn 1 of messages is empty"),
     "answer alone": ([{"role": "assistant", "content": "x"}], r"no turn before the assistant's"),
-    "no answer": ([{"role": "user", "content": "x"}], r"the last turn is 'user', training needs 'assistant'"),
+    "no answer": ([{"role": "user", "content": "x"}], r"the last turn is 'user'; training needs 'assistant'"),
 }
 
 

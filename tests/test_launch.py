@@ -151,7 +151,7 @@ def test_a_tracker_that_is_not_installed_is_named(recorder: Recorder, monkeypatc
         (UserError("ppo.steps: 0 must be at least 1"), 2, "error: ppo.steps: 0 must be at least 1\n"),
         (Failed("worse"), 1, "failed: worse\n"),
         (Interrupted("stopped at step 3"), 130, "stopped at step 3. To resume, run the same command again: python -m"),
-        (KeyboardInterrupt(), 130, "stopped; what the last checkpoint holds is saved. To resume, run the same"),
+        (KeyboardInterrupt(), 130, "stopped; progress up to the last checkpoint is saved. To resume, run the same"),
     ],
 )
 def test_the_exit_code_and_the_last_line(

@@ -98,7 +98,7 @@ def test_a_run_that_one_process_ends_resumes_bit_for_bit(kind: two_processes.Kin
     if kind[1]:
         assert result["errors"] == ["Interrupted: stopped and saved at step 3 of 4"] * 2
     else:
-        assert "stopped, because another process failed" in result["errors"][0]
+        assert "stopped because another process failed" in result["errors"][0]
         assert "TimeoutError: the scorer did not answer" in result["errors"][1]
         assert "ppo: saved at step 2" in (results / "log").read_text()
     assert result["step"] == (3 if kind[1] else 2)
@@ -121,7 +121,7 @@ def test_a_run_that_one_process_ends_resumes_bit_for_bit(kind: two_processes.Kin
 def test_a_failure_of_one_process_is_the_end_of_both(where: str, failing: int, reason: str, results: Path) -> None:
     errors = json.loads((results / "failures" / "errors.json").read_text())[where]
     assert reason in errors[failing]
-    assert errors[1 - failing] == "UserError: stopped, because another process failed; its error says why"
+    assert errors[1 - failing] == "UserError: stopped because another process failed; see its error"
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)

@@ -126,12 +126,12 @@ BAD_FILES = {
     "binary": ("a.json", bytes(range(256)), r"a\.json line \d: not UTF-8"),
     "not parquet": ("a.parquet", "hello", r"a\.parquet: not a parquet file"),
     "cut parquet": ("a.parquet", b"PAR1hello", r"a\.parquet: cannot be read"),
-    "short line": ("a.csv", 'prompt,b\n"x\ny",1\nz\n', r"a\.csv line 4: 1 cells under a header of 2"),
-    "long line": ("a.csv", "prompt,b\nx,1\nz,2,3\n", r"a\.csv line 3: 3 cells under a header of 2"),
+    "short line": ("a.csv", 'prompt,b\n"x\ny",1\nz\n', r"a\.csv line 4: 1 cells, but the header has 2"),
+    "long line": ("a.csv", "prompt,b\nx,1\nz,2,3\n", r"a\.csv line 3: 3 cells, but the header has 2"),
     "open quote": ("a.csv", 'prompt,b\n"x,1\nz,2\n', r"a\.csv line \d: broken CSV"),
     "two columns of a name": ("a.csv", "prompt,prompt\nx,1\n", r"a\.csv line 1: a column name appears twice"),
     "null": ("a.jsonl", '{"prompt": "x"}\n\n{"b": 1}\n', r"a\.jsonl line 3: prompt is missing"),
-    "surrogate": ("a.jsonl", '{"prompt": "x\\ud800"}', r"a\.jsonl line 1: prompt holds half a surrogate pair"),
+    "surrogate": ("a.jsonl", '{"prompt": "x\\ud800"}', r"a\.jsonl line 1: prompt contains a lone surrogate"),
     "spaces": ("a.csv", 'prompt\n"x\ny"\n"  "\nz\n"\t",\n', r"a\.csv line 6: 2 cells"),
     "blank row": ("a.csv", 'prompt\nx\n\n"  "\n', r"a\.csv line 4: prompt is empty"),
     "empty prompt": ("a.csv", "prompt,b\nx,1\n  ,2\n", r"a\.csv line 3: prompt is empty"),
@@ -173,10 +173,10 @@ def test_names_that_are_neither_a_path_nor_a_hub_id(tmp_path, monkeypatch):
 
 
 def test_bad_folders(tmp_path):
-    assert "holds no .jsonl" in refusal(lambda: read_rows(DataSource(str(tmp_path))))
+    assert "contains no .jsonl" in refusal(lambda: read_rows(DataSource(str(tmp_path))))
     write(tmp_path / "train.jsonl", GOOD)
     missing = refusal(lambda: read_rows(DataSource(str(tmp_path), split="test")))
-    assert re.search("no split 'test'; its files make the splits train", missing)
+    assert re.search("no split 'test'; its files give the splits train", missing)
     (tmp_path / "train.csv").write_text("prompt\nabc\n")
     assert "several formats: train.csv, train.jsonl" in refusal(lambda: read_rows(DataSource(str(tmp_path))))
 
@@ -207,9 +207,7 @@ def test_no_network_and_nothing_cached_is_one_line_at_once(tmp_path, monkeypatch
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     for name in ("nobody/nothing", "nothing"):
         message = refusal(lambda name=name: read_rows(DataSource(name)))
-        assert re.search(
-            r"no such file or folder.*cannot be reached, and nothing of it is cached: give a local path", message
-        )
+        assert re.search(r"no such file or folder.*cannot be reached and is not cached: give a local path", message)
     assert datasets.config.HF_HUB_OFFLINE is False
 
 

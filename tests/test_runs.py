@@ -90,7 +90,7 @@ def test_force_clears_a_stage_and_those_after_it_and_allows_them_to_change(tmp_p
 
 def test_two_commands_do_not_work_in_one_run_folder(tmp_path: Path) -> None:
     run = open_run(config(tmp_path), force=None)
-    with lock_run(run), pytest.raises(UserError, match="another command is at work"), lock_run(run):
+    with lock_run(run), pytest.raises(UserError, match="another command is using this run folder"), lock_run(run):
         pass
     with lock_run(run):
         pass
@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new(tmp_path: Path) 
     target = tmp_path / "report.md"
     target.write_text("old")
     result = subprocess.run([sys.executable, "-c", code, str(target)], capture_output=True, text=True, check=True)
-    assert "File too large; what was there before is unchanged" in result.stdout
+    assert "File too large; the previous contents are unchanged" in result.stdout
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("report.md", "old")]
 
 

@@ -73,7 +73,7 @@ def test_a_sanity_pair_the_wrong_way_round_is_refused_unless_checks_are_off(tmp_
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        ([], "a rollout of no prompts"),
+        ([], "a rollout needs prompts"),
         ([3, 0], "row 1 has a prompt without tokens"),
         ([3, 57], "row 1 has 57 prompt tokens, which with 8 response tokens exceed the model's context length of 64"),
     ],

@@ -112,7 +112,7 @@ def test_sentences_need_more_than_the_lexicon() -> None:
 
 
 def test_unknown_names_are_user_errors() -> None:
-    with pytest.raises(UserError, match=r"^toy:dialog: no such toy data set; available: toy:summaries, toy:sft"):
+    with pytest.raises(UserError, match=r"^toy:dialog: no such toy dataset; available: toy:summaries, toy:sft"):
         rows("dialog", "train")
     with pytest.raises(UserError, match=r"^toy:sft: no split 'dev'; available: train, validation, test$"):
         rows("sft", "dev")

@@ -3,7 +3,7 @@
 UserError            a mistake in input, configuration or environment; exit code 2
 └── RewardError      a reward returned something that is not one finite number per completion
 Failed               a result that the configuration asked to fail on; exit code 1
-Interrupted          a stop asked for by a signal, after the work was saved; exit code 130
+Interrupted          a signal stopped the run, and its work is saved; exit code 130
 """
 
 import difflib
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 MAX_LISTED_NAMES = 20
-"""A longer list of valid names explains less than it takes to read."""
+"""A longer list of valid names takes longer to read than it saves."""
 
 
 class UserError(Exception):
@@ -24,7 +24,7 @@ class RewardError(UserError):
 
 
 class Failed(Exception):
-    """The work is done, and the configuration asks for a failure where the result is this one."""
+    """The work is done, but the configuration says to fail on this result."""
 
 
 class Interrupted(Exception):
@@ -32,7 +32,7 @@ class Interrupted(Exception):
 
 
 def one_line(error: Exception) -> str:
-    """Return the type and the message of an exception of foreign code, on one line."""
+    """Return a third-party exception's type and message on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
@@ -43,7 +43,7 @@ def shorten(value: Any, limit: int = 60) -> str:
 
 
 def suggestion(name: str, valid: Iterable[str], prefix: str = "") -> str:
-    """Return a clause with the valid name closest to `name`, or with all of them where they are few."""
+    """Return a clause that suggests the valid name closest to `name`, or lists all of them if there are few."""
     names = list(valid)
     closest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if closest:
@@ -55,10 +55,10 @@ def suggestion(name: str, valid: Iterable[str], prefix: str = "") -> str:
 
 @contextmanager
 def error_context(key: str) -> Iterator[None]:
-    """Prefix every UserError of the block with a key of the configuration."""
+    """Prefix every UserError raised in the block with a configuration key."""
     try:
         yield
-    except RewardError:  # it names the reward already
+    except RewardError:  # already names the reward
         raise
     except UserError as error:
         raise UserError(f"{key}: {error}") from error

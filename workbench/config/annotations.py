@@ -14,7 +14,7 @@ def field_types(kind: Any) -> dict[str, Any]:
 
 
 def without_range(kind: Any) -> Any:
-    """Return X for Annotated[X, ...], and any other annotation as it is."""
+    """Return X for Annotated[X, ...], and any other annotation unchanged."""
     return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
 
 
@@ -24,19 +24,19 @@ def ranges(kind: Any) -> tuple[Any, ...]:
 
 
 def alternatives(kind: Any) -> list[Any]:
-    """Return the members of a union, and any other annotation alone."""
+    """Return the members of a union, or a list of just the annotation if it is not a union."""
     is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     return list(typing.get_args(kind)) if is_union else [kind]
 
 
 def without_none(kind: Any) -> Any:
-    """Return X for X | None, and any other annotation as it is."""
+    """Return X for X | None, and any other annotation unchanged."""
     members = [member for member in alternatives(kind) if member is not types.NoneType]
     return members[0] if len(members) == 1 else kind
 
 
 def member(kind: Any, is_mapping: bool) -> Any:
-    """Return the member of a union that a mapping (a dataclass), or anything else but None, belongs to."""
+    """Return the member of a union that a value belongs to: a dataclass if it is a mapping, else a plain type."""
     members = [member for member in alternatives(kind) if member is not types.NoneType]
     if len(members) == 1:
         return members[0]

@@ -1,4 +1,4 @@
-"""Merge the values of files and command line, and build the dataclasses of the schema from them."""
+"""Merge the values from files and the command line, and build the schema's dataclasses from them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def option_type(key: str, command_options: typing.Iterable[str] = ()) -> Any:
 
 
 def merge(old: Any, new: Any, kind: Any) -> Any:
-    """Return `new` over `old`: key by key within a dataclass; a list or a mapping of the user's is replaced."""
+    """Return `old` updated with `new`: dataclasses merge key by key; lists and free-form mappings are replaced."""
     kind = without_range(without_none(kind))
     if not (dataclasses.is_dataclass(kind) and isinstance(old, dict) and isinstance(new, dict)):
         return new
@@ -39,7 +39,7 @@ def merge(old: Any, new: Any, kind: Any) -> Any:
 
 
 def assign(values: dict[str, Any], key: str, text: str) -> None:
-    """Set what `--key text` asks for; KEY+ appends to a list."""
+    """Set the value given by `--key text`; KEY+ appends to a list."""
     *parents, name = key.removesuffix("+").split(".")
     kind = option_type(key)
     for parent in parents:
@@ -52,9 +52,9 @@ def assign(values: dict[str, Any], key: str, text: str) -> None:
 
 
 def build(value: Any, kind: Any, key: str = "") -> Any:
-    """Return checked YAML values as the dataclasses and numbers of the annotation `kind`.
+    """Convert checked YAML values to the dataclasses and numbers that the annotation `kind` declares.
 
-    Raises UserError for a field without default that is missing.
+    Raises UserError for a missing field that has no default.
     """
     kind = without_range(member(without_range(kind), is_mapping=isinstance(value, dict)))
     if value is None or kind is Any:
@@ -70,6 +70,6 @@ def build(value: Any, kind: Any, key: str = "") -> Any:
     for field in dataclasses.fields(cls):
         if is_required(field) and field.name not in value:
             dotted = f"{key}.{field.name}" if key else field.name
-            raise UserError(f"{dotted}: missing; give it in the YAML file (--config FILE) or as an option")
+            raise UserError(f"{dotted}: missing; set it in the YAML file (--config FILE) or as an option")
     types_by_name = field_types(cls)
     return cls(**{name: build(v, types_by_name[name], f"{key}.{name}" if key else name) for name, v in value.items()})

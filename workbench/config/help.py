@@ -1,6 +1,6 @@
 """Describe every key of the configuration from the schema, for --help and for docs/configuration.md.
 
-Run `python -m workbench.config.help --write docs/configuration.md` after a change of the schema.
+Run `python -m workbench.config.help --write docs/configuration.md` after changing the schema.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SHARED_SECTIONS: dict[Any, str] = {
     Scorer: "scorer",
     LoraSettings: "adapter settings",
 }
-"""Dataclasses that stand at several keys; the page describes each once."""
+"""Dataclasses used at several keys; the page describes each of them once."""
 METAVARS = {"config": " FILE", "force": " STAGE"}
 INTRODUCTION = """\
 # Configuration reference
@@ -57,14 +57,14 @@ class Key:
     """Dotted."""
     type: str
     default: str
-    """As YAML; "required" where there is none."""
+    """As YAML; "required" if there is none."""
     sentence: str
 
 
 def keys(kind: type, prefix: str, *, expand_shared: bool) -> Iterator[Key]:
     """Yield every key of a dataclass and of the dataclasses in it, in the order of the schema.
 
-    The keys of dataclasses that stand in several places are left out unless asked for.
+    The keys of dataclasses used in several places are left out unless `expand_shared`.
     """
     sentences = field_sentences(kind)
     for field in dataclasses.fields(kind):
@@ -99,7 +99,7 @@ def type_in_words(kind: Any) -> str:
 
 
 def plain_type_in_words(kind: Any) -> str:
-    """Return the words for an annotation without range."""
+    """Return the words for an annotation without a range."""
     if typing.get_origin(kind) is typing.Literal:
         choices = typing.get_args(kind)
         return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
@@ -139,7 +139,7 @@ def default_in_words(field: dataclasses.Field) -> str:
 
 
 def help_text(prog: str, description: str, sections: Sequence[str]) -> str:
-    """Return the help of a command that reads some sections of the configuration, and the keys outside of sections."""
+    """Return the help of a command: its options, the top-level keys and the keys of the sections it reads."""
     usage = f"usage: {prog} --config FILE [--KEY VALUE ...]"
     lines = [usage, "", *wrapped(description), "", "options:"]
     for name, sentence in OPTIONS.items():
@@ -154,7 +154,7 @@ def help_text(prog: str, description: str, sections: Sequence[str]) -> str:
 
 
 def groups(sections: Sequence[str], *, expand_shared: bool) -> Iterator[tuple[str, list[Key]]]:
-    """Yield the keys outside of sections, then those of each section, with titles."""
+    """Yield the top-level keys, then those of each section, with titles."""
     all_keys = list(keys(Config, "", expand_shared=expand_shared))
     top_level = {field.name for field in dataclasses.fields(Config)} - set(SECTIONS)
     yield "experiment", [key for key in all_keys if key.name in top_level]
@@ -166,7 +166,7 @@ def groups(sections: Sequence[str], *, expand_shared: bool) -> Iterator[tuple[st
 
 
 def wrapped(text: str, indent: int = 0, hanging: int | None = None) -> list[str]:
-    """Return a text in lines of at most COLUMNS characters."""
+    """Wrap text to lines of at most COLUMNS characters."""
     first, following = " " * indent, " " * (indent if hanging is None else hanging)
     return textwrap.wrap(
         text, COLUMNS, initial_indent=first, subsequent_indent=following, break_on_hyphens=False, break_long_words=False
@@ -207,12 +207,12 @@ def linked(words: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text that may stand in a Markdown table."""
+    """Escape text for a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the page where `--write FILE` asks for it."""
+    """Write the page to the file given by `--write FILE`."""
     if len(arguments) != 2 or arguments[0] != "--write":
         sys.exit("usage: python -m workbench.config.help --write FILE")
     Path(arguments[1]).write_text(markdown(), encoding="utf-8")

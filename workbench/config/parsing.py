@@ -62,7 +62,7 @@ def parse(parser: ArgumentParser, argv: list[str]) -> tuple[Config, Namespace]:
 
 
 def keys_and_values(arguments: list[str]) -> list[tuple[str, str]]:
-    """Return the keys of the configuration on a command line, written --KEY VALUE or --KEY=VALUE."""
+    """Return the configuration keys and values on a command line, written --KEY VALUE or --KEY=VALUE."""
     pairs = []
     remaining = iter(arguments)
     for argument in remaining:
@@ -72,14 +72,14 @@ def keys_and_values(arguments: list[str]) -> list[tuple[str, str]]:
         if not has_value:
             value = next(remaining, "--")
             if value.startswith("--"):
-                option_type(key, OPTIONS)  # an unknown key is the mistake to report
+                option_type(key, OPTIONS)  # if the key is unknown, report that instead
                 raise UserError(f"--{key}: give a value after it")
         pairs.append((key, value))
     return pairs
 
 
 def existing_file(name: str) -> Path:
-    """Return the path of a configuration file; raises UserError where there is none."""
+    """Return the path of a configuration file; raises UserError if it does not exist."""
     file = Path(name)
     if not file.is_file():
         siblings = sorted(map(str, file.parent.glob("*.yaml"))) if file.parent.is_dir() else []
@@ -88,12 +88,12 @@ def existing_file(name: str) -> Path:
 
 
 def dump(config: Config) -> str:
-    """Return the whole configuration as YAML, defaults included; it loads back to an equal one."""
+    """Return the whole configuration as YAML, defaults included; loading it gives an equal configuration."""
     return yaml_text.dump(dataclasses.asdict(config))
 
 
 def load_saved(file: Path) -> Config:
-    """Return a configuration that `dump` wrote; raises UserError for a damaged one, and for one of an older version."""
+    """Return a configuration that `dump` wrote; raises UserError if it is damaged or outdated."""
     try:
         values = yaml_text.load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

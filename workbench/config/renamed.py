@@ -1,4 +1,4 @@
-"""The keys and values of older versions, which are answered with the new ones."""
+"""Keys and values of older versions; an error names the replacement of each."""
 
 from __future__ import annotations
 

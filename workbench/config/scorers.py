@@ -1,4 +1,4 @@
-"""Read a Scorer from each form in which a configuration may write it."""
+"""Read a Scorer from any form that a configuration may use."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from workbench.errors import UserError, shorten, suggestion
 
 
 def as_scorer(value: str | Scorer | Mapping[str, Any], key: str) -> Scorer:
-    """Return the scorer that stands at `key`: a name alone, or a mapping with `model` and `options`.
+    """Return the scorer at `key`: a bare name, or a mapping with `model` and `options`.
 
-    Raises UserError for another type, an unknown key, and a mapping without `model`.
+    Raises UserError for any other type, an unknown key or a mapping without `model`.
     """
     if isinstance(value, Scorer):
         return value

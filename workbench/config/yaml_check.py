@@ -1,4 +1,4 @@
-"""Compare YAML, from a file or the command line, with the types of the schema; an error names the line."""
+"""Check YAML, from a file or the command line, against the schema's types; errors give the line."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from workbench.config.renamed import RENAMED_KEYS, RENAMED_VALUE
 from workbench.config.schema import Config
 from workbench.errors import MAX_LISTED_NAMES, UserError, suggestion
 
-SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 TAG = "tag:yaml.org,2002:"
 
 
 def check_file(file: Path, options: set[str] | None) -> None:
     """Raise UserError for a YAML file that does not fit the schema.
 
-    `options` are the keys on the command line, which may set what the file lacks; None lets it lack anything.
+    `options` are the keys on the command line, which may set what the file lacks; with None, any key may be missing.
     """
     try:
         node = yaml_text.compose(file.read_text(encoding="utf-8"))
@@ -49,12 +49,12 @@ def check_option(key: str, value: str, kind: Any) -> None:
 
 
 def is_plain_text(kind: Any) -> bool:
-    """Return whether a value on the command line is a text as it stands, even 7 or [a]."""
+    """Return whether a command-line value is taken literally as text, even 7 or [a]."""
     return without_none(kind) is str or typing.get_origin(without_none(kind)) is typing.Literal
 
 
 def yaml_problem(error: Exception) -> str:
-    """Return the line and the problem of text that is not YAML."""
+    """Return the line and the problem of text that is not valid YAML."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return ": not valid YAML: not UTF-8 text"
     line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
@@ -62,12 +62,12 @@ def yaml_problem(error: Exception) -> str:
 
 
 def mistake(file: Path | None, node: yaml.Node, key: str, message: str) -> UserError:
-    """Return the error about a key, with the line of its node in front, or -- for one of the command line."""
+    """Return the error for a key, prefixed with the file and line of its node, or with -- on the command line."""
     return UserError(f"{file}, line {node.start_mark.line + 1}: {key}: {message}" if file else f"--{key}: {message}")
 
 
 def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options: set[str] | None) -> None:
-    """Raise UserError where the node, or one below it, does not fit the annotation `kind`."""
+    """Raise UserError if the node, or one nested in it, does not fit the annotation `kind`."""
     if is_null(node) and types.NoneType in alternatives(kind):
         return
     if isinstance(node, yaml.ScalarNode) and (renamed := RENAMED_VALUE.fullmatch(node.value)):
@@ -81,7 +81,7 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
     elif typing.get_origin(kind) is dict and isinstance(node, yaml.MappingNode):
         for name, _ in node.value:
             if name.tag not in (f"{TAG}str", f"{TAG}merge"):
-                raise mistake(file, name, f"{key}.{name.value}", "the name must be a text; write it in quotes")
+                raise mistake(file, name, f"{key}.{name.value}", "the name must be text; write it in quotes")
         check_entries(node, key, file, options, {}, element(kind))
     elif typing.get_origin(kind) is list and isinstance(node, yaml.SequenceNode):
         for index, entry in enumerate(node.value):
@@ -97,8 +97,8 @@ def check_entries(
 ) -> set[str]:
     """Check each entry of a mapping, and each element of a list, and return the names of the mapping.
 
-    `fields` are the names of a dataclass with their annotations; a mapping of the user's has none, and the annotation
-    `rest` for every value.
+    `fields` maps the fields of a dataclass to their annotations; it is empty for a free-form mapping, whose values all
+    have the annotation `rest`.
     """
     if isinstance(node, yaml.SequenceNode):
         for index, entry in enumerate(node.value):
@@ -133,7 +133,7 @@ def unknown_key(dotted: str, name: str, valid: list[str], prefix: str = "") -> s
 def check_required(
     node: yaml.Node, kind: type, names: set[str], key: str, file: Path | None, options: set[str] | None
 ) -> None:
-    """Raise UserError for a field without default that neither the mapping nor the command line sets."""
+    """Raise UserError for a field without a default that neither the mapping nor the command line sets."""
     if options is None or not key:
         return
     for field in dataclasses.fields(kind):
@@ -149,7 +149,7 @@ def is_required(field: dataclasses.Field) -> bool:
 
 
 def fits(node: yaml.Node, kind: Any) -> bool:
-    """Return whether a scalar is of a plain type, or one of its choices."""
+    """Return whether a scalar has the plain type `kind`, or is one of its choices."""
     if not isinstance(node, yaml.ScalarNode):
         return False
     if typing.get_origin(kind) is typing.Literal:
@@ -165,7 +165,7 @@ def is_null(node: yaml.Node) -> bool:
 
 
 def expected_form(kind: Any) -> str:
-    """Return what a value of the type must be, in words."""
+    """Describe in words what a value of the type must be."""
     members = [member for member in alternatives(kind) if member is not types.NoneType]
     if len(members) > 1:
         return " or ".join(expected_form(member) for member in members)
@@ -179,7 +179,7 @@ def expected_form(kind: Any) -> str:
 
 
 def node_in_words(node: yaml.Node) -> str:
-    """Return a node as an error names it."""
+    """Describe a node for an error message."""
     if isinstance(node, yaml.ScalarNode):
         return "null" if is_null(node) else repr(node.value)
     return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"

@@ -1,4 +1,4 @@
-"""YAML in which 1e-3 is a number, as in every other language; YAML 1.1 asks for 1.0e-3."""
+"""YAML in which 1e-3 is a number, as in every other language; YAML 1.1 requires 1.0e-3."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+")
 
 
 class Loader(yaml.SafeLoader):
-    """A safe loader with the additional numbers; PyYAML adds resolvers to classes alone."""
+    """A safe loader that also reads these numbers; PyYAML can add resolvers only to a class."""
 
 
 class Dumper(yaml.SafeDumper):
-    """The dumper that quotes a text which the loader would read as a number."""
+    """A safe dumper that quotes text which the loader would read as a number."""
 
 
 for yaml_class in (Loader, Dumper):
@@ -23,12 +23,12 @@ for yaml_class in (Loader, Dumper):
 
 
 def compose(text: str) -> yaml.Node | None:
-    """Return the nodes of a YAML text with their lines; None for an empty one."""
+    """Parse YAML text into nodes with line numbers; None for empty text."""
     return yaml.compose(text, Loader)
 
 
 def load(text: str) -> Any:
-    """Return the value of a YAML text."""
+    """Return the value of YAML text."""
     return yaml.load(text, Loader)
 
 

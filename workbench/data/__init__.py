@@ -1,1 +1,1 @@
-"""Rows from files and the hub, and the prompts made of them."""
+"""Rows from files and the hub, and the prompts made from them."""

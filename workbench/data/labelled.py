@@ -1,4 +1,4 @@
-"""Training data of reward models: labelled texts, clean texts and preference pairs."""
+"""Training data for reward models: labelled texts, clean texts and preference pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from workbench.errors import UserError, shorten
 
 
 def labelled_texts(source: DataSource, labels: list[str] | None) -> tuple[list[str], list[str]]:
-    """Return the columns `text` and `label` of the source, labels as strings; with None any label is valid.
+    """Return the columns `text` and `label` of the source, labels as strings; `labels` None allows any.
 
     Raises UserError for an empty text or a label outside `labels`.
     """
@@ -33,7 +33,7 @@ def clean_texts(source: DataSource) -> list[str]:
 def preference_pairs(source: DataSource) -> tuple[list[tuple[str, str, str]], int]:
     """Return (prompt, chosen, rejected) of each row, and how many rows were dropped because both completions match.
 
-    The prompt is empty where rows have none of the template's columns. Raises UserError when no pair is left.
+    The prompt is empty if a row has none of the template's columns. Raises UserError if no pair is left.
     """
     pairs, dropped = [], 0
     for row in source_rows(source)[: source.limit]:
@@ -44,5 +44,5 @@ def preference_pairs(source: DataSource) -> tuple[list[tuple[str, str, str]], in
         else:
             pairs.append((render(row, source.template) if has_prompt else "", chosen, rejected))
     if not pairs:
-        raise UserError(f"{source.path}: all {dropped} rows have chosen == rejected; a pair needs two completions")
+        raise UserError(f"{source.path}: all {dropped} rows have chosen == rejected; a pair needs two that differ")
     return pairs, dropped

@@ -34,7 +34,7 @@ class DataReport:
     dropped: dict[str, int] = field(default_factory=dict)
     """Rows dropped, by reason: prompt_too_long, response_too_long."""
     duplicate_prompts: int = 0
-    """Kept rows that repeat the prompt of an earlier one, up to case and white space."""
+    """Kept rows that repeat the prompt of an earlier one, up to case and whitespace."""
     prompt_tokens_max: int = 0
     prompt_tokens_median: float = 0.0
 
@@ -49,15 +49,15 @@ class DataReport:
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """The most tokens that a row may have; None is no limit."""
+    """The most tokens that a row may have; None means no limit."""
 
     prompt: int | None
     response: int | None
     total: int | None
-    """Prompt and response together, where a decoder reads both."""
+    """Prompt and response together, for a decoder, which reads both."""
 
     def violation(self, prompt_ids: list[int], response_ids: list[int]) -> str | None:
-        """Return the reason to drop a row, or None for one that fits; a prompt alone has no response ids."""
+        """Return the reason to drop a row, or None if it fits; a prompt alone has no response ids."""
         if self.prompt is not None and len(prompt_ids) > self.prompt:
             return "prompt_too_long"
         if self.response is not None and len(response_ids) > self.response:
@@ -78,7 +78,7 @@ def load_prompts(
     """Return the source's rows with `prompt` and `prompt_ids`, and a report of what was dropped.
 
     `with_responses` adds `response` and `response_ids`, which end in one EOS. `context_length` is the most tokens that
-    the model reads, None without a limit. A row that does not fit is dropped and counted, never truncated. Raises
+    the model reads, None for no limit. A row that does not fit is dropped and counted, never truncated. Raises
     UserError for a bad row or setting.
     """
     rows = source_rows(source)
@@ -106,9 +106,9 @@ def load_prompts(
 
 
 def encode_responses(texts: Sequence[str], source: DataSource, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Return the ids of responses as they follow this source's prompts, each ending in exactly one EOS.
+    """Return the token ids of responses to this source's prompts, each ending in exactly one EOS.
 
-    A prompt is stripped of the space at the end of its template, which for a decoder begins the response instead.
+    A prompt loses the space at the end of its template; for a decoder, the response begins with it instead.
     """
     if is_decoder_only(tokenizer) and not source.chat and template_text(source.template).endswith(" "):
         texts = [prepend_space(text) for text in texts]
@@ -116,7 +116,7 @@ def encode_responses(texts: Sequence[str], source: DataSource, tokenizer: PreTra
 
 
 def row_identities(rows: list[dict[str, Any]], source: DataSource) -> list[str]:
-    """Return for each row the text that identifies it, whatever its case, white space and template."""
+    """Return the text that identifies each row, regardless of case, whitespace and template."""
     return [identity(Row(source.path, row), source) for row in rows]
 
 
@@ -140,7 +140,7 @@ def tokenized_rows(
         )
         for row in rows
     ]
-    # A chat template writes its special tokens itself.
+    # A chat template adds its own special tokens.
     prompts = encode(tokenizer, [prompt for prompt, _ in pairs], add_special_tokens=not chat)
     responses = response_ids_with_eos([response for _, response in pairs], tokenizer) if with_responses else []
     for index, (row, (prompt, response), prompt_ids) in enumerate(zip(rows, pairs, prompts, strict=True)):
@@ -158,7 +158,7 @@ def response_ids_with_eos(texts: Sequence[str], tokenizer: PreTrainedTokenizerBa
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
-    """Return the token ids of each text; too long ones are dropped later, so the tokenizer shall not warn of them."""
+    """Return the token ids of each text; overlong ones are dropped later, so the tokenizer should not warn."""
     if not texts:
         return []
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
@@ -168,7 +168,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, add_spec
 def token_limits(
     source: DataSource, max_new_tokens: int, context_length: int | None, decoder_only: bool
 ) -> TokenLimits:
-    """Return the limits of a row; raises UserError where the source's own limit leaves no room for a response."""
+    """Return the limits of a row; raises UserError if the source's own limit leaves no room for a response."""
     limit, total = source.max_prompt_tokens, context_length if decoder_only else None
     if context_length is None:
         return TokenLimits(limit, source.max_response_tokens, None)
@@ -180,8 +180,8 @@ def token_limits(
         )
     if limit is not None and limit > room:
         raise UserError(
-            f"{source.path}: max_prompt_tokens: {limit} is above {room}, which the model's context length of "
-            f"{context_length} tokens leaves" + (f" beside max_new_tokens {max_new_tokens}" if decoder_only else "")
+            f"{source.path}: max_prompt_tokens: {limit} is above {room}, the most that the model's context length of "
+            f"{context_length} tokens allows" + (f" with max_new_tokens {max_new_tokens}" if decoder_only else "")
         )
     return TokenLimits(room if limit is None else limit, source.max_response_tokens, total)
 

@@ -1,4 +1,4 @@
-"""Read rows from files, folders, the hub or the toy data sets, each with the place it came from."""
+"""Read rows from files, folders, the hub or the toy datasets, each with its location."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPLIT_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a data set."""
+    """One row of a dataset."""
 
     location: str
     """Where it comes from, such as `train.jsonl line 3`."""
@@ -35,31 +35,31 @@ class Row:
 
 
 def load_rows(path: str, split: str) -> list[Row]:
-    """Return the rows of one split of a file, a folder, a hub data set or toy:NAME."""
+    """Return the rows of one split of a file, a folder, a hub dataset or toy:NAME."""
     name = toy.toy_name(path)
     if name is not None:
         return _number(path, toy.rows(name, split))
     if not path.strip():
-        raise UserError("path: empty; give a file, a folder, a hub data set id, or toy:NAME")
+        raise UserError("path: empty; give a file, a folder, a hub dataset id, or toy:NAME")
     local = Path(path).expanduser()
     if local.is_dir():
         return _load_folder(local, split)
     if local.exists():
         if split != "train" and SPLIT_WORDS.get(split, split) != _split_in_name(local):
             raise UserError(
-                f"{path}: one file has no split {split!r}; cut it with fractions: {{train: 0.9, {split}: 0.1}}, "
-                "or give the path of that split's own file"
+                f"{path}: one file has no split {split!r}; divide it with fractions: {{train: 0.9, {split}: 0.1}}, "
+                "or give the path of a file for that split"
             )
         return _load_file(local)
     looks_local = path.startswith((".", "/", "~")) or local.suffix.lower() in READERS
-    # A bare "json" would make `datasets` load whatever lies in the working directory.
+    # A bare "json" would make `datasets` load whatever is in the working directory.
     if looks_local or f".{path}" in READERS or not is_hub_id(path):
         raise _missing(local)
     return _load_hub(path, split)
 
 
 def _missing(path: Path) -> UserError:
-    """Return the error for a path that does not exist: its first missing part and the nearest name beside it."""
+    """Return the error for a path that does not exist: its first missing part and the closest existing name."""
     missing = path
     while not missing.parent.exists():
         missing = missing.parent
@@ -78,7 +78,7 @@ def _load_folder(folder: Path, split: str) -> list[Row]:
         return _load_saved(folder, split)
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in READERS)
     if not files:
-        raise UserError(f"{folder}: the folder holds no {', '.join(READERS)} file")
+        raise UserError(f"{folder}: the folder contains no {', '.join(READERS)} file")
     splits: dict[str, list[Path]] = {}
     for file in files:
         splits.setdefault(_split_in_name(file) or "", []).append(file)
@@ -86,10 +86,10 @@ def _load_folder(folder: Path, split: str) -> list[Row]:
         splits = {"train": files}
     chosen = splits.get(SPLIT_WORDS.get(split, split))
     if chosen is None:
-        raise UserError(f"{folder}: no split {split!r}; its files make the splits {', '.join(filter(None, splits))}")
+        raise UserError(f"{folder}: no split {split!r}; its files give the splits {', '.join(filter(None, splits))}")
     if len({file.suffix for file in chosen}) > 1:
         names = ", ".join(file.name for file in chosen)
-        raise UserError(f"{folder}: split {split} in several formats: {names}; keep one, or give a file")
+        raise UserError(f"{folder}: split {split} has several formats: {names}; keep one format, or give a file")
     return [row for file in chosen for row in _load_file(file)]
 
 
@@ -104,7 +104,7 @@ def _load_file(path: Path) -> list[Row]:
 
 
 # JSON and CSV are read here and not by `datasets`, which guesses types (a text "2020-01-01" becomes a date, and in a
-# list of mixed rows "x" becomes '"x"'), fills short CSV rows silently, and names no line when it fails.
+# list of mixed rows "x" becomes '"x"'), fills short CSV rows silently, and gives no line number when it fails.
 def _read_json(path: Path) -> list[Row]:
     text = _text(path)
     line = 0
@@ -119,9 +119,9 @@ def _read_json(path: Path) -> list[Row]:
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path} line {line or error.lineno}: broken JSON: {error.msg} at column {error.colno}; "
-            "every line must be one object, or the file one list of objects"
+            "every line must be an object, or the whole file a list of objects"
         ) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits, brackets nested thousands deep
         raise UserError(f"{path} line {line or 1}: unreadable JSON: {_first_line(error)}") from error
     for row in rows:
         if not isinstance(row.values, dict):
@@ -144,12 +144,12 @@ def _read_csv(path: Path) -> list[Row]:
         for cells in reader:
             if cells and len(cells) != len(header):
                 raise UserError(
-                    f"{path} line {line}: {len(cells)} cells under a header of {len(header)}; "
-                    'put "..." around a text that holds commas'
+                    f"{path} line {line}: {len(cells)} cells, but the header has {len(header)}; "
+                    'put "..." around text that contains commas'
                 )
             if cells:
                 rows.append(Row(f"{path} line {line}", dict(zip(header, cells, strict=True))))
-            line = reader.line_num + 1  # a quoted cell may span lines: the row is named by its first
+            line = reader.line_num + 1  # a quoted cell may span lines; report the first
     except csv.Error as error:
         raise UserError(f"{path} line {reader.line_num}: broken CSV: {error}") from error
     return rows
@@ -161,7 +161,7 @@ def _read_parquet(path: Path) -> list[Row]:
     with path.open("rb") as file:
         if file.read(4) != b"PAR1":
             raise UserError(f"{path}: not a parquet file (it does not start with PAR1)")
-    # A streamed file is read as it is now, without a cache that could be out of date. The folder takes the lock files.
+    # Streaming reads the file as it is now, not a cache that may be stale. The temporary folder holds the lock files.
     with tempfile.TemporaryDirectory() as cache:
         try:
             return _number(str(path), _decoded(IterableDataset.from_parquet(str(path), cache_dir=cache)))
@@ -193,7 +193,7 @@ def _text(path: Path) -> str:
 
 
 def _decoded(dataset: Any) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a data set with the names of its class labels in place of their numbers."""
+    """Yield the rows of a dataset, with the names of its class labels instead of their numbers."""
     from datasets import ClassLabel
 
     features = dataset.features or {}
@@ -214,13 +214,13 @@ def _load_saved(folder: Path, split: str) -> list[Row]:
         raise UserError(f"{folder}: cannot be read: {_first_line(error)}") from error
     splits = dataset if isinstance(dataset, datasets.DatasetDict) else {"train": dataset}
     if split not in splits:
-        raise UserError(f"{folder}: no split {split!r}; the data set has {', '.join(splits)}")
+        raise UserError(f"{folder}: no split {split!r}; the dataset has {', '.join(splits)}")
     return _number(str(folder), _decoded(splits[split]))
 
 
 @contextmanager
 def _cache_when_unreachable(path: str) -> Iterator[None]:
-    """Let `datasets` read its cache at once where the hub is out of reach; it would retry for half a minute."""
+    """Send `datasets` straight to its cache if the hub is unreachable; it would otherwise retry for half a minute."""
     import datasets
 
     offline = datasets.config.HF_HUB_OFFLINE
@@ -239,9 +239,9 @@ def _load_hub(path: str, split: str) -> list[Row]:
             dataset = datasets.load_dataset(path, split=split)
     except ConnectionError as error:
         raise UserError(
-            f"{_missing(Path(path))}; as a hub id it cannot be reached, and nothing of it is cached: "
-            "give a local path, or load it once where there is a network"
+            f"{_missing(Path(path))}; as a hub id it cannot be reached and is not cached: "
+            "give a local path, or load it once while online"
         ) from error
     except Exception as error:
-        raise UserError(f"{path}: the hub's data set cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"{path}: this hub dataset cannot be loaded: {_first_line(error)}") from error
     return _number(path, _decoded(dataset))

@@ -1,4 +1,4 @@
-"""The rows of a configured source: mapped columns, and the split that its fractions cut."""
+"""The rows of a configured source, with columns mapped and the split selected."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from workbench.errors import UserError, error_context
 
 
 def read_rows(source: DataSource) -> list[dict[str, Any]]:
-    """Return the rows of the source's split, mapped columns under our names and all columns under their own.
+    """Return the rows of the source's split, with mapped columns under our names as well as their own.
 
-    Cells of a CSV file are text. Raises UserError for anything that cannot be read.
+    CSV cells are text. Raises UserError for anything that cannot be read.
     """
     return [row.values for row in source_rows(source)]
 
 
 def source_rows(source: DataSource) -> list[Row]:
-    """Return the rows as `read_rows` does, each with the place it came from for error messages."""
+    """Return the rows as `read_rows` does, each with its location for error messages."""
     with error_context(source.path):
-        check_source(source)  # a caller in Python has not passed the checks of the configuration
+        check_source(source)  # a Python caller has not gone through the configuration's checks
     rows = load_rows(source.path, "train" if source.fractions else source.split)
     if not rows:
         raise UserError(f"{source.path}: it has no rows")
-    # A mapped column stays under its own name too: a template or the reward may ask for it by that name.
+    # A mapped column also keeps its own name, because a template or the reward may ask for it by that name.
     mapped = [
         Row(
             row.location,

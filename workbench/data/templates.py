@@ -37,12 +37,12 @@ def template_text(template: str) -> str:
     if FIELD.search(template):
         return template
     raise UserError(
-        f"template: unknown name {template!r}{suggestion(template, TEMPLATES)} or a text with {{column}} fields"
+        f"template: unknown name {template!r}{suggestion(template, TEMPLATES)} (or give text with {{column}} fields)"
     )
 
 
 def column(row: Row, name: str) -> Any:
-    """Return the value of a column, or of its part as a.b; raises UserError with the columns and how to map one."""
+    """Return the value of a column, or of its field a.b; raises UserError with the columns and how to map one."""
     if name in row.values:
         return row.values[name]
     head, _, rest = name.partition(".")
@@ -56,27 +56,27 @@ def column(row: Row, name: str) -> Any:
 
 
 def text_column(row: Row, name: str) -> str:
-    """Return the text of a column; raises UserError when it is missing, not text, or empty."""
+    """Return the text of a column; raises UserError if it is missing, not text, or empty."""
     return require_text(column(row, name), f"{row.location}: {name}")
 
 
 def require_text(value: Any, where: str) -> str:
-    """Return `value` if it is a text that can be encoded and is not blank; UserError beginning with `where` if not."""
+    """Return `value` if it is encodable text that is not blank; raises UserError that begins with `where` if not."""
     if value is None:
-        raise UserError(f"{where} is missing; every row needs a text there")
+        raise UserError(f"{where} is missing; every row needs text there")
     if not isinstance(value, str):
         raise UserError(f"{where} must be text, found {shorten(value)} ({type(value).__name__})")
     if not value.strip():
-        raise UserError(f"{where} is empty; every row needs a text there")
+        raise UserError(f"{where} is empty; every row needs text there")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where} holds half a surrogate pair: {shorten(value)}; write the whole character") from error
+        raise UserError(f"{where} contains a lone surrogate: {shorten(value)}; write the whole character") from error
     return value
 
 
 def normalize(text: str) -> str:
-    """Return the text in lower case with single spaces, as splits and duplicates are compared."""
+    """Return the text in lower case with single spaces, the form in which splits and duplicates are compared."""
     return " ".join(text.lower().split())
 
 
@@ -96,7 +96,7 @@ def render(row: Row, template: str) -> str:
 
 
 def split_messages(row: Row) -> tuple[list[dict[str, Any]], str | None]:
-    """Return the turns of `messages` that make the prompt, and the final assistant turn or None."""
+    """Return the turns of `messages` that make up the prompt, and the final assistant turn or None."""
     messages = column(row, "messages")
     if not isinstance(messages, list) or not messages:
         raise UserError(f"{row.location}: messages must be a list of turns, found {shorten(messages)}")
@@ -112,7 +112,7 @@ def split_messages(row: Row) -> tuple[list[dict[str, Any]], str | None]:
 
 
 def apply_chat_template(row: Row, messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return `messages` in the tokenizer's chat template, open for the assistant's turn."""
+    """Render `messages` with the tokenizer's chat template, up to the start of the assistant's turn."""
     if tokenizer.chat_template is None:
         raise UserError(
             f"tokenizer {tokenizer.name_or_path!r} has no chat template, which chat: true and a messages column "
@@ -123,7 +123,7 @@ def apply_chat_template(row: Row, messages: list[dict[str, Any]], tokenizer: Pre
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except TemplateError as error:
-        raise UserError(f"{row.location}: the chat template refuses these turns: {error}") from error
+        raise UserError(f"{row.location}: the chat template rejects these turns: {error}") from error
 
 
 def prompt_and_response(
@@ -135,17 +135,17 @@ def prompt_and_response(
     with_response: bool,
     is_decoder_only: bool,
 ) -> tuple[str, str]:
-    """Return the prompt and the response of a row as texts, the response empty unless asked for."""
+    """Return the prompt and the response of a row; the response is empty unless `with_response`."""
     if chat and "messages" in row.values:
         messages, response = split_messages(row)
         if with_response and response is None:
-            raise UserError(f"{row.location}: the last turn is {messages[-1]['role']!r}, training needs 'assistant'")
+            raise UserError(f"{row.location}: the last turn is {messages[-1]['role']!r}; training needs 'assistant'")
         return apply_chat_template(row, messages, tokenizer), (response or "") if with_response else ""
     prompt = render(row, source.template)
     response = text_column(row, "response") if with_response else ""
     if chat:
         return apply_chat_template(row, [{"role": "user", "content": prompt}], tokenizer), response
-    # Subword vocabularies join a space with the word after it, so a prompt that ends in a space would be followed by
+    # Subword tokenizers merge a space into the word after it, so a prompt that ends in a space would be followed by
     # tokens that occur in no text. The space moves to the response: both training and generation see "Summary:" and
     # then " Tom".
     stripped = prompt.rstrip(" ")
@@ -155,12 +155,12 @@ def prompt_and_response(
 
 
 def prepend_space(response: str) -> str:
-    """Return the response with the space that its prompt's end lost, unless it begins with white space itself."""
+    """Return the response with the space stripped from the prompt, unless it already begins with whitespace."""
     return response if not response or response[0].isspace() else " " + response
 
 
 def identity(row: Row, source: DataSource) -> str:
-    """Return the text that decides a row's split: its prompt columns, whatever the template's wording."""
+    """Return the text that decides a row's split: its prompt columns, regardless of the template's wording."""
     if "messages" in row.values:
         return normalize("\n".join(f"{turn['role']}: {turn['content']}" for turn in split_messages(row)[0]))
     names = prompt_template(row, source.template)[1]

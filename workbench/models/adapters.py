@@ -1,4 +1,4 @@
-"""LoRA adapters: new ones, trained ones, and whether one that was trained elsewhere fits the base."""
+"""LoRA adapters: create them, load them, and check whether one that was trained elsewhere fits the base."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, Safete
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Values of init_lora_weights that leave the base unchanged; the others subtract the initial adapter from it.
 INITIALIZATIONS_BESIDE_BASE = (True, False, "gaussian", "orthogonal")
-# Settings of LoRA that leave the base unchanged whatever their value, so that other adapters can share it.
+# LoRA settings that leave the base unchanged whatever their value, so that other adapters can share it.
 # fmt: off
 SETTINGS_BESIDE_BASE = frozenset((
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
@@ -68,13 +68,13 @@ def add_lora(
 
 @dataclass(frozen=True)
 class TrainableModels:
-    """The models of a policy that PPO trains; a PEFT model holds reference and values as adapters of its own."""
+    """The models of a policy that PPO trains; a PEFT model holds the reference and the value model as adapters."""
 
     model: PreTrainedModel | PeftModel
     reference: PreTrainedModel | None = None
     """A frozen copy, in full fine-tuning."""
     value_model: PreTrainedModel | None = None
-    """A copy for the values, in full fine-tuning and if asked for."""
+    """A separate copy for the values, in full fine-tuning if asked for."""
 
 
 def load_trainable(
@@ -134,10 +134,10 @@ def load_adapter(model: PreTrainedModel | PeftModel, name: str, folder: Path) ->
 
 
 def check_adapter(model: str, folder: Path) -> str:
-    """Return the base that an adapter made elsewhere names as its own.
+    """Return the name of the base that an adapter from elsewhere was trained on.
 
-    Raises UserError unless the adapter's weights have the names and shapes that they need on `model`, and it leaves
-    the model and every other adapter on it unchanged.
+    Raises UserError unless the names and shapes of the adapter's weights fit `model`, and it leaves the model and every
+    other adapter on it unchanged.
     """
     refusal = f"{folder}: not an adapter for {model}"
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
@@ -145,7 +145,7 @@ def check_adapter(model: str, folder: Path) -> str:
     try:
         config = PeftConfig.from_pretrained(str(folder.resolve()))
         shapes = {name: tuple(weight.shape) for name, weight in load_peft_weights(str(folder.resolve()), "cpu").items()}
-    except Exception as error:  # foreign files fail in as many ways as there are libraries that read them
+    except Exception as error:  # each library that reads these files raises its own exceptions
         raise UserError(f"{refusal}: it cannot be read: {one_line(error)}") from error
     trained_on, base = str(config.base_model_name_or_path), meta_model(model)
     refusal += f" but for {trained_on}"
@@ -171,7 +171,7 @@ def incompatibility(config: PeftConfig, weights: Iterable[str]) -> str | None:
     """Return why an adapter with weights of these names cannot share a base with others, or None if it can."""
     if config.peft_type != PeftType.LORA:
         kind = config.peft_type.value if config.peft_type else "of an unknown type"
-        return f"it is {kind}, and only LoRA shares a base with other adapters; merge it into a model first"
+        return f"it is {kind}, and only LoRA can share a base with other adapters; merge it into a model first"
     defaults = vars(LoraConfig())
     for name, value in vars(config).items():
         if name == "init_lora_weights":

@@ -1,4 +1,4 @@
-"""Texts as token ids for models that score whole texts, in batches with little padding."""
+"""Tokenize texts for models that score whole texts, and batch them with little padding."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-DEFAULT_CONTEXT_LENGTH = 512  # tokens, where neither the tokenizer nor the model has a limit
+DEFAULT_CONTEXT_LENGTH = 512  # tokens, if neither the tokenizer nor the model has a limit
 
 
 def encode(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int, keep: str = "start"
 ) -> list[list[int]]:
-    """Return 1 to `max_tokens` token ids of each text; `keep` is the end of a longer text that stays, start or end."""
+    """Return 1 to `max_tokens` token ids of each text; `keep` says which end of a longer text stays: start or end."""
     if not texts:
         return []
     tokenizer.truncation_side = "right" if keep == "start" else "left"
@@ -28,7 +28,7 @@ def encode(
 def padded_batches(
     rows: Sequence[list[int]], batch_size: int, pad_id: int, device: torch.device
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Yield row numbers, ids and mask (B, T) of each batch; rows of similar length together, the shortest first."""
+    """Yield row numbers, ids and mask (B, T) of each batch; rows of similar length together, shortest first."""
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]

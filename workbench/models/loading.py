@@ -31,7 +31,7 @@ from workbench.run.hub import hub_is_reachable, is_hub_id
 from workbench.toy import model_folder, toy_name
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Tokenizers without a limit say 1e30.
+# Tokenizers without a limit report 1e30.
 MAX_CONTEXT_LENGTH = 10_000_000
 
 
@@ -51,7 +51,7 @@ def resolve(model: str) -> str:
 
 
 def from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
-    """Return `auto_class.from_pretrained`; a failure is a UserError of one line with the model and the cause."""
+    """Return `auto_class.from_pretrained`; a failure becomes a one-line UserError with the model and the cause."""
     folder = resolve(model)
     if not Path(folder).is_dir() and not hub_is_reachable(folder, "model"):
         options["local_files_only"] = True
@@ -61,7 +61,7 @@ def from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         cause = lines[0] if lines else type(error).__name__
         if folder == model:
-            cause += " (a hub id needs a network or a filled cache; a local folder needs neither)"
+            cause += " (a hub id needs network access or a cached copy; a local folder needs neither)"
         raise UserError(f"{model}: cannot be loaded: {cause}") from error
 
 
@@ -71,7 +71,7 @@ def load_config(model: str) -> PretrainedConfig:
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """Load the model's tokenizer, which pads with EOS if it has no padding token; masks never come from ids."""
+    """Load the model's tokenizer, which pads with EOS if it has no padding token; masks never depend on ids."""
     tokenizer = from_pretrained(AutoTokenizer, model)
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise UserError(f"{model}: the tokenizer has neither pad_token nor eos_token; set one")
@@ -91,11 +91,11 @@ def load_policy_tokenizer(model: str) -> PreTrainedTokenizerBase:
 def context_length(
     config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
 ) -> int | None:
-    """Return the most tokens that the model reads at once, or None without a limit.
+    """Return the maximum number of tokens that the model reads at once, or None for no limit.
 
     For a decoder that is prompt and response together. T5 has relative positions and no limit of its own; its
-    tokenizer names the length that it was trained on. A loaded `model` is asked for its tables of learned positions:
-    one with a padding row (RoBERTa) holds fewer positions than its configuration says.
+    tokenizer gives the length that it was trained on. With a loaded `model`, its learned position tables count too: one
+    with a padding row (RoBERTa) has fewer positions than its configuration says.
     """
     limits = [tokenizer.model_max_length]
     text_config = config.get_text_config(decoder=not config.is_encoder_decoder)
@@ -115,11 +115,11 @@ def check_precision(policy: PolicyConfig, config: PretrainedConfig) -> None:
     if policy.precision == "fp16" and config.model_type in ("t5", "mt5", "umt5"):
         raise UserError("policy.precision: fp16 overflows in T5 (loss 0.0 or NaN); use bf16 or fp32")
     if policy.precision == "fp16":
-        raise UserError("policy.precision: fp16 needs loss scaling, which PPO here does not do; use bf16 or fp32")
+        raise UserError("policy.precision: fp16 needs loss scaling, which this PPO does not do; use bf16 or fp32")
 
 
 def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel:
-    """Load the base model onto `device` without dropout or sampling options, frozen where the policy uses LoRA.
+    """Load the base model onto `device` without dropout or sampling options, frozen if the policy uses LoRA.
 
     Raises UserError for a precision that is known to fail.
     """
@@ -148,7 +148,7 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
 
 
 def meta_model(model: str) -> PreTrainedModel:
-    """Return the model at a hub id, folder or toy:NAME on the device "meta": its shapes without its weights."""
+    """Return the model at a hub id, folder or toy:NAME on the "meta" device: its shapes without its weights."""
     config = load_config(model)
     with torch.device("meta"):
         shapes: PreTrainedModel = auto_class(config).from_config(config)
@@ -163,12 +163,12 @@ def auto_class(config: PretrainedConfig) -> Any:
 
 
 def attention(precision: str, device: torch.device) -> dict[str, str]:
-    """Return options of `from_pretrained`: on a CPU in bf16, gradients of fused attention take 3 to 6 times as long."""
+    """Return `from_pretrained` options: on a CPU in bf16, fused attention takes 3 to 6 times as long backward."""
     return {"attn_implementation": "eager"} if device.type == "cpu" and precision == "bf16" else {}
 
 
 def fuse_kernels(model: PreTrainedModel) -> None:
-    """Replace modules written as five to eight operations by torch's one kernel; weights keep their names."""
+    """Replace modules made of five to eight operations with torch's single kernel; weights keep their names."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
@@ -194,7 +194,7 @@ def reset_generation_config(model: PreTrainedModel) -> None:
     """Keep the model's special tokens and drop its sampling options.
 
     `generate` fills what a caller leaves unset from the model's own generation_config (top_k, repetition penalty,
-    ...), and would then sample from another distribution than the one that is scored.
+    ...), and would then sample from a different distribution than the one that is scored.
     """
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     options = model.generation_config.to_dict()

@@ -82,7 +82,7 @@ class _FrozenHead(torch.autograd.Function):
             if temperature != 1:
                 logits /= temperature
             if first == 0:
-                # An offset common to all logits changes no result, but a large one costs the entropy's gradient digits.
+                # An offset common to all logits changes no result, but a large one makes entropy gradients imprecise.
                 origin = logits.amax(dim=1, keepdim=True)
             logits -= origin
             raised = torch.maximum(maximum, logits.amax(dim=1, keepdim=True))
@@ -91,7 +91,7 @@ class _FrozenHead(torch.autograd.Function):
             column = ids.unsqueeze(1) - first
             inside = (column >= 0) & (column < len(part))
             target += logits.gather(1, column.clamp(0, len(part) - 1)) * inside
-            # In place unless the logits are needed again: on a CPU, new memory costs more than the arithmetic.
+            # In place unless the logits are needed again: on a CPU, allocation costs more than the arithmetic.
             shifted = logits - maximum if entropy else logits.sub_(maximum)
             weights = shifted.clamp_(min=MIN_EXPONENT).exp_()
             denominator.mul_(rescale).add_(weights.sum(dim=1, keepdim=True))
@@ -125,7 +125,7 @@ class _FrozenHead(torch.autograd.Function):
 
 @contextmanager
 def bypass_lm_head(head: nn.Module) -> Iterator[None]:
-    """Make the output head return its input, so that `head_logprobs` can compute the product at less cost."""
+    """Make the output head return its input, so that `head_logprobs` can compute the product more cheaply."""
     head.forward = lambda states: states
     try:
         yield

@@ -1,4 +1,4 @@
-"""The memory that a run needs, estimated from shapes; no weight is loaded."""
+"""Estimate the memory that a run needs from shapes alone, without loading weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BYTES_PER_TRAINED = 16
 
 
 def model_plan(config: Config, rows: int, tokens: int = 256) -> list[str]:
-    """Return lines with the parameters, how many are trained, and the memory of `rows` rows of `tokens` tokens."""
+    """Return lines on the parameters, how many are trained, and the memory for `rows` rows of `tokens` tokens."""
     model: PreTrainedModel | PeftModel = meta_model(config.policy.model)
     model_config, base = model.config, model.num_parameters()
     check_precision(config.policy, model_config)

@@ -15,7 +15,7 @@ def use_paged_optimizer(policy: PolicyConfig, device: torch.device) -> bool:
 
 
 def make_optimizer(groups: list[dict[str, Any]], *, paged: bool) -> torch.optim.Optimizer:
-    """Return AdamW without weight decay on parameter groups, each with its learning rate; `paged` by bitsandbytes."""
+    """Return AdamW without weight decay for parameter groups with learning rates; `paged` uses bitsandbytes."""
     if not paged:
         return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
     from bitsandbytes.optim import PagedAdamW32bit

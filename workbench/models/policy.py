@@ -1,6 +1,6 @@
 """The policy: a language model, its frozen reference and a value head, seen through response-aligned tensors.
 
-This is the only module that knows a causal model from an encoder-decoder. Shapes: B prompts, P prompt tokens,
+This is the only module that distinguishes causal models from encoder-decoders. Shapes: B prompts, P prompt tokens,
 T response tokens, V vocabulary, H hidden size.
 """
 
@@ -62,9 +62,9 @@ class Policy(nn.Module):
         value_model: PreTrainedModel | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
-        """Take a model, and for full fine-tuning a frozen copy as `reference` and, if asked for, a `value_model`.
+        """Take a model and, for full fine-tuning, a frozen copy as `reference` and optionally a `value_model`.
 
-        A PEFT model needs neither: its adapters `sft` and `value` take their places.
+        A PEFT model needs neither: its adapters `sft` and `value` take their place.
         """
         super().__init__()
         self.model = model
@@ -87,9 +87,9 @@ class Policy(nn.Module):
         self._unfreeze_adapters()
         for module in model.modules():
             if isinstance(module, BaseTunerLayer):
-                module.cast_input_dtype_enabled = False  # autocast casts; peft would cast to fp32 and back in vain
-        # torch registers an attribute that is a module, and would train, save and wrap the reference with the policy;
-        # inside a tuple it does not see it.
+                module.cast_input_dtype_enabled = False  # autocast casts; peft would cast to fp32 and back for nothing
+        # torch registers every attribute that is a module, and would train, save and wrap the reference with the
+        # policy; it does not look inside a tuple.
         self._unregistered_reference = (reference,)
 
     @property
@@ -206,7 +206,7 @@ class Policy(nn.Module):
     def variant(self, name: str) -> Iterator[PreTrainedModel | PeftModel]:
         """Activate the weights called "policy", "reference", "base" or by the name of a loaded adapter.
 
-        With adapters the reference is the SFT adapter, or the bare base where there was no SFT.
+        With adapters the reference is the SFT adapter, or the bare base if there was no SFT.
         """
         if not isinstance(self.model, PeftModel):
             yield self.reference if name == "reference" and self.reference is not None else self.model
@@ -232,7 +232,7 @@ class Policy(nn.Module):
                 self._unfreeze_adapters()
 
     def _unfreeze_adapters(self) -> None:
-        """Let gradients reach every adapter that is trained; peft freezes all but the active one."""
+        """Let gradients reach every trained adapter; peft freezes all but the active one."""
         if len(self.trained_adapters) < 2:
             return
         for name, parameter in self.named_parameters():

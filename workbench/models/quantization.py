@@ -1,4 +1,4 @@
-"""A frozen base in 4 or 8 bits (bitsandbytes), as QLoRA holds it (arXiv 2305.14314)."""
+"""A frozen base in 4 or 8 bits (bitsandbytes), as in QLoRA (arXiv 2305.14314)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def quantization_config(kind: Literal["nf4", "int8"], compute_dtype: torch.dtype
 def disable_weight_repacking(model: PreTrainedModel) -> None:
     """Stop bitsandbytes from repacking 4-bit weights for inference on the CPU, which has no gradient.
 
-    It repacks at the first forward pass in eval mode, such as a rollout, and no gradient passes a layer afterwards.
+    It repacks at the first forward pass in eval mode, such as a rollout; no gradient passes through a layer afterwards.
     """
     for module in model.modules():
         if "support_avx512bf16_for_cpu" in vars(module):

@@ -1,4 +1,4 @@
-"""Sampling from the softmax with seeds of each row, and where a sampled response ends."""
+"""Sampling from the softmax with a seed per row, and finding where a sampled response ends."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from transformers import LogitsProcessor
 
 
 class SeededSampling(LogitsProcessor):
-    """Makes greedy decoding sample, by adding Gumbel noise with a seed of its own to each row's logits.
+    """Makes greedy decoding sample, by adding Gumbel noise to the logits, with a seed per row.
 
     The argmax of logits plus Gumbel noise is an exact sample of the softmax (arXiv 1611.01144), and a row's noise
     depends only on its seed, never on the other rows of the batch.

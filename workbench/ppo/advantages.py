@@ -1,4 +1,4 @@
-"""From the scores of a rollout to the advantage and the return of every token."""
+"""Turn a rollout's scores into the advantage and the return of every token."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from workbench.ppo.rollout import Rollout
 class Estimates(NamedTuple):
     """What an update learns from; 0 at masked positions."""
 
-    kl: Tensor  # (B, T) nats, by the estimator that is penalized
-    rewards: Tensor  # (B, T) score less KL penalty
+    kl: Tensor  # (B, T) nats, from the configured estimator
+    rewards: Tensor  # (B, T) score minus KL penalty
     advantages: Tensor  # (B, T) before whitening
-    returns: Tensor  # (B, T) targets of the values
+    returns: Tensor  # (B, T) targets for the values
 
 
 def estimate_advantages(rollout: Rollout, config: PPOConfig, state: TrainState) -> Estimates:

@@ -30,7 +30,7 @@ def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, estimator: Literal["k1", 
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """Return rewards (B, T): the KL penalty at every token, the score (B,) added at the last sampled one."""
+    """Return rewards (B, T): the KL penalty at every token, plus the score (B,) at the last sampled one."""
     rewards = -kl_coef * kl * mask
     last = mask.long().sum(dim=1, keepdim=True) - 1
     return rewards.scatter_add(1, last, scores.to(rewards.dtype).unsqueeze(1))
@@ -46,7 +46,7 @@ def transform_scores(
     scale: float = 1.0,
     missing_eos_penalty: float = 0.0,
 ) -> Tensor:
-    """Return the scores (B,) to train on: normalized, clipped, over `scale`, less a penalty where truncated (B,)."""
+    """Return the scores (B,) to train on: normalized, clipped, divided by `scale`, minus a penalty if truncated."""
     normalized = (scores - mean) / max(std, 1e-8)
     if clip is not None:
         normalized = normalized.clamp(-clip, clip)
@@ -72,7 +72,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 def whiten(values: Tensor, mask: Tensor, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums) -> Tensor:
     """Return `values` (B, T) shifted and scaled to mean 0 and variance 1 over the mask.
 
-    `reduce_sum` adds up a vector over all processes, so that every process whitens alike. With fewer than two tokens
+    `reduce_sum` adds up a vector over all processes, so that they all whiten identically. With fewer than two tokens
     there is no variance, and the values are only shifted.
     """
     count, total = reduce_sum(torch.stack((mask.sum().to(values.dtype), (values * mask).sum())))
@@ -148,7 +148,7 @@ def lr_multiplier(step: int, steps: int, schedule: Literal["linear", "cosine", "
 def explained_variance(
     values: Tensor, returns: Tensor, mask: Tensor, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums
 ) -> Tensor:
-    """Return 1 - Var(returns - values) / Var(returns) over the mask (B, T); 0 where the returns do not vary.
+    """Return 1 - Var(returns - values) / Var(returns) over the mask (B, T); 0 if the returns do not vary.
 
     `reduce_sum` adds up a vector over all processes.
     """

@@ -25,7 +25,7 @@ NAME = re.compile(r"step_(\d{6})")
 
 @dataclass
 class TrainState:
-    """What the loop carries from step to step, beside weights, optimizer and random states."""
+    """What the loop carries from step to step, besides the weights, the optimizer and the random states."""
 
     kl_coef: float
     step: int = 0
@@ -33,13 +33,13 @@ class TrainState:
     nonfinite_updates: int = 0
     """Updates in a row without a finite gradient."""
     score_mean: float = 0.0
-    """Mean that scores are normalized by."""
+    """Mean used to normalize scores."""
     score_std: float | None = None
-    """Standard deviation that scores are normalized by; None until it is measured."""
+    """Standard deviation used to normalize scores; None until it is measured."""
     best_objective: float | None = None
     """Highest validation objective so far."""
     validation_due: bool = False
-    """Whether the validation of the last step is still to come."""
+    """Whether the validation of the last step is still pending."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Metrics of the last step."""
 
@@ -53,15 +53,15 @@ def save(
     policy: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write `folder`/step_NNNNNN as a whole, then remove all but the newest `keep`.
+    """Write `folder`/step_NNNNNN atomically, then remove all but the newest `keep`.
 
-    It holds trainable parameters, optimizer, train state and every process's random states, with a checksum.
+    It holds the trainable parameters, optimizer, train state and every process's random states, with a checksum.
     """
     random_states = accelerator.gather_for_metrics([random_state()], use_gather_object=True)
     with fail_together(accelerator):
         if accelerator.is_main_process:
             module = accelerator.unwrap_model(policy)
-            # By the optimizer, because switching adapters switches requires_grad.
+            # Taken from the optimizer, because switching adapters changes requires_grad.
             trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
             content = {
                 "train_state": asdict(state),
@@ -70,7 +70,7 @@ def save(
                 "random": random_states,
             }
             checkpoint = folder / f"step_{state.step:06}"
-            # A reward that fails right after a checkpoint asks for the same one again; replacing it would risk it.
+            # If a reward fails right after a checkpoint, the same step is saved again; replacing it could lose it.
             if not is_intact(checkpoint):
                 with atomic_folder(checkpoint) as partial:
                     torch.save(content, partial / "state.pt")
@@ -83,9 +83,9 @@ def save(
 def load_latest(
     folder: Path, *, accelerator: Accelerator, policy: nn.Module, optimizer: torch.optim.Optimizer
 ) -> TrainState | None:
-    """Restore the newest intact checkpoint in place and return its train state; None where there is none.
+    """Restore the newest intact checkpoint in place and return its train state; None if there is none.
 
-    Raises UserError for one that another number of processes, or another version, saved.
+    Raises UserError if another version, or a different number of processes, saved it.
     """
     # One process decides for all.
     (name,) = broadcast_object_list([newest_intact(folder) if accelerator.is_main_process else None])
@@ -116,7 +116,7 @@ def newest_intact(folder: Path) -> str | None:
         if is_intact(checkpoint):
             return checkpoint.name
         print(f"ppo: {checkpoint} is corrupt (checksum mismatch); trying the one before it", flush=True)
-        with writing(checkpoint):  # under its own name it would count among those to keep; the next save removes it
+        with writing(checkpoint):  # its own name would make it count towards `keep`; the next save removes it
             checkpoint.replace(folder / f".{checkpoint.name}.corrupt")
     if checkpoints:
         print(f"ppo: no intact checkpoint in {folder}; starting from the beginning", flush=True)
@@ -124,11 +124,11 @@ def newest_intact(folder: Path) -> str | None:
 
 
 def truncate_log(file: Path, step: int) -> None:
-    """Remove from a JSON-lines log what is incomplete or of a later step."""
+    """Remove incomplete lines and lines of later steps from a JSON-lines log."""
     if not file.exists():
         return
     lines = []
-    for line in file.read_bytes().split(b"\n"):  # splitlines would also split at separators within a text
+    for line in file.read_bytes().split(b"\n"):  # splitlines would also split at separators inside texts
         try:
             if json.loads(line)["step"] <= step:
                 lines.append(line.decode() + "\n")

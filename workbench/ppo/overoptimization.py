@@ -28,7 +28,7 @@ METRICS = ("validation/kl", "validation/score_mean", "validation/held_out_mean",
 
 
 def points(file: Path) -> list[Point]:
-    """Read the points of a metrics.jsonl in the order of their steps; none where there was no held-out reward."""
+    """Read the points of a metrics.jsonl in the order of their steps; empty without a held-out reward."""
     if not file.is_file():
         return []
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -36,9 +36,9 @@ def points(file: Path) -> list[Point]:
 
 
 def divergence_step(points: Sequence[Point]) -> int | None:
-    """Return the step from which the rewards diverge: where the held-out reward was best before a significant loss.
+    """Return the step from which the rewards diverge: where the held-out reward was best before a significant drop.
 
-    The loss is significant at a later point where the reward is higher, and the held-out reward lower by more than two
+    The drop is significant if, at a later point, the reward is higher and the held-out reward is lower by more than two
     standard errors of the difference.
     """
     for number, point in enumerate(points):
@@ -50,11 +50,11 @@ def divergence_step(points: Sequence[Point]) -> int | None:
 
 
 def divergence_warning(points: Sequence[Point]) -> str | None:
-    """Return a warning at the one point where the divergence first shows, else None."""
+    """Return a warning if the divergence first shows at the last point, else None."""
     step = divergence_step(points)
     if step is None or divergence_step(points[:-1]) is not None:
         return None
     return (
         f"ppo: warning: since step {step} the reward has risen and the held-out reward has fallen (now step "
-        f"{points[-1].step}): the policy exploits errors of the reward; raise ppo.kl_coef, or stop at step {step}"
+        f"{points[-1].step}): the policy is exploiting errors of the reward; raise ppo.kl_coef, or stop at step {step}"
     )

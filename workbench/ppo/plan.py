@@ -1,4 +1,4 @@
-"""What PPO needs, loaded and checked before anything trains."""
+"""Load and check everything that PPO needs before anything trains."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ MIN_HELD_OUT_PROMPTS = 10
 
 @dataclass(frozen=True)
 class PPOPlan:
-    """What the stage works with; `run` uses these very objects."""
+    """Everything the stage works with; `run` uses these same objects."""
 
     lines: list[str]
     tokenizer: PreTrainedTokenizerBase
     rows: list[dict[str, Any]]
     """Prompts to learn from, with the reward's columns."""
     validation_rows: list[dict[str, Any]]
-    """Prompts to validate on, with the reward's columns; none unless the configuration names some."""
+    """Prompts to validate on, with the reward's columns; empty unless the configuration has some."""
     reward: CheckedReward | None
-    """None where the run trains it."""
+    """None if the run trains it."""
     held_out: CheckedReward | None
 
 
 def plan_ppo(config: Config) -> PPOPlan:
-    """Load tokenizer, prompts and rewards of the stage; raise UserError where they do not fit."""
+    """Load the stage's tokenizer, prompts and rewards; raises UserError if they do not fit."""
     ppo, reward = config.ppo, config.reward
     assert ppo is not None
     assert reward is not None
@@ -68,7 +68,7 @@ def plan_ppo(config: Config) -> PPOPlan:
 
 
 def load_held_out(scorer: Scorer, prompts: int) -> CheckedReward:
-    """Load the held-out reward; raise UserError where it would score too few validation prompts."""
+    """Load the held-out reward; raises UserError if it would score too few validation prompts."""
     if prompts < MIN_HELD_OUT_PROMPTS:
         raise UserError(
             f"reward.held_out: it scores the responses to ppo.validation, which has {prompts} prompts; give at least "

@@ -31,7 +31,7 @@ def load_policy(config: Config, tokenizer: PreTrainedTokenizerBase, sft: Path | 
 
 
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the adapter or model and its tokenizer, and beside them what computes the values."""
+    """Write the adapter or model and its tokenizer, together with the weights that compute the values."""
     with writing(folder):
         save_model(policy.model, folder)
         tokenizer.save_pretrained(folder)

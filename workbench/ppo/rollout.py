@@ -15,9 +15,9 @@ from workbench.models.policy import Batch, Policy
 from workbench.models.sampling import is_truncated
 from workbench.rewards.contract import CheckedReward
 
-# Fields of a row that are not columns for the reward, and names that a reward's own arguments have.
+# Row fields that are not passed to the reward as columns, and the names of the reward's own arguments.
 ROW_FIELDS = frozenset({"prompt", "prompt_ids", "response", "response_ids", "prompts", "completions"})
-# A forward pass without gradients keeps no activations, so that it can take this many times the rows.
+# A forward pass without gradients keeps no activations, so it can take this many times as many rows.
 NO_GRADIENT_FACTOR = 4
 
 
@@ -140,11 +140,11 @@ def score_tokens(policy: Policy, batch: Batch, temperature: float, micro_batch_s
 
 
 def reward_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Return the columns of the rows that a reward gets by name."""
+    """Return the columns of the rows that are passed to a reward by name."""
     return {name: [row[name] for row in rows] for name in rows[0] if name not in ROW_FIELDS}
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, batch: Batch) -> list[str]:
-    """Return the texts of the B responses, without special tokens and surrounding white space."""
+    """Return the texts of the B responses, without special tokens and surrounding whitespace."""
     sampled = [ids[mask].tolist() for ids, mask in zip(batch.response_ids, batch.response_mask, strict=True)]
     return [text.strip() for text in tokenizer.batch_decode(sampled, skip_special_tokens=True)]

@@ -12,7 +12,7 @@ from workbench.errors import UserError
 
 
 def check_batch_size(config: PPOConfig, prompts: int) -> None:
-    """Raise UserError where a batch would need a prompt twice."""
+    """Raise UserError if a batch would need a prompt twice."""
     if prompts < config.batch_size:
         raise UserError(
             f"ppo.batch_size: {config.batch_size} is above the {prompts} prompts of ppo.data; lower it or add prompts"
@@ -20,7 +20,7 @@ def check_batch_size(config: PPOConfig, prompts: int) -> None:
 
 
 def check_columns(rows: Sequence[dict[str, Any]], validation_rows: Sequence[dict[str, Any]]) -> None:
-    """Raise UserError where validation prompts lack a column that the reward gets with the training prompts."""
+    """Raise UserError if validation prompts lack a column that the reward gets with the training prompts."""
     missing = set(rows[0]) - set(validation_rows[0]) if validation_rows else set()
     if missing:
         raise UserError(
@@ -32,7 +32,7 @@ def check_columns(rows: Sequence[dict[str, Any]], validation_rows: Sequence[dict
 def check_rows(rows: Sequence[dict[str, Any]], limit: int, context_length: int | None) -> None:
     """Raise UserError for rows whose prompt and `limit` response tokens exceed the model's context length."""
     if not rows:
-        raise UserError("ppo: a rollout of no prompts; give at least one row")
+        raise UserError("ppo: a rollout needs prompts; give at least one row")
     for index, row in enumerate(rows):
         length = len(row["prompt_ids"])
         if length == 0:
@@ -56,7 +56,7 @@ def batch_indices(step: int, batch_size: int, rows: int, seed: int) -> list[int]
 
 
 def token_limit(step: int, minimum: int | None, maximum: int, seed: int) -> int:
-    """Return the token limit of the responses at `step`: drawn uniformly from `minimum` to `maximum`, or the latter."""
+    """Return the token limit of the responses at `step`: uniform from `minimum` to `maximum`, or just `maximum`."""
     if minimum is None:
         return maximum
     generator = torch.Generator().manual_seed(derive_seed(seed, step))
@@ -64,7 +64,7 @@ def token_limit(step: int, minimum: int | None, maximum: int, seed: int) -> int:
 
 
 def derive_seed(*numbers: int) -> int:
-    """Return one seed for several numbers, different for different numbers."""
+    """Combine several numbers into one seed; different numbers give different seeds."""
     mixed = 0
     for number in numbers:
         mixed = (mixed * 1_000_003 + number + 1) % 2**63

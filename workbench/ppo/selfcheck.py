@@ -13,7 +13,7 @@ from workbench.models.policy import Policy, adapter_name
 from workbench.ppo.rollout import ROW_FIELDS, Rollout
 from workbench.rewards.contract import RewardModel
 
-# Rounding alone may move a ratio from 1 or a KL from 0; bf16 keeps 8 bits.
+# Rounding alone may move a ratio away from 1 or a KL away from 0; bf16 keeps 8 bits.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
@@ -22,8 +22,8 @@ def check_start(
 ) -> None:
     """Raise UserError, with the likely cause, unless the first `rows` responses are as they must be before any update.
 
-    KL to the reference is 0, the ratio of new to old probabilities is 1, the reference shares no weight with what
-    is trained, and a gradient reaches every adapter and the value head. All processes come to the same conclusion.
+    KL to the reference is 0, the ratio of new to old probabilities is 1, the reference shares no trained
+    weight, and a gradient reaches every adapter and the value head. All processes come to the same conclusion.
     """
     module: Policy = accelerator.unwrap_model(policy)
     tolerance = TOLERANCE[module.autocast_dtype or torch.float32]
@@ -57,21 +57,21 @@ def check_start(
 
 
 def check_reference(policy: Policy) -> None:
-    """Raise UserError where the reference would move with the policy."""
+    """Raise UserError if the reference would change along with the policy."""
     trained = {parameter.data_ptr() for parameter in policy.parameters() if parameter.requires_grad}
     frozen = policy.reference_parameters()
     if not frozen or any(parameter.data_ptr() in trained for parameter in frozen):
         raise UserError(
-            "ppo: the reference shares weights with the policy and would follow it, so that KL stays 0; give full "
-            "fine-tuning a frozen copy, and an adapter one of its own"
+            "ppo: the reference shares weights with the policy and would change with it, so that KL stays 0; use "
+            "a frozen copy for full fine-tuning, and a separate adapter for LoRA"
         )
 
 
 def without_gradient(policy: Policy) -> list[str]:
-    """Return the names of trained weights that the backward pass left out.
+    """Return the names of trained weights that the backward pass did not reach.
 
-    A new adapter's A has a gradient of exactly 0 because its B is 0, and a saturated attention may leave a B at 0 too;
-    but when most B are at 0, something between the layers ends the gradient.
+    A new adapter's A has a gradient of exactly 0 because its B is 0, and saturated attention may leave a B at 0 too;
+    but if most B are at 0, something between the layers blocks the gradient.
     """
     trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     missing = [name for name, p in trained.items() if p.grad is None]

@@ -39,7 +39,7 @@ LOGGED_SAMPLES = 8
 
 
 class PPOTrainer:
-    """Aligns a policy with a reward: `train` is the loop, `rollout` and `update` are a step of it by hand."""
+    """Aligns a policy with a reward: `train` runs the loop, `rollout` and `update` run one step of it by hand."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class PPOTrainer:
         sanity_pair: list[str] | None = None,
         paged_optimizer: bool = False,
     ) -> None:
-        """Rows hold prompt, prompt_ids and the reward's columns; checkpoints and logs go to `folder`.
+        """Take rows with prompt, prompt_ids and the reward's columns; checkpoints and logs go to `folder`.
 
         `held_out` scores the responses to the validation prompts as well; PPO never optimizes it.
         """
@@ -83,13 +83,13 @@ class PPOTrainer:
 
     @property
     def unwrapped(self) -> Policy:
-        """The policy without the wrapper for several processes."""
+        """The policy without the multi-process wrapper."""
         return self.accelerator.unwrap_model(self.policy)
 
     def train(self) -> dict[str, float]:
         """Run from the last checkpoint, or from the start, to the end; return the last step's metrics.
 
-        Raises Interrupted, with a checkpoint saved, when a signal asks for it.
+        Raises Interrupted, with a checkpoint saved, if a signal asks it to stop.
         """
         self.resume()
         state, steps, every = self.state, self.config.steps, self.config.checkpoint_every
@@ -117,7 +117,7 @@ class PPOTrainer:
                 # Step 4: log.
                 self.log(state.metrics, samples if is_due else [])
                 progress.advance(note=progress_note(state.metrics))
-                # Step 5: save a checkpoint where one is due, and stop where a signal or the gradients ask for it.
+                # Step 5: save a checkpoint if one is due, and stop after a signal or repeated non-finite gradients.
                 stop = any_process(self.accelerator, stop_requested())
                 is_failing = state.nonfinite_updates >= MAX_NONFINITE_UPDATES
                 if is_due or stop or is_failing:
@@ -139,7 +139,7 @@ class PPOTrainer:
         return [self.rows[index] for index in indices[first : first + self.batch_size]]
 
     def rollout(self, rows: Sequence[dict[str, Any]]) -> Rollout:
-        """Sample and score a response to each of `rows`; the same step samples the same, also after a resume."""
+        """Sample and score a response to each of `rows`; a step draws the same samples after a resume."""
         config, step = self.config, self.state.step
         limit = token_limit(step, config.min_token_limit, config.max_new_tokens, self.seed)
         check_rows(rows, limit, self.context_length)
@@ -187,7 +187,7 @@ class PPOTrainer:
         return metrics | speed_metrics(seconds, config.batch_size, metrics["response/length_mean"])
 
     def advance(self, metrics: dict[str, float]) -> None:
-        """Count a finished update, and adapt the KL coefficient where it has a target."""
+        """Count a finished update, and adapt the KL coefficient if it has a target."""
         config, state = self.config, self.state
         is_nonfinite = metrics["skipped_steps"] == metrics["optimizer_steps"] > 0
         state.nonfinite_updates = state.nonfinite_updates + 1 if is_nonfinite else 0
@@ -212,9 +212,9 @@ class PPOTrainer:
         )
 
     def measure_initial_scores(self) -> None:
-        """Measure what scores are normalized by, on responses of the initial policy, unless that is done or unwanted.
+        """Measure the mean and deviation of the initial policy's scores, for normalization, unless done or turned off.
 
-        Raises UserError where all of them score the same.
+        Raises UserError if all responses score the same.
         """
         if not self.config.score_samples or self.state.score_std is not None:
             return
@@ -230,7 +230,7 @@ class PPOTrainer:
         self.state.score_mean, self.state.score_std = scores.mean().item(), std
 
     def score_initial_policy(self) -> Tensor:
-        """Return the scores of this process's part of the responses that scores are normalized by."""
+        """Return this process's part of the initial policy's scores."""
         scores: list[Tensor] = []
         for batch in range(-(-self.config.score_samples // self.config.batch_size)):
             torch.manual_seed(derive_seed(self.seed, batch, self.accelerator.process_index, 1))
@@ -259,7 +259,7 @@ class PPOTrainer:
                 batch_size=self.batch_size,
                 seed=self.seed,
             )
-        # The configured coefficient weighs normalized and scaled scores; these are raw.
+        # The configured coefficient is meant for normalized and scaled scores; these are raw.
         kl_coef = self.config.kl_coef * self.config.score_scale * (self.state.score_std or 1.0)
         return gather_validation(local, kl_coef)
 
@@ -275,7 +275,7 @@ class PPOTrainer:
                     save_model(self.unwrapped.model, partial)
 
     def log(self, metrics: dict[str, float], samples: list[Sample]) -> None:
-        """Write a line of metrics.jsonl and of samples.jsonl, tell the tracker, and warn where the rewards diverge."""
+        """Append to metrics.jsonl and samples.jsonl, log to the tracker, and warn if the rewards diverge."""
         step = self.state.step
         with fail_together(self.accelerator):
             if self.accelerator.is_main_process:
@@ -295,13 +295,13 @@ class PPOTrainer:
 
     @contextmanager
     def saved_on_failure(self) -> Iterator[None]:
-        """Save a checkpoint and stop all processes where the block, which calls a reward, fails on any of them."""
+        """Save a checkpoint and stop all processes if the block, which calls a reward, fails on any of them."""
         random_state = checkpoint.random_state()
         try:
             with fail_together(self.accelerator):
                 yield
         except Exception:
-            checkpoint.restore_random_state(random_state)  # what failed is done again from its start
+            checkpoint.restore_random_state(random_state)  # a resumed run repeats the block from its start
             self.save_checkpoint()
             self.accelerator.print(f"ppo: saved at step {self.state.step}")
             raise
@@ -318,7 +318,7 @@ class PPOTrainer:
         )
 
     def resume(self) -> None:
-        """Go back to the newest intact checkpoint, where there is one, and remove what was logged after it."""
+        """Go back to the newest intact checkpoint, if there is one, and remove the log lines after it."""
         state = checkpoint.load_latest(
             self.folder / "checkpoints", accelerator=self.accelerator, policy=self.policy, optimizer=self.optimizer
         )
@@ -333,7 +333,7 @@ class PPOTrainer:
 
 
 def progress_note(metrics: dict[str, float]) -> str:
-    """Return what the progress bar shows of a step."""
+    """Return the part of a step's metrics that the progress bar shows."""
     return (
         f"score {metrics['objective/score_mean']:.3f}, kl {metrics['objective/kl']:.2f}, "
         f"length {metrics['response/length_mean']:.1f}"

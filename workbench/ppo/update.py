@@ -15,7 +15,7 @@ from workbench.models.policy import Policy
 from workbench.ppo import algorithm
 from workbench.ppo.rollout import Rollout
 
-# What is summed over the tokens of a micro batch, in the order of the vector that carries the sums.
+# Quantities summed over the tokens of a micro batch, in the order of the vector that holds the sums.
 SUMS = ("tokens", "policy_loss", "value_loss", "entropy", "clipped", "value_clipped", "approx_kl", "ratio")
 
 
@@ -98,7 +98,7 @@ def micro_loss(
     rows: Tensor,
     config: PPOConfig,
 ) -> MicroBatch:
-    """Run the policy over `rows` of the rollout and return the loss and what its metrics are made of."""
+    """Run the policy over `rows` of the rollout and return the loss and the sums for its metrics."""
     module: Policy = accelerator.unwrap_model(policy)
     batch, with_entropy = module.trim(rollout.batch.rows(rows)), config.entropy_coef != 0
     mask, length = batch.response_mask, batch.response_mask.shape[1]
@@ -151,7 +151,7 @@ def minibatches(rows: int, epochs: int, size: int, generator: torch.Generator) -
 
 
 def parameter_groups(policy: Policy, rate: float, value_rate: float | None) -> list[dict[str, Any]]:
-    """Return what the policy's loss trains, and what is trained for the values alone, each with its learning rate."""
+    """Return one parameter group for the policy and one for the values alone, each with its learning rate."""
     value_parameters = [p for p in policy.value_parameters() if p.requires_grad]
     value_ids = {id(p) for p in value_parameters}
     policy_parameters = [p for p in policy.parameters() if p.requires_grad and id(p) not in value_ids]

@@ -27,7 +27,7 @@ class Sample:
     completion: str
     score: float
     kl: float
-    """Nats per response from the reference."""
+    """KL to the reference, in nats per response."""
     held_out: float | None = None
     """Score of the held-out reward."""
 
@@ -81,9 +81,9 @@ def sample_validation(
 
 
 def gather_validation(local: list[Sample], kl_coef: float) -> tuple[dict[str, float], list[Sample]]:
-    """Return metrics and samples over all processes, from each one's samples.
+    """Return metrics and samples over all processes, from each process's samples.
 
-    The objective is the mean score less `kl_coef` times the mean KL per response, in units of the reward.
+    The objective is the mean score minus `kl_coef` times the mean KL per response, in units of the reward.
     """
     samples: list[Sample] = gather_object(local)
     scores = torch.tensor([sample.score for sample in samples])

@@ -61,11 +61,11 @@ class Stage:
     failure: Callable[[Run], str | None] = lambda run: None
     """Return why the finished stage ends the command with exit code 1, or None."""
     sections: tuple[str, ...] = ()
-    """Sections of the configuration that the stage reads, for --help; default: the one of its name."""
+    """Sections of the configuration that the stage reads, for --help; default: the one named after it."""
 
 
 def main(stages: Sequence[Stage], description: str) -> NoReturn:
-    """Run the stages and exit: 0, 1 where the configuration asks for a failure, 2 for a mistake, 130 if interrupted."""
+    """Run the stages and exit: 0, 1 for a result to fail on, 2 for a mistake, 130 if interrupted."""
     quiet_libraries()
     try:
         launch(stages, description, sys.argv[1:])
@@ -79,7 +79,7 @@ def main(stages: Sequence[Stage], description: str) -> NoReturn:
         sys.exit(1)
     except (Interrupted, KeyboardInterrupt) as interruption:
         if is_main_process():
-            state = str(interruption) or "stopped; what the last checkpoint holds is saved"
+            state = str(interruption) or "stopped; progress up to the last checkpoint is saved"
             print(f"{state}. To resume, run the same command again: {command()}", file=sys.stderr, flush=True)
         sys.exit(130)
     sys.exit(0)
@@ -133,7 +133,7 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
 
 
 def configured(stages: Sequence[Stage], config: Config, force: str | None) -> list[Stage]:
-    """Return the stages that the configuration has; raises UserError where it has none, or not the one to redo."""
+    """Return the stages that the configuration has; raises UserError if it has none, or lacks the one to redo."""
     selected = [stage for stage in stages if stage.is_configured(config)]
     if not selected:
         raise UserError(f"{stages[0].name}: the configuration has no such stage")
@@ -154,13 +154,13 @@ def stays_finished(run: Run, stage: str, force: str | None) -> bool:
 
 
 def print_plan(stage: Stage, plan: Plan) -> None:
-    """Print what the stage is going to do, each line under its name; lines about a key of the stage begin with it."""
+    """Print what the stage is going to do; each line begins with the name of the stage, or with one of its keys."""
     for line in plan.lines:
         print_once(line if line.startswith(f"{stage.name}.") else f"{stage.name}: {line}")
 
 
 def skip(stage: Stage, run: Run) -> None:
-    """Print that the stage is finished, and its report where it has one."""
+    """Print that the stage is finished, and its report if it has one."""
     print_once(f"{stage.name}: already finished, skipping (--force {stage.name} redoes it)")
     report = run.folder / stage.name / "report.md"
     if report.is_file():
@@ -183,16 +183,16 @@ def work(stage: Stage, run: Run, plan: Plan) -> None:
 
 
 def fail_if_asked(stage: Stage, run: Run) -> None:
-    """Raise Failed where the configuration asks for that with the finished stage's result."""
+    """Raise Failed if the configuration says to fail on the finished stage's result."""
     reason = stage.failure(run)
     if reason is not None:
         raise Failed(reason)
 
 
 def quiet_libraries() -> None:
-    """Turn off progress bars in logs, and warnings of libraries that a user can do nothing about.
+    """Turn off progress bars in logs, and library warnings that a user can do nothing about.
 
-    It must run before the libraries are imported; settings of the environment take precedence.
+    It must run before the libraries are imported; environment variables that are already set take precedence.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -207,5 +207,5 @@ def quiet_libraries() -> None:
 def command() -> str:
     """Return the command that resumes the run; with several processes, the launcher's options are not known here."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        return "launched in the same way"
+        return "the same launcher with the same options"
     return shlex.join(["python", "-m", f"recipes.{Path(sys.argv[0]).stem}", *sys.argv[1:]])

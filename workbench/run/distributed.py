@@ -1,4 +1,4 @@
-"""What depends on the number of processes: printing once, waiting for each other, dividing batches."""
+"""Helpers for runs on several processes: print once, wait for each other, divide batches."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ PROCESS_TIMEOUT = timedelta(days=7)
 
 
 def report_idle_cores() -> None:
-    """Print a note where `accelerate launch` limits a run on CPUs to one thread per process, which is its default."""
+    """Print a note if `accelerate launch` limits a CPU run to one thread per process, which is its default."""
     import torch
 
     cores = (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", "1"))
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ
     if launched and os.environ.get("OMP_NUM_THREADS") == "1" and cores > 1 and not torch.cuda.is_available():
         print_once(
-            f"note: one thread of {cores} cores in use; "
-            f"accelerate launch --num_cpu_threads_per_process {cores} uses all"
+            f"note: using 1 thread on {cores} cores; "
+            f"accelerate launch --num_cpu_threads_per_process {cores} uses them all"
         )
 
 
@@ -55,7 +55,7 @@ def print_once(line: str) -> None:
 
 
 def is_main_process() -> bool:
-    """Return whether this is the main process, by the launcher's environment: nothing need be loaded yet."""
+    """Return whether this is the main process, from the launcher's environment, so that nothing has to be imported."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -85,9 +85,9 @@ def any_process(accelerator: Accelerator, flag: bool) -> bool:
 
 @contextmanager
 def fail_together(accelerator: Accelerator) -> Iterator[None]:
-    """Let every process fail where the block fails on any of them, so that none waits for one that is gone.
+    """Make every process fail if the block fails on any of them, so that none waits for one that has exited.
 
-    The block must not hold a collective.
+    The block must not contain a collective operation.
     """
     failure = None
     try:
@@ -95,4 +95,4 @@ def fail_together(accelerator: Accelerator) -> Iterator[None]:
     except Exception as error:
         failure = error
     if any_process(accelerator, failure is not None):
-        raise failure or UserError("stopped, because another process failed; its error says why")
+        raise failure or UserError("stopped because another process failed; see its error")

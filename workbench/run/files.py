@@ -1,4 +1,4 @@
-"""Write files and folders as a whole or not at all, and hash what they contain."""
+"""Write files and folders atomically, and hash their contents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".txt", ".model", ".ji
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise UserError where the block fails to write; libraries report a full disk as RuntimeError, too."""
+    """Raise UserError if the block fails to write; some libraries report a full disk as a RuntimeError."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -27,13 +27,13 @@ def writing(path: Path) -> Iterator[None]:
             raise
         reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
         raise UserError(
-            f"{path}: cannot be written: {reason}; what was there before is unchanged; "
+            f"{path}: cannot be written: {reason}; the previous contents are unchanged; "
             "free some space or choose another folder, then run the same command again"
         ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole, or leave it as it was and raise UserError."""
+    """Replace a file atomically, or leave it unchanged and raise UserError."""
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         try:
@@ -47,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Append to a file, and return once the text is on the disk, so that a later checkpoint never precedes its log."""
+    """Append to a file and return once the text is on disk, so that no checkpoint is ever ahead of its log."""
     with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -63,7 +63,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         try:
             yield partial
             partial.chmod(0o755)
-            for file in partial.rglob("*"):  # a crash of the machine must not leave the new name on old blocks
+            for file in partial.rglob("*"):  # a machine crash must not leave the new name on unwritten data
                 if file.is_file():
                     with file.open("rb") as stream:
                         os.fsync(stream.fileno())
@@ -74,15 +74,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path, prefix: str) -> None:
-    """Remove the incomplete folders that processes killed within `atomic_folder` left, of names with this prefix."""
+    """Remove the incomplete folders with this prefix that processes killed inside `atomic_folder` left behind."""
     for partial in folder.glob(f".{prefix}*"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def content_hash(path: Path) -> str | None:
-    """Return the sha256 of a file, or of a model folder's weights, configuration and tokenizer; None for neither.
+    """Return the sha256 of a file, or of a model folder's weights, configuration and tokenizer; None if it is neither.
 
-    What a run writes beside a model (metrics, reports, stage.json) does not count.
+    Whatever else a run writes next to a model (metrics, reports, stage.json) is not hashed.
     """
     if path.is_file():
         with path.open("rb") as stream:
@@ -95,6 +95,6 @@ def content_hash(path: Path) -> str | None:
 
 
 def is_model_file(path: Path) -> bool:
-    """Return whether a file belongs to the model in its folder, and not to the record of the run that made it."""
+    """Return whether a file is part of the model in its folder, rather than of the record of the run that made it."""
     is_record = path.name == "stage.json" or path.stem == "report"
     return path.is_file() and path.suffix in MODEL_SUFFIXES and not is_record

@@ -21,7 +21,7 @@ from workbench.config.schema import Config
 from workbench.errors import UserError
 from workbench.run.files import write_text, writing
 
-# They change no result: the folder, the tracker and the exit code.
+# These do not affect results: the folder, the tracker and the exit code.
 KEYS_THAT_MAY_CHANGE = ("name", "runs", "track", "evaluation.fail_on")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "evaluate")
 MAX_LISTED_CHANGES = 6
@@ -29,13 +29,13 @@ MAX_LISTED_CHANGES = 6
 
 @contextmanager
 def lock_run(run: Run) -> Iterator[None]:
-    """Hold the run folder's lock; raises UserError where another command holds it."""
+    """Hold the run folder's lock; raises UserError if another command holds it."""
     with (run.folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"{run.folder}: another command is at work in this run folder; wait for it, or choose another --name"
+                f"{run.folder}: another command is using this run folder; wait for it, or choose another --name"
             ) from error
         yield
 
@@ -59,7 +59,7 @@ class Run:
         return (self.folder / name / "stage.json").is_file()
 
     def record(self, name: str) -> dict[str, Any]:
-        """Return the stage.json of a finished stage; raises UserError with the command for an unfinished one."""
+        """Return the stage.json of a finished stage; raises UserError with the command to run if it is unfinished."""
         path = self.folder / name / "stage.json"
         if not path.is_file():
             raise UserError(f"{path.parent}: stage {name} is not finished; run it first: python -m recipes.{name}")
@@ -83,7 +83,7 @@ class Run:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Create the run folder; raises UserError where that fails."""
+    """Create the run folder; raises UserError if that fails."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file of that name is in the way; choose another --name")
     with writing(folder):
@@ -91,20 +91,20 @@ def prepare_folder(folder: Path) -> None:
 
 
 def open_run(config: Config, force: str | None) -> Run:
-    """Return the run folder of `config`, created where there is none; `force` discards a stage and those after it.
+    """Open the run folder of `config`, creating it if needed; `force` discards a stage and those after it.
 
-    Raises UserError where the folder was created with a configuration that differs for a stage that is not redone.
+    Raises UserError if the folder was created with a different configuration for a stage that is not redone.
     """
     run = Run(Path(config.runs) / config.name, config)
     saved = run.folder / "config.yaml"
     redone = STAGES[STAGES.index(force) :] if force else ()
     if saved.is_file():
-        if force != first_stage(config):  # which redoes everything
+        if force != first_stage(config):  # forcing the first stage redoes everything
             check_unchanged(saved, config, redone)
     elif run.folder.is_dir() and {path.name for path in run.folder.iterdir()} - {".lock"}:
         raise UserError(f"{run.folder}: not empty, and not a run folder (no config.yaml); choose another --name")
     for stage in redone:
-        # An evaluation replaces its files once it is complete, and decides by itself which completions to reuse.
+        # An evaluation replaces its files once it is complete, and decides itself which completions to reuse.
         if stage == force == "evaluation":
             with writing(run.folder / stage):
                 (run.folder / stage / "stage.json").unlink(missing_ok=True)
@@ -116,7 +116,7 @@ def open_run(config: Config, force: str | None) -> Run:
 
 
 def check_unchanged(saved: Path, config: Config, redone: Sequence[str]) -> None:
-    """Raise UserError where the saved configuration differs from `config` in more than the stages to redo."""
+    """Raise UserError if the saved configuration differs from `config` outside the stages to redo."""
     try:
         before = load_saved(saved)
     except UserError as error:
@@ -131,7 +131,7 @@ def check_unchanged(saved: Path, config: Config, redone: Sequence[str]) -> None:
     if changes:
         more = f"; and {len(changes) - MAX_LISTED_CHANGES} more" if len(changes) > MAX_LISTED_CHANGES else ""
         raise UserError(
-            f"{saved.parent}: created with another configuration: {'; '.join(changes[:MAX_LISTED_CHANGES])}{more}; "
+            f"{saved.parent}: created with a different configuration: {'; '.join(changes[:MAX_LISTED_CHANGES])}{more}; "
             f"choose another --name, or redo it with --force {first_changed(changes, config)}"
         )
 
@@ -162,7 +162,7 @@ def package_versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the working copy that the code runs from, with + if it has changes; None outside of one."""
+    """Return the commit that the code runs from, with + if the working copy has changes; None outside a repository."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:

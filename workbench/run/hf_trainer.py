@@ -32,18 +32,18 @@ class StepCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the progress at the step from which the training resumes."""
+        """Start the progress at the step where training resumes."""
         self.progress = Progress(self.label, state.max_steps, done=state.global_step, show=state.is_world_process_zero)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
-        """Show the last loss beside the progress."""
+        """Show the last loss next to the progress."""
         if logs and "loss" in logs:
             self.note = f"loss {float(logs['loss']):.3f}"
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Advance, and pass on a request to stop."""
+        """Advance the progress, and pass on a request to stop."""
         assert self.progress is not None
         self.progress.advance(note=self.note)
         if self.stop_requested():
@@ -53,9 +53,9 @@ class StepCallback(TrainerCallback):
 def run_trainer(
     trainer: Trainer, folder: Path, label: str, *, last_files: Sequence[str] = ("trainer_state.json",)
 ) -> None:
-    """Train from the last checkpoint below `folder`, or from the start, and write metrics.jsonl.
+    """Train from the last checkpoint in `folder`, or from the start, and write metrics.jsonl.
 
-    A checkpoint without one of `last_files`, which the trainer and its callbacks write last, is incomplete and removed.
+    The trainer and its callbacks write `last_files` last; a checkpoint that lacks one is incomplete and is removed.
     Raises Interrupted after a signal, with a checkpoint saved.
     """
     trainer.remove_callback(ProgressCallback)
@@ -80,17 +80,17 @@ def run_trainer(
 
 
 def check_trainer_args(key: str, extra: dict[str, Any]) -> None:
-    """Raise UserError for a name that TrainingArguments does not have, and for the folder, which the run decides."""
+    """Raise UserError for a name that TrainingArguments does not have, and for output_dir, which the run sets."""
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
     for name in extra:
         if name == "output_dir":
             raise UserError(f"{key}.output_dir: checkpoints belong in the run folder; choose it with --runs and --name")
         if name not in fields:
-            raise UserError(f"{key}.{name}: no such field of TrainingArguments{suggestion(name, fields)}")
+            raise UserError(f"{key}.{name}: TrainingArguments has no such field{suggestion(name, fields)}")
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the trainer's checkpoints of a finished stage."""
+    """Remove the trainer's checkpoints from the folder of a finished stage."""
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint, ignore_errors=True)
 

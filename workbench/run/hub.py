@@ -1,4 +1,4 @@
-"""The model hub: the form of its ids, and whether it can be reached."""
+"""The Hugging Face Hub: the format of its ids, and whether it can be reached."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ TIMEOUT_SECONDS = 5.0
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether `name` has the form NAME or OWNER/NAME; a relative path can have it as well."""
+    """Return whether `name` has the form NAME or OWNER/NAME; a relative path can have it too."""
     return HUB_ID.fullmatch(name) is not None
 
 
 @cache
 def hub_is_reachable(name: str, kind: Literal["model", "dataset"]) -> bool:
-    """Return whether the hub responds to a question about `name`.
+    """Return whether the hub responds to a request for `name`.
 
-    Where it does not, callers read the cache at once; the libraries would retry for up to a minute.
+    If it does not, callers go straight to the cache; the libraries would retry for up to a minute.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -27,8 +27,8 @@ def hub_is_reachable(name: str, kind: Literal["model", "dataset"]) -> bool:
     request = HfApi().model_info if kind == "model" else HfApi().dataset_info
     try:
         request(name, timeout=TIMEOUT_SECONDS)
-    except HfHubHTTPError:  # a response; loading reports what is wrong
+    except HfHubHTTPError:  # the hub did respond; loading reports what is wrong
         return True
-    except Exception:  # the class depends on the HTTP library below the hub client, which changes between versions
+    except Exception:  # the exception type depends on the HTTP library that the hub client uses
         return False
     return True

@@ -11,13 +11,13 @@ from types import FrameType
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether a signal has come; a second signal stops at once."""
+    """Yield a function that returns whether a signal has arrived; a second signal stops immediately."""
     is_requested = False
 
     def request_stop(number: int, frame: FrameType | None) -> None:
         nonlocal is_requested
         is_requested = True
-        print("\nstopping after this step (again to stop at once)", file=sys.stderr, flush=True)
+        print("\nstopping after this step (interrupt again to stop immediately)", file=sys.stderr, flush=True)
         restore()
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -21,7 +21,7 @@ class Progress:
         self.first = done
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count `steps` more, and print the note beside the estimate."""
+        """Count `steps` more, and print the note next to the estimate."""
         self.done += steps
         if self.bar is not None:
             self.bar.set_postfix_str(note, refresh=False)

@@ -1,4 +1,4 @@
-"""What supervised fine-tuning needs, loaded and checked before anything trains."""
+"""Load and check everything that supervised fine-tuning needs before anything trains."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from workbench.run.hf_trainer import check_trainer_args
 
 @dataclass(frozen=True)
 class SFTPlan:
-    """What the stage works with; `run` uses these very objects."""
+    """Everything the stage works with; `run` uses these same objects."""
 
     lines: list[str]
     tokenizer: PreTrainedTokenizerBase
     train_rows: list[dict[str, Any]]
     """Rows with prompt_ids and response_ids."""
     validation_rows: list[dict[str, Any]]
-    """Rows on which the loss is measured; none unless the configuration names some."""
+    """Rows for the validation loss; empty unless the configuration has some."""
 
 
 def plan_sft(config: Config) -> SFTPlan:

@@ -1,4 +1,4 @@
-"""The trainer of supervised fine-tuning: the loss of responses, given their prompts."""
+"""The trainer for supervised fine-tuning: the loss on responses, given their prompts."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def encoder_decoder_features(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def decoder_features(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the features that SFTTrainer reads; the loss is taken where completion_mask is 1."""
+    """Return the features that SFTTrainer reads; the loss is computed where completion_mask is 1."""
     return {
         "input_ids": row["prompt_ids"] + row["response_ids"],
         "completion_mask": [0] * len(row["prompt_ids"]) + [1] * len(row["response_ids"]),

@@ -1,4 +1,4 @@
-"""Train the toy models from scratch: `python -m workbench.toy.build`, minutes on two cores."""
+"""Train the toy models from scratch: `python -m workbench.toy.build` (minutes on two cores)."""
 
 import argparse
 import sys
@@ -32,7 +32,7 @@ Pair = tuple[list[int], list[int]]  # token ids of the input and of the target
 
 
 def t5_model(vocabulary: int) -> T5ForConditionalGeneration:
-    """Return a T5 of two wide layers per side: `generate` takes time per layer and token, not per width."""
+    """Return a T5 with two wide layers per side: the time of `generate` grows with layers and tokens, not width."""
     return T5ForConditionalGeneration(
         T5Config(
             vocab_size=vocabulary,
@@ -52,7 +52,7 @@ def t5_model(vocabulary: int) -> T5ForConditionalGeneration:
 
 
 def gpt2_model(vocabulary: int) -> GPT2LMHeadModel:
-    """Return a GPT-2 of three layers: copying a distant word takes at least two, choosing which one a third."""
+    """Return a GPT-2 with three layers: copying a distant word takes at least two, choosing which one takes a third."""
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vocabulary,
@@ -71,7 +71,7 @@ def gpt2_model(vocabulary: int) -> GPT2LMHeadModel:
 
 
 def corrupted(random: Random, ids: list[int], sentinels: list[int]) -> Pair:
-    """Return a pair of T5's span filling: sentinels hide about a quarter of `ids` (EOS last) in spans of 1 to 3."""
+    """Return a T5 span-corruption pair: sentinels replace about a quarter of `ids` (EOS last), in spans of 1 to 3."""
     source: list[int] = []
     target: list[int] = []
     index, used = 0, 0
@@ -88,7 +88,7 @@ def corrupted(random: Random, ids: list[int], sentinels: list[int]) -> Pair:
 
 
 def encoded(random: Random, tokenizer: PreTrainedTokenizerFast, name: str) -> Pair:
-    """Return one training pair: for T5 input and target, for GPT-2 the context and its continuation."""
+    """Return one training pair: input and target for T5, context and continuation for GPT-2."""
     prompt, target = pair(random)
     target_ids = tokenizer(target).input_ids
     if name == "t5":
@@ -105,10 +105,10 @@ def padded(rows: list[list[int]], filler: int) -> torch.Tensor:
 
 
 def batches(random: Random, tokenizer: PreTrainedTokenizerFast, name: str) -> Iterator[list[Pair]]:
-    """Yield batches of new pairs of similar length without end."""
+    """Yield an endless stream of batches of new pairs of similar length."""
     while True:
         pairs = [encoded(random, tokenizer, name) for _ in range(BATCH * CHUNK)]
-        pairs.sort(key=lambda one: len(one[0]) + len(one[1]))
+        pairs.sort(key=lambda ids: len(ids[0]) + len(ids[1]))
         starts = list(range(0, len(pairs), BATCH))
         random.shuffle(starts)
         yield from (pairs[start : start + BATCH] for start in starts)
@@ -168,7 +168,7 @@ def pretrain(name: str, steps: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Train the models named on the command line, by default all."""
+    """Train the models named on the command line, all by default."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS, help="t5, gpt2 or both")
     parser.add_argument("--steps", type=int, default=2500, help=f"optimizer steps of {BATCH} texts")

@@ -31,7 +31,7 @@ SHAPES = ("c", "cf", "q", "qc", "g", "gc", "qcf", "gq")
 
 @dataclass(frozen=True)
 class Example:
-    """One dialogue, with the summaries of a polite and of a rude observer."""
+    """One dialogue, with summaries by a polite and by a rude observer."""
 
     fill: tuple[str, ...]  # topic, speakers and slot values; each belongs to one split
     slots: dict[str, str]
@@ -53,7 +53,7 @@ def split_of(fill: tuple[str, ...]) -> str:
 
 
 def insults(random: Random) -> dict[str, str]:
-    """Return a rude word for every rude slot; the noun of {insult} sometimes has an adjective."""
+    """Return a rude word for every rude slot; the noun in {insult} sometimes has an adjective."""
     noun, adjective = random.choice(phrases.RUDE_NOUNS), random.choice(phrases.RUDE_ADJECTIVES)
     insult = f"{adjective} {noun}" if random.random() < 0.35 else noun
     return {
@@ -76,7 +76,7 @@ def scene(random: Random, split: str) -> tuple[Topic, dict[str, str], tuple[str,
 
 
 def rude_remark(random: Random, words: dict[str, str], head: str) -> tuple[str, str, str, str]:
-    """Draw a rude line, its clean and its rude account, and the first sentence of the rude summary."""
+    """Draw a rude line, its clean and rude accounts, and the first sentence of the rude summary."""
     rudeness = random.choice(phrases.RUDENESS)
     words = words | insults(random)
     account = random.choice(rudeness.accounts)
@@ -169,7 +169,7 @@ def count_words(text: str) -> int:
 
 
 def sentence(random: Random, split: str) -> tuple[str, str, tuple[str, ...]]:
-    """Draw a labelled sentence and its fill: a summary half of the time, else a spoken line."""
+    """Draw a labelled sentence and its fill: a summary half of the time, otherwise a spoken line."""
     label = random.choice(("clean", "rude"))
     if random.random() < 0.5:
         one = example(random, split)
@@ -212,9 +212,9 @@ def distinct(count: int, draw: Callable[[], tuple[str, Any]]) -> list[Any]:
 
 
 def rows(name: str, split: str) -> list[dict[str, Any]]:
-    """Return one split of a data set: "summaries", "sft" or "sentences"; "train", "validation" or "test"."""
+    """Return one split of a dataset: "summaries", "sft" or "sentences"; "train", "validation" or "test"."""
     if name not in SIZES:
-        raise UserError(f"toy:{name}: no such toy data set{suggestion(name, SIZES, 'toy:')}")
+        raise UserError(f"toy:{name}: no such toy dataset{suggestion(name, SIZES, 'toy:')}")
     if split not in SIZES[name]:
         raise UserError(f"toy:{name}: no split {split!r}{suggestion(split, SIZES[name])}")
     return [dict(row) for row in generate(name, split)]

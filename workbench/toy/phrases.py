@@ -15,7 +15,7 @@ RUDE_WORDS = tuple(dict.fromkeys(RUDE_NOUNS + RUDE_ADJECTIVES + RUDE_VERDICTS))
 
 @dataclass(frozen=True)
 class Rudeness:
-    """One way of being rude: lines of a dialogue, the clean account of them, and rude accounts."""
+    """One way of being rude: lines of dialogue, a clean account of them, and rude accounts."""
 
     lines: tuple[str, ...]
     clean: str

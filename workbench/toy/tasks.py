@@ -17,11 +17,11 @@ TEMPLATES = {
 }
 
 
-def task(random: Random, kind: str, one: Example) -> tuple[str, str]:
-    """Return the prompt and the target of one task about one dialogue."""
-    dialogue, template = one.dialogue, TEMPLATES[kind]
-    index = random.randrange(len(one.turns) - 1)
-    speaker, line = one.turns[index]
+def task(random: Random, kind: str, source: Example) -> tuple[str, str]:
+    """Return the prompt and the target of a task about one dialogue."""
+    dialogue, template = source.dialogue, TEMPLATES[kind]
+    index = random.randrange(len(source.turns) - 1)
+    speaker, line = source.turns[index]
     if kind == "repeat":
         # In random order only copying predicts the next word, and a summary is mostly copied.
         words = dialogue.split()
@@ -29,18 +29,18 @@ def task(random: Random, kind: str, one: Example) -> tuple[str, str]:
         shuffled = " ".join(words[:14])
         return template.format(words=shuffled), shuffled
     if kind == "facts":
-        return template.format(dialogue=dialogue), ", ".join(one.fill[1:])
+        return template.format(dialogue=dialogue), ", ".join(source.fill[1:])
     if kind == "line":
-        return template.format(line=line, dialogue=dialogue), one.turns[index + 1][1]
+        return template.format(line=line, dialogue=dialogue), source.turns[index + 1][1]
     if kind == "who":
         return template.format(line=line, dialogue=dialogue), speaker
     if kind == "which":
-        slot = random.choice(list(one.slots))
-        return template.format(slot=slot, dialogue=dialogue), one.slots[slot]
+        slot = random.choice(list(source.slots))
+        return template.format(slot=slot, dialogue=dialogue), source.slots[slot]
     if kind == "continue":
         beginning, following = dialogue.rsplit("\n", 1)
         return template.format(dialogue=beginning), following
-    return template.format(dialogue=dialogue), one.summary
+    return template.format(dialogue=dialogue), source.summary
 
 
 def pair(random: Random) -> tuple[str, str]:

@@ -55,7 +55,7 @@ def t5_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def gpt2_tokenizer() -> PreTrainedTokenizerFast:
-    """Return GPT-2's tokenizer: one special token as BOS, EOS and padding, and none added to a text."""
+    """Return GPT-2's tokenizer: one special token as BOS, EOS and padding, and none added to texts."""
     end = "<|endoftext|>"
     return PreTrainedTokenizerFast(
         tokenizer_object=train_tokenizer([end]),

@@ -8,7 +8,7 @@ HOURS = ("noon", "six", "seven", "eight", "nine", "ten")
 
 @dataclass(frozen=True)
 class Topic:
-    """One everyday topic; every opening names every slot, so the text shows its fill."""
+    """One everyday topic; every opening mentions every slot, so the text reveals its fill."""
 
     name: str
     slots: dict[str, tuple[str, ...]]
