@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -17,6 +18,12 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish() -> None:
+    """Take what collection imported out of the garbage collector's sight, which otherwise walks it after every stage."""
+    gc.collect()
+    gc.freeze()
 
 
 def refuse(self: socket.socket, address: object) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from typing import Any
 
 
+@functools.cache  # the annotations are texts that Python evaluates anew each time
 def field_types(kind: Any) -> dict[str, Any]:
     """Return the annotation of every field of a dataclass, ranges included."""
     return typing.get_type_hints(kind, include_extras=True)

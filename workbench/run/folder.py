@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import platform
 import re
@@ -156,6 +157,7 @@ def first_changed(changes: Sequence[str], config: Config) -> str:
     return next(stage for stage in STAGES if stage in sections)
 
 
+@functools.cache
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
