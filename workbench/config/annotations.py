@@ -9,9 +9,14 @@ import typing
 from typing import Any
 
 
-@functools.cache  # the annotations are texts that Python evaluates anew each time
 def field_types(kind: Any) -> dict[str, Any]:
     """Return the annotation of every field of a dataclass, ranges included."""
+    return _evaluated_annotations(kind)
+
+
+@functools.cache
+def _evaluated_annotations(kind: Any) -> dict[str, Any]:
+    """Evaluate the annotations, which are strings; Python would evaluate them again at every call."""
     return typing.get_type_hints(kind, include_extras=True)
 
 
