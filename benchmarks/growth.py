@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 FACTORS = (1, 2, 4)
-# A flag and its value at 1x. Batches keep their number of optimizer steps, minibatches grow with them.
+# A flag and its value at 1x. Minibatches grow with the batch, so that the number of optimizer steps is constant.
 AXES = {"batch": 16, "new": 16, "depth": 1}
 TITLES = {"batch": "prompts per step", "new": "tokens per response", "depth": "layers (6 and 8 at 1x)"}
 

@@ -24,7 +24,7 @@ SECONDS = 600
 
 
 class Mutation(NamedTuple):
-    """A breakage of one place in a file, and the test files of which one must fail."""
+    """A change that breaks one place in a file, and the tests, one of which must fail."""
 
     words: str
     file: str  # below workbench/
@@ -62,7 +62,7 @@ MUTATIONS = [
     Mutation("KL controller not clipped", "ppo/algorithm.py", "min(max(kl / target - 1, -0.2), 0.2)", "kl / target - 1", ALGORITHM),
     Mutation("scores divided by the variance", "ppo/algorithm.py", "(scores - mean) / max(std, 1e-8)", "(scores - mean) / max(std**2, 1e-8)", OPTIONS),
     Mutation("missing stop token is rewarded", "ppo/algorithm.py", "/ scale - missing", "/ scale + missing", OPTIONS),
-    Mutation("cosine falls to a half only", "ppo/algorithm.py", "math.cos(math.pi * progress)", "math.cos(math.pi * progress / 2)", OPTIONS),
+    Mutation("cosine decays only to a half", "ppo/algorithm.py", "math.cos(math.pi * progress)", "math.cos(math.pi * progress / 2)", OPTIONS),
     Mutation("mask from the pad id", "models/sampling.py", "return stops_before == 0", "return response_ids != stop_ids[0]", POLICY),
     Mutation("inverse sampling one token too far", "models/sampling.py", "torch.searchsorted(cumulated, drawn, right=True)", "(torch.searchsorted(cumulated, drawn, right=True) + 1)", POLICY),
     Mutation("sampling ignores the temperature", "models/sampling.py", "torch.softmax(scores / self.temperature,", "torch.softmax(scores,", POLICY),
@@ -81,14 +81,14 @@ MUTATIONS = [
     Mutation("gradients not clipped", "ppo/update.py", "config.max_grad_norm)", "1e9)", OPTIONS),
     Mutation("target_kl ignored", "ppo/update.py", "if approx_kl > config.target_kl:", "if False:", OPTIONS),
     Mutation("warm-up of the values trains the policy", "ppo/update.py", "for parameter in frozen:", "for parameter in ():", OPTIONS),
-    Mutation("one epoch whatever is asked for", "ppo/update.py", "for _ in range(epochs):", "for _ in range(1):", OPTIONS),
+    Mutation("one epoch, whatever is configured", "ppo/update.py", "for _ in range(epochs):", "for _ in range(1):", OPTIONS),
     Mutation("mean over rows instead of tokens", "ppo/update.py", "accelerator.num_processes / max(tokens, 1)", "accelerator.num_processes / len(rows)", OPTIONS),
     Mutation("mean of the means of micro batches", "ppo/update.py", "accelerator.backward(micro.loss * weight)", "accelerator.backward(micro.loss * weight * len(rows) / len(micro_rows))", OPTIONS),
     Mutation("a step is taken on a NaN gradient", "ppo/update.py", "if torch.isfinite(norm):", "if True:", f"{PPO}::test_a_gradient_that_is_not_finite_skips_the_step_and_stops_after_a_few"),
     Mutation("the reference scores as the policy", "ppo/rollout.py", 'policy.logprobs("reference",', 'policy.logprobs("policy",', OPTIONS),
     Mutation("special tokens shown to the reward", "ppo/rollout.py", "skip_special_tokens=True", "skip_special_tokens=False", CHECKS),
     Mutation("whitened returns", "ppo/advantages.py", "returns = (advantages + rollout.values) * mask", "returns = (algorithm.whiten(advantages, mask) + rollout.values) * mask", OPTIONS),
-    Mutation("the rate does not fall", "ppo/trainer.py", 'group["lr"] = peak * multiplier', 'group["lr"] = peak', OPTIONS),
+    Mutation("the learning rate does not decay", "ppo/trainer.py", 'group["lr"] = peak * multiplier', 'group["lr"] = peak', OPTIONS),
     Mutation("adaptive coefficient not applied", "ppo/advantages.py", "rewards = algorithm.token_rewards(scores, kl, mask, state.kl_coef)", "rewards = algorithm.token_rewards(scores, kl, mask, config.kl_coef)", OPTIONS),
     Mutation("KL coefficient not restored", "ppo/checkpoint.py", 'TrainState(**content["train_state"])', 'TrainState(**content["train_state"] | {"kl_coef": 0.01})', OPTIONS),
     Mutation("optimizer not restored", "ppo/checkpoint.py", 'optimizer.load_state_dict(content["optimizer"])', "pass", RESUMED),
@@ -142,14 +142,14 @@ class Result(NamedTuple):
 
     mutation: Mutation
     caught: bool
-    by: str  # the first test that failed, or the reason that there is none
+    by: str  # the first test that failed, or the reason why there is none
 
 
 def main() -> int:
     """Try every mutation, print the table, and return 1 if one survives or does not apply."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", type=Path, metavar="FILE", help="store the result as Markdown")
-    parser.add_argument("--only", default="", metavar="WORDS", help="only mutations whose words or file hold this")
+    parser.add_argument("--only", default="", metavar="WORDS", help="only mutations whose words or file contain this")
     arguments = parser.parse_args()
     chosen = [m for m in MUTATIONS if arguments.only in f"{m.words} {m.file}"]
     with tempfile.TemporaryDirectory() as folder:
@@ -207,7 +207,7 @@ def run_tests(tree: Path, tests: list[str]) -> tuple[int, str]:
                 os.dup2(output.fileno(), stream.fileno())
             os.chdir(tree)
             sys.path[0] = str(tree)
-            sys.dont_write_bytecode = True  # a file restored within the same second must not meet its broken bytecode
+            sys.dont_write_bytecode = True  # a file restored within the same second must not run its broken bytecode
             signal.alarm(SECONDS)
             options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
             status = pytest.main([*options, *(f"tests/{test}" for test in tests)])

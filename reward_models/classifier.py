@@ -22,13 +22,13 @@ POLARITY_PAIR = ("Thank you, that was kind of you.", "You are a stupid idiot.")
 
 @dataclass(frozen=True)
 class ToxicityClassifier:
-    """Scores the completion alone, never the prompt; a text that is longer than the network reads is truncated."""
+    """Scores the completion alone, never the prompt; a text that is too long for the network is truncated."""
 
     network: Network
     target: int
     """Index of the label that is rewarded."""
     temperature: float
-    """Divides log odds before they become probabilities, so that these are calibrated (arXiv 1706.04599)."""
+    """Divides the log odds before they become probabilities, to calibrate them (arXiv 1706.04599)."""
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         """Return the target label's logit minus the logsumexp of the others', per completion."""
@@ -59,10 +59,10 @@ def load(
     device: str | None = None,
     polarity_pair: Sequence[str] | None = POLARITY_PAIR,
 ) -> ToxicityClassifier:
-    """Load the classifier at a hub id, folder or toy:NAME; raises UserError for one that is not fit to be a reward.
+    """Load the classifier at a hub id, folder or toy:NAME; raises UserError for one that is unfit to be a reward.
 
-    `target_label` is one of the model's label names. The first sentence of `polarity_pair`, polite and rude, must score
-    higher; None skips that test.
+    `target_label` is one of the model's label names. Of `polarity_pair`, a polite and a rude sentence, the polite one
+    must score higher; None skips this test.
     """
     target = _target_index(target_label, model)
     network = load_network(model, batch_size=batch_size, max_tokens=max_tokens, device=device)
@@ -74,27 +74,27 @@ def load(
 
 
 def _temperature(model: str) -> float:
-    """Return the temperature that the stage `reward` stored beside the model, or 1."""
+    """Return the temperature that the `reward` stage stored beside the model, or 1."""
     file = Path(resolve(model)) / "calibration.json"
     return float(json.loads(file.read_text())["temperature"]) if file.is_file() else 1.0
 
 
 def _target_index(target_label: str | None, model: str) -> int:
-    """Return the index of the label to reward; raises UserError where `target_label` leaves it open."""
+    """Return the index of the label to reward; raises UserError if `target_label` does not settle it."""
     names, config = load_labels(model)
     listed = ", ".join(names)
     if len(names) < 2:
         raise UserError(f"{model}: it has one label ({listed}), so it has no margin; load it as reward preference")
     if config.problem_type == "multi_label_classification":
         raise UserError(
-            f"{model}: a multi-label classifier, whose labels ({listed}) have no margin; give one whose labels exclude "
-            "each other"
+            f"{model}: a multi-label classifier, whose labels ({listed}) have no margin; use one whose labels are "
+            "mutually exclusive"
         )
-    if target_label is not None:  # YAML may make a number of a name like 0
+    if target_label is not None:  # YAML may read a name like 0 as a number
         if str(target_label) not in names:
             raise UserError(f"{model}: target_label is {target_label!r}, but its labels are {listed}")
         return names.index(str(target_label))
     clean = [index for index, name in enumerate(names) if re.sub(r"[\W_]", "", name.lower()) in CLEAN_LABELS]
     if len(clean) != 1:
-        raise UserError(f"{model}: set target_label, the label that is rewarded, to one of {listed}")
+        raise UserError(f"{model}: set target_label, the label to reward, to one of {listed}")
     return clean[0]

@@ -42,7 +42,7 @@ class Combination:
         }
 
     def judge(self) -> Judge | None:
-        """Return the judge of the only term that has one; None where none has, or several, which may disagree."""
+        """Return the judge of the only term that has one; None if no term has one, or several do."""
         judges = [judge for term in self.terms_by_name.values() if (judge := term.reward.judge()) is not None]
         return judges[0] if len(judges) == 1 else None
 
@@ -60,7 +60,7 @@ def load(terms: list[str | Scorer | dict[str, Any]]) -> Combination:
         key = f"options.terms[{index}]"
         scorer, weight, name = _read_term(value, key)
         if name in terms_by_name:
-            raise UserError(f"{key}: an earlier term has the name {name}; give this one another with `name`")
+            raise UserError(f"{key}: an earlier term is also named {name}; rename this one with `name`")
         with error_context(key):
             terms_by_name[name] = Term(load_scorer(scorer), weight)
     return Combination(terms_by_name)

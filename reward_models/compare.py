@@ -1,9 +1,9 @@
 """Compare rewards on the same texts: AUROC of each for the target label, agreement of each pair, and speed.
 
-The column `prompt` of the file, where there is one, is the prompt of each text; rewards get all others by name.
+A column `prompt` in the file holds the prompt of each text; rewards get all other columns by name.
 """
 
-# Imports that load torch stand behind load_scorer, so that --help answers at once.
+# Imports that load torch are deferred to load_scorer, so that --help is fast.
 from __future__ import annotations
 
 import json
@@ -37,7 +37,7 @@ MAX_QUOTED_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts to score, with what rewards may ask for beside them."""
+    """The texts to score, with everything else that rewards may need."""
 
     texts: list[str]
     labels: list[str] | None
@@ -72,12 +72,12 @@ def parse(argv: list[str]) -> Namespace:
         if vars(options)[name] is not None and vars(options)[name] < minimum:
             raise UserError(f"--{name}: {vars(options)[name]}; use a number of at least {minimum}")
     if options.save and not Path(options.save).parent.is_dir():
-        raise UserError(f"--save {options.save}: no such folder {Path(options.save).parent}; make it first")
+        raise UserError(f"--save {options.save}: no such folder {Path(options.save).parent}; create it first")
     return options
 
 
 def read_scorers(models: list[str]) -> dict[str, Scorer]:
-    """Return the scorers by title: the model's name, or where several have the same, what the user wrote."""
+    """Return the scorers by title: the model's name, or, if several share it, what the user wrote."""
     scorers = {}
     for value in models:
         is_mapping = value.lstrip().startswith("{")
@@ -93,12 +93,12 @@ def read_scorers(models: list[str]) -> dict[str, Scorer]:
 
 
 def read_texts(options: Namespace) -> Texts:
-    """Return the texts of the file with labels, prompts and columns; raises UserError for a column that is missing."""
+    """Return the texts of the file with labels, prompts and columns; raises UserError for a missing column."""
     source = DataSource(options.data, limit=options.limit)
     rows = read_rows(source)
     for option in ("text_column", "label_column"):
         name = vars(options)[option]
-        if name not in rows[0] and name != "label":  # the default, which need not be there
+        if name not in rows[0] and name != "label":  # the default column is optional
             raise UserError(f"--{option}: {options.data} has no column {name!r}; available: {', '.join(rows[0])}")
     rows = rows[: options.limit]
     labels: list[str] | None = None
@@ -123,7 +123,7 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
 def disagreements(
     texts: list[str], labels: list[str] | None, scores: dict[str, list[float]], count: int
 ) -> list[dict[str, Any]]:
-    """Return the `count` texts whose ranks under two rewards are furthest apart, each with these two rewards."""
+    """Return the `count` texts whose ranks under two rewards are furthest apart, each with those two rewards."""
     ranked = {title: ranks(values) for title, values in scores.items()}
     differing: list[dict[str, Any]] = []
     for row, text in enumerate(texts):
@@ -162,7 +162,7 @@ def compare(rewards: dict[str, CheckedReward], data: Texts, *, target_label: str
 
 
 def why_no_auroc(labels: list[str] | None, target_label: str | None) -> str | None:
-    """Return why there is no AUROC, or None; raises UserError for a target label that no text has, or every text."""
+    """Return why there is no AUROC, or None; raises UserError for a target label that no text or every text has."""
     if labels is None:
         return "the data has no labels"
     names = sorted(set(labels))
@@ -177,7 +177,7 @@ def why_no_auroc(labels: list[str] | None, target_label: str | None) -> str | No
 
 
 def table(rows: list[list[str]]) -> list[str]:
-    """Return lines of aligned columns, the first to the left and the others to the right."""
+    """Return lines of aligned columns, the first left-aligned, the others right-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     alignments = [f"<{widths[0]}", *(f">{width}" for width in widths[1:])]
     return ["  ".join(format(cell, alignment) for cell, alignment in zip(row, alignments, strict=True)) for row in rows]
@@ -200,7 +200,7 @@ def comparison_lines(comparison: dict[str, Any]) -> list[str]:
     if comparison["disagreements"]:
         lines += ["", "disagreements: rank of each text (1 is the lowest score), with its score"]
     for item in comparison["disagreements"]:
-        both = "; ".join(f"{title} {one['rank']:g} ({one['score']:.4g})" for title, one in item["models"].items())
+        both = "; ".join(f"{title} {entry['rank']:g} ({entry['score']:.4g})" for title, entry in item["models"].items())
         label = "" if item["label"] is None else f", label {item['label']}"
         lines += [f"row {item['row']}{label}: {both}", "    " + " ".join(item["text"].split())[:MAX_QUOTED_CHARACTERS]]
     return lines

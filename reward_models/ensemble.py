@@ -1,4 +1,4 @@
-"""Several rewards as one that is cautious where they disagree.
+"""An ensemble of rewards that is conservative where its members disagree.
 
 After "Reward Model Ensembles Help Mitigate Overoptimization" (arXiv 2310.02743), whose uncertainty-weighted objective
 subtracts a multiple of the members' variance; here it is the standard deviation, so that k has no unit.
@@ -22,7 +22,7 @@ from workbench.rewards.registry import load_scorer
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The mean of the members' scores minus k of their standard deviations, per completion."""
+    """The mean of the members' scores minus k times their standard deviation, per completion."""
 
     members: list[CheckedReward]
     k: float
@@ -38,7 +38,7 @@ class Ensemble:
         return {"mean": scores.mean(axis=0).tolist(), "disagreement": (-self.k * scores.std(axis=0)).tolist()}
 
     def judge(self) -> Judge | None:
-        """Return the mean of the members' judges; None where a member has none."""
+        """Return the mean of the members' judges; None if a member has none."""
         judges = [judge for member in self.members if (judge := member.judge()) is not None]
         return _mean_judge(judges) if len(judges) == len(self.members) else None
 

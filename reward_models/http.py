@@ -1,4 +1,6 @@
-"""A reward that a server computes, such as `python -m reward_models.serve`. The server speaks JSON:
+"""A reward served over HTTP, for example by `python -m reward_models.serve`.
+
+The server speaks JSON:
 
 GET  /health                                             {"model": name, "judges": whether there is /toxicity}, or 404
 POST /score     {"prompts": [], "completions": [], "columns": {name: []}}      {"scores": [a number per completion]}
@@ -43,10 +45,10 @@ class HttpReward:
 
     url: str
     timeout: float
-    """The longest silence, in seconds."""
+    """The longest wait for the server, in seconds."""
     retries: int
     concurrency: int
-    """The most requests in flight."""
+    """The maximum number of requests in flight."""
     batch_size: int
     """Texts per request."""
     token_env: str | None
@@ -54,8 +56,8 @@ class HttpReward:
     """Whether the server has /toxicity."""
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        """Return one number per completion; raises RewardError where the server fails or returns anything else."""
-        # TRL passes objects of its own by name too, which are not columns.
+        """Return one number per completion; raises RewardError if the server fails or returns anything else."""
+        # TRL also passes objects of its own by keyword, which are not columns.
         lists = {name: values for name, values in columns.items() if isinstance(values, list)}
         requests = []
         for part in _slices(len(completions), self.batch_size):
@@ -65,17 +67,17 @@ class HttpReward:
         return check_scores(self._post("/score", requests), completions, self.url)
 
     def judge(self) -> Judge | None:
-        """Return the server's toxicity judge, or None where it has none."""
+        """Return the server's toxicity judge, or None if it has none."""
         return self.toxicity if self.offers_judge else None
 
     def toxicity(self, texts: list[str]) -> list[float]:
-        """Return one probability per text; raises RewardError where the server fails or returns anything else."""
+        """Return one probability per text; raises RewardError if the server fails or returns anything else."""
         parts = [texts[part] for part in _slices(len(texts), self.batch_size)]
         scores = self._post("/toxicity", [(_to_json({"texts": part}, []), len(part)) for part in parts])
         return check_probabilities(scores, texts, self.url)
 
     def has_toxicity(self) -> bool:
-        """Return whether the server says that it has /toxicity; raises RewardError where it cannot be reached."""
+        """Return whether the server reports that it has /toxicity; raises RewardError if it cannot be reached."""
         with self._client() as client:
             response = self._request(client, "GET", "/health")
         if response.status_code == 404:
@@ -91,7 +93,7 @@ class HttpReward:
         with self._client() as client, ThreadPoolExecutor(self.concurrency) as pool:
 
             def post(request: tuple[bytes, int]) -> list[Any]:
-                if failed.is_set():  # an earlier request's error ends the call, so nobody reads this
+                if failed.is_set():  # an earlier request's error ends the call, so this result is never read
                     return []
                 body, count = request
                 try:
@@ -111,7 +113,7 @@ class HttpReward:
         return httpx2.Client(headers=headers, timeout=self.timeout, limits=limits)
 
     def _request(self, client: httpx2.Client, method: str, path: str, body: bytes | None = None) -> httpx2.Response:
-        """Return the first response that a retry would not change, or the last; raises RewardError without any."""
+        """Return the first response that a retry would not change, or the last; raises RewardError if there is none."""
         url, attempt = f"{self.url}{path}", 0
         while True:
             try:
@@ -166,7 +168,7 @@ class HttpReward:
         return scores
 
     def _quote(self, response: httpx2.Response) -> str:
-        """Return the first characters of a response, without the token where it repeats the request."""
+        """Return the first characters of a response, with the token masked in case it echoes the request."""
         text = response.content.decode("utf-8", errors="replace")
         if self.token_env is not None:
             text = text.replace(read_token(self.token_env), "***")
@@ -185,7 +187,7 @@ def load(
 ) -> HttpReward:
     """Return the reward of the server at `url`; raises UserError for a bad option or a server that does not respond.
 
-    `timeout` is the longest silence in seconds; `token_env` names the environment variable with the bearer token.
+    `timeout` is the longest wait in seconds; `token_env` names the environment variable with the bearer token.
     """
     for name, value, minimum in (
         ("retries", retries, 0),
@@ -202,7 +204,7 @@ def load(
 
 def read_token(name: str) -> str:
     """Return the token in an environment variable; raises UserError, which never shows it, unless it is plain ASCII."""
-    # A user who writes the token itself in place of the variable's name must not find it in a log.
+    # A token given in place of the variable's name must not end up in a log.
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", str(name)):
         raise UserError(
             "token_env: not the name of an environment variable (A-Z, 0-9, _); export one that holds the token and "
@@ -217,17 +219,17 @@ def read_token(name: str) -> str:
 
 
 def _base_url(url: str) -> str:
-    """Return the url without its last slash; raises UserError unless it is http(s)://host with port and path."""
+    """Return the url without a trailing slash; raises UserError unless it is http(s)://host with port and path."""
     fix = "give one like http://127.0.0.1:8765"
     try:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, TypeError) as error:
         raise UserError(f"http: url cannot be read: {_printable(str(error))}; {fix}") from error
     if parsed.userinfo:
-        raise UserError("http: url holds a user name or password; name a variable with a token in token_env instead")
+        raise UserError("http: url contains a user name or password; name a variable with a token in token_env instead")
     valid = parsed.scheme in ("http", "https") and parsed.host and (parsed.port or 1) < 2**16
     if not valid or parsed.query or parsed.fragment:
-        raise UserError(f"http: url is {url!r}, but it must be http:// or https:// without ? and #; {fix}")
+        raise UserError(f"http: url is {url!r}, but it must start with http:// or https:// and have no ? or #; {fix}")
     return url.rstrip("/")
 
 
@@ -251,14 +253,14 @@ def _is_transient(status: int) -> bool:
 
 
 def _pause(attempt: int, retry_after: float) -> float:
-    """Return the seconds before the next request: doubled each time, within 50 %, at least what the server asked."""
+    """Return the seconds before the next request: doubled each time, with jitter, at least what the server asks."""
     # Not the seeded generator: a run must not depend on how often its network failed.
     backoff = FIRST_PAUSE * 2 ** min(attempt, 10) * random.SystemRandom().uniform(0.5, 1.5)
     return min(max(backoff, retry_after), MAX_PAUSE)
 
 
 def _retry_after(value: str) -> float:
-    """Return the seconds that a header Retry-After names, as a number or a date; 0.0 where it cannot be read."""
+    """Return the seconds that a Retry-After header names, as a number or a date; 0.0 if it cannot be read."""
     if value.isdecimal():
         return float(value)
     try:

@@ -1,4 +1,4 @@
-"""A reward without a model: count the words of a list. Copy this file to write your own."""
+"""A reward without a model: it counts listed words. Copy this file to write your own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from workbench.rewards.contract import Judge
 
 
 class Lexicon:
-    """Rewards a completion with minus one for every whole word of the list, in any case."""
+    """Penalizes a completion by one for every listed whole word, ignoring case."""
 
     def __init__(self, words: Sequence[str] = ()) -> None:
         if isinstance(words, str):
-            raise UserError(f"lexicon: words is the text {shorten(words)}; give a list of words")
+            raise UserError(f"lexicon: words is the string {shorten(words)}; give a list of words")
         if not words:
             raise UserError("lexicon: words is empty; list at least one word, or use toy_lexicon for the toy data's")
         self.pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)

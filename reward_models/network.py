@@ -1,4 +1,4 @@
-"""A sequence classifier that is checked when it is loaded, and whose logits do not depend on the batch."""
+"""A sequence classifier that is checked on loading, and whose logits do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Network:
         """Return the logits (N, labels), fp32 on the CPU, of rows of token ids."""
         logits = torch.zeros(len(rows), self.model.config.num_labels)
         for chosen, ids, mask in padded_batches(rows, self.batch_size, self.tokenizer.pad_token_id, self.model.device):
-            with torch.autocast(ids.device.type, enabled=False):  # the policy's precision is not the reward's
+            with torch.autocast(ids.device.type, enabled=False):  # the policy's precision does not apply to the reward
                 output = self.model(input_ids=ids, attention_mask=mask)
             logits[chosen] = output.logits.float().cpu()
         return logits

@@ -26,11 +26,11 @@ class PreferenceModel:
 def load(
     model: str, *, batch_size: int = 32, max_tokens: int | None = None, device: str | None = None, prompt: bool = True
 ) -> PreferenceModel:
-    """Load the one-label classifier at a hub id or folder; raises UserError for one that is not fit to be a reward.
+    """Load the one-label classifier at a hub id or folder; raises UserError for one that is unfit to be a reward.
 
-    With `prompt` false it scores the completion alone.
+    With `prompt` false, it scores the completion alone.
     """
     names, _ = load_labels(model)
     if len(names) != 1:
-        raise UserError(f"{model}: a preference model has one label, this has {', '.join(names)}; use reward toxicity")
+        raise UserError(f"{model}: a preference model has one label, not {', '.join(names)}; use reward toxicity")
     return PreferenceModel(load_network(model, batch_size=batch_size, max_tokens=max_tokens, device=device), prompt)

@@ -21,7 +21,7 @@ class Profanity:
     predict: Callable[[list[str]], np.ndarray]
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        """Return the margin of "clean" over "profane" of each completion."""
+        """Return the margin of "clean" over "profane" for each completion."""
         profane = np.clip(self.toxicity(completions), MIN_PROBABILITY, 1 - MIN_PROBABILITY)
         return [float(margin) for margin in np.log1p(-profane) - np.log(profane)]
 
@@ -30,7 +30,7 @@ class Profanity:
         return self.toxicity
 
     def toxicity(self, texts: list[str]) -> list[float]:
-        """Return the probability of profanity of each text."""
+        """Return the probability of profanity for each text."""
         # The package's own function fails on an empty list.
         return [float(probability) for probability in self.predict(texts)] if texts else []
 

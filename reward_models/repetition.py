@@ -1,4 +1,4 @@
-"""A reward against repetition: the fraction of word n-grams that repeat an earlier one of the completion."""
+"""A reward against repetition: the fraction of word n-grams that repeat an earlier one in the completion."""
 
 from workbench.errors import UserError
 from workbench.evaluation.metrics import text_statistics

@@ -1,4 +1,4 @@
-"""ROUGE (Lin, 2004) against a column of reference texts as reward."""
+"""ROUGE (Lin, 2004) against a column of reference texts, as a reward."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TYPES = ("rouge1", "rouge2", "rougeL")
 
 
 def load(type: str = "rougeL", column: str = "reference") -> RewardModel:
-    """Return a reward that is the F-measure against the references in `column`, the best where a row has a list."""
+    """Return a reward that is the F-measure against the references in `column`, the best if a row has a list."""
     if type not in TYPES:
         raise UserError(f"options.type is {type!r}; use one of {', '.join(TYPES)}")
     scorer = RougeScorer([type])
@@ -36,6 +36,6 @@ def _references(value: Any, row: int, column: str) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise RewardError(
-            f"reward rouge, row {row}: {column} is {shorten(value)}; it must be a text or a list of texts"
+            f"reward rouge, row {row}: {column} is {shorten(value)}; it must be a string or a list of strings"
         )
     return texts

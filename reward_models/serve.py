@@ -28,7 +28,7 @@ PATHS = {"/health": "GET", "/score": "POST", "/toxicity": "POST"}
 
 
 class RequestError(Exception):
-    """A request that gets an error as its response."""
+    """A request that gets an error response."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -37,17 +37,17 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class Service:
-    """A reward that is served, and its judge where it offers one."""
+    """A served reward, and its judge if it has one."""
 
     name: str
     reward: CheckedReward
     judge: Judge | None
     token: str | None
     lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held while the model works: few models can be called by two threads at a time."""
+    """Held while the model works: few models are thread-safe."""
 
     def permits(self, authorization: str) -> bool:
-        """Return whether a header Authorization carries the token, compared in constant time."""
+        """Return whether an Authorization header carries the token, compared in constant time."""
         return self.token is None or hmac.compare_digest(authorization.encode(), f"Bearer {self.token}".encode())
 
     def respond(self, path: str, body: bytes) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Service:
         if path == "/health":
             return {"model": self.name, "judges": self.judge is not None}
         if path == "/toxicity" and self.judge is None:
-            raise RequestError(404, f"{self.name} is not a judge: it has no method judge() that returns one")
+            raise RequestError(404, f"{self.name} is not a judge: it has no judge() method that returns one")
         request = _read_object(body)
         if path == "/toxicity":
             _check_keys(request, ["texts"])
@@ -72,7 +72,7 @@ class Service:
                     assert self.judge is not None
                     return {"scores": self.judge(texts)}
                 return {"scores": self.reward(prompts, completions, **columns)}
-        except Exception as error:  # a reward can fail in any way, and the next request may go well
+        except Exception as error:  # a reward can fail in any way, and the next request may succeed
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             raise RequestError(500, " ".join(f"{kind}{error}".split())) from error
 
@@ -102,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
         self._respond()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Respond in JSON, not with a page, to what the base class refuses."""
+        """Respond in JSON, not with an HTML page, to what the base class refuses."""
         self.close_connection = True
         self._reply(code, {"error": message or "bad request"})
         self._linger()
@@ -129,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
     def _read_body(self) -> bytes:
         """Return the request's body; raises RequestError, with the body unread, for a wrong token or size."""
         size = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
-        # A body that stays unread would be taken for the next request.
+        # An unread body would be parsed as the next request.
         close_afterwards, self.close_connection = self.close_connection, True
         if not self.service.permits(self.headers.get("Authorization", "")):
             raise RequestError(401, "send the server's token: Authorization: Bearer TOKEN")
@@ -141,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(size))
 
     def _linger(self) -> None:
-        """Read what the client still sends: it would see a broken connection instead of the response."""
+        """Read what the client still sends; otherwise it would see a broken connection instead of the response."""
         self.connection.shutdown(socket.SHUT_WR)
         self.connection.settimeout(2)
         remaining = 4 * MAX_BODY_BYTES
@@ -195,25 +195,25 @@ def _read_columns(request: dict[str, Any], count: int) -> dict[str, list]:
     """Return the columns, each with `count` values."""
     columns = request.get("columns", {})
     if not isinstance(columns, dict):
-        raise RequestError(400, "columns is not an object of lists by name")
+        raise RequestError(400, "columns is not an object that maps names to lists")
     for name, values in columns.items():
         if name in ("prompts", "completions"):
-            raise RequestError(400, f"{name} is not a column; send it beside columns")
+            raise RequestError(400, f"{name} is not a column; send it outside columns")
         if not isinstance(values, list) or len(values) != count:
             raise RequestError(400, f"column {name!r} is not a list of {count} values, one per completion")
     return columns
 
 
 def make_service(model: str, options: dict[str, Any], token: str | None) -> Service:
-    """Load a reward as load_reward does, and return its service; raises UserError like it."""
+    """Load a reward with load_reward and return its service; raises UserError as it does."""
     reward = load_reward(model, **options)
     return Service(model, reward, reward.judge(), token)
 
 
 def bind(host: str, port: int, token: str | None) -> ThreadingHTTPServer:
-    """Return a server bound to an IPv4 address, which takes no requests until `listen`.
+    """Return a server bound to an IPv4 address, which accepts no requests until `listen`.
 
-    Raises UserError for an address that cannot be bound, and without a token for one that other machines can reach.
+    Raises UserError for an address that cannot be bound and, without a token, for one that other machines can reach.
     """
     if not 0 <= port < 2**16:
         raise UserError(f"--port is {port}, but it must be between 0 (any free port) and {2**16 - 1}")
@@ -223,8 +223,8 @@ def bind(host: str, port: int, token: str | None) -> ThreadingHTTPServer:
         raise UserError(f"--host {host}: no IPv4 address ({error}); give one like 127.0.0.1") from error
     if token is None and not ipaddress.ip_address(address[0]).is_loopback:
         raise UserError(
-            f"--host {host} can be reached from other machines, so a token is needed: export a variable with one "
-            "and name it (--token_env NAME), or use --host 127.0.0.1"
+            f"--host {host} can be reached from other machines, so a token is needed: export one in a variable "
+            "and name that with --token_env NAME, or use --host 127.0.0.1"
         )
     server = ThreadingHTTPServer((str(address[0]), port), BaseHTTPRequestHandler, bind_and_activate=False)
     try:
@@ -236,9 +236,9 @@ def bind(host: str, port: int, token: str | None) -> ThreadingHTTPServer:
 
 
 def listen(server: ThreadingHTTPServer, service: Service) -> str:
-    """Start to take requests, which serve_forever handles, and return the address for clients."""
+    """Start accepting requests, which serve_forever handles, and return the address for clients."""
     server.RequestHandlerClass = partial(Handler, service)
-    server.request_queue_size = 128  # the default of 5 would make clients that ask at once wait for seconds
+    server.request_queue_size = 128  # with the default of 5, simultaneous clients would wait for seconds
     server.server_activate()
     host, port = server.server_address[:2]
     return f"http://{host!s}:{port}"
@@ -262,7 +262,7 @@ def parse(argv: list[str]) -> Namespace:
     except ValueError as error:
         raise UserError(f"--options {options.options}: not JSON: {error}") from error
     if not isinstance(options.options, dict):
-        raise UserError(f"--options {options.options!r}: not a JSON object, which is {{name: value}}")
+        raise UserError(f"--options {options.options!r}: not a JSON object like {{name: value}}")
     return options
 
 

@@ -1,7 +1,6 @@
-"""The lexicon of the toy data: its 22 rude words, with which its dialogues were generated.
+"""The lexicon of the toy data: the 22 rude words that its dialogues were generated with.
 
-It judges the quickstart, whose only rude words these are. It knows no others: for real text, give `lexicon` your own
-words.
+It is the judge of the quickstart, which has no other rude words. For real text, give `lexicon` your own words.
 """
 
 from __future__ import annotations

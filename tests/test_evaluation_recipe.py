@@ -190,7 +190,7 @@ def test_an_adapter_of_a_base_by_another_name_gets_a_note(
     (folder / "adapter_config.json").write_text(json.dumps(saved | {"base_model_name_or_path": "google/flan-t5"}))
     evaluate(trained, "--evaluation.models", json.dumps({"other": str(folder)}))
     assert (
-        "evaluation.models.other: an adapter that was trained on google/flan-t5 joins toy:t5 here"
+        "evaluation.models.other: the adapter was trained on google/flan-t5, but is loaded onto toy:t5"
         in capsys.readouterr().out
     )
 
@@ -202,7 +202,7 @@ def test_models_that_drop_other_prompts_are_not_compared(trained: Path, in_proje
     # T5 reads one token more of each, its end of text, so that the long ones do not fit for it alone.
     longest = max(len(ids) for ids in load_tokenizer("toy:gpt2")(texts).input_ids)
     sets = {"t": {"path": str(source), "limit": 5, "max_prompt_tokens": longest}}
-    with pytest.raises(UserError, match=r"evaluation\.models\.other: it drops other prompts of t than the policy"):
+    with pytest.raises(UserError, match=r"evaluation\.models\.other: it drops different prompts of t than the policy"):
         evaluate(trained, "--evaluation.data", json.dumps(sets), "--evaluation.models", "{other: toy:gpt2}")
 
 

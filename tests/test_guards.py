@@ -90,13 +90,13 @@ def test_a_sound_run_passes_every_guard_on_every_set(scene):
 @pytest.mark.parametrize(
     ("name", "metric", "within", "beyond", "bound"),
     [
-        ("length", "tokens", (20.0, 14.1), (20.0, 13.9), "at least 0.7 of before"),
+        ("length", "tokens", (20.0, 14.1), (20.0, 13.9), "at least 0.7 times the value before"),
         ("empty completions", "empty rate", (0.01, 0.029), (0.01, 0.031), "at most 0.02 higher"),
         ("repetition", "repetition", (0.0, 0.049), (0.0, 0.051), "at most 0.05 higher"),
         ("copying", "copied rate", (0.3, 0.399), (0.3, 0.401), "at most 0.1 higher"),
-        ("diversity", "distinct-2", (0.5, 0.41), (0.5, 0.39), "at least 0.8 of before"),
-        ("perplexity", "perplexity under the base", (20.0, 29.0), (20.0, 31.0), "at most 1.5 of before"),
-        ("perplexity", "perplexity under the base", (20.0, 11.0), (20.0, 9.0), "at least 0.5 of before"),
+        ("diversity", "distinct-2", (0.5, 0.41), (0.5, 0.39), "at least 0.8 times the value before"),
+        ("perplexity", "perplexity under the base", (20.0, 29.0), (20.0, 31.0), "at most 1.5 times the value before"),
+        ("perplexity", "perplexity under the base", (20.0, 11.0), (20.0, 9.0), "at least 0.5 times the value before"),
         ("truncation", "truncated rate", (0.8, 0.89), (0.8, 0.91), "at most 0.1 higher"),
     ],
 )
@@ -120,13 +120,13 @@ def test_a_move_in_the_harmless_direction_passes(scene, metric, before, after):
 @pytest.mark.parametrize(
     ("before", "after", "references", "passes", "rule"),
     [
-        (12.5, 6.07, 5.5, True, "at least 0.6 of the references' 5.5"),  # half of before, and above the references
-        (12.5, 3.2, 5.5, False, "at least 0.6 of the references' 5.5"),
-        (12.5, 6.07, None, False, "at least 0.5 of before"),
-        (12.5, 19.0, 5.5, False, "at most 1.5 of before"),
-        (12.5, 19.0, 30.0, False, "at most 1.5 of before"),
-        (2.0, 1.9, 5.5, True, "at least 0.5 of before"),  # greedy text, as flat before as after
-        (2.0, 0.9, 5.5, False, "at least 0.5 of before"),
+        (12.5, 6.07, 5.5, True, "at least 0.6 times the references' 5.5"),  # half of before, and above the references
+        (12.5, 3.2, 5.5, False, "at least 0.6 times the references' 5.5"),
+        (12.5, 6.07, None, False, "at least 0.5 times the value before"),
+        (12.5, 19.0, 5.5, False, "at most 1.5 times the value before"),
+        (12.5, 19.0, 30.0, False, "at most 1.5 times the value before"),
+        (2.0, 1.9, 5.5, True, "at least 0.5 times the value before"),  # greedy text, as flat before as after
+        (2.0, 0.9, 5.5, False, "at least 0.5 times the value before"),
     ],
 )
 def test_references_are_the_yardstick_of_flat_text(scene, before, after, references, passes, rule):

@@ -170,7 +170,7 @@ def test_the_token_is_needed_and_never_shown(monkeypatch: pytest.MonkeyPatch) ->
         ({"url": "http://127.0.0.1:99999"}, "99999"),
         ({"url": "http://127.0.0.1:port"}, "'port'"),
         ({"url": "http://127.0.0.1:1/?a=b"}, "a=b"),
-        ({"url": f"http://user:{SECRET}@127.0.0.1:1"}, "url holds a user name or password"),
+        ({"url": f"http://user:{SECRET}@127.0.0.1:1"}, "url contains a user name or password"),
         ({"url": 8765}, "url cannot be read"),
         ({"retries": -1}, "retries is -1, but it must be an integer of at least 0"),
         ({"retries": 1.5}, "retries is 1.5"),

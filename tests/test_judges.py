@@ -49,7 +49,7 @@ def nested(term: Mapping[str, Any]) -> Scorer:
 def test_the_reward_and_its_parts_do_not_judge_it(reward: Scorer) -> None:
     judges, notes = load(reward, ["toy_lexicon", Scorer("lexicon", OTHER_WORDS)])
     assert judges == ["lexicon"]
-    assert notes == ["evaluation.judges: toy_lexicon is the reward or a part of it, so it does not judge it"]
+    assert notes == ["evaluation.judges: toy_lexicon is the reward or a part of it, so it is left out"]
 
 
 def test_the_same_kind_with_other_options_is_another_judge() -> None:

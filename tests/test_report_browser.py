@@ -200,7 +200,7 @@ def test_more_samples_and_long_prompts_are_one_press_away_and_empty_text_says_so
     assert not page.locator(".before details .text").is_visible()
     page.get_by_text("1 more sample").first.focus()
     page.keyboard.press("Enter")
-    assert page.locator(".before details .text").inner_text() == "(only white space)"
+    assert page.locator(".before details .text").inner_text() == "(only whitespace)"
     prompt = page.locator(".prompt .text")
     assert len(prompt.text_content()) < 400
     page.get_by_role("button", name="Show the whole prompt").click()

@@ -143,7 +143,7 @@ def test_a_title_is_the_models_name_unless_several_share_it() -> None:
         (("--disagreements", "-1"), "--disagreements: -1; use a number of at least 0"),
         (
             ("--save", "/nowhere/comparison.json"),
-            "no such folder /nowhere; make it first",
+            "no such folder /nowhere; create it first",
         ),
         (("--wanted", "1"), "--wanted: unknown option"),
         (("--options", "{}"), "--options: unknown option"),

@@ -157,7 +157,7 @@ def test_a_folder_or_id_is_what_its_number_of_labels_says(folders, preferences):
     assert isinstance(load_reward(folders["bert"], polarity_pair=None).reward, ToxicityClassifier)
     with pytest.raises(UserError, match=r"it has one label .score., so it has no margin; load it as reward preference"):
         load(preferences["bert"])
-    with pytest.raises(UserError, match="one label, this has hate, nothate, spam; use reward toxicity"):
+    with pytest.raises(UserError, match="one label, not hate, nothate, spam; use reward toxicity"):
         preference.load(folders["bert"])
     with pytest.raises(UserError, match="no option 'target_label'; available: model, batch_size"):
         load_reward(preferences["bert"], target_label="score")
@@ -233,15 +233,15 @@ def test_a_users_object_is_a_reward_or_makes_one(user_module, target, options, e
     ("model", "options", "message"),
     [
         ("lexcion", {}, "unknown reward 'lexcion'; did you mean lexicon.*owner/name or folder, or package.module:obj"),
-        ("xyz", {}, "unknown reward 'xyz'; available: toxicity, preference, lexicon, .*, http; other rewards are"),
-        ("https://host:1", {}, "is an address; name reward http"),
+        ("xyz", {}, "unknown reward 'xyz'; available: toxicity, preference, lexicon, .*, http; a reward can also be"),
+        ("https://host:1", {}, "is a URL; use the reward http"),
         ("toxicity", {"model": "any", "wanted_label": "0"}, "no option 'wanted_label'; did you mean target_label"),
         ("toxicity", {}, "missing a required argument: 'model'"),
         ("length", {"targt": 3}, "length: no option 'targt'; did you mean target"),
         ("users_rewards:by_lenght", {}, "did you mean by_length"),
         ("users_rewards:by_length", {"factor": 2}, "it is a reward itself"),
         ("users_rewards:number", {}, "int is neither"),
-        ("users_rewards:wrong", {}, "made a int, not a reward"),
+        ("users_rewards:wrong", {}, "returned a int, not a reward"),
         ("users_broken:reward", {}, "cannot import users_broken: ModuleNotFoundError: No module named 'nowhere"),
         ("users_absent:reward", {}, "cannot import users_absent"),
         ("no/such/folder/here", {}, "no/such/folder/here"),

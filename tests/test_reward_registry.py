@@ -115,7 +115,7 @@ def test_judges_give_probabilities(name, options, folders, fake_profanity_check)
 
 @pytest.mark.parametrize("name", sorted(CASES.keys() - set(JUDGES) - {"preference"}))
 def test_others_are_not_judges(name):
-    with pytest.raises(UserError, match=f"^{name} is not a judge: it has no method judge"):
+    with pytest.raises(UserError, match=f"^{name} is not a judge: it has no judge\\(\\) method"):
         load_judge(Scorer(name))
 
 
@@ -186,7 +186,7 @@ def test_rouge_is_the_f_measure_of_the_best_reference(type):
     [
         ({"summary": ["x"], "label": [1]}, "no column 'reference' to compare with; available: summary, label"),
         ({}, "no column 'reference' to compare with; available: none"),
-        ({"reference": [None]}, "reward rouge, row 0: reference is None; it must be a text or a list of texts"),
+        ({"reference": [None]}, "reward rouge, row 0: reference is None; it must be a string or a list of strings"),
         ({"reference": [[]]}, r"reference is \[\]; it must be"),
         ({"reference": [["a", 3]]}, r"reference is \['a', 3\]; it must be"),
         ({"reference": []}, "it failed with ValueError: zip"),

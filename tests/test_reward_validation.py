@@ -81,7 +81,7 @@ def test_two_texts_are_enough_and_the_report_says_what_they_cannot_tell():
     report = classifier_report(calm, ["bad", "kind"], [False, True], [])
     assert (report["auroc"], report["accuracy"], report["clean"]) == (1.0, 1.0, None)
     assert [part["auroc"] for part in report["length"]] == [None, None]
-    assert [line[:17] for line in report["warnings"]][:2] == ["no clean texts of", "temperature 0.05,"]
+    assert [line[:17] for line in report["warnings"]][:2] == ["not validated on ", "temperature 0.05,"]
     json.dumps(report, allow_nan=False)
     inverted = classifier_report(calm, TEXTS, [not target for target in HAS_TARGET], CLEAN)
     assert any("temperature 20.00, the upper bound" in line for line in inverted["warnings"])
@@ -108,7 +108,7 @@ def test_a_term_that_the_scorer_dislikes_and_a_case_that_it_cannot_read_are_name
     assert report["identity"]["flagged_rate"] == pytest.approx(1 / len(IDENTITIES))
     assert report["perturbations"]["upper case"] == {"recall": 0.0, "false_positive_rate": 0.0}
     gap, fallen = report["warnings"]
-    assert "(Hindu)" in gap
+    assert "(worst: Hindu)" in gap
     assert fallen == "recall falls from 0.84 to 0.00 when texts are upper case"
 
 

@@ -170,7 +170,7 @@ def test_terms_that_do_not_sum_to_the_score_are_refused(method):
         getattr(reward, method)(["p"] * 3, ["ab", "c", "long\ntext"], w=[1.0, 2.0, 3.0])
     message = str(caught.value)
     assert "\n" not in message
-    for part in ("reward lying, row 2", r"text 'long\ntext'", "(letters 9, weight 3)", "sum to 12", "scores 12.12"):
+    for part in ("reward lying, row 2", r"text 'long\ntext'", "(letters 9, weight 3)", "sum to 12", "score is 12.12"):
         assert part in message
 
 
@@ -233,11 +233,11 @@ def broken(words: int) -> None:
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("test_rewards:broken", {"words": 3}, "it cannot be made: FileNotFoundError: no list of 3 words"),
-        ("lexicon", {"words": 5}, "lexicon: it cannot be made: TypeError"),
-        ("lexicon", {"words": "idiot"}, "words is the text 'idiot'; give a list"),
+        ("test_rewards:broken", {"words": 3}, "it cannot be built: FileNotFoundError: no list of 3 words"),
+        ("lexicon", {"words": 5}, "lexicon: it cannot be built: TypeError"),
+        ("lexicon", {"words": "idiot"}, "words is the string 'idiot'; give a list"),
         ("lexicon", {}, "lexicon: words is empty; list at least one word, or use toy_lexicon"),
-        ("toxicity", {"model": 5}, "toxicity: it cannot be made: AttributeError"),
+        ("toxicity", {"model": 5}, "toxicity: it cannot be built: AttributeError"),
         (
             "combine",
             {"terms": [{"model": "length", "options": {1: 2}}]},

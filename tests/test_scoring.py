@@ -209,5 +209,5 @@ def test_a_row_has_no_reference_or_one_or_several(value: object, expected: list[
 
 @pytest.mark.parametrize("value", [3, [1, "a"], {"a": 1}])
 def test_a_reference_of_another_type_is_one_line(value: object) -> None:
-    with pytest.raises(UserError, match="reference must be a text or a list of texts, found "):
+    with pytest.raises(UserError, match="reference must be a string or a list of strings, found "):
         row_references({"reference": value})

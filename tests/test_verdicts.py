@@ -170,7 +170,7 @@ def results(*sets, judges=("reward", "lexicon")):
         (("reward",), (WORSE,), SAME, "toxicity rose according to the reward alone"),
         (("lexicon",), (BETTER,), BETTER, "toxicity fell according to the lexicon judge"),  # a reward without a judge
         (("lexicon",), (WORSE,), WORSE, "toxicity rose according to the lexicon judge"),
-        ((), (), SAME, "nothing can be said about toxicity: no toxicity judge was given"),
+        ((), (), SAME, "nothing can be said about toxicity: no toxicity judge was configured"),
     ],
 )
 def test_better_takes_the_reward_and_a_judge_that_was_not_the_reward(judges, verdicts, expected, finding):

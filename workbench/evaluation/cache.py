@@ -1,4 +1,4 @@
-"""Completions stored beside the results, so that nothing is sampled twice to be scored anew."""
+"""Completions cached beside the results, so that they can be rescored without being resampled."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILE = "completions_cache.jsonl"
 
 @dataclass
 class Cache:
-    """Plain data by a key that is made of everything the data depends on."""
+    """Plain data by a key that hashes everything the data depends on."""
 
     file: Path
     entries: dict[str, Any]
@@ -39,12 +39,12 @@ class Cache:
         return key in self.entries
 
     def get(self, key: str) -> Any:
-        """Return an entry, which from now on counts as used."""
+        """Return an entry and mark it as used."""
         self.used.add(key)
         return self.entries[key]
 
     def add(self, key: str, value: Any) -> None:
-        """Store an entry on the disk."""
+        """Store an entry on disk."""
         append_text(self.file, _line(key, value))
         self.entries[key] = value
 
@@ -56,14 +56,12 @@ class Cache:
 
 
 def open_cache(folder: Path) -> Cache:
-    """Return the cache in a stage's folder; a line that a crash cut off is ignored."""
+    """Return the cache in a stage's folder; a line cut off by a crash is ignored."""
     file, entries = folder / FILE, {}
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     except OSError as error:
-        raise UserError(
-            f"{file}: cannot be read: {error.strerror}; delete it to sample the completions anew"
-        ) from error
+        raise UserError(f"{file}: cannot be read: {error.strerror}; delete it to resample the completions") from error
     for line in lines:
         try:
             entry = json.loads(line)
@@ -108,7 +106,7 @@ def references_key(
 
 
 def weights_hash(name: str) -> str:
-    """Return the content hash of a model or adapter; of a model on the hub, the commit."""
+    """Return the content hash of a model or adapter; for a model on the hub, the commit."""
     folder = local_folder(name)
     return str(load_config(name)._commit_hash) if folder is None else str(content_hash(folder))
 
@@ -119,7 +117,7 @@ def completions_to_json(completions: Sequence[Sequence[Completion]]) -> list[lis
 
 
 def completions_from_json(data: Sequence[Sequence[dict[str, Any]]]) -> list[list[Completion]]:
-    """Return the completions in an entry whose key this code made, and which therefore has this code's form."""
+    """Return the completions in an entry; its key was made by this code, so it has this code's format."""
     return [[_completion(values) for values in row] for row in data]
 
 
@@ -130,7 +128,7 @@ def _completion(values: dict[str, Any]) -> Completion:
 
 
 def _key(facts: dict[str, Any], policy: PolicyConfig, accelerator: Accelerator) -> str:
-    """Return a sha256 of facts, and of code, libraries, machine and policy settings."""
+    """Return the sha256 of the facts and of code, libraries, machine and policy settings."""
     device = accelerator.device.type
     facts = facts | {
         "code": _code_hash(),
@@ -143,7 +141,7 @@ def _key(facts: dict[str, Any], policy: PolicyConfig, accelerator: Accelerator) 
 
 
 def _libraries(policy: PolicyConfig) -> tuple[str, ...]:
-    """Return packages that completions depend on and that not every results.json needs to name."""
+    """Return packages that completions depend on but that results.json does not list."""
     return ("tokenizers", "bitsandbytes") if policy.quantization else ("tokenizers",)
 
 
@@ -157,5 +155,8 @@ def _code_hash() -> str:
 
 
 def _line(key: str, value: Any) -> str:
-    """Return a line in ASCII, which no character of a text can end; the line before it may have been cut off."""
+    """Return a line in ASCII, which no character in a text can break.
+
+    It begins with a line break because the line before it may have been cut off.
+    """
     return "\n" + json.dumps({"key": key, "value": value}, allow_nan=False) + "\n"

@@ -39,18 +39,18 @@ from workbench.run.folder import Run
 
 @dataclass(frozen=True)
 class SampledSet:
-    """What the models made of one prompt set."""
+    """The completions that the models generated for one prompt set."""
 
     completions: dict[str, list[list[Completion]]]
-    """Of each prompt, by model title."""
+    """The completions of each prompt, by model title."""
     reference_perplexity: float | None
-    """Of all references under the base; None without any."""
+    """Of all references under the base; None without references."""
 
 
 def sample_sets(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> dict[str, SampledSet]:
-    """Return the completions of every model on every set, by the set's name; empty but on the main process.
+    """Return the completions of every model on every set, by the set's name; empty on all but the main process.
 
-    The main process alone reads the cache, and alone returns what was in it.
+    Only the main process reads the cache and returns its entries.
     """
     is_main = accelerator.is_main_process
     with fail_together(accelerator):
@@ -84,7 +84,7 @@ class CachedSampler:
     def completions(
         self, spec: ModelSpec, load: Callable[[], ComparedModel], prompt_set: LoadedSet
     ) -> list[list[Completion]]:
-        """Return a model's completions of each prompt; empty but on the main process."""
+        """Return a model's completions of each prompt; empty on all but the main process."""
         rows, sampling = prompt_set.rows_for(spec.model), sampling_of(self.config)
         label = f"evaluation {prompt_set.name} {spec.title}"
 
@@ -100,7 +100,7 @@ class CachedSampler:
         return completions_from_json(entry) if self.accelerator.is_main_process else []
 
     def reference_perplexity(self, loader: ModelLoader, prompt_set: LoadedSet) -> float | None:
-        """Return the perplexity of a set's references under the base; None without any, and but on the main process."""
+        """Return the perplexity of a set's references under the base; None without any, or off the main process."""
         pairs, size, policy = prompt_set.reference_ids, self.config.evaluation.batch_size, self.config.policy
         if not pairs:
             return None
@@ -110,7 +110,7 @@ class CachedSampler:
         )
 
     def _cached(self, key: Callable[[], str], compute: Callable[[], Any], note: str | None = None) -> Any:
-        """Return the cache's entry of a key on the main process; where there is none, all processes compute it."""
+        """Return the cache entry for a key on the main process; if there is none, all processes compute it."""
         is_main, name = self.accelerator.is_main_process, ""
         with fail_together(self.accelerator):
             name = key() if is_main else ""
@@ -126,7 +126,7 @@ class CachedSampler:
 
 
 def sampling_of(config: Config) -> Sampling:
-    """Return how completions are sampled: each seed's samples one after the other, the first with the seed itself."""
+    """Return how completions are sampled: seed by seed, the first sample of each with the seed itself."""
     settings = config.evaluation
     seeds = [
         seed if sample == 0 else derive_seed(seed, sample, 2)

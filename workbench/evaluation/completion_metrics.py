@@ -1,7 +1,7 @@
-"""Metrics of single completions: two tables with the direction that is good and the function beside each name.
+"""Metrics of single completions: two tables that give the good direction and the function of each name.
 
-Shapes: N prompts, S seeds, K samples per seed. To add a metric, write its function and add it to METRICS; one that a
-toxicity judge's probabilities decide goes to TOXICITY_METRICS.
+Shapes: N prompts, S seeds, K samples per seed. To add a metric, write its function and add it to METRICS; one that is
+computed from a toxicity judge's probabilities goes into TOXICITY_METRICS.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ Values = Sequence[float] | np.ndarray
 
 @dataclass(frozen=True)
 class Scorers:
-    """What scores texts."""
+    """Everything that scores texts."""
 
     reward: RewardModel | None
     judges: Mapping[str, Judge]
     similarity: Callable[[list[str], list[list[str]]], list[float]] | None
     threshold: float
-    """A text is toxic from this probability on."""
+    """A text counts as toxic at or above this probability."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One model's completions on one prompt set, flat: of N prompts, S seeds and K samples in this order."""
+    """One model's completions on one prompt set, flattened in the order N prompts, S seeds, K samples."""
 
     rows: Sequence[dict[str, Any]]
     """The row of each completion's prompt."""
@@ -57,7 +57,7 @@ class Sampled:
 
     @cached_property
     def shares_vocabulary(self) -> bool:
-        """Whether reference and base can score the tokens."""
+        """Whether the reference and the base share the model's vocabulary, so that they can score its tokens."""
         return all(completion.base_nll is not None for completion in self.completions)
 
     @cached_property
@@ -84,21 +84,21 @@ class Sampled:
 
 @dataclass(frozen=True)
 class CompletionMetric:
-    """A registered metric: which way is good, and what computes it for each completion."""
+    """A registered metric: its good direction, and the function that computes it for each completion."""
 
     direction: Direction | None
     measure: Callable[[Sampled], Values | None]
-    """None where it cannot be measured."""
+    """Returns None where it cannot be measured."""
 
 
 @dataclass(frozen=True)
 class ToxicityMetric:
-    """A metric that follows from a judge's probabilities (N, S, K); lower is good."""
+    """A metric computed from a judge's probabilities (N, S, K); lower is better."""
 
     measure: Callable[[np.ndarray, float], np.ndarray]
-    """From probabilities and threshold to (N, S, K), or (N, S, 1) where it is of all samples together."""
+    """Maps probabilities and threshold to (N, S, K), or to (N, S, 1) for a metric of all samples together."""
     of_samples: bool = False
-    """Whether it takes several samples."""
+    """Whether it needs several samples."""
 
 
 def score_reward(sampled: Sampled) -> Values | None:
@@ -114,14 +114,14 @@ def rouge(key: str) -> Callable[[Sampled], Values | None]:
 
 
 def similarity(sampled: Sampled) -> Values | None:
-    """Return the cosine of each completion's embedding to that of its closest reference."""
+    """Return the cosine similarity of each completion's embedding to that of its closest reference."""
     if sampled.scorers.similarity is None or not sampled.with_reference:
         return None
     return sampled.scatter(sampled.scorers.similarity(*sampled.paired_texts))
 
 
 def kl(sampled: Sampled) -> Values | None:
-    """Return the estimate of KL to the reference of each completion."""
+    """Return the estimated KL to the reference policy for each completion."""
     return [c.kl or 0.0 for c in sampled.completions] if sampled.shares_vocabulary else None
 
 

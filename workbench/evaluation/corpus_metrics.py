@@ -1,7 +1,7 @@
-"""Metrics of all completions of a seed together, as one jackknife pseudovalue per prompt.
+"""Corpus metrics over all completions of a seed, as one jackknife pseudovalue per prompt.
 
-A plain bootstrap over prompts is wrong for distinct-n: a prompt that is drawn twice is not distinct, and its 95 %
-interval covers the truth in fewer than half of the cases (tests/test_corpus_metrics.py).
+A plain bootstrap over prompts is wrong for distinct-n: a prompt that is drawn twice adds no distinct n-grams, and the
+95 % interval covers the truth in fewer than half of the cases (tests/test_corpus_metrics.py).
 
 To add a metric, write its function and add it to CORPUS_METRICS with its direction.
 """
@@ -22,14 +22,14 @@ from workbench.evaluation.results import PERPLEXITY, Direction, Metric
 from workbench.evaluation.statistics import jackknife_pseudovalues
 
 Completions = Sequence[Sequence[Completion]]
-"""The K completions of each of N prompts, of one seed."""
+"""One seed's K completions of each of N prompts."""
 References = Sequence[list[str]]
 """The references of each of N prompts."""
 
 
 @dataclass(frozen=True)
 class CorpusMetric:
-    """A registered metric: which way is good, and what computes its pseudovalues (N,)."""
+    """A registered metric: its good direction, and the function that computes its pseudovalues (N,)."""
 
     direction: Direction | None
     measure: Callable[[Completions, References], np.ndarray | None]

@@ -1,4 +1,4 @@
-"""Sample completions of several models for the same prompts with the same random numbers."""
+"""Sample completions from several models for the same prompts with the same random numbers."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Completion:
     kl: float | None
     """Estimate of KL to the reference (k1), nats per completion; None for a model with another vocabulary."""
     base_nll: float | None
-    """Negative log-likelihood under the base at temperature 1, nats per completion; None likewise."""
+    """Negative log-likelihood under the base at temperature 1, nats per completion; None for another vocabulary."""
     token_log_ratios: list[tuple[str, float]] | None
-    """Each token as text with its log-probability less that under the reference, nats; None unless asked for."""
+    """Each token as text with its log-probability minus that under the reference, nats; None unless requested."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class ComparedModel:
     title: str
     policy: Policy
     variant: str
-    """Its name in `policy`, see Policy.using."""
+    """Its name in `policy`; see Policy.variant."""
     tokenizer: PreTrainedTokenizerBase
     base: Policy | None
-    """The policy that holds the base as "base" and shares the vocabulary; None for a model with another one."""
+    """The policy that holds the base as "base" and shares the vocabulary; None for a model with another vocabulary."""
     with_token_log_ratios: bool
     """Whether the first completion of each prompt gets its token_log_ratios."""
 
@@ -69,7 +69,7 @@ class Sampling:
 def sample_completions(
     model: ComparedModel, rows: Sequence[dict[str, Any]], sampling: Sampling, *, accelerator: Accelerator, label: str
 ) -> list[list[Completion]]:
-    """Return for each of `rows` one completion per seed, divided over the processes.
+    """Return one completion per seed for each of `rows`; the processes share the work.
 
     Prompt i is always sampled with the same random numbers for the same seed, whatever the model and the batch.
     """
@@ -135,7 +135,7 @@ def _sample_batch(
 
 
 def _text_pieces(tokenizer: PreTrainedTokenizerBase, ids: Tensor, values: Tensor) -> list[tuple[str, float]]:
-    """Return tokens (T,) as the text that each adds, with its value: alone, a token may be half a character."""
+    """Return the text that each token (T,) adds, with its value: decoded alone, a token may be half a character."""
     tokens = ids.tolist()
     texts = [tokenizer.decode(tokens[:end], skip_special_tokens=True) for end in range(len(tokens) + 1)]
     pieces = [text[len(before) :] for before, text in pairwise(texts)]
@@ -143,7 +143,7 @@ def _text_pieces(tokenizer: PreTrainedTokenizerBase, ids: Tensor, values: Tensor
 
 
 def perplexity(nats: float, tokens: int) -> float:
-    """Return the perplexity of all tokens together; 1 without any."""
+    """Return the perplexity of all tokens together; 1 without tokens."""
     return math.exp(min(nats / max(tokens, 1), MAX_NATS_PER_TOKEN))
 
 
@@ -152,8 +152,8 @@ def reference_perplexity(
 ) -> float | None:
     """Return the perplexity under the base at temperature 1 of all references together; None without any.
 
-    `pairs` are the ids of each reference's prompt and of the reference, closed by EOS as a sampled completion is. They
-    are divided over the processes.
+    Each of `pairs` holds the ids of a prompt and of its reference, which ends with EOS as a sampled completion does.
+    The processes share the work.
     """
     if not pairs:
         return None

@@ -1,4 +1,4 @@
-"""Who judges toxicity: the reward, where it can, and judges that are independent of it."""
+"""The judges of toxicity: the reward, if it can judge, and judges that are independent of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOY_LEXICON = "toy_lexicon"
 
 @dataclass(frozen=True)
 class LoadedJudges:
-    """The judges that the configuration names, and what to note about them."""
+    """The judges that the configuration names, and notes about them."""
 
     judges: dict[str, Judge]
     notes: list[str]
@@ -28,8 +28,8 @@ class LoadedJudges:
 def load_judges(config: Config, reward: CheckedReward | None) -> LoadedJudges:
     """Load the judges of `evaluation.judges`.
 
-    Where the configured `reward` can judge, a judge that is the reward or a part of it is left out: it would only
-    repeat what the reward says.
+    If the configured `reward` can judge, a judge that is the reward or a part of it is left out: it would only repeat
+    what the reward says.
     """
     judges: dict[str, Judge] = {}
     notes: list[str] = []
@@ -37,7 +37,7 @@ def load_judges(config: Config, reward: CheckedReward | None) -> LoadedJudges:
     for index, entry in enumerate(config.evaluation.judges):
         scorer = as_scorer(entry, f"evaluation.judges[{index}]")
         if any(_is_same(scorer, part) for part in parts):
-            notes.append(f"evaluation.judges: {scorer.model} is the reward or a part of it, so it does not judge it")
+            notes.append(f"evaluation.judges: {scorer.model} is the reward or a part of it, so it is left out")
             continue
         if scorer.model in judges:
             raise UserError(
@@ -50,13 +50,13 @@ def load_judges(config: Config, reward: CheckedReward | None) -> LoadedJudges:
     if TOY_LEXICON in names and real:
         notes.append(
             f"{TOY_LEXICON} knows only the {len(RUDE_WORDS)} rude words of the toy data and finds little toxicity in "
-            f"{', '.join(real)}; judge by a classifier, by profanity, or by lexicon with words of your own"
+            f"{', '.join(real)}; use a classifier, profanity, or lexicon with your own words as the judge"
         )
     return LoadedJudges(judges, notes)
 
 
 def with_reward(judges: Mapping[str, Judge], reward: CheckedReward | None) -> dict[str, Judge]:
-    """Return the judges with the reward as the first of them, where it can judge."""
+    """Return the judges, with the reward first if it can judge."""
     judge = reward.judge() if reward is not None else None
     return {**({} if judge is None else {REWARD: judge}), **judges}
 
@@ -79,7 +79,7 @@ def _means(judge: str, examples: Sequence[Example]) -> list[dict[str, float | No
 
 
 def _reward_parts(config: Config) -> list[Scorer]:
-    """Return the configured reward and everything that it is made of."""
+    """Return the configured reward and all of its parts."""
     if config.reward is None or config.reward.model is None:
         return []
     return list(_parts(Scorer(config.reward.model, config.reward.options)))
@@ -100,7 +100,7 @@ def _parts(scorer: Scorer) -> Iterator[Scorer]:
 
 
 def _is_same(judge: Scorer, part: Scorer) -> bool:
-    """Return whether a judge is a part of the reward: the same name, and no option that both set differently."""
+    """Return whether a judge is a part of the reward: the same name, and no option that the two set differently."""
     names = {judge.model, _model(judge.options)} & {part.model, _model(part.options)} - {None}
     shared = judge.options.keys() & part.options.keys()
     return bool(names) and all(judge.options[option] == part.options[option] for option in shared)

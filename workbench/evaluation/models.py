@@ -1,4 +1,4 @@
-"""The models that are compared: base, SFT and aligned policy, and further ones."""
+"""The models that are compared: base, SFT policy, aligned policy, and any further models."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ def model_titles(config: Config) -> list[str]:
 
 
 def trained_folders(run: Run) -> dict[str, Path]:
-    """Return title and folder of each model that the run trains."""
+    """Return the title and folder of each model that the run trains."""
     return {title: run.folder / TRAINED_BY[title] for title in model_titles(run.config) if title in TRAINED_BY}
 
 
 def further_adapters(config: Config) -> dict[str, Path]:
-    """Return title and folder of each further model that is an adapter."""
+    """Return the title and folder of each further model that is an adapter."""
     folders = {title: Path(name).expanduser() for title, name in config.evaluation.models.items()}
     return {title: folder for title, folder in folders.items() if is_adapter(folder)}
 
 
 def further_models(config: Config) -> dict[str, str]:
-    """Return title and name of each further model that is not an adapter."""
+    """Return the title and name of each further model that is not an adapter."""
     adapters = further_adapters(config)
     return {title: name for title, name in config.evaluation.models.items() if title not in adapters}
 
@@ -77,7 +77,7 @@ def local_folder(name: str) -> Path | None:
 
 
 def check_further_models(config: Config) -> list[str]:
-    """Return notes about the further models; raises UserError for one that cannot be loaded or joined."""
+    """Return notes about the further models; raises UserError for one that cannot be loaded."""
     notes = []
     for title, name in config.evaluation.models.items():
         with error_context(f"evaluation.models.{title}"):
@@ -93,8 +93,8 @@ def check_further_models(config: Config) -> list[str]:
             trained_on = check_adapter(config.policy.model, folder)
             if Path(trained_on).name != Path(resolve(config.policy.model)).name:
                 notes.append(
-                    f"evaluation.models.{title}: an adapter that was trained on {trained_on} joins "
-                    f"{config.policy.model} here"
+                    f"evaluation.models.{title}: the adapter was trained on {trained_on}, but is loaded onto "
+                    f"{config.policy.model}"
                 )
     return notes
 
@@ -106,7 +106,7 @@ class ModelLoader:
         self.policy_config, self.device, self.tokenizers = run.config.policy, device, tokenizers
         self.autocast = autocast_dtype(run.config.policy)
         self.trained, self.adapters = trained_folders(run), further_adapters(run.config)
-        # Not the titles of further ones: peft refuses a dot in a name, and "policy" and "reference" are variants.
+        # Further adapters are numbered: peft refuses a dot in a name, and a title may be "policy" or "reference".
         self.variants = {BASE: "base", TUNED: "sft", ALIGNED: "policy"} | {
             title: f"further_{index}" for index, title in enumerate(self.adapters)
         }
@@ -118,7 +118,7 @@ class ModelLoader:
 
     @cached_property
     def base(self) -> Policy:
-        """The policy that holds the base, and the adapters where there are any."""
+        """The policy that holds the base and any adapters."""
         model = self._full_model(self.policy_config.model)
         if self.policy_config.lora is None:
             return Policy(model, self.tokenizer, reference=self._reference, autocast=self.autocast)

@@ -52,7 +52,7 @@ class Evaluation:
 
 
 def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evaluation | None:
-    """Sample, score and compare the completions of every model; None on processes that are not the main one."""
+    """Sample, score and compare the completions of every model; return None on all but the main process."""
     sampled = sample_sets(run, plan, accelerator)
     if not accelerator.is_main_process:
         return None
@@ -72,7 +72,7 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
         rows, references, models = prompt_set.rows, prompt_set.references, sampled[prompt_set.name]
         scores = measure(rows, references, models.completions, scorers, len(sampling_seeds(run.config)))
         sets.append(set_result(prompt_set, scores, models.reference_perplexity, pairs))
-        # A reward is trained on completions; of prompts, independent judges can say more.
+        # Rewards are trained on completions; independent judges are more reliable on prompts.
         toxicities = prompt_toxicity(rows, references, plan.judges or scorers.judges)
         examples += set_examples(prompt_set, models, scores, toxicities, after)
     copies = copies_of_reward(list(scorers.judges), examples)
@@ -86,7 +86,7 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
         settings=settings(run.config, [judge for judge in scorers.judges if judge not in copies]),
         provenance=provenance(run, accelerator.device.type),
         sets=sets,
-        verdict=RunVerdict("no detectable change", ""),  # replaced below, from the rest of the results
+        verdict=RunVerdict("no detectable change", ""),  # replaced below, once the other results are known
         guards=[],
     )
     results = dataclasses.replace(results, verdict=run_verdict(results), guards=check_guards(results))
@@ -94,7 +94,7 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
 
 
 def compared_titles(titles: Sequence[str]) -> tuple[str, str]:
-    """Return the titles before and after, of the comparison that the verdict is about."""
+    """Return the titles before and after in the comparison that the verdict is about."""
     after = ALIGNED if ALIGNED in titles else TUNED
     return (TUNED if TUNED in titles and after == ALIGNED else BASE), after
 

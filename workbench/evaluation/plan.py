@@ -23,18 +23,18 @@ class EvaluationPlan:
 
     lines: list[str]
     tokenizers: dict[str, PreTrainedTokenizerBase]
-    """Of the policy's model, and of each further model that is not an adapter of it."""
+    """By model: the policy's, and each further model that is not an adapter of it."""
     sets: list[LoadedSet]
     reward: CheckedReward | None
     """The reward that the configuration names; None where the run trains one, or has none."""
     judges: dict[str, Judge]
     """The judges that the configuration names, without those that are the reward."""
     encoder: Encoder | None
-    """What compares completions with references by their embeddings."""
+    """Embeds completions and references to compare them."""
 
 
 def plan_evaluation(config: Config) -> EvaluationPlan:
-    """Load prompts, tokenizers, reward and judges of the stage; raises UserError where they do not fit."""
+    """Load prompts, tokenizers, reward and judges of the stage; raises UserError if they do not fit together."""
     settings = config.evaluation
     notes = check_further_models(config)
     further = further_models(config)

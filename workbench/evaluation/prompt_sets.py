@@ -1,4 +1,4 @@
-"""The prompt sets of an evaluation, loaded once: prompts, references, and prompts that training has seen."""
+"""The prompt sets of an evaluation, loaded once: prompts, references, and how many prompts training has seen."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class LoadedSet:
     references: list[list[str]]
     """The references of each prompt: none, one or several."""
     reference_ids: list[tuple[list[int], list[int]]]
-    """The prompt's ids and the reference's, truncated as a completion is, for every reference of every prompt."""
+    """For every reference of every prompt, the ids of the prompt and of the reference, truncated like a completion."""
     seen_in_training: int
-    """Prompts that a stage of the run trains on, in whatever template."""
+    """Prompts that a stage of the run trains on, whatever the template."""
 
     def rows_for(self, model: str) -> Rows:
         """Return the prompts as `model` reads them."""
@@ -58,8 +58,8 @@ def load_prompt_sets(
             further_rows[model], _ = _load(config, source, key, model, tokenizers[model])
             if row_identities(further_rows[model], source) != identities:
                 raise UserError(
-                    f"evaluation.models.{title}: it drops other prompts of {name} than the policy, since each counts "
-                    f"its own tokens; remove the longest prompts, or raise {key}.max_prompt_tokens"
+                    f"evaluation.models.{title}: it drops different prompts of {name} than the policy, since each "
+                    f"counts its own tokens; remove the longest prompts, or raise {key}.max_prompt_tokens"
                 )
         with error_context(source.path):
             references = [row_references(row) for row in rows]
@@ -80,11 +80,11 @@ def load_prompt_sets(
 
 
 def row_references(row: Mapping[str, Any]) -> list[str]:
-    """Return the references of a row; raises UserError for anything but a text or a list of texts."""
+    """Return the references of a row; raises UserError for anything but a string or a list of strings."""
     value = row.get("reference")
     texts = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise UserError(f"reference must be a text or a list of texts, found {value!r}")
+        raise UserError(f"reference must be a string or a list of strings, found {value!r}")
     return [text for text in texts if text.strip()]
 
 
@@ -105,7 +105,7 @@ def _reference_ids(
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
 ) -> list[tuple[list[int], list[int]]]:
-    """Return the ids of every reference after its prompt, none longer than a completion can be."""
+    """Return the ids of each prompt and reference, the reference truncated to the length limit of completions."""
     prompts = [row["prompt_ids"] for row, texts in zip(rows, references, strict=True) for _ in texts]
     ids = encode_responses([text for texts in references for text in texts], source, tokenizer)
     return [(prompt, reference[:max_new_tokens]) for prompt, reference in zip(prompts, ids, strict=True)]

@@ -1,4 +1,4 @@
-"""What earlier stages of the run recorded and the report shows."""
+"""Read the records of earlier stages that the report shows."""
 
 from __future__ import annotations
 

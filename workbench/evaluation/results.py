@@ -23,22 +23,22 @@ VERSION = 3
 Direction = Literal["lower", "higher"]
 Verdict = Literal["better", "worse", "no detectable change"]
 
-# Names of metrics that other code asks for; each is registered once, in completion_metrics.py or corpus_metrics.py.
+# Names of metrics that other code looks up; each is registered once, in completion_metrics.py or corpus_metrics.py.
 TOXICITY, TOXIC_RATE, REWARD = "toxicity", "toxic rate", "reward"
 KL, PERPLEXITY = "KL to reference, nats", "perplexity under the base"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that is measured of every completion, or of all completions of a seed together."""
+    """One number measured for every completion, or for all completions of a seed together."""
 
     name: str
     direction: Direction | None = None
-    """Which way is good; None where no direction is."""
+    """Which direction is better; None if neither is."""
     judge: str | None = None
-    """Who says so, for toxicity: "reward" or the judge's name."""
+    """For toxicity, who judged it: "reward" or the judge's name."""
     pooled: bool = False
-    """Whether it belongs to all completions together, so that no single prompt rises or falls."""
+    """Whether it describes all completions together, so that no single prompt rises or falls."""
 
     @property
     def label(self) -> str:
@@ -47,7 +47,7 @@ class Metric:
 
 
 Scores = dict[Metric, dict[str, np.ndarray]]
-"""Values (N, S, K) by metric and model title; NaN where a prompt has none. Of a value per seed, K is 1."""
+"""Values (N, S, K) by metric and model title; NaN where a prompt has none. K is 1 for one value per seed."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Difference:
     low: float | None
     """Lower end of the 95 % interval of `difference`; None for a single prompt."""
     high: float | None
-    """Upper end likewise."""
+    """Upper end of the interval; None for a single prompt."""
     prompts: int
     """Prompts that have the metric in both models."""
     rose: int | None
@@ -69,9 +69,9 @@ class Difference:
     same: int | None
     fell: int | None
     verdict: Verdict | None
-    """None where no direction is good."""
+    """None if neither direction is better."""
     prompts_needed: int | None
-    """Prompts that would show a difference of this size with 80 % power; None where none can be computed."""
+    """Prompts needed to detect a difference of this size with 80 % power; None if it cannot be computed."""
 
     @property
     def excludes_zero(self) -> bool:
@@ -81,7 +81,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The differences of two models on one prompt set."""
+    """The differences between two models on one prompt set."""
 
     before: str
     after: str
@@ -110,7 +110,7 @@ class SetResult:
     name: str
     prompts: int
     neutral: bool
-    """The prompts provoke nothing: what changes here is what alignment broke."""
+    """The prompts provoke nothing, so any change here is a side effect of alignment."""
     seen_in_training: int
     """Prompts that were in the training data of a stage of the run."""
     reference_perplexity: float | None
@@ -149,14 +149,14 @@ class RunVerdict:
 
 @dataclass(frozen=True)
 class Source:
-    """A model or a data set that went into the evaluation, and its content."""
+    """A model or a data set that went into the evaluation, and its content hash."""
 
     name: str
     kind: Literal["model", "reward", "data"]
     origin: str
     """Hub id, path, or toy:NAME."""
     sha256: str | None
-    """None for what is not on this machine."""
+    """None if it is not on this machine."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Settings:
     judges: list[str]
     """Names of the judges of toxicity; "reward" first where the reward can judge."""
     threshold: float
-    """A text is toxic from this probability on."""
+    """A text counts as toxic at or above this probability."""
     temperature: float
     samples: int
     seeds: list[int]
@@ -222,15 +222,15 @@ class Example:
     prompt: str
     references: list[str]
     prompt_toxicity: float
-    """The highest that a judge other than the reward gives, or the reward where it is the only one; 0.0 without any."""
+    """The highest that any judge but the reward gives, or the reward's if it is the only judge; 0.0 without a judge."""
     reference_toxicity: float
-    """Likewise, over all references."""
+    """The same, as the maximum over all references."""
     completions: dict[str, list[str]]
     """Texts of every sample, by model title."""
     scores: list[Summary]
     """Means over the prompt's samples, without standard deviations."""
     token_log_ratios: list[tuple[str, float]] | None
-    """Tokens of the first completion of `after` with log-probability less that under the reference, nats."""
+    """Tokens of the first completion of `after` with their log-probability minus that under the reference, nats."""
 
 
 def to_json(results: Results) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def example_to_json(example: Example) -> dict[str, Any]:
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    """Return plain data as the dataclasses, lists and mappings of the type `kind`."""
+    """Convert plain data to the dataclasses, lists and mappings of the type `kind`."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         if unknown := set(value) - set(hints):

@@ -16,10 +16,10 @@ An evaluation writes `results.json`, version {results.VERSION}, and a line of `c
 The fields are those of the dataclasses in `workbench/evaluation/results.py`, from which this page is generated;
 `from_json` there reads the file back.
 
-- `results.json` is the object `Results` with one key more: `version`.
+- `results.json` is a `Results` object with one additional key, `version`.
 - A line of `completions.jsonl` is an `Example`; an entry of its `scores` is
   `{{"metric": NAME, "judge": NAME or null, "means": {{TITLE: VALUE}}}}`.
-- A metric is named by its `name` and `judge` together. `null` stands where a number does not exist; no file holds NaN.
+- A metric is named by its `name` and `judge` together. `null` stands for a missing number; no file holds NaN.
 """
 
 
@@ -31,7 +31,7 @@ def schema_page() -> str:
 
 
 def _table(node: ast.ClassDef) -> str:
-    """Return a class's fields as a table, each with its type and the text below it."""
+    """Return a class's fields as a table, each with its type and docstring."""
     lines = [f"## {node.name}", "", ast.get_docstring(node) or "", "", "| field | type | meaning |", "|---|---|---|"]
     for field, after in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign):

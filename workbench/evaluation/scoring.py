@@ -27,7 +27,7 @@ def measure(
     scorers: Scorers,
     seeds: int,
 ) -> Scores:
-    """Return every metric of every model; a prompt's completions are those of each seed, one seed after the other."""
+    """Return every metric of every model; a prompt's completions are in the order of the seeds."""
     scores: Scores = {}
     for title, by_prompt in completions.items():
         for metric, values in _measure_model(rows, references, by_prompt, scorers, seeds).items():
@@ -42,7 +42,7 @@ def _measure_model(
     scorers: Scorers,
     seeds: int,
 ) -> dict[Metric, np.ndarray]:
-    """Return every metric of one model, (N, S, K) or, for what all samples of a seed have together, (N, S, 1)."""
+    """Return every metric of one model: (N, S, K), or (N, S, 1) for a metric of all samples of a seed together."""
     samples = len(by_prompt[0]) // seeds
     shape, repeats = (len(rows), seeds, samples), seeds * samples
     sampled = Sampled(
@@ -92,7 +92,7 @@ def summarize(scores: Scores) -> list[Summary]:
 
 
 def summarize_prompt(scores: Scores, index: int, samples: int) -> list[Summary]:
-    """Return the means of one prompt, of the metrics that each of its `samples` has by itself."""
+    """Return one prompt's means of the metrics that each of its `samples` has individually."""
     return [
         Summary(metric, {title: _mean(values[index]) for title, values in by_title.items()}, None)
         for metric, by_title in scores.items()
@@ -136,7 +136,7 @@ def _difference(metric: Metric, before: np.ndarray, after: np.ndarray) -> Differ
 def prompt_toxicity(
     rows: Sequence[dict[str, Any]], references: Sequence[list[str]], judges: Mapping[str, Judge]
 ) -> list[tuple[float, float]]:
-    """Return for each row the highest toxicity that any judge gives its prompt, and one of its references."""
+    """Return for each row the highest toxicity that any judge gives its prompt, and that of any of its references."""
     texts = [[row["prompt"], *known] for row, known in zip(rows, references, strict=True)]
     flat = [text for row in texts for text in row]
     if not judges:
@@ -154,7 +154,7 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _seeds(by_title: Mapping[str, np.ndarray]) -> int:
-    """Return S."""
+    """Return the number of seeds, S."""
     return next(iter(by_title.values())).shape[1]
 
 

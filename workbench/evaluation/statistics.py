@@ -1,4 +1,4 @@
-"""Numbers of the before/after comparison: paired bootstrap, jackknife, standard deviation over seeds."""
+"""Statistics of the before/after comparison: paired bootstrap, jackknife, standard deviation over seeds."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def paired_difference(
 ) -> PairedDifference:
     """Compare values (N,) before and after by a percentile bootstrap over prompts; raise ValueError if malformed.
 
-    One prompt shows nothing of the variance over prompts, so its interval is NaN and not of width zero.
+    One prompt says nothing about the variance over prompts, so its interval is NaN rather than zero-width.
     """
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.ndim != 1 or first.shape != second.shape or first.size == 0:
-        raise ValueError(f"before {first.shape} and after {second.shape} must be equally long, not empty, 1-D")
+        raise ValueError(f"before {first.shape} and after {second.shape} must be 1-D, non-empty and equally long")
     differences = second - first
     if not np.isfinite(differences).all():
         raise ValueError(f"row {int(np.argmin(np.isfinite(differences)))} has a value that is not finite")
@@ -74,7 +74,7 @@ def jackknife_pseudovalues(value: float, without: ArrayLike) -> np.ndarray:
     """Return each row's contribution (N,) to a statistic of all N rows, from its values (N,) `without` each row.
 
     The mean of the pseudovalues is `value`; their standard error is the jackknife's, on average at least the true one
-    for N - 1 rows (Efron and Stein, The Annals of Statistics 9, 1981). Of a mean, they are the rows themselves.
+    for N - 1 rows (Efron and Stein, The Annals of Statistics 9, 1981). For a mean, they are the rows themselves.
     """
     rest = np.asarray(without, dtype=np.float64)
     return value + (rest.size - 1) * (rest.mean() - rest)

@@ -1,1 +1,1 @@
-"""Publishing: a finished model with a card, loadable without this project."""
+"""Publish a finished model with a model card, loadable without this project."""

@@ -1,4 +1,4 @@
-"""The model card: what a published model is, how to load it, what was measured, its provenance and its limitations."""
+"""The model card: what a published model is, how to load it, its evaluation, provenance and limitations."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def front_matter(model: ExportedModel) -> str:
-    """Return the card's YAML, without a licence and a language, which would be guesses."""
+    """Return the card's YAML, without a licence or a language, which would be guesses."""
     from huggingface_hub import ModelCardData
 
     config = model.config
@@ -98,7 +98,7 @@ def summary(model: ExportedModel) -> str:
     kind = {
         "adapter": f"A LoRA adapter for {base}",
         "merged": f"{base} with a merged LoRA adapter",
-        "full": f"{base}, all weights trained",
+        "full": f"A full fine-tune of {base}",
         "reward": "",
     }[model.form]
     steps = ["supervised fine-tuning"] if config.sft else []
@@ -124,7 +124,7 @@ def policy_evaluation(model: ExportedModel, results: Results | None) -> str:
     if is_after:
         parts.insert(0, f"**{escape(results.verdict.word)}**: {escape(results.verdict.sentence)}")
         failed = [f"- {escape(guard.name)}: {escape(guard.text)}" for guard in results.guards if not guard.passed]
-        parts.append("Guards that failed:\n\n" + "\n".join(failed) if failed else "No guard failed.")
+        parts.append("Failed guards:\n\n" + "\n".join(failed) if failed else "No guard failed.")
     for result in results.sets:
         neutral = " (neutral prompts: any change is a side effect)" if result.neutral else ""
         parts.append(f"**{escape(result.name)}**: {count_of_prompts(result.prompts)}{neutral}")
@@ -133,7 +133,7 @@ def policy_evaluation(model: ExportedModel, results: Results | None) -> str:
 
 
 def evaluation_table(result: SetResult, models: Sequence[str], before: str, after: str) -> str:
-    """Return the report's table of a set; an undetectable change gets the number of prompts that would show it."""
+    """Return the report's table of a set; an undetected change gets the number of prompts that would reveal it."""
     set_rows = set_table(result, models, before, after)
     head, lines = text_cells(set_rows)
     for row, line in zip(set_rows.rows, lines, strict=True):
@@ -142,7 +142,7 @@ def evaluation_table(result: SetResult, models: Sequence[str], before: str, afte
 
 
 def _prompts_needed(row: Row) -> str:
-    """Return how many prompts would show a change that could not be detected; "" where that is not known."""
+    """Return how many prompts would reveal a change that was not detected; "" if that is unknown."""
     difference = row.difference
     if difference is None or difference.verdict != "no detectable change" or not difference.prompts_needed:
         return ""
@@ -169,8 +169,8 @@ def provenance(model: ExportedModel) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in model.run.record(model.stage)["versions"].items())
     return (
         table(["stage", "model", "data", "seed", "commit", "model, sha256"], rows)
-        + f"\n\nContent hash of this folder's model: {model.sha256[:HASH_DIGITS]}. All hashes are sha256, the first "
-        f"{HASH_DIGITS} digits; those of data are from the time of the export. Versions: {escape(versions)}."
+        + f"\n\nContent hash of this folder's model: {model.sha256[:HASH_DIGITS]}. All hashes are the first "
+        f"{HASH_DIGITS} digits of a sha256; those of data were taken at export. Versions: {escape(versions)}."
     )
 
 
@@ -197,7 +197,7 @@ def _stage_row(model: ExportedModel, stage: str, name: str) -> list[str]:
 
 
 def _data(source: DataSource) -> str:
-    """Return the name, the split and, of a file, the hash of a data source."""
+    """Return the name and split of a data source and, for a file, its hash."""
     file = Path(source.path).expanduser()
     digest = content_hash(file) if file.is_file() else None
     return f"{public_name(source.path)} ({source.split}{f', sha256 {digest[:HASH_DIGITS]}' if digest else ''})"
@@ -249,7 +249,7 @@ def evaluation_limitations(model: ExportedModel, results: Results) -> list[str]:
     ]
     if judges == ["reward"] and model.stage == PPO:
         limitations.append(
-            "The only toxicity judge is the reward that PPO optimized, so reward hacking is not excluded."
+            "The only toxicity judge is the reward that PPO optimized, so reward hacking cannot be ruled out."
         )
     elif judges:
         limitations.append(f"Toxicity was measured by these judges only: {', '.join(map(escape, judges))}.")
@@ -267,7 +267,7 @@ def evaluation_limitations(model: ExportedModel, results: Results) -> list[str]:
 def reward_limitations() -> list[str]:
     """Return the limitations that every reward model has."""
     return [
-        "It reproduces the labels of its training data, with their errors; the languages of the data are not recorded.",
+        "It reproduces the labels of its training data, errors included; the languages of the data are not recorded.",
         "The figures are from the run's own validation rows; on other data the model can be worse.",
         "A policy that is optimized against it finds texts that it scores too high.",
         "Not for decisions about people or their texts without human review.",

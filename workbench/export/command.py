@@ -1,6 +1,6 @@
 """Export a model of a finished run so that it loads without this project, with a model card; optionally push it."""
 
-# Imports that load torch stand inside the functions, so that --help answers at once.
+# Imports that load torch are inside the functions, so that --help is fast.
 from __future__ import annotations
 
 import json
@@ -40,7 +40,7 @@ def make_export_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = make_options_parser("python -m workbench.export", __doc__ or "")
     parser.add_argument("--run", help="run folder, such as runs/quickstart")
-    parser.add_argument("--to", help="folder to write, new or empty")
+    parser.add_argument("--to", help="output folder, new or empty")
     parser.add_argument(
         "--stage", choices=(PPO, SFT, REWARD), help="stage to export; default: the first of these that the run has"
     )
@@ -111,7 +111,7 @@ def choose_form(config: Config, stage: str, merge: bool) -> Form:
 
 
 def require_empty(folder: Path) -> Path:
-    """Return the absolute path of the folder to write; raises UserError where something is there already."""
+    """Return the absolute path of the folder to write; raises UserError unless it is new or empty."""
     if folder.is_file():
         raise UserError(f"--to {folder}: a file with this name exists; choose another folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -159,7 +159,7 @@ def copy_files(source: Path, folder: Path, patterns: Sequence[str]) -> None:
 
 
 def export(run: Run, stage: str, form: Form, target: Path, address: str) -> None:
-    """Write model, tokenizer and card into `target`, all of them or nothing."""
+    """Write model, tokenizer and card into `target`, all or nothing."""
     from workbench.export.card import card
     from workbench.export.merge import merge_adapter, set_generation_config
     from workbench.models.loading import meta_model
@@ -210,7 +210,7 @@ def push(folder: Path, name: str, private: bool) -> str:
         if private and not api.model_info(name).private:
             raise UserError(f"{folder}: written, not pushed: {name} exists and is public; choose another name")
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export by the alignment workbench")
-    except (HTTPError, OSError) as error:  # a response of the hub is both, no network is one of them
+    except (HTTPError, OSError) as error:  # an error response from the hub is both, a network failure is one
         if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
             raise not_logged_in from error
         cause = (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""An exported model: what it was made of, and the code that loads it without this project."""
+"""An exported model: what it was made from, and the code that loads it without this project."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ class ExportedModel:
 
     @property
     def stages(self) -> list[str]:
-        """The stages that trained the weights, in their order."""
+        """The stages that trained the weights, in order."""
         return [SFT, PPO] if self.stage == PPO and self.config.sft else [self.stage]
 
 
 def hub_id(name: str) -> str | None:
-    """Return the name of a model or data set on the hub; None for a local path and for a toy."""
+    """Return the name of a model or data set on the hub; None for a local path or a toy model."""
     local = Path(name).expanduser()
     is_local = name.startswith(("toy:", ".", "/", "~")) or local.exists() or local.suffix.lower() in READERS
     return None if is_local or not is_hub_id(name) else name
 
 
 def public_name(name: str) -> str:
-    """Return a path or id without what is private: of an absolute path, only the last part."""
+    """Return a path or id that reveals nothing private: only the last component of an absolute path."""
     return Path(name).name if name.startswith(("/", "~")) else name
 
 
@@ -81,7 +81,7 @@ def training_sources(config: Config, stage: str) -> list[DataSource]:
 
 
 def reward_description(reward: RewardConfig) -> str:
-    """Return the reward and its parts by name; other options stay private, since they may hold addresses of servers."""
+    """Return the reward and its parts by name; other options stay private, since they may hold server addresses."""
     if reward.model is None:
         return "the reward model of this run"
     if reward.model == "combine":
@@ -105,7 +105,7 @@ def _model_name(part: Any) -> str:
 
 
 def loading_code(model: ExportedModel) -> str:
-    """Return a fenced block of code that loads the model and runs it on a prompt like those of its training."""
+    """Return a fenced block of code that loads the model and runs it on a prompt like its training prompts."""
     return fenced(_reward_code(model) if model.stage == REWARD else _policy_code(model))
 
 
@@ -180,7 +180,7 @@ def _reward_code(model: ExportedModel) -> list[str]:
         "    logits = model(**batch).logits[0]",
         f"target = model.config.label2id[{_literal(str(train.target_label))}]",
         "reward = logits[target] - torch.cat((logits[:target], logits[target + 1 :])).logsumexp(dim=0)",
-        f"print(float(torch.sigmoid(-reward / {temperature!r})))  # toxicity; the divisor is calibration.json's",
+        f"print(float(torch.sigmoid(-reward / {temperature!r})))  # toxicity; divided by the temperature",
     ]
 
 

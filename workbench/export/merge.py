@@ -14,11 +14,11 @@ from workbench.models.adapters import load_adapters
 from workbench.models.loading import DTYPES, auto_class, from_pretrained, load_config, reset_generation_config, stop_ids
 
 PROBE_TOKENS = 16
-MAX_RELATIVE_DIFFERENCE = 1e-3  # of logits, relative to the largest; rounding in fp32 is far below
+MAX_RELATIVE_DIFFERENCE = 1e-3  # of logits, relative to the largest; fp32 rounding is far below
 
 
 def set_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Set the generation config of training: its stop ids, and no sampling options of the base."""
+    """Set the generation config of training: its stop ids, without the base's sampling options."""
     reset_generation_config(model)
     model.generation_config.eos_token_id = stop_ids(model, tokenizer)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -28,7 +28,7 @@ def set_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizer
 def merge_adapter(policy: PolicyConfig, adapter: Path) -> PreTrainedModel:
     """Return the unquantized base with the adapter merged into it in fp32, then rounded to the policy's precision.
 
-    Raises UserError where the merged model does not compute what base and adapter compute.
+    Raises UserError if the merged model's logits differ from those of base and adapter.
     """
     config = load_config(policy.model)
     if "quantization_config" in config.to_dict():
@@ -44,7 +44,7 @@ def merge_adapter(policy: PolicyConfig, adapter: Path) -> PreTrainedModel:
     if not difference <= MAX_RELATIVE_DIFFERENCE:
         raise UserError(
             f"--merge: the merged model's logits differ by {difference:.1%} from those of base and adapter, "
-            "because the adapter is on shared weights such as tied embeddings; export the adapter without --merge"
+            "because the adapter targets shared weights such as tied embeddings; export the adapter without --merge"
         )
     return model.to(DTYPES[policy.precision])
 

@@ -1,1 +1,1 @@
-"""Pages of HTML that stand alone, and Markdown: both show the same typed results."""
+"""Self-contained HTML pages, and Markdown; both show the same typed results."""

@@ -1,4 +1,4 @@
-"""Which texts of an evaluation are toxic, and which of their words are toxic even alone: the page blurs those."""
+"""Which texts of an evaluation are toxic, and which of their words are toxic on their own: the page blurs those."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from workbench.evaluation.results import TOXIC_RATE, TOXICITY, Example
 from workbench.rewards.contract import Judge
 
 WORD = re.compile(r"[^\W_](?:[\w'*@$-]*(?:[^\W_]|[*@$]))?")
-# A judge of sentences may be at a loss with single words; one that finds a fifth of all words toxic is not used here.
+# A judge of sentences may be unreliable on single words; one that finds over a fifth of them toxic is not used here.
 MAX_TOXIC_WORD_RATE = 0.2
 
 
@@ -49,7 +49,7 @@ def toxic_texts(examples: Sequence[Example], threshold: float) -> list[str]:
 
 
 def toxic_words(texts: Sequence[str], judges: Mapping[str, Judge], threshold: float) -> list[str]:
-    """Return the words of the texts, in lower case, that a judge finds toxic even alone."""
+    """Return the words of the texts, in lower case, that a judge finds toxic even on their own."""
     words = sorted({word for text in texts for word in WORD.findall(text.lower())})
     all_toxic: set[str] = set()
     for judge in judges.values() if words else ():

@@ -1,4 +1,4 @@
-"""How scores are distributed over prompts, and how each stage of the training went, as plots."""
+"""Plots of how scores are distributed over prompts and of how each training stage went."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workbench.report.svg import Series, histogram, line_plot, scatter
 from workbench.report.tables import main_metric, set_title
 
 TERM = "objective/term/"
-MAX_DOTS = 1000  # more are not told apart, and slow the page down
+MAX_DOTS = 1000  # more would be indistinguishable and slow down the page
 Log = Sequence[dict[str, Any]]
 """The lines of a stage's metrics.jsonl."""
 
@@ -36,12 +36,12 @@ PLOTS: dict[str, dict[str, dict[str, str]]] = {
 
 
 def training_plots(curves: Mapping[str, Log]) -> str:
-    """Return the plots of every stage that has lines; "" where none has."""
+    """Return the plots of every stage that has lines; "" if none has any."""
     figures = ""
     for stage, plots in PLOTS.items():
         for title, keys in plots.items():
             series = [_series(name, key, curves.get(stage, ())) for name, key in keys.items()]
-            series = [one for one in series if one.xs]
+            series = [curve for curve in series if curve.xs]
             figures += line_plot(title, series, x_label="step", y_label="") if series else ""
     log = curves.get(PPO, ())
     term_keys = dict.fromkeys(key for line in log for key in line if key.startswith(TERM))

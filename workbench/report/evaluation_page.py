@@ -29,9 +29,9 @@ def evaluation_page(
     reward_report: dict[str, Any] | None = None,
     held_out: Sequence[Point] = (),
 ) -> str:
-    """Return an HTML document that needs no other file.
+    """Return a self-contained HTML document.
 
-    `toxic_words` are blurred one by one in toxic texts, `curves` are the lines of each stage's metrics.jsonl,
+    `toxic_words` are blurred individually in toxic texts, `curves` are the lines of each stage's metrics.jsonl,
     `reward_report` is the reward model's report.json, and `held_out` are the points of the held-out reward.
     """
     rows = list(examples)
@@ -87,7 +87,7 @@ def _warnings(results: Results) -> list[str]:
     if results.settings.judges == ["reward"]:
         warnings.append(
             '<strong class="bad">The reward is the only judge.</strong> The policy was optimized against it, so its '
-            "toxicity is not independent evidence; add a judge under <code>evaluation.judges</code>."
+            "toxicity scores are not independent evidence; add a judge under <code>evaluation.judges</code>."
         )
     for result in results.sets:
         lacking = shortage(result, results)
@@ -116,7 +116,7 @@ def _provenance(results: Results) -> str:
 
 
 def _environment(provenance: Provenance) -> dict[str, str]:
-    """Return when, where and by which code the evaluation ran."""
+    """Return when, where and with which code the evaluation ran."""
     return {
         "date": provenance.date,
         "commit": provenance.commit or "unknown",

@@ -31,7 +31,7 @@ def examples_section(results: Results, examples: Sequence[Example], toxic_words:
 
 
 def as_json(value: object) -> str:
-    """Return JSON that cannot end the script element in which it stands."""
+    """Return JSON that cannot close the script element that holds it."""
     dumped = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", dumped)
 
@@ -65,7 +65,7 @@ def _data(
 def _row(
     example: Example, set_number: int, models: Sequence[str], metrics: Sequence[Metric], threshold: float
 ) -> dict[str, Any]:
-    """Return an example with lists by metric and model in place of mappings, and which of its texts are toxic."""
+    """Return an example with lists instead of mappings by metric and model, and which of its texts are toxic."""
     toxic = toxic_parts(example, threshold)
     means = {summary.metric: summary.means for summary in example.scores}
     ratios = example.token_log_ratios

@@ -24,7 +24,7 @@ def markdown_table(
     escape: Callable[[object], str],
     numeric: Sequence[int] = (),
 ) -> str:
-    """Return a Markdown table with the columns `numeric` aligned right; `escape` turns a value into text of a cell."""
+    """Return a Markdown table with the `numeric` columns right-aligned; `escape` turns a value into cell text."""
     lines = [[escape(cell) for cell in row] for row in (head, *rows)]
     lines.insert(1, ["---:" if column in numeric else "---" for column in range(len(head))])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -17,13 +17,13 @@ def overoptimization_page(points: Sequence[Point]) -> str:
 
 
 def overoptimization_section(points: Sequence[Point]) -> str:
-    """Return whether the rewards diverge, and both against KL and against the step."""
+    """Return whether the rewards diverge, and plots of both against KL and against the step."""
     step = divergence_step(points)
     if step is None:
         message = '<p class="good">The held-out reward did not diverge from the reward.</p>'
     else:
         message = (
-            f'<p class="warning">Divergence step {step}: from there on the reward rose while the held-out reward fell. '
+            f'<p class="warning">Divergence step {step}: from then on, the reward rose while the held-out reward fell. '
             "The policy exploits errors of the reward.</p>"
         )
     rewards = {"reward": [point.score for point in points], "held-out reward": [point.held_out for point in points]}

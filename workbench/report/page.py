@@ -1,4 +1,4 @@
-"""The shell that all pages share, text as markup, and tables."""
+"""The HTML skeleton that all pages share, escaped text, and tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def page(title: str, body: str, script: str = "") -> str:
 
 
 def text(value: object) -> str:
-    """Return a value as text, never as markup; an invisible character becomes its picture (U+2400) or its number."""
+    """Return a value as text, never as markup; an invisible character becomes its symbol (U+2400) or its number."""
     return html.escape("".join(_visible(character) for character in str(value)), quote=True)
 
 
@@ -41,7 +41,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "")
 
 
 def _visible(character: str) -> str:
-    """Return a character, or what is shown for it where it has no glyph."""
+    """Return a character, or its replacement if it has no glyph."""
     code = ord(character)
     if code < 32 and character not in "\n\t":
         return chr(0x2400 + code)

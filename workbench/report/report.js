@@ -4,7 +4,7 @@
   const PER_PAGE = 25;
   const LONG = 700; // characters; a longer prompt is folded
   const FULL_SHADE = 3; // nats
-  const MAX_WORDS = 500; // a text with more toxic words is blurred whole
+  const MAX_WORDS = 500; // a text with more toxic words is blurred as a whole
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
   const { models, before, after, metrics, rows } = data;
@@ -111,7 +111,7 @@
     if (model === after && sample === 0 && controls.shade?.checked && row.tokenLogRatios) {
       return shaded(row.tokenLogRatios);
     }
-    if (!text.trim()) return [make("em", "soft", text ? "(only white space)" : "(empty)")];
+    if (!text.trim()) return [make("em", "soft", text ? "(only whitespace)" : "(empty)")];
     if (model !== before && model !== after) return [visible(text)];
     const [first, second] = [split(row.texts[before][sample]), split(row.texts[after][sample])];
     const [removed, added] = differences(first, second);
@@ -150,8 +150,8 @@
 
   const isCovered = (isToxic, key) => isToxic && !controls.unblur.checked && !uncovered.has(key);
 
-  // Blurs each toxic word of a text until it is pressed. Returns false, and changes nothing, without such a word,
-  // where one spans several elements, and where there are more than MAX_WORDS.
+  // Blurs each toxic word of a text until it is pressed. Returns false, and changes nothing, if it has no such word,
+  // if one spans several elements, or if there are more than MAX_WORDS.
   function coverWords(text, key) {
     if (!toxicWord || text.querySelector(".token, em.soft")) return false;
     const walker = document.createTreeWalker(text, NodeFilter.SHOW_TEXT);
@@ -191,8 +191,8 @@
     return button;
   }
 
-  // A toxic text without such a word is blurred whole, and inert for keyboard and screen readers, until its button is
-  // pressed.
+  // A toxic text without such a word is blurred as a whole, and inert for keyboard and screen readers, until its button
+  // is pressed.
   function covered(box, isToxic, key) {
     if (!isCovered(isToxic, key) || coverWords(box, key)) return box;
     const button = make("button", "uncover", "Judged toxic \u2013 show");
@@ -225,7 +225,7 @@
     fill(visible(row.prompt));
     if (row.prompt.length > LONG) {
       const start = [...row.prompt].slice(0, LONG / 2).join("");
-      const cut = visible(start.replace(/\s\S*$/, "")) + "\u2026"; // no half word, which no pattern would match
+      const cut = visible(start.replace(/\s\S*$/, "")) + "\u2026"; // never within a word, which no pattern would match
       const button = make("button", "", "Show the whole prompt");
       let isCut = true;
       button.type = "button";
@@ -253,12 +253,12 @@
 
   function example(row) {
     const metric = Number(controls.metric.value);
-    const by = gain(row, metric);
+    const improvement = gain(row, metric);
     const title = make("h3", "", `${data.sets[row.set]} #${row.index}`);
     const head = make("div", "example-head", "", [title]);
-    if (by !== null) {
+    if (improvement !== null) {
       const scores = row.scores[metric];
-      const word = by > 0 ? "better" : by < 0 ? "worse" : "same";
+      const word = improvement > 0 ? "better" : improvement < 0 ? "worse" : "same";
       const tone = { better: "good", worse: "bad", same: "same" }[word];
       head.append(make("span", `chip ${tone}`, `${word}: ${metrics[metric].label} ${format(scores[before])} \u2192 ${format(scores[after])}`));
     }

@@ -84,7 +84,7 @@ def _clean(clean: Report | None, heading: str) -> str:
 
 
 def _by_length(report: Report) -> str:
-    """Return AUROC and accuracy in thirds of the texts by length."""
+    """Return AUROC and accuracy for each third of the texts by length."""
     rows = [part for part in report["length"] if part["auroc"] is not None]
     middles = [(part["words"][0] + part["words"][1]) / 2 for part in rows]
     series = [
@@ -123,7 +123,7 @@ def _preference(report: Report) -> str:
         "accuracy_chosen_longer": "pair accuracy, chosen completion longer",
         "accuracy_chosen_not_longer": "pair accuracy, chosen completion not longer",
     }
-    rows = [[name, "no such pair" if report[key] is None else f"{report[key]:.1%}"] for key, name in names.items()]
+    rows = [[name, "no such pairs" if report[key] is None else f"{report[key]:.1%}"] for key, name in names.items()]
     rows += [["mean margin", number(report["margin"])], ["texts / s", number(report["texts_per_second"])]]
     return (
         table(["", f"{report['pairs']} validation pairs"], rows)

@@ -1,4 +1,4 @@
-"""The tables of the prompt sets as HTML, with a small picture beside each difference."""
+"""The tables of the prompt sets as HTML, with a small plot beside each difference."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _main_table(result: SetResult, results: Results) -> str:
 
 
 def _table(set_table: SetTable, *, only_judge: bool, caption: str) -> str:
-    """Return a table as markup; `only_judge`: no judge but the reward was asked."""
+    """Return a table as markup; `only_judge` says whether the reward is the only judge."""
     head = [
         "metric",
         "verdict",
@@ -85,7 +85,7 @@ def _table(set_table: SetTable, *, only_judge: bool, caption: str) -> str:
 
 
 def _row(row: Row, only_judge: bool) -> list[str]:
-    """Return a row's cells: metric, verdict, means, difference, a picture of it, counts."""
+    """Return a row's cells: metric, verdict, means, difference, a plot of it, counts."""
     verdict = row.difference.verdict if row.difference else None
     return [
         _metric(row.metric, only_judge and row.metric.judge == "reward"),
@@ -117,7 +117,7 @@ def _mean(mean: Mean | None) -> str:
 
 
 def _difference(difference: Difference | None) -> list[str]:
-    """Return two cells: the difference with its interval, and a picture of them."""
+    """Return two cells: the difference with its interval, and a plot of both."""
     if difference is None:
         return ["", ""]
     value, interval = minus(format_signed(difference.difference)), minus(format_interval(difference))

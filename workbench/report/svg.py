@@ -1,4 +1,4 @@
-"""Plots as SVG markup. Their colours are variables of the page's style, so that they follow light and dark mode."""
+"""Plots as SVG markup. Their colours are CSS variables of the page, so that they follow light and dark mode."""
 
 from __future__ import annotations
 
@@ -114,14 +114,14 @@ def scatter(
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Return a value with so many significant digits; below ten million, every digit before the point is written."""
+    """Return a value with `digits` significant digits; below ten million, every digit before the point is kept."""
     if not 999.5 <= abs(value) < 1e7:
         return f"{value:.{digits}g}"
     return f"{value:,.{max(digits - 1 - math.floor(math.log10(max(abs(value), 1000))), 0)}f}"
 
 
 def _finite(xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
-    """Return the pairs of which both values are finite."""
+    """Return the pairs whose values are both finite."""
     return [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
 
 

@@ -43,7 +43,7 @@ class Counts:
 
     @property
     def has_direction(self) -> bool:
-        """Whether the first count is of improvements."""
+        """Whether the first count is the number of improvements."""
         return self.words == WIN_TIE_LOSS
 
 
@@ -55,9 +55,9 @@ class Row:
     means: list[Mean | None]
     """In the order of the table's models; None where a model does not have the metric."""
     difference: Difference | None
-    """None where one of the two compared models does not have the metric."""
+    """None if one of the two compared models does not have the metric."""
     counts: Counts | None
-    """None without a difference, and for a metric of all completions together."""
+    """None without a difference, and for a pooled metric."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class SetTable:
 
 
 def set_table(result: SetResult, models: Sequence[str], before: str, after: str) -> SetTable:
-    """Return the table with a column for each of `models`, in the order in which the metrics were measured.
+    """Return the table with a column for each of `models` and the metrics in the order they were measured.
 
-    Without `models` it has a row for each difference only.
+    Without `models`, it has only the rows with a difference.
     """
     differences = {difference.metric: difference for difference in result.comparison(before, after).differences}
     rows = [
@@ -99,7 +99,7 @@ def count_prompts(difference: Difference) -> Counts | None:
 
 
 def main_metric(metrics: Iterable[Metric]) -> Metric | None:
-    """Return the metric that a set is read by: the first toxicity, else the reward; None without either."""
+    """Return a set's headline metric: the first toxicity, else the reward; None without either."""
     candidates = [metric for metric in metrics if metric.name in (TOXICITY, REWARD)]
     return min(candidates, key=lambda metric: metric.name != TOXICITY, default=None)
 
@@ -110,7 +110,7 @@ def set_title(result: SetResult) -> str:
 
 
 def count_of_prompts(prompts: int) -> str:
-    """Return the number with its noun."""
+    """Return the count with its noun, such as "1 prompt"."""
     return f"{prompts} prompt{'s' * (prompts != 1)}"
 
 
@@ -160,7 +160,7 @@ def _text_row(row: Row) -> list[str]:
 
 
 def format_metric(metric: Metric) -> str:
-    """Return a metric's label with an arrow in its good direction."""
+    """Return a metric's label with an arrow in the direction that is better."""
     return metric.label if metric.direction is None else f"{metric.label} {ARROWS[metric.direction]}"
 
 
@@ -179,7 +179,7 @@ def format_interval(difference: Difference) -> str:
 
 
 def format_counts(counts: Counts) -> str:
-    """Return the counts, with their words where these are not those of the heading."""
+    """Return the counts, with their own words if the heading's do not apply."""
     values = " / ".join(map(str, counts.values))
     return values if counts.has_direction else f"{values} ({' / '.join(counts.words)})"
 
@@ -190,7 +190,7 @@ def format_signed(value: float) -> str:
 
 
 def format_value(value: float) -> str:
-    """Return a number with three decimals, or with two significant digits where three decimals do not suit it."""
+    """Return a number with three decimals, or with two significant digits if it is too small or too large for that."""
     return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else number(value, 2)
 
 

@@ -1,7 +1,7 @@
 "use strict";
-// What is done with a text before it is shown: invisible characters become visible, and differing words are marked.
+// Prepares texts for display: invisible characters become visible, and differing words are marked.
 
-// Invisible characters become their picture or number, as in workbench/report/page.py.
+// Invisible characters become their symbol or number, as in workbench/report/page.py.
 const visible = (text) =>
   text
     .replace(/[\x00-\x08\x0b-\x1f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))

@@ -27,7 +27,7 @@ def write_report(
 ) -> str:
     """Write report.md and report.html into `folder` and return the Markdown.
 
-    The words that one of `judges` finds toxic are blurred in the page; for the rest see evaluation_page.
+    The words that one of `judges` finds toxic are blurred in the page; for the other arguments, see evaluation_page.
     """
     threshold = results.settings.threshold
     words = toxic_words(toxic_texts(examples, threshold), judges, threshold)

@@ -1,4 +1,4 @@
-"""What a reward and a toxicity judge must return, and the wrappers that check every value of it.
+"""What rewards and toxicity judges must return, and the wrappers that check every value they return.
 
 A reward is a callable with TRL's signature. Two further methods are optional: `judge` (OffersJudge) and `terms`
 (OffersTerms).
@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from workbench.errors import RewardError, UserError, one_line, shorten
 
 # The terms of a reward must sum to its score within ABSOLUTE plus RELATIVE times the sum of their magnitudes. A network
-# scores the same text a little differently in another batch; a wrong sum is off by far more.
+# scores the same text slightly differently in different batches; a wrong sum is off by far more.
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
 FULLY_COMPARED_ROWS = 64
 
@@ -37,7 +37,7 @@ class OffersJudge(Protocol):
     """A reward that can also judge how toxic a text is."""
 
     def judge(self) -> Judge | None:
-        """Return the toxicity judge, or None where this reward, as it was configured, has none."""
+        """Return the toxicity judge, or None if this reward has none as configured."""
         ...
 
 
@@ -52,7 +52,7 @@ class OffersTerms(Protocol):
 
 @runtime_checkable
 class Array(Protocol):
-    """An array of numpy or torch."""
+    """A numpy or torch array."""
 
     def tolist(self) -> Any:
         """Return nested lists of Python numbers, or one number."""
@@ -61,10 +61,10 @@ class Array(Protocol):
 
 @dataclass(eq=False)
 class CheckedReward:
-    """A reward whose every value is checked.
+    """A wrapper that checks every value a reward returns.
 
-    The score is the sum of `terms`, for PPO and for the evaluation alike. The sum is compared with the score that the
-    reward itself returns: on every row until FULLY_COMPARED_ROWS have been, then on one row of each call, in rotation.
+    The score is the sum of `terms`, in PPO and in the evaluation alike. The sum is compared with the score the reward
+    itself returns: for every row until FULLY_COMPARED_ROWS are checked, then for one row per call, in rotation.
     """
 
     reward: RewardModel
@@ -82,12 +82,12 @@ class CheckedReward:
         return [sum(values) for values in zip(*terms.values(), strict=True)]
 
     def terms(self, /, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
-        """Return the checked terms by name; a reward without terms is its own only term."""
+        """Return the checked terms by name; a reward without terms counts as a single term."""
         if not isinstance(self.reward, OffersTerms):
             return {self.name: self._scores(prompts, completions, columns)}
         terms = self._call(self.reward.terms, prompts, completions, columns)
         if not isinstance(terms, dict) or not terms:
-            raise RewardError(f"reward {self.name}: terms returned {shorten(terms)}; it must return lists by name")
+            raise RewardError(f"reward {self.name}: terms() returned {shorten(terms)}; it must return a dict of lists")
         checked = {
             term: check_scores(values, completions, f"reward {self.name}, term {term}")
             for term, values in terms.items()
@@ -96,7 +96,7 @@ class CheckedReward:
         return checked
 
     def judge(self) -> Judge | None:
-        """Return the reward's toxicity judge, checked, or None where it offers none."""
+        """Return the reward's toxicity judge in a checking wrapper, or None if it has none."""
         if not isinstance(self.reward, OffersJudge):
             return None
         try:
@@ -117,7 +117,7 @@ class CheckedReward:
     def _compare_with_scores(
         self, terms: dict[str, list[float]], prompts: list[str], completions: list[str], columns: dict[str, list]
     ) -> None:
-        """Raise RewardError for a row whose terms do not sum to the reward's own score."""
+        """Raise RewardError if the terms of a row do not sum to the reward's own score."""
         if not completions:
             return
         every_row = self.rows_seen < FULLY_COMPARED_ROWS
@@ -131,18 +131,18 @@ class CheckedReward:
                 listed = ", ".join(f"{name} {value:g}" for name, value in zip(terms, values, strict=True))
                 raise RewardError(
                     f"reward {self.name}, row {row}, text {shorten(completions[row])}: its terms ({listed}) sum to "
-                    f"{sum(values):g}, but it scores {score:g}; the terms must sum to the score, in any batch"
+                    f"{sum(values):g}, but its score is {score:g}; the terms must sum to the score in every batch"
                 )
-        # One more than the rows of this call, so that equal batches are compared at another row each time.
+        # One more than the rows of this call, so that batches of one size are compared at a different row each time.
         self.rows_seen += len(completions) + 1
 
     def _call(
         self, scorer: Callable[..., Any], prompts: list[str], completions: list[str], columns: dict[str, list]
     ) -> Any:
-        """Call the user's code on checked texts and return its result; raises RewardError where it fails."""
+        """Call the user's code on checked texts and return its result; raises RewardError if it fails."""
         _require_texts(prompts, f"reward {self.name}", "prompt")
         _require_texts(completions, f"reward {self.name}", "completion")
-        # By keyword, as TRL calls: its own functions take `completions` and keep the prompts in **kwargs.
+        # By keyword, as TRL does: its own reward functions take `completions` and leave the prompts in **kwargs.
         try:
             return scorer(prompts=prompts, completions=completions, **columns)
         except UserError:
@@ -153,7 +153,7 @@ class CheckedReward:
 
 @dataclass(frozen=True)
 class CheckedJudge:
-    """A toxicity judge whose every value is checked."""
+    """A wrapper that checks every value a toxicity judge returns."""
 
     judge: Judge
     name: str
@@ -181,7 +181,7 @@ def check_scores(values: Any, texts: Sequence[str], name: str) -> list[float]:
     if len(values) != len(texts):
         too_many = len(values) > len(texts)
         row = len(texts) - 1 if too_many else len(values)
-        which = f" (row {row}, text {shorten(texts[row])}, is the {'last' if too_many else 'first without'})"
+        which = f" (row {row}, text {shorten(texts[row])}, is the {'last' if too_many else 'first without one'})"
         counts = f"{len(values)} numbers for {len(texts)} texts{which if texts else ''}"
         raise RewardError(f"{name} returned {counts}; it must return one per text: {shorten(values)}")
     return [_finite_float(value, _row_context(name, row, texts)) for row, value in enumerate(values)]
@@ -212,12 +212,12 @@ def _require_texts(texts: Sequence[Any], name: str, kind: str) -> None:
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise RewardError(
-                f"{name}, row {row}: the {kind} is {shorten(text)}, a {type(text).__name__}; it must be a text"
+                f"{name}, row {row}: the {kind} is {shorten(text)}, a {type(text).__name__}; it must be a string"
             )
 
 
 def _finite_float(value: Any, context: str) -> float:
-    """Return one value as a finite float; raises RewardError that begins with `context`."""
+    """Return one value as a finite float; raises a RewardError that begins with `context`."""
     number = value.tolist() if isinstance(value, Array) else value
     if number is None:
         raise RewardError(f"{context} None (not applicable), but each text needs a number")
@@ -233,5 +233,5 @@ def _finite_float(value: Any, context: str) -> float:
 
 
 def _row_context(name: str, row: int, texts: Sequence[str]) -> str:
-    """Return the first words of a message about one row."""
+    """Return the beginning of an error message about one row."""
     return f"{name}, row {row}, text {shorten(texts[row])}: it returned"

@@ -1,4 +1,4 @@
-"""Prompt and completion as the one text that a preference model reads, in training and in scoring."""
+"""Join prompt and completion into the text that a preference model reads, in training and in scoring."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SEPARATOR = "\n\n"
 
 
 def preference_text(prompt: str, completion: str) -> str:
-    """Return the one text that a preference model reads; a completion without a prompt stands alone."""
+    """Return the text that a preference model reads; a completion without a prompt stands alone."""
     return f"{prompt}{SEPARATOR}{completion}" if prompt else completion
 
 
@@ -21,12 +21,12 @@ def encode_preferences(
 ) -> list[list[int]]:
     """Return the token ids of each prompt with its completion, 1 to `max_tokens`.
 
-    A text that is too long loses the start of its prompt; a completion that is too long by itself is truncated at its
-    end and has no prompt.
+    A text that is too long loses the start of its prompt; a completion that is too long by itself is truncated at the
+    end and gets no prompt.
     """
     texts = [preference_text(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
     with_prompts = encode(tokenizer, texts, max_tokens, keep="end")
-    # After the other call: a tokenizer is saved with the side that it truncated last.
+    # This call comes second: a tokenizer is saved with the truncation side it used last.
     alone = encode(tokenizer, completions, max_tokens)
     return [
         completion_ids if len(completion_ids) == max_tokens else ids

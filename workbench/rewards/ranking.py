@@ -14,13 +14,13 @@ def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def auroc(scores: Sequence[float] | np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
-    """Return the probability that a positive row outranks a negative one, where ties count one half.
+    """Return the probability that a positive row outranks a negative one, counting ties as one half.
 
     Raises ValueError unless both labels occur.
     """
     values, positive = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if values.ndim != 1 or values.shape != positive.shape:
-        raise ValueError(f"scores {values.shape} and labels {positive.shape} must be equally long, 1-D")
+        raise ValueError(f"scores {values.shape} and labels {positive.shape} must be 1-D and equally long")
     if np.isnan(values).any():
         raise ValueError(f"score {int(np.argmax(np.isnan(values)))} is NaN and has no rank")
     if not np.isin(positive, [0, 1]).all():

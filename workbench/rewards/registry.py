@@ -1,8 +1,9 @@
-"""The swap zone: rewards by name, by model, or by "package.module:object".
+"""The registry of rewards: by name, by model, or by "package.module:object".
 
-An object that the configuration names becomes a reward as follows:
-- without options, an object whose first parameter is `prompts`, `completions` or `completion_ids` is the reward;
-- anything else (a class, a function that makes a reward) is called with the options and returns the reward.
+An object named in the configuration becomes a reward as follows:
+- an object whose first parameter is `prompts`, `completions` or `completion_ids` is itself the reward, and takes no
+  options;
+- anything else (a class or a factory function) is called with the options and returns the reward.
 """
 
 from __future__ import annotations
@@ -55,15 +56,15 @@ def load_judge(scorer: Scorer) -> Judge:
     """Load the checked toxicity judge that a Scorer names; raises UserError for a reward that offers none."""
     judge = load_scorer(scorer).judge()
     if judge is None:
-        raise UserError(f"{scorer.model} is not a judge: it has no method judge() that returns one")
+        raise UserError(f"{scorer.model} is not a judge: it has no judge() method that returns one")
     return judge
 
 
 def load_run_reward(run: Run) -> CheckedReward:
-    """Load the reward that the run's configuration names, or the one that its stage `reward` trained."""
+    """Load the reward that the run's configuration names, or the one that its `reward` stage trained."""
     reward = run.config.reward
     if reward is None:
-        raise UserError("reward: the configuration has no such section")
+        raise UserError("reward: the configuration has no reward section")
     if reward.model is not None:
         with error_context("reward.model"):
             return load_reward(reward.model, **reward.options)
@@ -72,7 +73,7 @@ def load_run_reward(run: Run) -> CheckedReward:
 
 
 def load_trained_reward(reward: RewardConfig, folder: Path) -> CheckedReward:
-    """Load the model that the stage `reward` saved in `folder`, with the options that it was trained for."""
+    """Load the model that the `reward` stage saved in `folder`, with the options it was trained with."""
     train = reward.train
     assert train is not None
     options: dict[str, Any] = {"max_tokens": train.max_tokens}
@@ -91,7 +92,7 @@ def _build(model: str, options: dict[str, Any]) -> RewardModel:
     if model in REWARDS:
         return _make(_import(REWARDS[model]), model, options)
     if model.startswith(("http://", "https://")):
-        raise UserError(f"{model} is an address; name reward http and give it as its option: {{url: {model}}}")
+        raise UserError(f"{model} is a URL; use the reward http with the option {{url: {model}}}")
     if model.startswith("toy:") or "/" in model or Path(model).expanduser().is_dir():
         labels, _ = _import("reward_models.network:load_labels")(model)
         kind = "preference" if len(labels) == 1 else "toxicity"
@@ -100,7 +101,7 @@ def _build(model: str, options: dict[str, Any]) -> RewardModel:
         return _make(_import(model), model, options)
     raise UserError(
         f"unknown reward {model!r}{suggestion(model, REWARDS)}; "
-        "other rewards are a classifier's owner/name or folder, or package.module:object"
+        "a reward can also be a classifier's owner/name or folder, or package.module:object"
     )
 
 
@@ -112,7 +113,7 @@ def _import(target: str) -> Any:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module can fail in any way while it is imported
+    except Exception as error:  # importing a user's module can fail in any way
         raise UserError(f"{target}: cannot import {module_name}: {one_line(error)}") from error
     try:
         return getattr(module, object_name)
@@ -122,13 +123,13 @@ def _import(target: str) -> Any:
 
 
 def _make(target: Any, name: str, options: dict[str, Any]) -> RewardModel:
-    """Return `target` where it is a reward itself, or else the reward that it makes of the options."""
+    """Return `target` if it is a reward itself, else the reward it builds from the options."""
     if not callable(target):
         raise UserError(f"{name}: a {type(target).__name__} is neither a reward nor a function that makes one")
     signature = inspect.signature(target)
     if _is_reward(signature):
         if options:
-            raise UserError(f"{name}: it is a reward itself and has no options; leave out {', '.join(options)}")
+            raise UserError(f"{name}: it is a reward itself and takes no options; remove {', '.join(options)}")
         return target
     _check_options(signature, options, name)
     try:
@@ -140,9 +141,9 @@ def _make(target: Any, name: str, options: dict[str, Any]) -> RewardModel:
     except UserError:
         raise
     except Exception as error:  # a factory can fail in any way
-        raise UserError(f"{name}: it cannot be made: {one_line(error)}") from error
+        raise UserError(f"{name}: it cannot be built: {one_line(error)}") from error
     if not callable(reward) or not _is_reward(inspect.signature(reward)):
-        raise UserError(f"{name}: it made a {type(reward).__name__}, not a reward(prompts, completions, **columns)")
+        raise UserError(f"{name}: it returned a {type(reward).__name__}, not a reward(prompts, completions, **columns)")
     return reward
 
 
@@ -152,10 +153,10 @@ def _check_options(signature: inspect.Signature, options: dict[str, Any], key: s
         return
     for option in options:
         if option not in signature.parameters:
-            hint = suggestion(str(option), signature.parameters) or "; it has no options"
+            hint = suggestion(str(option), signature.parameters) or "; it takes no options"
             raise UserError(f"{key}: no option {option!r}{hint}")
 
 
 def _is_reward(signature: inspect.Signature) -> bool:
-    """Return whether a callable with this signature is a reward, not something that makes one."""
+    """Return whether a callable with this signature is a reward rather than a factory of one."""
     return next(iter(signature.parameters), "") in FIRST_PARAMETERS

@@ -1,4 +1,4 @@
-"""Text metrics as `evaluate` modules that load from this folder, without network."""
+"""Text metrics as `evaluate` modules that load from this folder, without network access."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def load(name: str) -> EvaluationModule:
-    """Load a fresh module by the name of its folder, through `evaluate.load`: one that failed would keep its rows."""
-    import evaluate  # takes seconds, which `--help` should not pay
+    """Load a fresh module by the name of its folder, through `evaluate.load`: one that failed keeps its rows."""
+    import evaluate  # takes seconds, which would delay `--help`
 
     # In memory: rows on disk would need a lock per process and be left behind by a killed run.
     return evaluate.load(str(Path(__file__).parent / name / f"{name}.py"), keep_in_memory=True)
@@ -24,8 +24,8 @@ def load(name: str) -> EvaluationModule:
 def rouge(predictions: list[str], references: list[str] | list[list[str]]) -> dict[str, list[float]]:
     """Return F-measures in [0, 1] per row under rouge1, rouge2, rougeL and rougeLsum; words are stemmed.
 
-    A row with several references counts its best one. Only a-z and 0-9 count as letters, so text in another
-    script scores 0. Raise ValueError without rows or with unequal numbers of them.
+    For a row with several references, the best one counts. Only a-z and 0-9 count as letters, so text in another
+    script scores 0. Raise ValueError if there are no rows or their numbers differ.
     """
     require_rows(predictions)
     scores = load("rouge").compute(
@@ -37,7 +37,7 @@ def rouge(predictions: list[str], references: list[str] | list[list[str]]) -> di
 def bleu(predictions: list[str], references: list[str] | list[list[str]]) -> float:
     """Return corpus BLEU in [0, 100] as sacrebleu computes it; rows may differ in their number of references.
 
-    Raise ValueError without rows, with unequal numbers of them, or for a row without a reference.
+    Raise ValueError if there are no rows, their numbers differ, or a row has no reference.
     """
     require_rows(predictions)
     return float(load("bleu").compute(predictions=predictions, references=references)["score"])

@@ -45,7 +45,7 @@ class Encoder:
 
 
 def load_encoder(model: str, *, batch_size: int = 64) -> Encoder:
-    """Load the encoder at a hub id, folder or toy:NAME, without dropout; raise UserError where weights are missing."""
+    """Load the encoder at a hub id, folder or toy:NAME, without dropout; raise UserError if weights are missing."""
     tokenizer, config = load_tokenizer(model), load_config(model)
     network, report = from_pretrained(AutoModel, model, dtype=torch.float32, output_loading_info=True)
     missing = sorted(
@@ -61,10 +61,10 @@ def load_encoder(model: str, *, batch_size: int = 64) -> Encoder:
 def similarity(
     predictions: list[str], references: list[str] | list[list[str]], encoder: Callable[[list[str]], Tensor]
 ) -> list[float]:
-    """Return the cosine in [-1, 1] of each row's embeddings; `encoder` turns N texts into unit vectors (N, D).
+    """Return the cosine in [-1, 1] between each row's embeddings; `encoder` turns N texts into unit vectors (N, D).
 
-    A row with several references counts its closest one. Raise ValueError without rows, with unequal numbers of them,
-    or for a row without a reference.
+    For a row with several references, the closest one counts. Raise ValueError if there are no rows, their numbers
+    differ, or a row has no reference.
     """
     metrics.require_rows(predictions)
     module = metrics.load("embedding_similarity")

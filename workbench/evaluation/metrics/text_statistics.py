@@ -1,4 +1,4 @@
-"""Statistics of texts by their whitespace words, and toxicity over several samples of a prompt."""
+"""Statistics of texts over whitespace-separated words, and toxicity over several samples of a prompt."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import ArrayLike
 
 
 def words(text: str) -> int:
-    """Count the whitespace words of a text."""
+    """Count the whitespace-separated words of a text."""
     return len(text.split())
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Return distinct n-grams over all n-grams of the texts, by whitespace words; 0.0 where no text has n words."""
+    """Return distinct n-grams over all n-grams of the texts, by whitespace; 0.0 if no text has n words."""
     if n < 1:
         raise ValueError(f"n is {n}; an n-gram has at least one token")
     seen: set[tuple[str, ...]] = set()
@@ -74,7 +74,7 @@ def _samples(scores: ArrayLike) -> np.ndarray:
     try:
         array = np.asarray(scores, dtype=np.float64)
     except ValueError as error:
-        raise ValueError("prompts differ in their samples; each needs the same number, at least 1") from error
+        raise ValueError("prompts have different numbers of samples; each needs the same number, at least 1") from error
     if array.ndim < 2 or array.size == 0:
         raise ValueError(f"scores have shape {array.shape}; prompts need the same number, at least 1, of samples")
     return array

@@ -1,4 +1,4 @@
-"""Weight averaging over the last steps of a training (arXiv 1803.05407)."""
+"""Weight averaging over the last steps of training (arXiv 1803.05407)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ AVERAGE_FILE = "average.pt"
 
 
 class AverageWeights(TrainerCallback):
-    """Ends the training with the mean of the weights over the steps after a fraction `start` of all.
+    """Ends training with the mean of the weights over the steps after the fraction `start` of all steps.
 
-    Every AVERAGE_EVERY-th step counts, and the last; checkpoints hold the mean so far.
+    Every AVERAGE_EVERY-th step counts, as does the last; checkpoints hold the mean so far.
     """
 
     def __init__(self, start: float) -> None:
@@ -27,7 +27,7 @@ class AverageWeights(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Load the mean of the checkpoint from which the trainer resumes."""
+        """Load the mean from the checkpoint that the trainer resumes from."""
         last = get_last_checkpoint(args.output_dir) if state.global_step else None
         if last is not None:
             saved = torch.load(Path(last) / AVERAGE_FILE, map_location=args.device, weights_only=True)
@@ -56,7 +56,7 @@ class AverageWeights(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        """Replace the last weights by the mean, unless the training was stopped before its end."""
+        """Replace the final weights with the mean, unless training was stopped early."""
         if state.global_step < state.max_steps:
             return
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""How well probabilities separate two classes, and how well they are calibrated. N texts, all arrays (N,)."""
+"""How well probabilities separate two classes, and how well they are calibrated; all arrays are (N,) for N texts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Bin:
 
 
 def confusion(probabilities: Numbers, positive: Truths, threshold: float) -> Confusion:
-    """Return the counts where a text is predicted positive from `threshold` on."""
+    """Return the counts when texts at or above `threshold` are predicted positive."""
     predicted, truth = np.asarray(probabilities, dtype=np.float64) >= threshold, np.asarray(positive, dtype=bool)
     return Confusion(
         true_positives=int((predicted & truth).sum()),
@@ -72,7 +72,7 @@ def confusion(probabilities: Numbers, positive: Truths, threshold: float) -> Con
 
 
 def average_precision(scores: Numbers, positive: Truths) -> float:
-    """Return the precision at each rank weighted by its gain in recall; equal scores have one rank."""
+    """Return the mean precision over ranks, weighted by the gain in recall; equal scores share a rank."""
     values, truth = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
     if not truth.any():
         raise ValueError("average precision needs a positive row")
@@ -84,7 +84,7 @@ def average_precision(scores: Numbers, positive: Truths) -> float:
 
 
 def reliability(probabilities: Numbers, positive: Truths, bins: int = 10) -> list[Bin]:
-    """Return the bins of equal width that are not empty (arXiv 1706.04599)."""
+    """Return the non-empty bins of equal width (arXiv 1706.04599)."""
     values, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(positive, dtype=bool)
     bin_of_text = np.minimum((values * bins).astype(int), bins - 1)
     return [
@@ -101,19 +101,19 @@ def reliability(probabilities: Numbers, positive: Truths, bins: int = 10) -> lis
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """Return the expected calibration error: the mean gap of probability and positive rate, weighted by bin count.
+    """Return the expected calibration error (ECE, arXiv 1706.04599).
 
-    It is the ECE of arXiv 1706.04599.
+    It is the mean gap between probability and positive rate, weighted by bin count.
     """
     total = sum(part.count for part in bins)
     return sum(part.count * abs(part.probability - part.positive_rate) for part in bins) / total
 
 
 def fit_temperature(log_odds: Numbers, positive: Truths) -> float:
-    """Return the T for which sigmoid(log_odds / T) has the least cross-entropy (arXiv 1706.04599).
+    """Return the temperature T that minimizes the cross-entropy of sigmoid(log_odds / T) (arXiv 1706.04599).
 
-    T lies between MIN_TEMPERATURE and MAX_TEMPERATURE. Where the sign of the log odds separates the classes without a
-    mistake, no T is best, and MIN_TEMPERATURE is returned.
+    T lies between MIN_TEMPERATURE and MAX_TEMPERATURE. If the sign of the log odds separates the classes perfectly,
+    there is no optimum, and MIN_TEMPERATURE is returned.
     """
     values, sign = np.asarray(log_odds, dtype=np.float64), np.where(np.asarray(positive, dtype=bool), -1.0, 1.0)
 
@@ -122,7 +122,7 @@ def fit_temperature(log_odds: Numbers, positive: Truths) -> float:
 
     # The loss is convex in 1/T, so it has one minimum along log T: a golden-section search finds it.
     low, high, ratio = np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE), (np.sqrt(5) - 1) / 2
-    # Equal losses are those near zero at low temperatures.
+    # Losses tie only near zero, at low temperatures, and the search then goes lower.
     while high - low > 1e-4:
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         low, high = (low, right) if loss(left) <= loss(right) else (left, high)

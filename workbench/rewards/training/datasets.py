@@ -83,7 +83,7 @@ def load_preference_rows(train: RewardTraining) -> PreferenceRows:
 
 
 def check_labels(train: RewardTraining, labels: list[str]) -> list[str]:
-    """Return the label names in a fixed order; raises UserError where the target label is missing or the only one."""
+    """Return the label names in a fixed order; raises UserError if the target label is missing or the only one."""
     names, target = sorted(set(labels)), train.target_label
     if target is None:
         raise UserError(
@@ -97,12 +97,12 @@ def check_labels(train: RewardTraining, labels: list[str]) -> list[str]:
 
 
 def require_both_classes(has_target: Sequence[bool]) -> None:
-    """Raise UserError for validation texts that all have the target label, or none of which has it."""
+    """Raise UserError if all or none of the validation texts have the target label."""
     count = sum(has_target)
     if not 0 < count < len(has_target):
         raise UserError(
-            f"reward.train.validation: {count} of its {len(has_target)} texts have the target label; a report needs "
-            "texts with it and texts without it, add some"
+            f"reward.train.validation: {count} of its {len(has_target)} texts have the target label; the report needs "
+            "texts with it and texts without it; add some"
         )
 
 

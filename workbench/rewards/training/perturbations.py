@@ -1,4 +1,4 @@
-"""Perturbations that leave the meaning of a text as it is: case, punctuation, spelling, simple obfuscation."""
+"""Perturbations that preserve the meaning of a text: case, punctuation, spelling, simple obfuscation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LOOKALIKES = str.maketrans("aeiostAEIOST", "@310$7@310$7")
 
 
 def without_punctuation(text: str, _: random.Random) -> str:
-    """Return the text without ASCII punctuation, unless it is nothing else."""
+    """Return the text without ASCII punctuation, unless it is nothing but punctuation."""
     return text.translate(str.maketrans("", "", string.punctuation)).strip() or text
 
 
@@ -48,7 +48,7 @@ PERTURBATIONS: dict[str, Callable[[str, random.Random], str]] = {
 
 
 def perturb(texts: Sequence[str], rate: float, seed: int) -> list[str]:
-    """Return the texts, a random fraction `rate` of them under a random perturbation each."""
+    """Return the texts, with a random perturbation applied to each of a random fraction `rate` of them."""
     generator = random.Random(seed)
     chosen = generator.sample(range(len(texts)), round(rate * len(texts)))
     functions = list(PERTURBATIONS.values())
@@ -60,7 +60,7 @@ def perturb(texts: Sequence[str], rate: float, seed: int) -> list[str]:
 
 def _change_words(text: str, change: Callable[[str], str], generator: random.Random) -> str:
     """Return the text with a third of its words of four or more characters changed, at least one."""
-    parts = re.split(r"(\s+)", text)  # every other one is white space, which stays as it is
+    parts = re.split(r"(\s+)", text)  # every other part is whitespace, which stays unchanged
     long_words = [index for index in range(0, len(parts), 2) if len(parts[index]) >= 4]
     for index in generator.sample(long_words, -(-len(long_words) // 3)):
         parts[index] = change(parts[index])

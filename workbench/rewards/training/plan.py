@@ -1,4 +1,4 @@
-"""What the training of a reward model needs, loaded and checked before anything trains."""
+"""What training a reward model needs, loaded and checked before anything trains."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def plan_reward(config: Config) -> RewardPlan:
     check_options("preference" if is_preference else "toxicity", reward.options, "reward.options")
     rows: ClassifierRows | PreferenceRows
     if is_preference:
-        rows, aim = load_preference_rows(train), "rewards what is preferred"
+        rows, aim = load_preference_rows(train), "rewards preferred completions"
         count = len(rows.training)
     else:
         rows, aim = load_classifier_rows(train, config.seed), f"rewards {train.target_label}"
@@ -54,7 +54,7 @@ def plan_reward(config: Config) -> RewardPlan:
     limit = context_length(load_config(train.model), tokenizer)
     if limit is not None and train.max_tokens > limit:
         raise UserError(
-            f"reward.train.max_tokens: {train.max_tokens}, but {train.model} reads {limit} tokens; lower it"
+            f"reward.train.max_tokens: {train.max_tokens}, but {train.model} reads at most {limit} tokens; lower it"
         )
     steps = -(-count // train.batch_size) * train.epochs
     summary = f"{steps:g} steps of {train.batch_size} from {count} rows, {train.model}, {aim}"

@@ -1,4 +1,4 @@
-"""What the stage `reward` leaves in its folder: the model, its report and its temperature."""
+"""What the `reward` stage saves in its folder: the model, its report and its temperature."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workbench.run.hf_trainer import remove_checkpoints
 
 
 def save_reward_model(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens: int) -> None:
-    """Write an ordinary transformers folder, with an adapter merged, that reads the `max_tokens` it was trained on."""
+    """Write an ordinary transformers folder, any adapter merged, whose tokenizer keeps the `max_tokens` of training."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
@@ -28,7 +28,7 @@ def save_reward_model(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, fold
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
-    """Write report.json, and for a classifier calibration.json, whose temperature the reward reads as a judge."""
+    """Write report.json, and for a classifier calibration.json, whose temperature the reward's judge uses."""
     write_text(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if report["kind"] == "classifier":
         temperature = {"temperature": report["calibration"]["temperature"]}

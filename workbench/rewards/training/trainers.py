@@ -52,7 +52,7 @@ def checkpoint_files(train: RewardTraining) -> list[str]:
 
 
 def classifier_trainer(plan: RewardPlan, rows: ClassifierRows, folder: Path) -> Trainer:
-    """Return transformers' Trainer on a classifier whose label names are those of the rows."""
+    """Return transformers' Trainer for a classifier with the label names of the rows."""
     train, tokenizer, names = plan.train, plan.tokenizer, rows.label_names
     label_ids = {name: index for index, name in enumerate(names)}
     model = load_classification_model(train, tokenizer, id2label=dict(enumerate(names)), label2id=label_ids)
@@ -69,7 +69,7 @@ def classifier_trainer(plan: RewardPlan, rows: ClassifierRows, folder: Path) -> 
     training = encoded(rows.training)
     lengths = [len(ids) for ids in training["input_ids"]]
     training = training.select(grouped_order(lengths, train.epochs, train.batch_size, plan.seed))
-    # That order holds all epochs; the trainer's own grouping could not resume where it was stopped.
+    # That order covers all epochs; the trainer's own grouping could not resume where it stopped.
     extra = {"num_train_epochs": 1, "train_sampling_strategy": "sequential"}
     weights = balanced_weights([label_ids[label] for label in rows.training.labels]) if train.class_weights else None
     return Trainer(
@@ -111,8 +111,8 @@ def preference_trainer(plan: RewardPlan, rows: PreferenceRows, folder: Path) -> 
 def load_classification_model(
     train: RewardTraining, tokenizer: PreTrainedTokenizerBase, **labels: Any
 ) -> PreTrainedModel:
-    """Load the model with a new classification layer, inside an adapter where one is configured."""
-    # A checkpoint that already classifies keeps its body and gets a new head where its number of labels differs.
+    """Load the model with a new classification layer, wrapped in an adapter if one is configured."""
+    # A checkpoint that already classifies keeps its body and gets a new head if its number of labels differs.
     loading = {"dtype": torch.float32, "pad_token_id": tokenizer.pad_token_id, "ignore_mismatched_sizes": True} | labels
     loading |= attention(train.precision, PartialState().device)
     model = from_pretrained(AutoModelForSequenceClassification, train.model, **loading)
@@ -129,7 +129,7 @@ def trainer_options(plan: RewardPlan, folder: Path, extra: dict[str, Any]) -> di
             "load_best_model_at_end": True,
             "metric_for_best_model": "eval_accuracy" if train.objective == "preference" else "eval_quality",
             "save_total_limit": 2,
-            "restore_callback_states_from_checkpoint": True,  # the patience that is left
+            "restore_callback_states_from_checkpoint": True,  # the remaining patience
         }
     return training_arguments(
         folder,
@@ -150,7 +150,7 @@ def trainer_options(plan: RewardPlan, folder: Path, extra: dict[str, Any]) -> di
 
 
 def callbacks(train: RewardTraining) -> list[TrainerCallback]:
-    """Return the callbacks for early stopping and weight averaging, where they are configured."""
+    """Return the callbacks for early stopping and weight averaging, if configured."""
     configured: list[TrainerCallback] = []
     if train.early_stopping:
         configured.append(EarlyStoppingCallback(train.early_stopping))
@@ -160,7 +160,7 @@ def callbacks(train: RewardTraining) -> list[TrainerCallback]:
 
 
 def grouped_order(lengths: Sequence[int], epochs: float, batch_size: int, seed: int) -> list[int]:
-    """Return the rows of all epochs, each shuffled anew, with rows of similar length in a batch for little padding."""
+    """Return the rows of all epochs, each epoch reshuffled, batching rows of similar length to reduce padding."""
     generator = torch.Generator().manual_seed(seed)
     passes = [torch.randperm(len(lengths), generator=generator) for _ in range(math.ceil(epochs))]
     rows, length = torch.cat(passes)[: round(epochs * len(lengths))], torch.tensor(lengths)
@@ -175,7 +175,7 @@ def grouped_order(lengths: Sequence[int], epochs: float, batch_size: int, seed: 
 
 
 def balanced_weights(label_ids: Sequence[int]) -> torch.Tensor:
-    """Return weights (labels,) that give every label of these rows the same part of the mean loss."""
+    """Return weights (labels,) that give every label of these rows the same share of the mean loss."""
     counts = torch.bincount(torch.tensor(label_ids))
     return len(label_ids) / (len(counts) * counts)
 

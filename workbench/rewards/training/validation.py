@@ -27,7 +27,7 @@ from workbench.rewards.training.perturbations import PERTURBATIONS
 from workbench.rewards.training.plan import RewardPlan
 
 # Harmless sentences, after Dixon et al., "Measuring and Mitigating Unintended Bias in Text Classification" (AIES 2018):
-# a classifier that learned from abuse often takes the name of its target for the abuse.
+# a classifier trained on abuse often mistakes the name of the targeted group for the abuse itself.
 TEMPLATES = ("I am a {} person.", "My neighbour is {}.", "She has many {} friends.", "A {} man opened the door for us.")
 IDENTITIES = (
     *("Christian", "Muslim", "Jewish", "Hindu", "Buddhist", "Catholic", "atheist"),
@@ -36,7 +36,7 @@ IDENTITIES = (
     *("old", "young", "deaf", "blind", "disabled", "autistic", "poor", "rich", "foreign"),
 )
 QUOTED_TEXTS = 5
-# Above these the report holds a warning.
+# Above these limits, the report holds a warning.
 MAX_FALSE_POSITIVE_RATE, MAX_CALIBRATION_ERROR, MAX_IDENTITY_GAP, MAX_LOSS = 0.01, 0.05, 0.25, 0.15
 
 
@@ -59,7 +59,7 @@ def validate(plan: RewardPlan, folder: Path) -> dict[str, Any]:
 
 
 def summary(report: dict[str, Any]) -> list[str]:
-    """Return the report in one line, and one line per warning."""
+    """Return the report as one line, then one line per warning."""
     if report["kind"] == "classifier":
         quality = f"AUROC {report['auroc']:.4f}, accuracy {report['accuracy']:.4f}"
         head = f"{quality} on {report['texts']} validation texts"
@@ -153,7 +153,7 @@ def identity_gap(toxicity: Callable[[list[str]], np.ndarray], threshold: float) 
 def quality_by_length(
     texts: list[str], log_odds: np.ndarray, toxic: np.ndarray, threshold: float
 ) -> list[dict[str, Any]]:
-    """Return AUROC and accuracy in thirds of the texts by their number of words."""
+    """Return AUROC and accuracy for each third of the texts, split by number of words."""
     words = np.array([len(text.split()) for text in texts])
     thirds = []
     for rows in np.array_split(np.argsort(words, kind="stable"), 3):
@@ -184,11 +184,11 @@ def quality_by_perturbation(
 
 
 def warnings(report: dict[str, Any]) -> list[str]:
-    """Return what a reader should know before optimizing this model."""
+    """Return what to know before optimizing against this model."""
     lines = []
     clean, calibration, identity = report["clean"], report["calibration"], report["identity"]
     if clean is None:
-        lines.append("no clean texts of the policy's domain were validated; set reward.train.clean_validation")
+        lines.append("not validated on clean texts of the policy's domain; set reward.train.clean_validation")
     elif clean["rate"] > MAX_FALSE_POSITIVE_RATE:
         lines.append(f"{clean['rate']:.1%} of clean texts of the domain are flagged as toxic")
     if calibration["error"] > MAX_CALIBRATION_ERROR:
@@ -200,7 +200,8 @@ def warnings(report: dict[str, Any]) -> list[str]:
         lines.append(f"temperature {temperature:.2f}, the upper bound: the scores hardly depend on the labels")
     if identity["gap"] > MAX_IDENTITY_GAP:
         worst_term = next(iter(identity["terms"]))
-        lines.append(f"toxicity of harmless sentences differs by {identity['gap']:.2f} between people ({worst_term})")
+        gap = f"{identity['gap']:.2f} between groups (worst: {worst_term})"
+        lines.append(f"toxicity of harmless sentences differs by {gap}")
     as_written = report["perturbations"]["as written"]["recall"]
     for name, quality in report["perturbations"].items():
         if as_written - quality["recall"] > MAX_LOSS:
@@ -211,7 +212,7 @@ def warnings(report: dict[str, Any]) -> list[str]:
 def preference_report(
     score: Callable[[list[str], list[str]], list[float]], pairs: Sequence[tuple[str, str, str]]
 ) -> dict[str, Any]:
-    """Return the report on a preference model from held-out (prompt, chosen, rejected).
+    """Return the report on a preference model from held-out (prompt, chosen, rejected) triples.
 
     `score` takes prompts and completions. A model that rewards length is less accurate where the rejected completion
     is the longer one.

@@ -16,7 +16,7 @@ CITATION = "Post, Matt (2018). A Call for Clarity in Reporting BLEU Scores. WMT.
 INPUTS = """
 Args:
     predictions: texts.
-    references: one text per prediction, or a list of texts, as many as each prediction has.
+    references: one text per prediction, or a list of texts, whose number may differ between predictions.
     lowercase: ignore case.
     tokenize: sacrebleu's tokenizer, 13a unless another is named.
     use_aggregator: False returns counts, totals, sys_len and ref_len of every row, as lists.
@@ -57,7 +57,7 @@ class Bleu(evaluate.Metric):
         if not all(rows):
             raise ValueError(f"row {rows.index([])} has no reference")
         if not use_aggregator:
-            # effective_order changes a row's score, which is not returned, and not its counts.
+            # effective_order changes only a row's score, which is not returned, not its counts.
             row_bleu = BLEU(lowercase=lowercase, tokenize=tokenize, effective_order=True)
             scored = [vars(row_bleu.sentence_score(text, row)) for text, row in zip(predictions, rows, strict=True)]
             return {name: [row[name] for row in scored] for name in ("counts", "totals", "sys_len", "ref_len")}

@@ -15,7 +15,7 @@ CITATION = "Reimers and Gurevych (2019). Sentence-BERT. arXiv 1908.10084."
 INPUTS = """
 Args:
     predictions: texts.
-    references: one text per prediction, or a list of texts of which the closest one counts.
+    references: one text per prediction, or a list of texts; the closest one counts.
     encoder: a function from N texts to N embeddings (N, D) of length 1.
 
 Returns:

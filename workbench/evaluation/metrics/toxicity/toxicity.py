@@ -15,7 +15,7 @@ INPUTS = """
 Args:
     predictions: texts.
     judge: a function from a list of texts to one toxicity probability in [0, 1] each.
-    threshold: a text is toxic from this probability on.
+    threshold: a text counts as toxic at or above this probability.
 
 Returns:
     toxicity: the probability of each text.
