@@ -8,7 +8,9 @@ THREADS ?= $(or $(OMP_NUM_THREADS),$(shell getconf _NPROCESSORS_ONLN))
 LAUNCH := $(BIN) -m accelerate.commands.launch --quiet --num_cpu_threads_per_process $(THREADS) --config_file accelerate_config.yaml -m
 INSTALL := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart quickstart-gpt2 seeds test gpu mutate check format docs real real-models toy clean
+.PHONY: install quickstart quickstart-gpt2 seeds test gpu mutate check format docs real real-models toy clean
+
+install: .venv/installed
 
 quickstart: .venv/installed
 	$(LAUNCH) recipes.detox --config recipes/configs/quickstart.yaml
