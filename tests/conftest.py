@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_finish() -> None:
-    """Take what collection imported out of the garbage collector's sight, which otherwise walks it after every stage."""
+    """Hide what collection imported from the garbage collector, which otherwise walks it after every stage."""
     gc.collect()
     gc.freeze()
 

@@ -65,7 +65,10 @@ def test_every_range_of_the_schema_is_in_force(tmp_path: Path) -> None:
         (["--ppo.kl_target", "6", "--ppo.kl_coef", "0"], "ppo.kl_target: it scales ppo.kl_coef"),
         (["--ppo.kl_target", "6", "--ppo.kl_horizon", "8"], "ppo.kl_horizon: 8 is below ppo.batch_size 64"),
         (["--ppo.min_token_limit", "99"], "ppo.min_token_limit: 99 is above ppo.max_new_tokens 32"),
-        (["--ppo.value_model=separate", "--policy.gradient_checkpointing=true"], "ppo.value_model: separate does not work with"),
+        (
+            ["--ppo.value_model=separate", "--policy.gradient_checkpointing=true"],
+            "ppo.value_model: separate does not work with",
+        ),
         (["--sft", "{data: {path: s}, micro_batch_size: 3}"], "sft.batch_size: 16 is not a multiple of sft.micro"),
         (["--ppo", "null"], "sft, reward.train, ppo: all missing"),
         (["--reward.sanity_pair", "[a]"], "reward.sanity_pair: 1 entries; give exactly 2"),

@@ -276,7 +276,7 @@ def test_balanced_weights_give_every_label_the_same_part_of_the_loss() -> None:
         ({"variants": 0.5}, r"reward\.train\.variants: this key is now reward\.train\.perturbation_rate"),
         ({"wanted_label": "ok"}, r"reward\.train\.wanted_label: this key is now reward\.train\.target_label"),
         ({"average_from": -0.1}, r"reward\.train\.average_from: -0\.1"),
-        ({"early_stopping": 2, "average_from": 0.5}, "early_stopping keeps one checkpoint, average_from a mean"),
+        ({"early_stopping": 2, "average_from": 0.5}, "early_stopping keeps one checkpoint, average_from averages many"),
         ({"lora": {"target_modules": ["nothing"]}}, r"reward\.train\.lora\.target_modules: \['nothing'\]"),
         ({"objective": "preference"}, r"reward\.train\.target_label: only objective classifier reads it"),
         ({"objective": "preference", "target_label": None}, r"reward\.train\.data: .*no column 'chosen'"),
