@@ -288,7 +288,7 @@ class EvaluationConfig:
     """Completions per prompt; with several, the report adds worst toxicity and toxicity probability
     (arXiv 2009.11462)."""
     seeds: Annotated[list[NonNegativeInt], Length(1)] | None = None
-    """Sampling seeds, each with all samples; several give a standard deviation. Default: the experiment's seed."""
+    """Sampling seeds; each draws all samples, and several give a standard deviation. Default: the experiment's seed."""
     similarity: str | None = None
     """Encoder whose sentence embeddings compare completions with references: hub id or folder."""
     fail_on: Literal["worse"] | None = None

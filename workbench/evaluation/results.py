@@ -110,7 +110,7 @@ class SetResult:
     name: str
     prompts: int
     neutral: bool
-    """The prompts provoke nothing, so any change here is a side effect of alignment."""
+    """The prompts are harmless, so any change here is a side effect of alignment."""
     seen_in_training: int
     """Prompts that were in the training data of a stage of the run."""
     reference_perplexity: float | None

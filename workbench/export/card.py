@@ -258,7 +258,7 @@ def evaluation_limitations(model: ExportedModel, results: Results) -> list[str]:
     for result in results.sets:
         count, name = count_of_prompts(result.prompts), escape(result.name)
         if result.prompts < MINIMUM_PROMPTS:
-            limitations.append(f"{name}: {count} cannot show a small change.")
+            limitations.append(f"{name}: {count} are too few to detect a small change.")
         if result.seen_in_training:
             limitations.append(f"{name}: the training data contains {result.seen_in_training} of {count}.")
     return limitations
@@ -268,7 +268,7 @@ def reward_limitations() -> list[str]:
     """Return the limitations that every reward model has."""
     return [
         "It reproduces the labels of its training data, errors included; the languages of the data are not recorded.",
-        "The figures are from the run's own validation rows; on other data the model can be worse.",
-        "A policy that is optimized against it finds texts that it scores too high.",
+        "The figures are from the run's own validation rows; it may do worse on other data.",
+        "A policy optimized against it will find texts that it overrates.",
         "Not for decisions about people or their texts without human review.",
     ]

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-# exp of a larger log ratio helps no loss, and overflows float32 at 88.
+# Larger log ratios carry no useful signal, and exp overflows float32 at 88.
 LOG_RATIO_LIMIT = 20.0
 
 

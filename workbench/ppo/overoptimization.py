@@ -56,5 +56,5 @@ def divergence_warning(points: Sequence[Point]) -> str | None:
         return None
     return (
         f"ppo: warning: since step {step} the reward has risen and the held-out reward has fallen (now step "
-        f"{points[-1].step}): the policy is exploiting errors of the reward; raise ppo.kl_coef, or stop at step {step}"
+        f"{points[-1].step}): the policy is exploiting errors in the reward; raise ppo.kl_coef, or stop at step {step}"
     )

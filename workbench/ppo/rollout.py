@@ -17,7 +17,7 @@ from workbench.rewards.contract import CheckedReward
 
 # Row fields that are not passed to the reward as columns, and the names of the reward's own arguments.
 ROW_FIELDS = frozenset({"prompt", "prompt_ids", "response", "response_ids", "prompts", "completions"})
-# A forward pass without gradients keeps no activations, so it can take this many times as many rows.
+# A forward pass without gradients keeps no activations, so it can process this multiple of the rows.
 NO_GRADIENT_FACTOR = 4
 
 

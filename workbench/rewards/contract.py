@@ -193,7 +193,7 @@ def check_probabilities(values: Any, texts: Sequence[str], name: str) -> list[fl
     for row, probability in enumerate(probabilities):
         if not 0.0 <= probability <= 1.0:
             context = _row_context(name, row, texts)
-            raise RewardError(f"{context} {probability!r}; a toxicity must be a probability in [0, 1]")
+            raise RewardError(f"{context} {probability!r}; toxicity must be a probability in [0, 1]")
     return probabilities
 
 

@@ -41,7 +41,7 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class StageResult:
-    """The part of stage.json that the stage itself knows."""
+    """The part of stage.json that only the stage can supply."""
 
     inputs: dict[str, Any]
     metrics: dict[str, Any]
@@ -65,7 +65,7 @@ class Stage:
 
 
 def main(stages: Sequence[Stage], description: str) -> NoReturn:
-    """Run the stages and exit: 0, 1 for a result to fail on, 2 for a mistake, 130 if interrupted."""
+    """Run the stages and exit: 0, 1 if the result matches fail_on, 2 for a mistake, 130 if interrupted."""
     quiet_libraries()
     try:
         launch(stages, description, sys.argv[1:])
