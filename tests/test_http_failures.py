@@ -189,7 +189,7 @@ def test_rows_are_counted_over_all_batches_and_judges_stay_probabilities() -> No
         assert "row 2, text 'bad'" in mistake(lambda: reward(["p"] * 4, ["a", "b", "bad", "c"]))
         judge = reward.judge()
         assert judge is not None
-        assert "row 0, text 'a': it returned 2.0; a toxicity must be a probability" in mistake(lambda: judge(["a"]))
+        assert "row 0, text 'a': it returned 2.0; toxicity must be a probability" in mistake(lambda: judge(["a"]))
 
 
 def test_a_page_where_health_should_be_is_found_when_the_reward_is_loaded() -> None:

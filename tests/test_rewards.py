@@ -217,7 +217,7 @@ def test_a_reward_offers_a_judge_or_none():
     assert CheckedReward(returning([]), "plain").judge() is None
     assert CheckedReward(Judging(None), "none").judge() is None
     judge = CheckedReward(Judging(lambda texts: [2.0] * len(texts)), "wild").judge()
-    with pytest.raises(RewardError, match=r"judge wild, row 0, text 'a': it returned 2.0; a toxicity must be"):
+    with pytest.raises(RewardError, match=r"judge wild, row 0, text 'a': it returned 2.0; toxicity must be"):
         judge(["a"])
     with pytest.raises(RewardError, match=r"reward number: judge\(\) returned 3; it must return a judge or None"):
         CheckedReward(Judging(3), "number").judge()

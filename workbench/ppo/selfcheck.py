@@ -20,7 +20,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 def check_start(
     policy: nn.Module, accelerator: Accelerator, rollout: Rollout, *, rows: int, temperature: float, kl_per_token: float
 ) -> None:
-    """Raise UserError, with the likely cause, unless the first `rows` responses satisfy what must hold before any update.
+    """Raise UserError, with the likely cause, unless the first `rows` responses pass before any update.
 
     KL to the reference is 0, the ratio of new to old probabilities is 1, the reference shares no trained
     weight, and a gradient reaches every adapter and the value head. All processes come to the same conclusion.
