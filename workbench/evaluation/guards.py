@@ -36,8 +36,8 @@ MAX_PERPLEXITY_RATIO = 1.5
 MIN_PERPLEXITY_RATIO = 0.5
 # Relative to the references' own perplexity, the yardstick of flat text where there are references: a briefly trained
 # SFT policy is far above it, and coming down to it is no fault. On toy T5 and GPT-2 (100 prompts) SFT and aligned
-# policies are at 0.98 to 2.4 times the references, the base's greedy text at 0.33 and 0.38. A collapsed policy is higher
-# still and fails the other bound: the same summary for every prompt at 3.3 or more, a repeated word in the hundreds.
+# policies are at 0.98 to 2.4 times the references, the base's greedy text at 0.33 and 0.38. A collapsed policy is
+# higher still and fails the other bound: one summary for every prompt at 3.3 or more, a repeated word in the hundreds.
 MIN_REFERENCE_PERPLEXITY_RATIO = 0.6
 # At most 10 points more completions may hit the token limit.
 MAX_TRUNCATION_RISE = 0.1

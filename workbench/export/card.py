@@ -258,7 +258,7 @@ def evaluation_limitations(model: ExportedModel, results: Results) -> list[str]:
     for result in results.sets:
         count, name = count_of_prompts(result.prompts), escape(result.name)
         if result.prompts < MINIMUM_PROMPTS:
-            limitations.append(f"{name}: {count} are too few to detect a small change.")
+            limitations.append(f"{name}: {count}, too few to detect a small change.")
         if result.seen_in_training:
             limitations.append(f"{name}: the training data contains {result.seen_in_training} of {count}.")
     return limitations
