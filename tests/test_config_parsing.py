@@ -229,3 +229,39 @@ def test_one_suggestion_and_one_shortener() -> None:
     assert shorten("a\nb") == r"'a\nb'"
     assert shorten([1, "x" * 100], 20) == "[1, 'xxxxxxxxxxxx..."
     assert len(shorten("y" * 500)) == 60
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seed+", "3"], "--seed+: seed is not a list"),
+        (["--track+", "wandb"], "--track+: track is not a list"),
+        (["--policy.lora+", "x"], "--policy.lora+: policy.lora is not a list"),
+        (["--reward.options", "{<<: 5}"], "--reward.options: << must merge a mapping"),
+        (["--reward.options", "!foo {a: 1}"], "--reward.options: the tag !foo is not allowed"),
+        (["--seed", "!!int abc"], "--seed: !!int 'abc' is not a plain value"),
+        (["--reward.options", "&a {x: *a}"], "--reward.options: an alias refers to itself"),
+        (["--evaluation.models", "{<<: {5: x}}"], "--evaluation.models.5: the name must be text"),
+        (["--ppo.steps", "010"], "--ppo.steps: must be a whole number"),
+        (["--seed", "1:30"], "--seed: must be a whole number"),
+        (["--ppo.learning_rate", "1" + "0" * 400], "--ppo.learning_rate: must be a number"),
+        (["--policy.model="], "--policy.model: is empty; give a text"),
+        (["--ppo", "null", "--sft.data.path", "x", "--reward.model", "null"], "reward: PPO needs one"),
+    ],
+)
+def test_yaml_without_a_plain_value_is_one_line(options: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        load(tmp_path, GOOD, *options)
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["<<: 5\nname: x\n", "a: &a {<<: *a}\n", "name: !foo x\n"])
+def test_a_file_without_plain_values_is_one_line(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"test\.yaml, line 1: "):
+        load(tmp_path, text)
+
+
+def test_free_options_keep_dates_and_old_names_as_text(tmp_path: Path) -> None:
+    options = ["--reward.options", "{day: 2001-13-45, name: embedded:mine}"]
+    assert load(tmp_path, GOOD, *options).reward.options == {"day": "2001-13-45", "name": "embedded:mine"}

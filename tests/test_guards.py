@@ -125,8 +125,10 @@ def test_a_move_in_the_harmless_direction_passes(scene, metric, before, after):
         (12.5, 6.07, None, False, "at least 0.5 times the value before"),
         (12.5, 19.0, 5.5, False, "at most 1.5 times the value before"),
         (12.5, 19.0, 30.0, False, "at most 1.5 times the value before"),
-        (2.0, 1.9, 5.5, True, "at least 0.5 times the value before"),  # greedy text, as flat before as after
-        (2.0, 0.9, 5.5, False, "at least 0.5 times the value before"),
+        (2.0, 1.9, 5.5, True, "at least 0.9 times the value before"),  # greedy text, as flat before as after
+        (2.0, 1.7, 5.5, False, "at least 0.9 times the value before"),
+        (3.4, 3.2, 5.5, True, "at least 0.9 times the value before"),  # no step in the limit near 0.6 of the references
+        (3.7, 3.2, 5.5, False, "at least 0.6 times the references' 5.5"),
     ],
 )
 def test_references_are_the_yardstick_of_flat_text(scene, before, after, references, passes, rule):

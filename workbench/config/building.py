@@ -26,7 +26,12 @@ def option_type(key: str, command_options: typing.Iterable[str] = ()) -> Any:
             valid = [".".join([*names[:depth], field]) for field in fields] + ([] if depth else list(command_options))
             raise UserError(f"--{dotted}: {unknown_key(dotted, dotted, valid, '--')}")
         kind = fields.get(name, element(kind))
-    return element(without_range(without_none(kind))) if key.endswith("+") else kind
+    if not key.endswith("+"):
+        return kind
+    inner = without_range(without_none(kind))
+    if typing.get_origin(inner) is not list:
+        raise UserError(f"--{key}: {dotted} is not a list, and only a list takes another element")
+    return element(inner)
 
 
 def merge(old: Any, new: Any, kind: Any) -> Any:

@@ -41,6 +41,8 @@ def check(config: Config) -> None:
         raise UserError(f"policy.quantization: {config.policy.quantization} weights cannot be trained; add policy.lora")
     if config.sft and config.sft.micro_batch_size:
         check_multiple("sft.batch_size", config.sft.batch_size, "sft.micro_batch_size", config.sft.micro_batch_size)
+    if config.reward and config.reward.model is None and config.reward.train is None:
+        raise UserError("reward: PPO needs one; give reward.model, or reward.train to train it")
     if config.reward and config.reward.train:
         check_reward_training(config.reward.train)
     if config.ppo:
@@ -143,7 +145,7 @@ def check_reward_training(train: RewardTraining) -> None:
 
 def check_ppo(ppo: PPOConfig, reward: RewardConfig | None) -> None:
     """Raise UserError for settings of PPO that exclude each other."""
-    if reward is None or (reward.model is None and reward.train is None):
+    if reward is None:
         raise UserError("reward: PPO needs one; give reward.model, or reward.train to train it")
     if reward.held_out and ppo.validation is None:
         raise UserError("reward.held_out: it scores the responses to ppo.validation, which is missing; add it")

@@ -100,7 +100,7 @@ def load_saved(file: Path) -> Config:
         raise UserError(f"{file}: damaged, not valid YAML") from error
     if not isinstance(values, dict):
         raise UserError(f"{file}: damaged, not a mapping")
-    return parse(make_parser(), ["--config", str(file)])[0]
+    return parse(make_parser(), [f"--config={file}"])[0]
 
 
 def differences(before: Config, after: Config) -> list[str]:

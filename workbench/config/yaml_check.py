@@ -31,6 +31,7 @@ def check_file(file: Path, options: set[str] | None) -> None:
         raise UserError(f"{file}{yaml_problem(error)}") from error
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{file}: empty or not a mapping; see recipes/configs for examples")
+    check_values(node, "", file)
     check_node(node, Config, "", file, options)
 
 
@@ -45,7 +46,18 @@ def check_option(key: str, value: str, kind: Any) -> None:
             raise UserError(f"--{key}{yaml_problem(error)}") from error
     if node is None:
         raise UserError(f"--{key}: the value is empty")
+    check_values(node, key, None)
     check_node(node, kind, key, None, None)
+
+
+def check_values(node: yaml.Node, key: str, file: Path | None) -> None:
+    """Raise UserError for YAML that has no plain value: tags, aliases to themselves, numbers that are none."""
+    problem = yaml_text.problem(node)
+    if problem is None:
+        return
+    if file is None:
+        raise UserError(f"--{key}: {problem[1]}")
+    raise UserError(f"{file}, line {problem[0].start_mark.line + 1}: {problem[1]}")
 
 
 def is_plain_text(kind: Any) -> bool:
@@ -70,7 +82,8 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
     """Raise UserError if the node, or one nested in it, does not fit the annotation `kind`."""
     if is_null(node) and types.NoneType in alternatives(kind):
         return
-    if isinstance(node, yaml.ScalarNode) and (renamed := RENAMED_VALUE.fullmatch(node.value)):
+    is_free = kind is Any and not key.endswith(".model")  # an option of the user's own, whatever it says
+    if isinstance(node, yaml.ScalarNode) and not is_free and (renamed := RENAMED_VALUE.fullmatch(node.value)):
         raise mistake(file, node, key, f"{node.value} is now toy:{renamed[1]}")
     declared, kind = kind, without_range(member(without_range(kind), is_mapping=isinstance(node, yaml.MappingNode)))
     if kind is Any:
@@ -79,17 +92,27 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
         names = check_entries(node, key, file, options, field_types(kind))
         check_required(node, typing.cast(type, kind), names, key, file, options)
     elif typing.get_origin(kind) is dict and isinstance(node, yaml.MappingNode):
-        for name, _ in node.value:
-            if name.tag not in (f"{TAG}str", f"{TAG}merge"):
-                raise mistake(file, name, f"{key}.{name.value}", "the name must be text; write it in quotes")
+        check_names(node, key, file)
         check_entries(node, key, file, options, {}, element(kind))
     elif typing.get_origin(kind) is list and isinstance(node, yaml.SequenceNode):
         for index, entry in enumerate(node.value):
             check_node(entry, element(kind), f"{key}[{index}]", file, options)
+    elif kind is str and isinstance(node, yaml.ScalarNode) and not node.value and node.tag == f"{TAG}str":
+        raise mistake(file, node, key, "is empty; give a text")
     elif not fits(node, kind):
         is_unquoted = kind is str and isinstance(node, yaml.ScalarNode) and not is_null(node)
         quotes = "; write it in quotes" if is_unquoted else ""
         raise mistake(file, node, key, f"must be {expected_form(declared)}, not {node_in_words(node)}{quotes}")
+
+
+def check_names(node: yaml.Node, key: str, file: Path | None) -> None:
+    """Raise UserError for a name of a mapping, merged ones included, that is not text."""
+    for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if name.tag == f"{TAG}merge":
+            for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                check_names(part, key, file)
+        elif name.tag != f"{TAG}str":
+            raise mistake(file, name, f"{key}.{name.value}", "the name must be text; write it in quotes")
 
 
 def check_entries(

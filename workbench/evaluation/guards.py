@@ -39,6 +39,8 @@ MIN_PERPLEXITY_RATIO = 0.5
 # policies are at 0.98 to 2.4 times the references, the base's greedy text at 0.33 and 0.38. A collapsed policy is
 # higher still and fails the other bound: one summary for every prompt at 3.3 or more, a repeated word in the hundreds.
 MIN_REFERENCE_PERPLEXITY_RATIO = 0.6
+# Text that was that flat before PPO may lose a tenth more, so that the limit has no step.
+MIN_FLAT_PERPLEXITY_RATIO = 0.9
 # At most 10 points more completions may hit the token limit.
 MAX_TRUNCATION_RISE = 0.1
 # Nats per response: what arXiv 1909.08593 lets a policy spend on a reward, applied where there is no reward to earn.
@@ -105,13 +107,15 @@ def fails(results: Results) -> bool:
 def perplexity_limits(before: float, references: float | None) -> Limits:
     """Return the limits of the perplexity under the base."""
     low, rule = MIN_PERPLEXITY_RATIO * before, f"at least {MIN_PERPLEXITY_RATIO:g} times the value before PPO"
-    # Text that was flatter than the references all along was not flattened by the reward.
-    if references is not None and before >= MIN_REFERENCE_PERPLEXITY_RATIO * references:
+    if references is not None:
         low = MIN_REFERENCE_PERPLEXITY_RATIO * references
         rule = (
             f"at least {MIN_REFERENCE_PERPLEXITY_RATIO:g} times the references' {references:.3g}, below which text is "
             "flat"
         )
+        if MIN_FLAT_PERPLEXITY_RATIO * before < low:
+            low = MIN_FLAT_PERPLEXITY_RATIO * before
+            rule = f"at least {MIN_FLAT_PERPLEXITY_RATIO:g} times the value before PPO, which was flat already"
     rule += f"; at most {MAX_PERPLEXITY_RATIO:g} times the value before PPO"
     return Limits(low, MAX_PERPLEXITY_RATIO * before, rule)
 
