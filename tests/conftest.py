@@ -20,6 +20,18 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# With one file per worker at a time, a slow file at the end would keep one worker busy alone.
+SLOW_FILES = (
+    *("test_processes", "test_recipe_commands", "test_evaluation_recipe", "test_quantization", "test_evaluation_cache"),
+    *("test_recipes", "test_resume", "test_reward_recipe", "test_report_browser", "test_checkpoints", "test_ppo"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow files first."""
+    items.sort(key=lambda item: item.path.stem not in SLOW_FILES)
+
+
 def pytest_collection_finish() -> None:
     """Hide what collection imported from the garbage collector, which otherwise walks it after every stage."""
     gc.collect()

@@ -271,7 +271,7 @@ def test_balanced_weights_give_every_label_the_same_part_of_the_loss() -> None:
         ({"target_label": None}, r"reward\.train\.target_label: missing; a classifier needs .*ok, rude"),
         ({"target_label": "fine"}, r"reward\.train\.target_label: 'fine' is not a label of the data: ok, rude"),
         ({"early_stopping": 0}, r"reward\.train\.early_stopping: 0"),
-        ({"max_tokens": 4000}, r"reward\.train\.max_tokens: 4000, but toy:gpt2 reads \d+ tokens"),
+        ({"max_tokens": 4000}, r"reward\.train\.max_tokens: 4000, but toy:gpt2 reads at most \d+ tokens"),
         ({"perturbation_rate": 1.5}, r"reward\.train\.perturbation_rate: 1\.5"),
         ({"variants": 0.5}, r"reward\.train\.variants: this key is now reward\.train\.perturbation_rate"),
         ({"wanted_label": "ok"}, r"reward\.train\.wanted_label: this key is now reward\.train\.target_label"),

@@ -234,7 +234,7 @@ def broken(words: int) -> None:
     ("model", "options", "message"),
     [
         ("test_rewards:broken", {"words": 3}, "it cannot be built: FileNotFoundError: no list of 3 words"),
-        ("lexicon", {"words": 5}, "lexicon: it cannot be built: TypeError"),
+        ("lexicon", {"words": 5}, "lexicon: words is 5; give a list of words"),
         ("lexicon", {"words": "idiot"}, "words is the string 'idiot'; give a list"),
         ("lexicon", {}, "lexicon: words is empty; list at least one word, or use toy_lexicon"),
         ("toxicity", {"model": 5}, "toxicity: it cannot be built: AttributeError"),
