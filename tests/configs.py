@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workbench.config.parsing import make_parser, parse
+from workbench.config.parsing import parse
 from workbench.config.schema import Config
 
 GOOD = """
@@ -28,4 +28,4 @@ def load(folder: Path, text: str, *options: str) -> Config:
     """Return the configuration in `text` with overrides."""
     file = folder / "test.yaml"
     file.write_text(text)
-    return parse(make_parser(), ["--config", str(file), *options])[0]
+    return parse(["--config", str(file), *options])[0]

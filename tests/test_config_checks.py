@@ -9,7 +9,7 @@ import pytest
 import yaml
 from configs import GOOD, VALIDATION, load
 
-from workbench.config.parsing import dump, flatten, make_parser, parse
+from workbench.config.parsing import dump, flatten, parse
 from workbench.errors import UserError
 from workbench.run.distributed import per_process
 
@@ -115,7 +115,7 @@ def test_every_field_has_a_reader(in_project: Path) -> None:
         for path in in_project.glob(f"{folder}/**/*.py")
         if path.parent.name != "config"
     )
-    config = parse(make_parser(), ["--config", "recipes/configs/quickstart.yaml"])[0]
+    config = parse(["--config", "recipes/configs/quickstart.yaml"])[0]
     names = {key.split(".")[-1] for key in flatten(yaml.safe_load(dump(config))) if ".data.test" not in key}
     names -= set(map(str, yaml.safe_load(dump(config))["ppo"]["data"]["columns"]))
     unread = sorted(name for name in names if not re.search(rf'\.{name}\b|"{name}"', code))

@@ -8,7 +8,7 @@ import pytest
 from configs import GOOD, VALIDATION, load
 
 from workbench.config.building import build
-from workbench.config.parsing import differences, dump, load_saved, make_parser, parse
+from workbench.config.parsing import differences, dump, load_saved, parse
 from workbench.config.schema import Config, Scorer
 from workbench.config.scorers import as_scorer
 from workbench.errors import UserError, shorten, suggestion
@@ -27,7 +27,7 @@ def test_options_take_precedence_wherever_they_stand_and_a_second_file_over_the_
     (tmp_path / "first.yaml").write_text(GOOD)
     (tmp_path / "second.yaml").write_text("seed: 1\nppo: {steps: 7}\nreward: {options: {b: 2}}\n")
     files = ["--config", str(tmp_path / "first.yaml"), "--config", str(tmp_path / "second.yaml")]
-    config, options = parse(make_parser(), ["--seed", "3", "--reward.options.a", "1e-3", *files, "--dry_run"])
+    config, options = parse(["--seed", "3", "--reward.options.a", "1e-3", *files, "--dry_run"])
     assert (config.seed, options.dry_run, options.force) == (3, True, None)
     assert config.ppo is not None
     assert (config.ppo.steps, config.ppo.kl_coef) == (7, 0.03), "the sections of two files are merged"

@@ -111,8 +111,8 @@ def test_the_interval_of_bleu_is_that_of_koehns_paired_bootstrap() -> None:
     references = [text or "none" for text in texts(generator, 120)]
     models = []
     for keep in (0.5, 0.7):
-        kept = [[w for w in text.split() if generator.random() < keep] for text in references]
-        models.append([" ".join(words) for words in kept])
+        shortened = [[w for w in text.split() if generator.random() < keep] for text in references]
+        models.append([" ".join(words) for words in shortened])
     rows = [{"prompt": "say", "reference": text} for text in references]
     first, second = (pseudovalues(rows, [[completion(text)] for text in model])["BLEU"] for model in models)
     difference = paired_difference(first, second)

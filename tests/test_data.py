@@ -75,14 +75,14 @@ def test_a_response_never_has_two_eos(tmp_path):
 def test_what_does_not_fit_is_dropped_and_counted(tmp_path, caplog):
     rows = [{"prompt": "p" * n, "response": "r" * m} for n, m in ((3, 3), (12, 3), (13, 3), (3, 16), (3, 17), (12, 8))]
     path = write(tmp_path / "a.jsonl", rows)
-    kept, report = make(DataSource(path), context_length=20, with_responses=True)  # EOS counts; 20 - 8 leaves 12
-    assert [(len(row["prompt"]), len(row["response"])) for row in kept] == [(3, 3), (12, 3), (3, 16)]
+    fitting, report = make(DataSource(path), context_length=20, with_responses=True)  # EOS counts; 20 - 8 leaves 12
+    assert [(len(row["prompt"]), len(row["response"])) for row in fitting] == [(3, 3), (12, 3), (3, 16)]
     assert report.dropped == {"prompt_too_long": 1, "response_too_long": 2}
     assert (report.rows_read, report.rows_kept, report.prompt_tokens_max, report.prompt_tokens_median) == (6, 3, 12, 3)
     assert all(part in str(report) for part in ("3 of 6 rows kept", "1 prompt too long", "2 response too long"))
 
-    kept, _ = make(DataSource(path, max_prompt_tokens=3, max_response_tokens=4, limit=1), with_responses=True)
-    assert [(len(row["prompt"]), len(row["response"])) for row in kept] == [(3, 3)]
+    fitting, _ = make(DataSource(path, max_prompt_tokens=3, max_response_tokens=4, limit=1), with_responses=True)
+    assert [(len(row["prompt"]), len(row["response"])) for row in fitting] == [(3, 3)]
     _, report = make(DataSource(path, max_prompt_tokens=3, limit=2))
     assert (report.rows_kept, report.dropped["prompt_too_long"], report.duplicate_prompts) == (
         2,
@@ -90,17 +90,17 @@ def test_what_does_not_fit_is_dropped_and_counted(tmp_path, caplog):
         1,
     )  # read no further
     # An encoder has its context length to itself, and its decoder another.
-    kept, _ = make(DataSource(path), ENCODER_DECODER, context_length=13, with_responses=True)
-    assert len(kept) == 5
+    fitting, _ = make(DataSource(path), ENCODER_DECODER, context_length=13, with_responses=True)
+    assert len(fitting) == 5
     assert "longer than the specified maximum" not in caplog.text
 
 
 def test_named_templates(tmp_path):
     rows = [{"instruction": "Add.", "input": "1 {dialogue}"}, {"instruction": "Sing.", "input": ""}]
-    kept, _ = make(DataSource(write(tmp_path / "a.jsonl", rows), template="instruction"))
-    assert "### Input:\n1 {dialogue}\n" in kept[0]["prompt"]
-    assert "Input" not in kept[1]["prompt"]
-    assert kept[1]["prompt"].endswith("### Instruction:\nSing.\n\n### Response:\n")
+    fitting, _ = make(DataSource(write(tmp_path / "a.jsonl", rows), template="instruction"))
+    assert "### Input:\n1 {dialogue}\n" in fitting[0]["prompt"]
+    assert "Input" not in fitting[1]["prompt"]
+    assert fitting[1]["prompt"].endswith("### Instruction:\nSing.\n\n### Response:\n")
     source = DataSource(write(tmp_path / "b.jsonl", [{"dialogue": "A: hi"}]), template="dialogue_summary")
     assert make(source)[0][0]["prompt"] == "Summarize the following conversation.\n\nA: hi\n\nSummary:"
     source.template, source.columns = 'Q {"x"}: {question}?', {"question": "dialogue"}

@@ -169,10 +169,10 @@ def test_two_sets_of_the_same_prompts_are_sampled_once(runs: Path, batches: list
 
 
 def test_a_further_model_is_known_by_its_content_and_not_by_its_title(runs: Path, batches: list[int]) -> None:
-    place = str(shutil.copytree(runs / "quickstart" / "ppo", runs / "elsewhere"))
-    evaluate(runs, "--evaluation.models", json.dumps({"one": place}))
+    folder = str(shutil.copytree(runs / "quickstart" / "ppo", runs / "elsewhere"))
+    evaluate(runs, "--evaluation.models", json.dumps({"one": folder}))
     assert sum(batches) == 10
-    titles = evaluate(runs, "--evaluation.models", json.dumps({"two": place})).models
+    titles = evaluate(runs, "--evaluation.models", json.dumps({"two": folder})).models
     assert sum(batches) == 10
     assert titles == ["base", "sft", "aligned", "two"]
 

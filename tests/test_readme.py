@@ -13,7 +13,7 @@ import pytest
 from small_runs import CHAIN, small
 
 from recipes import evaluation, ppo, reward, sft
-from workbench.config.parsing import make_parser, parse
+from workbench.config.parsing import parse
 from workbench.export.command import export_options
 from workbench.run import cli
 from workbench.toy import rows
@@ -109,7 +109,7 @@ def test_the_tutorial_runs_as_it_stands(
         options = words[words.index("-m") + 2 :]
         if "--evaluation.models" in options:  # needs the policy of the run before it
             first = options.index("--evaluation.models")
-            parse(make_parser(), options)
+            parse(options)
             options = options[:first] + options[first + 2 :]
         cli.launch(STAGES[stage], "", [*options, "--sft.data.limit", "64", "--ppo.data.limit", "64", "--dry_run"])
         assert "prompts" in capsys.readouterr().out

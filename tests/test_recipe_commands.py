@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from small_runs import small
 
-from workbench.config.parsing import make_parser, parse
+from workbench.config.parsing import parse
 from workbench.run import cli
 
 
@@ -47,9 +47,8 @@ def test_print_config_prints_what_would_run_and_loads_back(in_project: Path, tmp
     assert result.returncode == 0, result.stderr
     assert "seed: 5" in result.stdout
     (tmp_path / "printed.yaml").write_text(result.stdout)
-    parser = make_parser("test", "")
-    printed, _ = parse(parser, ["--config", str(tmp_path / "printed.yaml")])
-    expected, _ = parse(parser, ["--config", "recipes/configs/quickstart.yaml", "--seed", "5"])
+    printed, _ = parse(["--config", str(tmp_path / "printed.yaml")])
+    expected, _ = parse(["--config", "recipes/configs/quickstart.yaml", "--seed", "5"])
     assert printed == expected
 
 

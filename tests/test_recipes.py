@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from recipes import ppo
-from workbench.config.parsing import make_parser, parse
+from workbench.config.parsing import parse
 from workbench.errors import UserError
 from workbench.evaluation.results import read_results
 from workbench.run import cli
@@ -164,7 +164,7 @@ def chain_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Chain
         folder = tmp_path_factory.mktemp("chain")
         options = small(name, folder, *extra)
         if variant == "t5 full":  # as a run leaves it that is killed while it writes a checkpoint
-            open_run(parse(make_parser("", ""), options)[0], force=None).stage("sft").joinpath("checkpoint-2").mkdir()
+            open_run(parse(options)[0], force=None).stage("sft").joinpath("checkpoint-2").mkdir()
         with redirect_stdout(StringIO()) as printed:
             cli.launch(CHAIN, "", options)
         return ChainRun(name, options, folder / name, printed.getvalue())

@@ -151,7 +151,7 @@ def test_several_seeds_give_the_deviation_of_their_means_and_the_worst_of_each_s
 
 
 def test_scores_are_arrays_of_prompts_seeds_and_samples_with_the_seeds_in_order() -> None:
-    texts = [[f"{'x ' * (4 * prompt + place)}" for place in range(1, 5)] for prompt in range(3)]
+    texts = [[f"{'x ' * (4 * prompt + sample)}" for sample in range(1, 5)] for prompt in range(3)]
     scores = scores_of({"base": [[completion(text) for text in row] for row in texts]}, seeds=2)
     tokens = scores[Metric("tokens")]["base"]
     np.testing.assert_array_equal(tokens, np.arange(1, 13).reshape(3, 2, 2))

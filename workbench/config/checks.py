@@ -17,7 +17,6 @@ from workbench.config.schema import (
     Length,
     PPOConfig,
     Range,
-    RewardConfig,
     RewardTraining,
     sampling_seeds,
 )
@@ -41,12 +40,15 @@ def check(config: Config) -> None:
         raise UserError(f"policy.quantization: {config.policy.quantization} weights cannot be trained; add policy.lora")
     if config.sft and config.sft.micro_batch_size:
         check_multiple("sft.batch_size", config.sft.batch_size, "sft.micro_batch_size", config.sft.micro_batch_size)
-    if config.reward and config.reward.model is None and config.reward.train is None:
+    reward = config.reward
+    if (reward is None and config.ppo) or (reward and reward.model is None and reward.train is None):
         raise UserError("reward: PPO needs one; give reward.model, or reward.train to train it")
     if config.reward and config.reward.train:
         check_reward_training(config.reward.train)
     if config.ppo:
-        check_ppo(config.ppo, config.reward)
+        check_ppo(config.ppo)
+        if reward and reward.held_out and config.ppo.validation is None:
+            raise UserError("reward.held_out: it scores the responses to ppo.validation, which is missing; add it")
         if config.ppo.value_model == "separate" and config.policy.gradient_checkpointing:
             raise UserError(
                 "ppo.value_model: separate does not work with policy.gradient_checkpointing, whose second forward pass "
@@ -60,11 +62,11 @@ def check_ranges(value: Any, kind: Any, key: str) -> None:
     if value is None:
         return
     kind = member(kind, is_mapping=dataclasses.is_dataclass(value))
+    if without_range(kind) is float and not math.isfinite(value):
+        raise UserError(f"{key}: {value} must be a finite number")
     for limits in ranges(kind):
         check_length(value, limits, key) if isinstance(limits, Length) else check_range(value, limits, key)
     kind = without_range(kind)
-    if kind is float and not math.isfinite(value):
-        raise UserError(f"{key}: {value} must be a finite number")
     if dataclasses.is_dataclass(value):
         for name, field_type in field_types(type(value)).items():
             check_ranges(getattr(value, name), field_type, f"{key}.{name}" if key else name)
@@ -78,8 +80,6 @@ def check_ranges(value: Any, kind: Any, key: str) -> None:
 
 def check_range(value: float, limits: Range, key: str) -> None:
     """Raise UserError unless the number is within its limits."""
-    if not math.isfinite(value):
-        raise UserError(f"{key}: {value} must be a finite number")
     is_low = limits.minimum is not None and value < limits.minimum
     is_high = limits.maximum is not None and value > limits.maximum
     if limits.above is not None and value <= limits.above:
@@ -143,12 +143,8 @@ def check_reward_training(train: RewardTraining) -> None:
             raise UserError(f"reward.train.{name}: only objective classifier reads it; objective is {train.objective}")
 
 
-def check_ppo(ppo: PPOConfig, reward: RewardConfig | None) -> None:
+def check_ppo(ppo: PPOConfig) -> None:
     """Raise UserError for settings of PPO that exclude each other."""
-    if reward is None:
-        raise UserError("reward: PPO needs one; give reward.model, or reward.train to train it")
-    if reward.held_out and ppo.validation is None:
-        raise UserError("reward.held_out: it scores the responses to ppo.validation, which is missing; add it")
     if ppo.kl_target is not None and ppo.kl_coef == 0:
         raise UserError("ppo.kl_target: it scales ppo.kl_coef, and 0 stays 0; start with a ppo.kl_coef above 0")
     if ppo.kl_target is not None and ppo.kl_horizon < ppo.batch_size:

@@ -27,23 +27,23 @@ OPTIONS = {
 """Options of the commands that are not keys of the configuration."""
 
 
-def make_parser(prog: str = "", description: str = "") -> ArgumentParser:
-    """Return the parser of a command's own options; `parse` adds every key of the configuration."""
-    parser = ArgumentParser(prog, description=description, exit_on_error=False, add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", action="append", default=[], help=OPTIONS["config"])
-    parser.add_argument("--dry_run", action="store_true", help=OPTIONS["dry_run"])
-    parser.add_argument("--force", choices=STAGES, help=OPTIONS["force"])
-    parser.add_argument("--print_config", action="store_true", help=OPTIONS["print_config"])
+def command_parser() -> ArgumentParser:
+    """Return the parser of a command's own options; help.py prints them, with the keys of the configuration."""
+    parser = ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action="append", default=[])
+    parser.add_argument("--dry_run", action="store_true")
+    parser.add_argument("--force", choices=STAGES)
+    parser.add_argument("--print_config", action="store_true")
     return parser
 
 
-def parse(parser: ArgumentParser, argv: list[str]) -> tuple[Config, Namespace]:
+def parse(argv: list[str]) -> tuple[Config, Namespace]:
     """Return the checked configuration and the command's own options; raises UserError with one line for any mistake.
 
     Keys on the command line take precedence over those of the files.
     """
     try:
-        options, rest = parser.parse_known_args(argv)
+        options, rest = command_parser().parse_known_args(argv)
     except ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}") from error
     keys = keys_and_values(rest)
@@ -100,7 +100,7 @@ def load_saved(file: Path) -> Config:
         raise UserError(f"{file}: damaged, not valid YAML") from error
     if not isinstance(values, dict):
         raise UserError(f"{file}: damaged, not a mapping")
-    return parse(make_parser(), [f"--config={file}"])[0]
+    return parse([f"--config={file}"])[0]
 
 
 def differences(before: Config, after: Config) -> list[str]:

@@ -14,10 +14,10 @@ from workbench.config import yaml_text
 from workbench.config.annotations import alternatives, element, field_types, member, without_none, without_range
 from workbench.config.renamed import RENAMED_KEYS, RENAMED_VALUE
 from workbench.config.schema import Config
+from workbench.config.yaml_text import TAG
 from workbench.errors import MAX_LISTED_NAMES, UserError, suggestion
 
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-TAG = "tag:yaml.org,2002:"
 
 
 def check_file(file: Path, options: set[str] | None) -> None:

@@ -17,7 +17,7 @@ from workbench.data.templates import (
     prompt_and_response,
     template_text,
 )
-from workbench.errors import UserError, shorten
+from workbench.errors import UserError, error_context, shorten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,6 +103,27 @@ def load_prompts(
         raise nothing_fits(source, len(rows), lengths, limits, with_responses)
     fitting = fitting[: source.limit]
     return fitting, report(source, len(rows), fitting, dropped)
+
+
+def load_configured_prompts(
+    key: str,
+    source: DataSource,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_new_tokens: int,
+    context_length: int | None,
+    with_responses: bool = False,
+) -> tuple[list[dict[str, Any]], str]:
+    """Return the rows of the source that is configured at `key`, and their report as a line of a plan."""
+    with error_context(key):
+        rows, rows_report = load_prompts(
+            source,
+            tokenizer,
+            max_new_tokens=max_new_tokens,
+            context_length=context_length,
+            with_responses=with_responses,
+        )
+    return rows, f"{key}: {rows_report}"
 
 
 def encode_responses(texts: Sequence[str], source: DataSource, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

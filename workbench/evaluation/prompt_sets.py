@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.schema import Config, DataSource, PromptSet, completion_limit
-from workbench.data.prompts import encode_responses, load_prompts, row_identities
+from workbench.data.prompts import encode_responses, load_configured_prompts, row_identities
 from workbench.errors import UserError, error_context
 from workbench.models.loading import context_length, load_config
 
@@ -50,8 +50,8 @@ def load_prompt_sets(
     sets, lines = [], []
     for name, source in config.evaluation.data.items():
         key = f"evaluation.data.{name}"
-        rows, report = _load(config, source, key, policy_model, tokenizers[policy_model])
-        lines.append(f"{key}: {report}")
+        rows, line = _load(config, source, key, policy_model, tokenizers[policy_model])
+        lines.append(line)
         identities = row_identities(rows, source)
         further_rows = {}
         for title, model in titles.items():
@@ -93,9 +93,9 @@ def _load(
 ) -> tuple[Rows, str]:
     """Return a set's rows as `model` reads them, and what was dropped."""
     limit = context_length(load_config(model), tokenizer)
-    with error_context(key):
-        rows, report = load_prompts(source, tokenizer, max_new_tokens=completion_limit(config), context_length=limit)
-    return rows, str(report)
+    return load_configured_prompts(
+        key, source, tokenizer, max_new_tokens=completion_limit(config), context_length=limit
+    )
 
 
 def _reference_ids(
@@ -116,15 +116,13 @@ def _training_identities(config: Config, tokenizer: PreTrainedTokenizerBase) -> 
     limit = context_length(load_config(config.policy.model), tokenizer)
     identities: set[str] = set()
     if config.sft:
-        with error_context("sft.data"):
-            rows, _ = load_prompts(
-                config.sft.data, tokenizer, max_new_tokens=1, context_length=limit, with_responses=True
-            )
+        rows, _ = load_configured_prompts(
+            "sft.data", config.sft.data, tokenizer, max_new_tokens=1, context_length=limit, with_responses=True
+        )
         identities |= set(row_identities(rows, config.sft.data))
     if config.ppo:
-        with error_context("ppo.data"):
-            rows, _ = load_prompts(
-                config.ppo.data, tokenizer, max_new_tokens=config.ppo.max_new_tokens, context_length=limit
-            )
+        rows, _ = load_configured_prompts(
+            "ppo.data", config.ppo.data, tokenizer, max_new_tokens=config.ppo.max_new_tokens, context_length=limit
+        )
         identities |= set(row_identities(rows, config.ppo.data))
     return identities

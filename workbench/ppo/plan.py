@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.schema import Config, DataSource, Scorer
-from workbench.data.prompts import load_prompts
+from workbench.data.prompts import load_configured_prompts
 from workbench.errors import UserError, error_context
 from workbench.models.loading import context_length, load_config, load_policy_tokenizer
 from workbench.models.memory import model_plan
@@ -44,9 +44,10 @@ def plan_ppo(config: Config) -> PPOPlan:
     reports: list[str] = []
 
     def load(key: str, source: DataSource) -> list[dict[str, Any]]:
-        with error_context(key):
-            rows, report = load_prompts(source, tokenizer, max_new_tokens=ppo.max_new_tokens, context_length=limit)
-        reports.append(f"{key}: {report}")
+        rows, line = load_configured_prompts(
+            key, source, tokenizer, max_new_tokens=ppo.max_new_tokens, context_length=limit
+        )
+        reports.append(line)
         return rows
 
     rows = load("ppo.data", ppo.data)

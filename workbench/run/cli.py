@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Protocol
 
 from workbench.config.help import help_text
 from workbench.config.names import STAGES
-from workbench.config.parsing import dump, make_parser, parse
+from workbench.config.parsing import dump, parse
 from workbench.config.schema import Config
 from workbench.errors import Failed, Interrupted, UserError
 from workbench.run.distributed import (
@@ -100,11 +100,10 @@ def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
 
 def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
     """Run or plan the stages that `argv` asks for."""
-    prog = f"python -m recipes.{Path(sys.argv[0]).stem}"
     if "--help" in argv or "-h" in argv:
-        print_once(help_text(prog, description, sections_of(stages)))
+        print_once(help_text(f"python -m recipes.{Path(sys.argv[0]).stem}", description, sections_of(stages)))
         return
-    config, options = parse(make_parser(prog, description), argv)
+    config, options = parse(argv)
     if options.print_config:
         print_once(dump(config).rstrip())
         return

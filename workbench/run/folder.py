@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from workbench.config.names import STAGES
+from workbench.config.names import EVALUATION, PPO, REWARD, SFT, STAGES
 from workbench.config.parsing import differences, dump, load_saved
 from workbench.config.schema import Config
 from workbench.errors import UserError
@@ -106,7 +106,7 @@ def open_run(config: Config, force: str | None) -> Run:
         raise UserError(f"{run.folder}: not empty, and not a run folder (no config.yaml); choose another --name")
     for stage in redone:
         # An evaluation replaces its files once it is complete, and decides itself which completions to reuse.
-        if stage == force == "evaluation":
+        if stage == force == EVALUATION:
             with writing(run.folder / stage):
                 (run.folder / stage / "stage.json").unlink(missing_ok=True)
         else:
@@ -145,8 +145,8 @@ def section(change: str) -> str:
 def first_stage(config: Config) -> str:
     """Return the first stage that the configuration has."""
     if config.sft:
-        return "sft"
-    return "reward" if config.reward and config.reward.model is None else "ppo"
+        return SFT
+    return REWARD if config.reward and config.reward.model is None else PPO
 
 
 def first_changed(changes: Sequence[str], config: Config) -> str:

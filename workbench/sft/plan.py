@@ -8,8 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.schema import Config, DataSource
-from workbench.data.prompts import load_prompts
-from workbench.errors import error_context
+from workbench.data.prompts import load_configured_prompts
 from workbench.models.loading import context_length, load_config, load_policy_tokenizer
 from workbench.models.memory import model_plan
 from workbench.run.hf_trainer import check_trainer_args
@@ -37,9 +36,10 @@ def plan_sft(config: Config) -> SFTPlan:
     reports: list[str] = []
 
     def load(key: str, source: DataSource) -> list[dict[str, Any]]:
-        with error_context(key):
-            rows, report = load_prompts(source, tokenizer, max_new_tokens=1, context_length=limit, with_responses=True)
-        reports.append(f"{key}: {report}")
+        rows, line = load_configured_prompts(
+            key, source, tokenizer, max_new_tokens=1, context_length=limit, with_responses=True
+        )
+        reports.append(line)
         return rows
 
     train_rows = load("sft.data", sft.data)
