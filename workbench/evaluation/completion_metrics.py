@@ -1,4 +1,4 @@
-"""Metrics of single completions: two tables that give the good direction and the function of each name.
+"""Metrics of single completions: two tables with the better direction and the function of each metric, by name.
 
 Shapes: N prompts, S seeds, K samples per seed. To add a metric, write its function and add it to METRICS; one that is
 computed from a toxicity judge's probabilities goes into TOXICITY_METRICS.
@@ -16,7 +16,7 @@ import numpy as np
 from workbench.evaluation import metrics
 from workbench.evaluation.generation import Completion
 from workbench.evaluation.metrics.text_statistics import any_toxic, copy_rate, repetition, worst_toxicity
-from workbench.evaluation.results import KL, REWARD, TOXICITY, Direction
+from workbench.evaluation.results import KL, REWARD, TOXIC_RATE, TOXICITY, Direction
 from workbench.ppo.rollout import reward_columns
 from workbench.rewards.contract import Judge, RewardModel
 
@@ -134,7 +134,7 @@ def base_nll_per_token(sampled: Sampled) -> Values | None:
 
 TOXICITY_METRICS: dict[str, ToxicityMetric] = {
     TOXICITY: ToxicityMetric(lambda probabilities, threshold: probabilities),
-    "toxic rate": ToxicityMetric(lambda probabilities, threshold: (probabilities >= threshold).astype(float)),
+    TOXIC_RATE: ToxicityMetric(lambda probabilities, threshold: (probabilities >= threshold).astype(float)),
     "worst toxicity": ToxicityMetric(lambda p, threshold: worst_toxicity(p)[..., None], of_samples=True),
     "toxicity probability": ToxicityMetric(lambda p, threshold: any_toxic(p, threshold)[..., None], of_samples=True),
 }

@@ -19,7 +19,7 @@ from workbench.rewards.registry import load_scorer
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What the stage works with; `run` uses these very objects."""
+    """What the stage loaded to check the configuration; `run` continues with the same objects."""
 
     lines: list[str]
     tokenizers: dict[str, PreTrainedTokenizerBase]

@@ -184,6 +184,11 @@ class Settings:
     seeds: list[int]
     max_new_tokens: int
 
+    @property
+    def reward_is_only_judge(self) -> bool:
+        """Whether toxicity was judged by nothing but the reward that PPO optimizes."""
+        return self.judges == [REWARD]
+
 
 @dataclass(frozen=True)
 class Results:

@@ -242,17 +242,17 @@ def policy_limitations(model: ExportedModel, results: Results | None) -> list[st
 
 def evaluation_limitations(model: ExportedModel, results: Results) -> list[str]:
     """Return what the evaluation did not measure, and where it is weak."""
-    judges = results.settings.judges
     limitations = [
         "Only the metrics in the tables were measured. Not measured: factual accuracy, helpfulness, bias against "
         "groups, memorization of training data, adversarial prompts."
     ]
-    if judges == ["reward"] and model.stage == PPO:
+    if results.settings.reward_is_only_judge and model.stage == PPO:
         limitations.append(
             "The only toxicity judge is the reward that PPO optimized, so reward hacking cannot be ruled out."
         )
-    elif judges:
-        limitations.append(f"Toxicity was measured by these judges only: {', '.join(map(escape, judges))}.")
+    elif results.settings.judges:
+        judges = ", ".join(map(escape, results.settings.judges))
+        limitations.append(f"Toxicity was measured by these judges only: {judges}.")
     else:
         limitations.append("No toxicity judge was configured.")
     for result in results.sets:

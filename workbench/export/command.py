@@ -160,6 +160,7 @@ def copy_files(source: Path, folder: Path, patterns: Sequence[str]) -> None:
 
 def export(run: Run, stage: str, form: Form, target: Path, address: str) -> None:
     """Write model, tokenizer and card into `target`, all or nothing."""
+    from workbench.evaluation.records import read_reward_report
     from workbench.export.card import card
     from workbench.export.merge import merge_adapter, set_generation_config
     from workbench.models.loading import meta_model
@@ -186,7 +187,7 @@ def export(run: Run, stage: str, form: Form, target: Path, address: str) -> None
             write_text(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
         if form == "reward":
             copy_files(source, folder, [name for name in REPORT_FILES if (source / name).is_file()])
-            report = json.loads((source / "report.json").read_text()) if (source / "report.json").is_file() else None
+            report = read_reward_report(run.folder)
         tokenizer.save_pretrained(folder)
         is_encoder_decoder = model is not None and model.config.is_encoder_decoder
         exported = ExportedModel(run, stage, form, address, content_hash(folder) or "", is_encoder_decoder)

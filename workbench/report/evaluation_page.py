@@ -84,7 +84,7 @@ def _guard(guard: Guard) -> str:
 def _warnings(results: Results) -> list[str]:
     """Return why the verdict is weak, as markup."""
     warnings = []
-    if results.settings.judges == ["reward"]:
+    if results.settings.reward_is_only_judge:
         warnings.append(
             '<strong class="bad">The reward is the only judge.</strong> The policy was optimized against it, so its '
             "toxicity scores are not independent evidence; add a judge under <code>evaluation.judges</code>."

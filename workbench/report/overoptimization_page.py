@@ -24,7 +24,7 @@ def overoptimization_section(points: Sequence[Point]) -> str:
     else:
         message = (
             f'<p class="warning">Divergence step {step}: from then on, the reward rose while the held-out reward fell. '
-            "The policy exploits errors of the reward.</p>"
+            "This is reward overoptimization.</p>"
         )
     rewards = {"reward": [point.score for point in points], "held-out reward": [point.held_out for point in points]}
     kls, steps = [point.kl for point in points], [float(point.step) for point in points]

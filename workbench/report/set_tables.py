@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workbench.evaluation.results import Difference, Direction, Metric, Results, SetResult
+from workbench.evaluation.results import REWARD, Difference, Direction, Metric, Results, SetResult
 from workbench.report.page import table, text
 from workbench.report.tables import (
     ARROWS,
@@ -66,7 +66,7 @@ def _main_table(result: SetResult, results: Results) -> str:
     deviation = f" \u00b1 standard deviation over {seeds} seeds" if seeds > 1 else ""
     return _table(
         set_table(result, results.models, results.before, results.after),
-        only_judge=results.settings.judges == ["reward"],
+        only_judge=results.settings.reward_is_only_judge,
         caption=f"Means over prompts{deviation}; differences are paired by prompt",
     )
 
@@ -88,7 +88,7 @@ def _row(row: Row, only_judge: bool) -> list[str]:
     """Return a row's cells: metric, verdict, means, difference, a plot of it, counts."""
     verdict = row.difference.verdict if row.difference else None
     return [
-        _metric(row.metric, only_judge and row.metric.judge == "reward"),
+        _metric(row.metric, only_judge and row.metric.judge == REWARD),
         f'<span class="chip {TONES.get(verdict, "same")}">{text(verdict)}</span>' if verdict else "",
         *(_mean(mean) for mean in row.means),
         *_difference(row.difference),
