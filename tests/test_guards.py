@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 from typed_results import BETTER, SAME, WORSE, make_difference, make_results, make_set
 
-from workbench.evaluation.guards import check_guards, fails
+from workbench.evaluation.completion_metrics import METRICS, TOXICITY_METRICS
+from workbench.evaluation.corpus_metrics import CORPUS_METRICS
+from workbench.evaluation.guards import BOUNDS, check_guards, fails
 from workbench.evaluation.results import Guard, Metric, RunVerdict
 
 REWARD, LEXICON = Metric("toxicity", "lower", "reward"), Metric("toxicity", "lower", "lexicon")
@@ -78,6 +80,12 @@ class Scene:
 @pytest.fixture
 def scene():
     return Scene()
+
+
+def test_every_metric_of_a_guard_is_measured():
+    """A guard finds its metric by name, and is left out where nothing of that name was measured."""
+    measured = {*METRICS, *TOXICITY_METRICS, *CORPUS_METRICS}
+    assert {bound.metric for bound in BOUNDS} | {metric.name for metric in SOUND} <= measured
 
 
 def test_a_sound_run_passes_every_guard_on_every_set(scene):
