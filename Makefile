@@ -28,7 +28,7 @@ seeds: .venv/installed
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
 
 test: .venv/installed
-	$(BIN) -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What only a CUDA device can show.
 gpu: .venv/installed

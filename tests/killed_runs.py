@@ -1,15 +1,17 @@
-"""Processes that train and are killed at a chosen moment."""
+"""Runs that are killed at a chosen moment."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from child_processes import exit_code, fork
 from stopped_runs import trainer
 
 
@@ -38,31 +40,33 @@ def die_before_renaming(name: str) -> None:
     os.replace = lambda source, target: (die if Path(target).name == name else replace)(source, target)
 
 
-def die_after(seconds: float) -> None:
-    """Arrange for the process to be killed after so many CPU seconds, wherever it is by then."""
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+def die_at_call(number: int) -> None:
+    """Arrange for the process to be killed at the `number`th call or return of a function, wherever that is."""
+    numbers = itertools.count(1)
+    sys.setprofile(lambda frame, event, argument: die() if next(numbers) == number else None)
 
 
-def train_in_child(folder: Path, changes: dict[str, Any], arrange: Callable[[], None]) -> tuple[int, float]:
-    """Call `arrange` and train in a child process; return its exit code and CPU seconds."""
-    child = os.fork()
-    if child == 0:
-        arrange()
-        trainer(folder, **changes).train()
-        os._exit(0)
-    _, status, usage = os.wait4(child, 0)
-    return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+def number_of_calls(root: Path, changes: dict[str, Any]) -> int:
+    """Return how many calls and returns die_at_call counts in a run that nothing interrupts."""
+
+    def train() -> None:
+        run, numbers = trainer(root / "uninterrupted", **changes), itertools.count()
+        sys.setprofile(lambda frame, event, argument: next(numbers) and None)
+        run.train()
+        sys.setprofile(None)
+        (root / "calls").write_text(str(next(numbers)))
+
+    assert exit_code(fork(train, root / "log")) == 0, (root / "log").read_text()
+    return int((root / "calls").read_text())
 
 
-def be_killed(root: Path, deaths: list[tuple[str, str, Any]], changes: dict[str, Any]) -> None:
-    """Train once for each (folder, function, argument), in a process that is killed as the function arranges.
+def be_killed(folder: Path, arrange: Callable[[Any], None], moment: Any, changes: dict[str, Any]) -> None:
+    """Train in a process that is killed at the moment for which `arrange` provides."""
 
-    The argument of die_after is a fraction of the time that an uninterrupted run takes.
-    """
-    code, seconds = train_in_child(root / "uninterrupted", changes, lambda: None)
-    assert code == 0
-    for folder, function, argument in deaths:
-        value = argument * seconds if function == "die_after" else argument
-        arrange = partial(globals()[function], value)
-        code, _ = train_in_child(root / folder, changes, arrange)
-        assert code in (-signal.SIGKILL, -signal.SIGPROF), (folder, function, code)
+    def train() -> None:
+        run = trainer(folder, **changes)
+        arrange(moment)
+        run.train()
+
+    log = folder.with_suffix(".log")
+    assert exit_code(fork(train, log)) == -signal.SIGKILL, f"{folder}: {log.read_text()}"

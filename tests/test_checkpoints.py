@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killed_runs import be_killed, die_at_call, die_before_renaming, die_in_save, number_of_calls
 from stopped_runs import UninterruptedOutcome, finish, interrupt, trainer, uninterrupted
 from trainers import lines
 
@@ -33,17 +32,16 @@ SHORT = {"steps": 2, "checkpoint_every": 1, "score_samples": 4, "value_model": "
 
 def test_a_process_killed_at_any_moment_changes_nothing(whole: UninterruptedOutcome, tmp_path: Path) -> None:
     expected = whole(**SHORT)
-    deaths: list[tuple[str, str, Any]] = [
-        ("last save", "die_in_save", 2),
-        ("renaming", "die_before_renaming", "step_000001"),
-        ("best", "die_before_renaming", "best"),
-        *((f"after {fraction}", "die_after", fraction) for fraction in (0.5, 0.65, 0.8)),
-        ("best", "die_in_save", 1),  # begun again, and killed again
+    calls = number_of_calls(tmp_path, SHORT)
+    deaths: list[tuple[str, Callable[[Any], None], Any]] = [
+        ("last save", die_in_save, 2),
+        ("renaming", die_before_renaming, "step_000001"),
+        ("best", die_before_renaming, "best"),
+        *((f"at {percent} percent", die_at_call, calls * percent // 100) for percent in (1, 50, 65, 80, 99)),
+        ("best", die_in_save, 1),  # begun again, and killed again
     ]
-    code = f"import pathlib, killed_runs; killed_runs.be_killed(pathlib.Path({str(tmp_path)!r}), {deaths}, {SHORT})"
-    tests = Path(__file__).parent
-    paths = {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
-    subprocess.run([sys.executable, "-c", code], env=os.environ | paths, check=True, timeout=120)
+    for folder, arrange, moment in deaths:
+        be_killed(tmp_path / folder, arrange, moment, SHORT)
     (torn,) = (tmp_path / "last save" / "checkpoints").glob(".step_000002.*/state.pt")
     assert 0 < torn.stat().st_size < (tmp_path / "uninterrupted/checkpoints/step_000002/state.pt").stat().st_size
     for folder in {folder for folder, _, _ in deaths}:

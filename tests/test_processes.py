@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
+import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 import tiny
 import torch
 import two_processes
+import yaml
+from child_processes import exit_code, fork
 from trainers import lines, untimed
 
 from workbench.errors import UserError
@@ -22,48 +25,36 @@ from workbench.run import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 280  # seconds; a busy machine takes many times what an idle one does
-# A launcher takes this long, after it was asked to stop, before it kills a process that does not.
-GRACE = 40
-SECONDS_FOR_ALL = pytest.mark.timeout(LIMIT + GRACE + 60)
 kinds = pytest.mark.parametrize("kind", two_processes.KINDS, ids=lambda kind: two_processes.name(*kind))
 run_kinds = pytest.mark.parametrize("kind", two_processes.RUN_KINDS, ids=lambda kind: two_processes.name(*kind))
-pytestmark = SECONDS_FOR_ALL
-
-
-def launch(log: Path, *command: str) -> tuple[int, str]:
-    """Return exit code and output of two processes on CPUs, started as the README says."""
-    start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_config.yaml"]
-    several = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [*start, *several, *command],
-            cwd=ROOT,
-            env=os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": paths},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            process.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)
-            process.wait(GRACE)
-            pytest.fail(f"no end after {LIMIT} s:\n{log.read_text()}")
-    return process.returncode, log.read_text()
+pytestmark = pytest.mark.timeout(LIMIT + 60)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where two processes leave their results, with every scenario in one start."""
     folder = tmp_path_factory.mktemp("processes")
-    code, output = launch(folder / "log", "tests/two_processes.py", str(folder), str(LIMIT - 20))
-    (folder / "code").write_text(f"{code}\n{output}")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    ranks = range(two_processes.PROCESSES)
+    children = [fork(partial(two_processes.run, folder, rank, port, LIMIT), folder / "log") for rank in ranks]
+    (folder / "codes").write_text(json.dumps([exit_code(child) for child in children]))
     return folder
 
 
 def test_every_scenario_comes_to_its_end(results: Path) -> None:
-    code, _, output = (results / "code").read_text().partition("\n")
-    assert code == "0", output
+    assert (results / "codes").read_text() == "[0, 0]", (results / "log").read_text()
+
+
+def test_two_processes_of_the_launcher_print_once(in_project: Path) -> None:
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_config.yaml"]
+    several = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    recipe = ["-m", "recipes.ppo", "--config", "recipes/configs/quickstart.yaml", "--print_config"]
+    output = subprocess.check_output(
+        [*launcher, *several, *recipe], env=os.environ | {"ACCELERATE_USE_CPU": "true"}, text=True, timeout=LIMIT
+    )
+    assert yaml.safe_load(output)["name"] == "quickstart"
+    assert output.count("name: quickstart") == 1
 
 
 @kinds

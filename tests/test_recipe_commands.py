@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from small_runs import small
 
+from recipes import sft
 from workbench.config.parsing import parse
 from workbench.run import cli
 
@@ -78,8 +79,7 @@ def test_it_runs_by_path_under_the_launcher_and_ctrl_c_leaves_a_run_that_goes_on
     step = json.loads((saved / "trainer_state.json").read_text())["global_step"]
     assert 0 < step < 40
 
-    result = command("-m", "recipes.sft", *options)
-    assert result.returncode == 0, result.stderr
+    cli.launch([sft.STAGE], "", options)
     assert json.loads((sft_folder / "stage.json").read_text())["metrics"]["steps"] == 40
     first = json.loads((sft_folder / "metrics.jsonl").read_text().splitlines()[0])
     assert first["step"] == 10, "the log still has the steps before the stop"

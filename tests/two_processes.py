@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -299,12 +300,17 @@ def recipes(folder: Path) -> None:
         (folder / "commands.json").write_text(json.dumps({"outputs": outputs, "codes": codes}))
 
 
-if __name__ == "__main__":
-    # A hang ends itself here, and says where it was.
-    faulthandler.dump_traceback_later(int(sys.argv[2]), exit=True)
+def run(folder: Path, rank: int, port: int, limit: int) -> None:
+    """Run every scenario as one of the processes, which meet at the port; a hang ends itself after `limit` seconds."""
+    faulthandler.dump_traceback_later(limit, exit=True)
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": PROCESSES, "LOCAL_WORLD_SIZE": PROCESSES}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {key: str(value) for key, value in (ranks | meeting).items()}
+    cli.quiet_libraries()
     assert Accelerator(cpu=True).num_processes == PROCESSES
     for scenario in (updates, lengths, resumes, failures, evaluations, recipes):
-        folder = Path(sys.argv[1]) / scenario.__name__
-        folder.mkdir(parents=True, exist_ok=True)
-        scenario(folder)
-        print(f"{scenario.__name__}: done", flush=True)
+        scenario_folder = folder / scenario.__name__
+        scenario_folder.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        scenario(scenario_folder)
+        print(f"{scenario.__name__}: done in {time.monotonic() - start:.1f} s", flush=True)

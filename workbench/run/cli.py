@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,6 +83,9 @@ def main(stages: Sequence[Stage], description: str) -> NoReturn:
             state = str(interruption) or "stopped; progress up to the last checkpoint is saved"
             print(f"{state}. To resume, run the same command again: {command()}", file=sys.stderr, flush=True)
         sys.exit(130)
+    finally:
+        # The interpreter collects garbage while it exits, which takes seconds over what the libraries hold.
+        gc.freeze()
     sys.exit(0)
 
 
@@ -112,11 +116,15 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
         raise UserError(f"track: {config.track} is not installed: python -m pip install {config.track}")
     if options.dry_run:
         for stage in stages:
-            print_plan(stage, stage.plan(config))
+            with garbage_collection_paused():
+                plan = stage.plan(config)
+            print_plan(stage, plan)
         return
     run = Run(Path(config.runs) / config.name, config)
     # All plans come first, so that a mistake in the last stage ends the command before the first one trains.
-    plans = {stage.name: stage.plan(config) for stage in stages if not stays_finished(run, stage.name, options.force)}
+    to_plan = [stage for stage in stages if not stays_finished(run, stage.name, options.force)]
+    with garbage_collection_paused():
+        plans = {stage.name: stage.plan(config) for stage in to_plan}
     with ExitStack() as stack:
         if is_main_process():
             prepare_folder(run.folder)
@@ -129,6 +137,16 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
                 skip(stage, run)
             else:
                 work(stage, run, plans.pop(stage.name))
+
+
+@contextmanager
+def garbage_collection_paused() -> Iterator[None]:
+    """Pause the cycle collector, which otherwise takes a fifth of the time to import the libraries."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def configured(stages: Sequence[Stage], config: Config, force: str | None) -> list[Stage]:
