@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from accelerate import Accelerator
 from small_runs import evaluation_source, small
 
 from recipes import evaluation, ppo, sft
-from workbench.errors import Failed, UserError
+from workbench.errors import UserError
 from workbench.evaluation.generation import ComparedModel, Completion, Sampling, sample_completions
 from workbench.evaluation.results import Results, RunVerdict, read_results, to_json
 from workbench.models.loading import load_tokenizer
@@ -145,21 +144,20 @@ def test_a_stage_that_is_not_finished_is_named(in_project: Path, tmp_path: Path)
         cli.launch([evaluation.STAGE], "", small("quickstart", tmp_path))
 
 
-def test_fail_on_worse_fails_the_command_also_when_the_stage_is_skipped(trained: Path, in_project: Path) -> None:
+def test_fail_on_worse_fails_the_command_also_when_the_stage_is_skipped(
+    trained: Path, in_project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     evaluate(trained)
     options = [*small("quickstart", trained), "--evaluation.fail_on", "worse"]
     results = trained / "quickstart" / "evaluation" / "results.json"
     cli.launch([evaluation.STAGE], "", options)
     worse = dataclasses.replace(read_results(results), verdict=RunVerdict("worse", "toxicity rose"))
     results.write_text(json.dumps(to_json(worse)))
-    with pytest.raises(Failed, match="verdict worse"):
-        cli.launch([evaluation.STAGE], "", options)
-    ended = subprocess.run(
-        [sys.executable, "-m", "recipes.evaluation", *options], capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].startswith("failed: evaluation: verdict worse")
-    assert "Traceback" not in ended.stderr
+    monkeypatch.setattr(sys, "argv", ["recipes/evaluation.py", *options])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([evaluation.STAGE], "")
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("failed: evaluation: verdict worse")
 
 
 def test_an_adapter_is_no_further_model_of_a_run_that_trains_every_weight(in_project: Path, tmp_path: Path) -> None:
