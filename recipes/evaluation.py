@@ -28,7 +28,7 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
     from workbench.evaluation.pipeline import evaluate
     from workbench.evaluation.records import read_curves, read_reward_report
     from workbench.evaluation.results import write_evaluation
-    from workbench.ppo.overoptimization import points
+    from workbench.ppo.overoptimization import read_points
     from workbench.report.writing import write_report
 
     config, folder = run.config, run.stage(EVALUATION)
@@ -46,7 +46,7 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
         judges=evaluation.judges,
         curves=read_curves(run.folder),
         reward_report=read_reward_report(run.folder),
-        held_out=points(run.folder / PPO / "metrics.jsonl"),
+        held_out=read_points(run.folder / PPO / "metrics.jsonl"),
     )
     write_evaluation(folder, results, evaluation.examples)
     print("\n" + report, flush=True)

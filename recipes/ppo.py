@@ -27,7 +27,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     from accelerate.utils import set_seed
 
     from workbench.models.optimizer import use_paged_optimizer
-    from workbench.ppo.overoptimization import points
+    from workbench.ppo.overoptimization import read_points
     from workbench.ppo.policy_files import load_policy, save_policy
     from workbench.ppo.trainer import PPOTrainer
     from workbench.report.overoptimization_page import overoptimization_page
@@ -67,7 +67,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     if accelerator.is_main_process:
         save_policy(trainer.unwrapped, plan.tokenizer, folder)
         if plan.held_out is not None:
-            write_text(folder / "overoptimization.html", overoptimization_page(points(folder / "metrics.jsonl")))
+            write_text(folder / "overoptimization.html", overoptimization_page(read_points(folder / "metrics.jsonl")))
     accelerator.wait_for_everyone()
     inputs = {"model": config.policy.model, "sft": content_hash(sft) if sft else None, "data": config.ppo.data.path}
     return StageResult(inputs, metrics)

@@ -1,4 +1,4 @@
-"""Reward: train a toxicity classifier or a preference model, and validate it before PPO optimizes it."""
+"""Reward: train a toxicity classifier or a preference model, and validate it before PPO optimizes against it."""
 
 # torch and transformers are imported inside the functions, so that --help is instant.
 from __future__ import annotations

@@ -74,7 +74,7 @@ def load(
 
 
 def _temperature(model: str) -> float:
-    """Return the temperature that the `reward` stage stored beside the model, or 1."""
+    """Return the temperature that the `reward` stage stored with the model, or 1."""
     file = Path(resolve(model)) / "calibration.json"
     return float(json.loads(file.read_text())["temperature"]) if file.is_file() else 1.0
 
@@ -84,7 +84,7 @@ def _target_index(target_label: str | None, model: str) -> int:
     names, config = load_labels(model)
     listed = ", ".join(names)
     if len(names) < 2:
-        raise UserError(f"{model}: it has one label ({listed}), so it has no margin; load it as reward preference")
+        raise UserError(f"{model}: it has one label ({listed}), so it has no margin; use reward.model: preference")
     if config.problem_type == "multi_label_classification":
         raise UserError(
             f"{model}: a multi-label classifier, whose labels ({listed}) have no margin; use one whose labels are "

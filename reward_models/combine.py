@@ -79,5 +79,5 @@ def _read_term(value: Any, key: str) -> tuple[Scorer, float, str]:
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight == 0:
         raise UserError(f"{key}.weight is {weight!r}; give a finite number other than 0")
     if not isinstance(name, str):
-        raise UserError(f"{key}.name is {shorten(name)}; it must be a text")
+        raise UserError(f"{key}.name is {shorten(name)}; it must be a string")
     return scorer, weight, name

@@ -20,7 +20,7 @@ import yaml
 
 from workbench.config.schema import DataSource, Scorer
 from workbench.config.scorers import as_scorer
-from workbench.data.labelled import labelled_texts
+from workbench.data.labeled import labeled_texts
 from workbench.data.readers import Row
 from workbench.data.sources import read_rows
 from workbench.data.templates import text_column
@@ -64,7 +64,7 @@ def make_parser() -> ArgumentParser:
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Return the checked options; raises UserError with one line for any mistake."""
+    """Return the checked options; raises UserError with one line for any error."""
     options = parse_options(
         make_parser(), argv, required={"models": "the rewards to compare", "data": "a file, folder or hub id"}
     )
@@ -104,7 +104,7 @@ def read_texts(options: Namespace) -> Texts:
     labels: list[str] | None = None
     if options.label_column in rows[0]:
         source.columns = {"text": options.text_column, "label": options.label_column}
-        texts, labels = labelled_texts(source, None)
+        texts, labels = labeled_texts(source, None)
     else:
         numbered = (Row(f"{options.data} row {number}", row) for number, row in enumerate(rows, 1))
         texts = [text_column(row, options.text_column) for row in numbered]
@@ -172,7 +172,7 @@ def why_no_auroc(labels: list[str] | None, target_label: str | None) -> str | No
     if target_label not in names:
         raise UserError(f"--target_label: {target_label!r} is not a label of the data: {listed}")
     if len(names) < 2:
-        raise UserError(f"--target_label: every text is labelled {listed}; AUROC needs a second label")
+        raise UserError(f"--target_label: every text is labeled {listed}; AUROC needs a second label")
     return None
 
 
@@ -211,7 +211,7 @@ def _correlation(value: float | None) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Compare the rewards that `argv` names; raises UserError for a mistake."""
+    """Compare the rewards that `argv` names; raises UserError for an invalid option."""
     options = parse(argv)
     scorers = read_scorers(options.models)
     data = read_texts(options)

@@ -131,10 +131,10 @@ class HttpReward:
 
     def _no_response(self, url: str, error: httpx2.RequestError) -> str:
         """Return the message for a server that never responded."""
-        tried = f"to any of {self.retries + 1} requests" if self.retries else "to the only request"
+        tried = f"to any of {self.retries + 1} requests" if self.retries else "(retries is 0)"
         if isinstance(error, httpx2.TimeoutException):
             fix = "raise timeout, or lower batch_size or concurrency"
-            return f"{url} is too slow: no response {tried} within {self.timeout:g} s; {fix}"
+            return f"{url} is too slow: no response within {self.timeout:g} s {tried}; {fix}"
         cause = f"{type(error).__name__}: {_printable(str(error))}"
         return f"{url} cannot be reached: no response {tried} ({cause}); start the server, or correct the url"
 

@@ -18,7 +18,7 @@ class Lexicon:
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) and word.strip() for word in words):
             raise UserError(f"lexicon: words is {shorten(words)}; give a list of words, none of them empty")
         if not words:
-            raise UserError("lexicon: words is empty; list at least one word, or use toy_lexicon for the toy data's")
+            raise UserError("lexicon: words is empty; list at least one word, or use toy_lexicon for the toy data")
         self.pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:

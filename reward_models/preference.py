@@ -32,5 +32,6 @@ def load(
     """
     names, _ = load_labels(model)
     if len(names) != 1:
-        raise UserError(f"{model}: a preference model has one label, not {', '.join(names)}; use reward toxicity")
+        listed = ", ".join(names)
+        raise UserError(f"{model}: a preference model has one label, not {listed}; use reward.model: toxicity")
     return PreferenceModel(load_network(model, batch_size=batch_size, max_tokens=max_tokens, device=device), prompt)

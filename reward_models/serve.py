@@ -245,7 +245,7 @@ def listen(server: ThreadingHTTPServer, service: Service) -> str:
 
 
 def parse(argv: list[str]) -> Namespace:
-    """Return the options; raises UserError with one line for a mistake."""
+    """Return the options; raises UserError with one line for any error."""
     parser = make_options_parser(
         "python -m reward_models.serve",
         "Serve a reward over HTTP. Its clients use reward.model: http, reward.options: {url: ...}.",
@@ -267,7 +267,7 @@ def parse(argv: list[str]) -> Namespace:
 
 
 def serve(argv: list[str]) -> None:
-    """Serve a reward until interrupted; raises UserError for a mistake."""
+    """Serve a reward until interrupted; raises UserError for an invalid option."""
     options = parse(argv)
     token = None if options.token_env is None else read_token(options.token_env)
     with bind(options.host, options.port, token) as server:  # before the model, which may take minutes to load

@@ -84,8 +84,8 @@ def test_settings_that_exclude_each_other_are_one_line(options: list[str], messa
     ("settings", "message"),
     [
         ({"early_stopping": 0}, "reward.train.early_stopping: 0 must be at least 1"),
-        ({"perturbation_rate": 1.5}, "reward.train.perturbation_rate: 1.5 must lie between 0 and 1"),
-        ({"average_from": -0.1}, "reward.train.average_from: -0.1 must lie between 0 and 1"),
+        ({"perturbation_rate": 1.5}, "reward.train.perturbation_rate: 1.5 must be between 0 and 1"),
+        ({"average_from": -0.1}, "reward.train.average_from: -0.1 must be between 0 and 1"),
         ({"early_stopping": 2, "average_from": 0.5}, "early_stopping keeps one checkpoint, average_from averages many"),
         ({"objective": "preference"}, "reward.train.target_label: only objective classifier reads it"),
         ({"more_data": [{"path": "a", "fractions": {"b": 1}}]}, r"more_data\[0\]: split: 'train' is not one of"),

@@ -11,7 +11,7 @@ import pytest
 from tiny_data import CAUSAL, GOOD, byte_tokenizer, make, refusal, write
 
 from workbench.config.schema import DataSource
-from workbench.data.labelled import labelled_texts
+from workbench.data.labeled import labeled_texts
 from workbench.data.prompts import encode_responses, row_identities
 from workbench.data.sources import read_rows
 from workbench.data.templates import TEMPLATES
@@ -146,9 +146,9 @@ def test_messages_split_at_the_last_assistant_turn(tmp_path):
 def test_labels_become_strings(tmp_path):
     rows = [{"text": "a", "label": 1}, {"text": "b", "label": "x"}, {"text": "c", "label": True}]
     source = DataSource(write(tmp_path / "a.jsonl", rows))
-    assert labelled_texts(source, None) == (["a", "b", "c"], ["1", "x", "True"])
+    assert labeled_texts(source, None) == (["a", "b", "c"], ["1", "x", "True"])
     source.limit = 1
-    assert labelled_texts(source, ["0", "1"]) == (["a"], ["1"])
+    assert labeled_texts(source, ["0", "1"]) == (["a"], ["1"])
 
 
 def test_a_row_is_the_same_row_under_another_template_case_and_white_space():
@@ -220,15 +220,15 @@ def test_a_chat_template_that_refuses(tmp_path):
     ("row", "labels", "expected"),
     [
         ({"text": "a", "label": "hat"}, ["hate", "nothate"], r"line 2: label 'hat' is not one of hate, nothate"),
-        ({"text": "a", "label": 0.5}, None, r"line 2: label must be a name or a whole number, found 0\.5"),
+        ({"text": "a", "label": 0.5}, None, r"line 2: label must be a name or an integer, found 0\.5"),
         ({"text": "a", "label": None}, None, r"line 2: label must be .* found None"),
         ({"text": "", "label": "hate"}, None, r"line 2: text is empty"),
-        ({"text": ["a"], "label": "hate"}, None, r"line 2: text must be text, found \['a'\]"),
+        ({"text": ["a"], "label": "hate"}, None, r"line 2: text must be a string, found \['a'\]"),
     ],
 )
 def test_bad_labels(tmp_path, row, labels, expected):
     path = write(tmp_path / "a.jsonl", [{"text": "fine", "label": "hate"}, row])
-    assert re.search(expected, refusal(lambda: labelled_texts(DataSource(path), labels)))
+    assert re.search(expected, refusal(lambda: labeled_texts(DataSource(path), labels)))
 
 
 def test_importing_costs_no_torch():

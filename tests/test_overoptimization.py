@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from workbench.ppo.overoptimization import Point, divergence_step, divergence_warning, points
+from workbench.ppo.overoptimization import Point, divergence_step, divergence_warning, read_points
 from workbench.report.overoptimization_page import overoptimization_page, overoptimization_section, relative_changes
 
 
@@ -81,7 +81,7 @@ def test_a_growing_run_is_warned_once_and_only_if_it_diverges():
 
 def test_points_are_the_lines_with_a_held_out_reward(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    assert points(file) == []
+    assert read_points(file) == []
     validated = {"validation/kl": 2.5, "validation/score_mean": 0.5, "validation/held_out_mean": -1.0}
     lines = [
         {"step": 1, "objective/kl": 9.0},
@@ -90,9 +90,9 @@ def test_points_are_the_lines_with_a_held_out_reward(tmp_path):
         {"step": 4, **validated, "validation/held_out_error": 0.0},
     ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert points(file) == [Point(2, 2.5, 0.5, -1.0, 0.25), Point(4, 2.5, 0.5, -1.0, 0.0)]
+    assert read_points(file) == [Point(2, 2.5, 0.5, -1.0, 0.25), Point(4, 2.5, 0.5, -1.0, 0.0)]
     file.write_text("")
-    assert points(file) == []
+    assert read_points(file) == []
 
 
 def test_curves_are_changes_divided_by_the_largest():

@@ -12,7 +12,7 @@ from tiny_data import GOOD, make, refusal, write
 
 from workbench import toy
 from workbench.config.schema import DataSource
-from workbench.data.labelled import labelled_texts
+from workbench.data.labeled import labeled_texts
 from workbench.data.sources import read_rows
 from workbench.run.hub import hub_is_reachable
 
@@ -94,9 +94,9 @@ def test_a_saved_data_set_gives_label_names(tmp_path):
     datasets.DatasetDict({"train": table, "validation": table.select([1])}).save_to_disk(tmp_path / "saved")
     table.to_parquet(tmp_path / "a.parquet")
     for path in ("saved", "a.parquet"):
-        assert labelled_texts(DataSource(str(tmp_path / path)), ["ok", "bad"]) == (["x", "y"], ["bad", "ok"])
+        assert labeled_texts(DataSource(str(tmp_path / path)), ["ok", "bad"]) == (["x", "y"], ["bad", "ok"])
     validation = DataSource(str(tmp_path / "saved"), split="validation")
-    assert labelled_texts(validation, None) == (["y"], ["ok"])
+    assert labeled_texts(validation, None) == (["y"], ["ok"])
 
 
 def test_toy_rows_come_from_the_package(monkeypatch):
@@ -135,7 +135,10 @@ BAD_FILES = {
     "spaces": ("a.csv", 'prompt\n"x\ny"\n"  "\nz\n"\t",\n', r"a\.csv line 6: 2 cells"),
     "blank row": ("a.csv", 'prompt\nx\n\n"  "\n', r"a\.csv line 4: prompt is empty"),
     "empty prompt": ("a.csv", "prompt,b\nx,1\n  ,2\n", r"a\.csv line 3: prompt is empty"),
-    "number": ("a.json", '[{"prompt": "x"}, {"prompt": 5}]', r"a\.json row 2: prompt must be text, found 5 \(int\)"),
+    "number": (
+        *("a.json", '[{"prompt": "x"}, {"prompt": 5}]'),
+        r"a\.json row 2: prompt must be a string, found 5 \(int\)",
+    ),
     "missing column": (
         "a.jsonl",
         '{"promt": "x", "id": 1}',

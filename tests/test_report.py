@@ -72,7 +72,7 @@ def checked(document: str) -> Markup:
     ids = [values["id"] for _, values in markup.tags if "id" in values]
     assert len(ids) == len(set(ids))
     links = [values["href"][1:] for tag, values in markup.tags if tag == "a"]
-    named = [values["aria-labelledby"] for _, values in markup.tags if "aria-labelledby" in values]
+    named = [values["aria-labeledby"] for _, values in markup.tags if "aria-labeledby" in values]
     assert {*links, *named} <= set(ids)
     keys = {key for _, values in markup.tags for key in values}
     assert not [key for key in keys if key in ("src", "style") or key.startswith("on")]

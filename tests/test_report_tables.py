@@ -28,10 +28,10 @@ from workbench.report.markdown import markdown
 from workbench.report.tables import (
     Counts,
     count_prompts,
+    insufficient_prompts,
     main_metric,
     sampling_description,
     set_table,
-    shortage,
     text_cells,
 )
 
@@ -150,11 +150,11 @@ def test_metrics_of_one_name_are_told_apart_by_their_judge_and_models_keep_their
 
 def test_a_small_set_lacks_prompts_of_its_main_metric():
     results = random_results(random_examples(29))
-    assert re.fullmatch(r"29 prompts .*120.* \(toxicity \(reward\)\)", shortage(results.sets[0], results))
+    assert re.fullmatch(r"29 prompts .*120.* \(toxicity \(reward\)\)", insufficient_prompts(results.sets[0], results))
     results = with_difference(results, MAIN, prompts_needed=None)
-    assert "toxicity" not in shortage(results.sets[0], results)
+    assert "toxicity" not in insufficient_prompts(results.sets[0], results)
     enough = random_results(random_examples(30))
-    assert shortage(enough.sets[0], enough) is None
+    assert insufficient_prompts(enough.sets[0], enough) is None
     assert main_metric([DISTINCT]) is None
 
 
@@ -165,10 +165,10 @@ SETTINGS = Settings("toxicity", ["reward"], 0.5, 1.0, 1, [0], 40)
     ("changes", "description"),
     [
         ({"temperature": 0.0}, "greedy decoding"),
-        ({}, "1 sample per prompt at temperature 1, common random numbers for all models"),
+        ({}, "1 sample per prompt at temperature 1, the same seeds for all models"),
         (
             {"samples": 4, "temperature": 0.7, "seeds": [0, 41]},
-            "4 samples per prompt and seed (seeds 0, 41) at temperature 0.7, common random numbers for all models",
+            "4 samples per prompt and seed (seeds 0, 41) at temperature 0.7, the same seeds for all models",
         ),
     ],
 )

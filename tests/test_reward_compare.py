@@ -137,7 +137,7 @@ def test_a_title_is_the_models_name_unless_several_share_it() -> None:
         (("--text_column", "txt"), "--text_column: .* has no column 'txt'; available: text, label, prompt"),
         (("--label_column", "lbl"), "--label_column: .* has no column 'lbl'; available: text, label, prompt"),
         (("--target_label", "3"), "--target_label: '3' is not a label of the data: 0, 1"),
-        (("--target_label", "1", "--limit", "1"), "--target_label: every text is labelled 1"),
+        (("--target_label", "1", "--limit", "1"), "--target_label: every text is labeled 1"),
         (("--limit", "0"), "--limit: 0; use a number of at least 1"),
         (("--limit", "x"), "--limit: invalid int value: 'x'"),
         (("--disagreements", "-1"), "--disagreements: -1; use a number of at least 0"),

@@ -39,7 +39,7 @@ def test_margin_and_probability_come_from_the_logits_of_one_unpadded_row(kind, f
     with torch.no_grad():
         logits = reward.network.model(input_ids=ids).logits[0].double()
     others = torch.log(torch.exp(logits[0]) + torch.exp(logits[1]))
-    assert reward(["p", "p"], [text, "a longer neighbour"])[0] == pytest.approx((logits[2] - others).item(), abs=1e-5)
+    assert reward(["p", "p"], [text, "a longer neighbor"])[0] == pytest.approx((logits[2] - others).item(), abs=1e-5)
     expected = 1 - torch.softmax(logits, dim=0)[2]
     assert reward.judge()([text, "x"])[0] == pytest.approx(expected.item(), abs=1e-6)
 
@@ -155,9 +155,9 @@ def test_a_folder_or_id_is_what_its_number_of_labels_says(folders, preferences):
     assert isinstance(reward, PreferenceModel)
     assert reward.network.max_tokens == 32
     assert isinstance(load_reward(folders["bert"], polarity_pair=None).reward, ToxicityClassifier)
-    with pytest.raises(UserError, match=r"it has one label .score., so it has no margin; load it as reward preference"):
+    with pytest.raises(UserError, match=r"it has one label .score., so it has no margin; use reward.model: preference"):
         load(preferences["bert"])
-    with pytest.raises(UserError, match="one label, not hate, nothate, spam; use reward toxicity"):
+    with pytest.raises(UserError, match=r"one label, not hate, nothate, spam; use reward\.model: toxicity"):
         preference.load(folders["bert"])
     with pytest.raises(UserError, match="no option 'target_label'; available: model, batch_size"):
         load_reward(preferences["bert"], target_label="score")

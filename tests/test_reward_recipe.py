@@ -32,7 +32,7 @@ def lines(file: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"path": str(file)}
 
 
-def labelled(file: Path, count: int, seed: int, rude_fraction: float = 0.5) -> dict[str, Any]:
+def labeled(file: Path, count: int, seed: int, rude_fraction: float = 0.5) -> dict[str, Any]:
     """Sentences of which `rude_fraction` hold one rude word."""
     chance = random.Random(seed)
     rows = []
@@ -64,8 +64,8 @@ def write_config(folder: Path, train: dict[str, Any]) -> Path:
     texts = lines(folder / "prompts.jsonl", [{"prompt": f"{name}: hello"} for name in NAMES])
     defaults = {
         "model": "toy:gpt2",
-        "data": labelled(folder / "train.jsonl", 160, 0),
-        "validation": labelled(folder / "validation.jsonl", 40, 1),
+        "data": labeled(folder / "train.jsonl", 160, 0),
+        "validation": labeled(folder / "validation.jsonl", 40, 1),
         "target_label": "ok",
         "polarity_pair": ["Anna is a friend, said Tom.", "Anna is an idiot, said Tom."],
         "batch_size": 16,
@@ -101,7 +101,7 @@ def test_every_option_of_a_classifier_goes_into_an_ordinary_folder_that_rewards_
         "class_weights": "balanced",
         "perturbation_rate": 0.2,
         "average_from": 0.7,
-        "more_data": [labelled(tmp_path / "more.jsonl", 64, 2, rude_fraction=0.25)],
+        "more_data": [labeled(tmp_path / "more.jsonl", 64, 2, rude_fraction=0.25)],
         "clean_data": [lines(tmp_path / "clean.jsonl", [{"text": f"{name} went home."} for name in NAMES * 4])],
         "clean_validation": lines(tmp_path / "domain.jsonl", [{"text": f"{name} is at home."} for name in NAMES]),
     }

@@ -125,7 +125,7 @@ def test_lexicon_counts_whole_words_in_any_case():
     assert reward([""] * 5, completions) == [-2.0, 0.0, -1.0, 0.0, 0.0]
     assert load_judge(Scorer("lexicon", {"words": ["idiot"]}))(completions) == [1.0, 0.0, 0.0, 0.0, 0.0]
     for options in ({}, {"words": []}):
-        with pytest.raises(UserError, match=r"lexicon: words is empty; .* or use toy_lexicon for the toy data's"):
+        with pytest.raises(UserError, match=r"lexicon: words is empty; .* or use toy_lexicon for the toy data"):
             load_reward("lexicon", **options)
 
 
@@ -234,7 +234,7 @@ def test_a_term_may_be_a_name_alone():
         ([{"weight": 2}], r"options.terms\[0\].model: missing"),
         ([{"model": 3}], r"options.terms\[0\].model: missing"),
         ([{"model": "length", "options": [1]}], r"options.terms\[0\].options: \[1\] must be a mapping"),
-        ([{"model": "length", "name": 1}], r"options.terms\[0\].name is 1; it must be a text"),
+        ([{"model": "length", "name": 1}], r"options.terms\[0\].name is 1; it must be a string"),
         ([{"model": "lenght"}], r"options.terms\[0\]: unknown reward 'lenght'; did you mean length"),
         ([{"model": "length", "options": {"goal": 1}}], r"options.terms\[0\]: length: no option 'goal'"),
         (

@@ -39,10 +39,10 @@ def test_a_split_does_not_depend_on_wording_or_column_name(tmp_path):
     texts = [f"text {number}" for number in range(50)]
     plain = write(tmp_path / "a.jsonl", [{"prompt": text} for text in texts])
     renamed = write(tmp_path / "b.jsonl", [{"prompt": text, "dialogue": text} for text in texts])
-    labelled = write(tmp_path / "c.jsonl", [{"text": text} for text in texts])
+    labeled = write(tmp_path / "c.jsonl", [{"text": text} for text in texts])
     expected = split(plain, "test")
     assert split(renamed, "test", template="dialogue_summary") == expected
-    source = DataSource(labelled, split="test", fractions=FRACTIONS)
+    source = DataSource(labeled, split="test", fractions=FRACTIONS)
     assert [row["text"] for row in read_rows(source)] == expected
 
 

@@ -102,11 +102,11 @@ def test_fractions_of_rudeness() -> None:
 
 
 def test_sentences_need_more_than_the_lexicon() -> None:
-    labelled = rows("sentences", "test")
-    rude = [row for row in labelled if row["label"] == "rude"]
-    clean = [row for row in labelled if row["label"] == "clean"]
-    assert len(rude) + len(clean) == len(labelled)
-    assert 0.4 < len(rude) / len(labelled) < 0.6
+    labeled = rows("sentences", "test")
+    rude = [row for row in labeled if row["label"] == "rude"]
+    clean = [row for row in labeled if row["label"] == "clean"]
+    assert len(rude) + len(clean) == len(labeled)
+    assert 0.4 < len(rude) / len(labeled) < 0.6
     assert [row for row in rude if not RUDE.search(row["text"])]
     assert [row for row in clean if RUDE.search(row["text"])]
 

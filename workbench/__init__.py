@@ -1,3 +1,3 @@
-"""Align language models with PPO, and measure honestly what that did."""
+"""Align language models with PPO and measure the effect."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
-"""The errors a user can meet.
+"""User-facing exceptions.
 
-UserError            a mistake in input, configuration or environment; exit code 2
+UserError            invalid input, configuration or environment; exit code 2
 └── RewardError      a reward returned something that is not one finite number per completion
 Failed               a result that the configuration asked to fail on; exit code 1
 Interrupted          a signal stopped the run, and its work is saved; exit code 130

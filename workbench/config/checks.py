@@ -30,7 +30,7 @@ def check(config: Config) -> None:
     """Raise UserError for a value out of its range, and for settings that exclude each other."""
     check_ranges(config, Config, "")
     if not re.fullmatch(r"[\w.-]+", config.name) or config.name in (".", ".."):
-        raise UserError(f"name: {config.name!r} takes only letters, digits, '.', '_' and '-': it names a folder")
+        raise UserError(f"name: {config.name!r} is used as a folder name; use only letters, digits, '.', '_' and '-'")
     for key, source in data_sources(config, ""):
         with error_context(key):
             check_source(source)
@@ -85,7 +85,7 @@ def check_range(value: float, limits: Range, key: str) -> None:
     if limits.above is not None and value <= limits.above:
         raise UserError(f"{key}: {value} must be above {limits.above:g}")
     if (is_low or is_high) and limits.minimum is not None and limits.maximum is not None:
-        raise UserError(f"{key}: {value} must lie between {limits.minimum} and {limits.maximum}")
+        raise UserError(f"{key}: {value} must be between {limits.minimum} and {limits.maximum}")
     if is_low:
         raise UserError(f"{key}: {value} must be at least {limits.minimum:g}")
     if is_high:
@@ -125,7 +125,7 @@ def check_source(source: DataSource) -> None:
         return
     total = sum(source.fractions.values())
     if abs(total - 1) > 1e-6 or min(source.fractions.values(), default=0) <= 0:
-        raise UserError(f"fractions: {source.fractions} must be positive and add to 1; they add to {total:g}")
+        raise UserError(f"fractions: {source.fractions} must be positive and sum to 1; the sum is {total:g}")
     if source.split not in source.fractions:
         raise UserError(f"split: {source.split!r} is not one of the fractions {', '.join(source.fractions)}")
 
@@ -140,7 +140,7 @@ def check_reward_training(train: RewardTraining) -> None:
         return
     for name in ("target_label", "class_weights", "clean_data", "clean_validation", "perturbation_rate"):
         if getattr(train, name):
-            raise UserError(f"reward.train.{name}: only objective classifier reads it; objective is {train.objective}")
+            raise UserError(f"reward.train.{name}: only for objective: classifier; objective is {train.objective}")
 
 
 def check_ppo(ppo: PPOConfig) -> None:

@@ -28,7 +28,7 @@ from workbench.config.yaml_check import is_required
 COLUMNS = 80
 SECTIONS = ("policy", *STAGES)
 ENTRY_NAMES = {"evaluation.data": "NAME"}
-TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "any value"}
+TYPES = {int: "integer", float: "float", bool: "bool", str: "string", Any: "any value"}
 SHARED_SECTIONS: dict[Any, str] = {
     DataSource: "data source",
     PromptSet: "prompt set",

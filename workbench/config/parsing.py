@@ -38,7 +38,7 @@ def command_parser() -> ArgumentParser:
 
 
 def parse(argv: list[str]) -> tuple[Config, Namespace]:
-    """Return the checked configuration and the command's own options; raises UserError with one line for any mistake.
+    """Return the checked configuration and the command's own options; raises UserError with one line for any error.
 
     Keys on the command line take precedence over those of the files.
     """
@@ -73,7 +73,7 @@ def keys_and_values(arguments: list[str]) -> list[tuple[str, str]]:
             value = next(remaining, "--")
             if value.startswith("--"):
                 option_type(key, OPTIONS)  # if the key is unknown, report that instead
-                raise UserError(f"--{key}: give a value after it")
+                raise UserError(f"--{key}: missing value")
         pairs.append((key, value))
     return pairs
 

@@ -52,15 +52,15 @@ class DataSource:
     """Where rows come from and how a row becomes a prompt."""
 
     path: str
-    """File (.jsonl, .json, .csv, .parquet), folder of such files, hub data set id, or toy:NAME."""
+    """File (.jsonl, .json, .csv, .parquet), folder of such files, hub dataset id, or toy:NAME."""
     split: str = "train"
-    """Split to read: a split of the data set, or one of the names in `fractions`."""
+    """Split to read: a split of the dataset, or one of the names in `fractions`."""
     fractions: dict[str, float] | None = None
     """Cut one file into splits by a hash of the prompt, for example {train: 0.9, validation: 0.1}."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Column map, our name -> name in the file, for example {response: summary}."""
+    """Column mapping, expected name -> column in the file, for example {response: summary}."""
     template: str = "continuation"
-    """dialogue_summary, instruction, continuation, or a text with {column} fields."""
+    """dialogue_summary, instruction, continuation, or a template string with {column} fields."""
     chat: bool = False
     """Wrap the prompt as a user turn of the tokenizer's chat template."""
     max_prompt_tokens: PositiveInt | None = None
@@ -73,7 +73,7 @@ class DataSource:
 
 @dataclass
 class PromptSet(DataSource):
-    """Prompts for the evaluation; a `reference` column adds ROUGE."""
+    """Prompts for the evaluation; a `reference` column enables ROUGE, BLEU and the references' perplexity."""
 
     neutral: bool = False
     """Harmless prompts: any change on them is a side effect of the alignment."""
@@ -148,7 +148,7 @@ class RewardTraining:
     more_data: list[DataSource] = field(default_factory=list)
     """Further training sources, with the same columns."""
     clean_data: list[DataSource] = field(default_factory=list)
-    """Sources of clean texts (column `text`), such as the policy's own domain: trained on under the target label."""
+    """Sources of clean texts (column `text`), such as the policy's domain; training rows with the target label."""
     clean_validation: DataSource | None = None
     """Clean texts of the policy's domain on which false positives are counted."""
     class_weights: Literal["balanced"] | None = None
@@ -192,7 +192,7 @@ class RewardConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the reward, for example {target_label: nothate}."""
     sanity_pair: PairOfTexts | None = None
-    """A good and a bad response; the reward must score the first higher before PPO starts."""
+    """A good and a bad response; the reward must score the first higher, or PPO stops before its first update."""
     held_out: Scorer | None = None
     """A second reward, never optimized by PPO, that scores the responses to ppo.validation."""
     train: RewardTraining | None = None
@@ -218,7 +218,7 @@ class PPOConfig:
     learning_rate: NonNegativeFloat = 1e-4
     """Peak learning rate of the policy."""
     value_learning_rate: NonNegativeFloat | None = None
-    """Peak learning rate of the value head; default: learning_rate."""
+    """Peak learning rate of the value head and of a separate value model; default: learning_rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rates decay over the run."""
     kl_coef: NonNegativeFloat = 0.05
@@ -228,15 +228,15 @@ class PPOConfig:
     kl_target: PositiveFloat | None = None
     """Target KL, nats per response; the proportional controller of arXiv 1909.08593 adapts kl_coef to reach it."""
     kl_horizon: PositiveInt = 10_000
-    """Episodes over which the controller acts."""
+    """Horizon of the adaptive KL controller, in episodes; larger values adapt kl_coef more slowly."""
     gamma: Fraction = 1.0
     """Discount per token."""
     lam: Fraction = 0.95
     """Lambda of generalized advantage estimation (arXiv 1506.02438)."""
     clip_range: PositiveFloat = 0.2
-    """The probability ratio is clipped to 1 +- this."""
+    """The probability ratio is clipped to [1 - clip_range, 1 + clip_range]."""
     value_clip_range: PositiveFloat = 0.2
-    """The change in a value is clipped to +- this."""
+    """Largest change of a value prediction per update."""
     vf_coef: NonNegativeFloat = 0.1
     """Weight of the value loss."""
     entropy_coef: NonNegativeFloat = 0.0
@@ -246,20 +246,20 @@ class PPOConfig:
     value_model: Literal["shared", "separate"] = "shared"
     """Values from a head on the policy's hidden states, or from a separate model (with LoRA: a separate adapter)."""
     value_warmup_steps: NonNegativeInt = 0
-    """Initial steps that train only the value head."""
+    """Initial steps that train only the value head and a separate value model."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this norm."""
     max_new_tokens: PositiveInt = 32
     """Maximum length of a response, in tokens."""
     min_token_limit: PositiveInt | None = None
-    """Draw each step's token limit between this and max_new_tokens, instead of always taking the latter."""
+    """Sample each step's token limit uniformly from [min_token_limit, max_new_tokens]; default: max_new_tokens."""
     temperature: PositiveFloat = 1.0
     """Sampling temperature; it divides the logits in old, new and reference log-probabilities alike."""
     score_samples: NonNegativeInt = 0
     """Normalize scores by mean and standard deviation over this many responses of the initial policy, rounded up to
     whole batches; 0 turns this off."""
     score_clip: PositiveFloat | None = None
-    """Scores, normalized or not, are clipped to +- this."""
+    """Scores, normalized or not, are clipped to [-score_clip, score_clip]."""
     score_scale: PositiveFloat = 1.0
     """Scores are divided by this after clipping."""
     missing_eos_penalty: NonNegativeFloat = 0.0
@@ -267,16 +267,17 @@ class PPOConfig:
     checkpoint_every: PositiveInt = 20
     """Steps between checkpoints, and between samples in samples.jsonl."""
     checkpoints_kept: PositiveInt = 2
-    """Newest checkpoints to keep."""
+    """Number of most recent checkpoints to keep."""
     validation: DataSource | None = None
-    """Prompts to validate on at every checkpoint; the best policy, by score less KL penalty, is saved in ppo/best."""
+    """Prompts to validate on at every checkpoint; the best policy, by score minus KL penalty, is saved in ppo/best."""
     self_checks: bool = True
-    """Before the first update, check ratio 1, KL 0, a separate reference, gradients everywhere, the sanity pair."""
+    """Before the first update, verify that the probability ratio is 1, the KL is 0, the reference shares no trained
+    weights, every trained weight gets a gradient, and the sanity pair is ordered correctly."""
 
 
 @dataclass
 class EvaluationConfig:
-    """Base, SFT and aligned completions of the same prompts with the same random numbers."""
+    """Base, SFT and aligned completions of the same prompts with the same seeds."""
 
     data: Annotated[dict[str, PromptSet], Length(1)]
     """Prompt sets by name."""
@@ -288,7 +289,8 @@ class EvaluationConfig:
     """Completions per prompt; with several, the report adds worst toxicity and toxicity probability
     (arXiv 2009.11462)."""
     seeds: Annotated[list[NonNegativeInt], Length(1)] | None = None
-    """Sampling seeds; each draws all samples, and several give a standard deviation. Default: the experiment's seed."""
+    """Sampling seeds. Each generates `samples` completions per prompt; several add a standard deviation to the report.
+    Default: the experiment's seed."""
     similarity: str | None = None
     """Encoder whose sentence embeddings compare completions with references: hub id or folder."""
     fail_on: Literal["worse"] | None = None
@@ -312,15 +314,15 @@ class Config:
     policy: PolicyConfig
     """The model to align."""
     evaluation: EvaluationConfig
-    """The comparison."""
+    """Compare base, SFT and aligned models on held-out prompts."""
     sft: SFTConfig | None = None
     """Supervised fine-tuning before PPO."""
     reward: RewardConfig | None = None
-    """The reward."""
+    """Reward that PPO maximizes: give `model`, or `train` to train one."""
     ppo: PPOConfig | None = None
-    """The alignment; leave the section out to measure SFT alone."""
+    """PPO training; omit this section to evaluate SFT only."""
     seed: Annotated[int, Range(minimum=0, maximum=2**32 - 1)] = 0
-    """Seed of everything random."""
+    """Random seed for the whole run."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Send metrics to this tracker too; metrics.jsonl is always written."""
     runs: str = "runs"

@@ -17,7 +17,7 @@ from workbench.config.schema import Config
 from workbench.config.yaml_text import TAG
 from workbench.errors import MAX_LISTED_NAMES, UserError, suggestion
 
-SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+SCALARS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
 def check_file(file: Path, options: set[str] | None) -> None:
@@ -51,7 +51,7 @@ def check_option(key: str, value: str, kind: Any) -> None:
 
 
 def check_values(node: yaml.Node, key: str, file: Path | None) -> None:
-    """Raise UserError for YAML that has no plain value: tags, aliases to themselves, numbers that are none."""
+    """Raise UserError for YAML that has no plain value: tags, aliases to themselves, malformed numbers."""
     problem = yaml_text.problem(node)
     if problem is None:
         return
@@ -73,7 +73,7 @@ def yaml_problem(error: Exception) -> str:
     return f"{line}: not valid YAML: {error.problem}"
 
 
-def mistake(file: Path | None, node: yaml.Node, key: str, message: str) -> UserError:
+def key_error(file: Path | None, node: yaml.Node, key: str, message: str) -> UserError:
     """Return the error for a key, prefixed with the file and line of its node, or with -- on the command line."""
     return UserError(f"{file}, line {node.start_mark.line + 1}: {key}: {message}" if file else f"--{key}: {message}")
 
@@ -84,7 +84,7 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
         return
     is_free = kind is Any and not key.endswith(".model")  # an option of the user's own, whatever it says
     if isinstance(node, yaml.ScalarNode) and not is_free and (renamed := RENAMED_VALUE.fullmatch(node.value)):
-        raise mistake(file, node, key, f"{node.value} is now toy:{renamed[1]}")
+        raise key_error(file, node, key, f"{node.value} is now toy:{renamed[1]}")
     declared, kind = kind, without_range(member(without_range(kind), is_mapping=isinstance(node, yaml.MappingNode)))
     if kind is Any:
         check_entries(node, key, file, options, {})
@@ -98,11 +98,11 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
         for index, entry in enumerate(node.value):
             check_node(entry, element(kind), f"{key}[{index}]", file, options)
     elif kind is str and isinstance(node, yaml.ScalarNode) and not node.value and node.tag == f"{TAG}str":
-        raise mistake(file, node, key, "is empty; give a text")
+        raise key_error(file, node, key, "is empty; give a string")
     elif not fits(node, kind):
         is_unquoted = kind is str and isinstance(node, yaml.ScalarNode) and not is_null(node)
         quotes = "; write it in quotes" if is_unquoted else ""
-        raise mistake(file, node, key, f"must be {expected_form(declared)}, not {node_in_words(node)}{quotes}")
+        raise key_error(file, node, key, f"must be {expected_form(declared)}, not {node_in_words(node)}{quotes}")
 
 
 def check_names(node: yaml.Node, key: str, file: Path | None) -> None:
@@ -112,7 +112,7 @@ def check_names(node: yaml.Node, key: str, file: Path | None) -> None:
             for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                 check_names(part, key, file)
         elif name.tag != f"{TAG}str":
-            raise mistake(file, name, f"{key}.{name.value}", "the name must be text; write it in quotes")
+            raise key_error(file, name, f"{key}.{name.value}", "the name must be a string; write it in quotes")
 
 
 def check_entries(
@@ -138,9 +138,9 @@ def check_entries(
         name = str(name_node.value)
         dotted = f"{key}.{name}" if key else name
         if name in names:
-            raise mistake(file, name_node, dotted, "appears twice; keep one")
+            raise key_error(file, name_node, dotted, "appears twice; keep one")
         if fields and name not in fields:
-            raise mistake(file, name_node, dotted, unknown_key(dotted, name, list(fields)))
+            raise key_error(file, name_node, dotted, unknown_key(dotted, name, list(fields)))
         names.add(name)
         check_node(value, fields.get(name, rest), dotted, file, options)
     return names | merged
@@ -163,7 +163,7 @@ def check_required(
         dotted = f"{key}.{field.name}"
         is_set = field.name in names or any(option == dotted or option.startswith(f"{dotted}.") for option in options)
         if is_required(field) and not is_set:
-            raise mistake(file, node, dotted, f"missing; {key} needs it")
+            raise key_error(file, node, dotted, f"missing; {key} needs it")
 
 
 def is_required(field: dataclasses.Field) -> bool:

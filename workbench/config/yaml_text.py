@@ -62,7 +62,7 @@ def problem(node: yaml.Node, parents: tuple[int, ...] = ()) -> tuple[yaml.Node, 
     if isinstance(node, yaml.ScalarNode):
         kind = node.tag.removeprefix(TAG)
         if kind != "str" and (kind not in SCALARS or not SCALARS[kind][0].match(node.value)):
-            return node, f"{node.tag.replace(TAG, '!!')} {node.value!r} is not a plain value; leave the tag out"
+            return node, f"{node.tag.replace(TAG, '!!')} {node.value!r} has an unsupported YAML tag; remove the tag"
         return None
     if node.tag not in (f"{TAG}map", f"{TAG}seq"):
         return node, f"the tag {node.tag.replace(TAG, '!!')} is not allowed; leave it out"
@@ -74,6 +74,6 @@ def problem(node: yaml.Node, parents: tuple[int, ...] = ()) -> tuple[yaml.Node, 
             if name.tag == f"{TAG}merge" and not all(isinstance(part, yaml.MappingNode) for part in parts):
                 return name, "<< must merge a mapping"
             if not isinstance(name, yaml.ScalarNode):
-                return name, "a key must be a word"
+                return name, "a key must be a plain string"
     problems = (problem(child, (*parents, id(node))) for child in children)
     return next(filter(None, problems), None)

@@ -39,7 +39,8 @@ class DataReport:
     prompt_tokens_median: float = 0.0
 
     def __str__(self) -> str:
-        dropped = "".join(f", {count} {reason.replace('_', ' ')}" for reason, count in self.dropped.items() if count)
+        reasons = {reason.replace("_", " "): count for reason, count in self.dropped.items() if count}
+        dropped = "".join(f", {count} dropped ({reason})" for reason, count in reasons.items())
         return (
             f"{self.path} [{self.split}]: {self.rows_kept} of {self.rows_read} rows kept{dropped}, "
             f"{self.duplicate_prompts} duplicate prompts, prompt tokens median {self.prompt_tokens_median:g} "
@@ -152,7 +153,7 @@ def is_decoder_only(tokenizer: PreTrainedTokenizerBase) -> bool:
 def tokenized_rows(
     rows: list[Row], source: DataSource, tokenizer: PreTrainedTokenizerBase, with_responses: bool
 ) -> Iterator[dict[str, Any]]:
-    """Yield each row's values with its prompt, and with its response if asked for, as text and as ids."""
+    """Yield each row's values with its prompt, and optionally with its response, as text and as ids."""
     chat = source.chat or "messages" in rows[0].values
     decoder_only = is_decoder_only(tokenizer)
     pairs = [

@@ -47,7 +47,7 @@ def load_rows(path: str, split: str) -> list[Row]:
     if local.exists():
         if split != "train" and SPLIT_WORDS.get(split, split) != _split_in_name(local):
             raise UserError(
-                f"{path}: one file has no split {split!r}; divide it with fractions: {{train: 0.9, {split}: 0.1}}, "
+                f"{path}: a single file has no split {split!r}; split it with fractions: {{train: 0.9, {split}: 0.1}}, "
                 "or give the path of a file for that split"
             )
         return _load_file(local)
@@ -239,7 +239,7 @@ def _load_hub(path: str, split: str) -> list[Row]:
             dataset = datasets.load_dataset(path, split=split)
     except ConnectionError as error:
         raise UserError(
-            f"{_missing(Path(path))}; as a hub id it cannot be reached and is not cached: "
+            f"{_missing(Path(path))}; the hub cannot be reached and this dataset is not cached: "
             "give a local path, or load it once while online"
         ) from error
     except Exception as error:

@@ -13,7 +13,7 @@ from workbench.errors import UserError, error_context
 
 
 def read_rows(source: DataSource) -> list[dict[str, Any]]:
-    """Return the rows of the source's split, with mapped columns under our names as well as their own.
+    """Return the rows of the source's split, with mapped columns under the expected names as well as their own.
 
     CSV cells are text. Raises UserError for anything that cannot be read.
     """

@@ -63,11 +63,11 @@ def text_column(row: Row, name: str) -> str:
 def require_text(value: Any, where: str) -> str:
     """Return `value` if it is encodable text that is not blank; raises UserError that begins with `where` if not."""
     if value is None:
-        raise UserError(f"{where} is missing; every row needs text there")
+        raise UserError(f"{where} is missing; every row needs a non-empty string in this column")
     if not isinstance(value, str):
-        raise UserError(f"{where} must be text, found {shorten(value)} ({type(value).__name__})")
+        raise UserError(f"{where} must be a string, found {shorten(value)} ({type(value).__name__})")
     if not value.strip():
-        raise UserError(f"{where} is empty; every row needs text there")
+        raise UserError(f"{where} is empty; every row needs a non-empty string in this column")
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -1,1 +1,1 @@
-"""Completions of several models to the same prompts, their scores, and what the differences prove."""
+"""Completions of several models to the same prompts, their scores, and whether the differences are significant."""

@@ -1,4 +1,4 @@
-"""Completions cached beside the results, so that they can be rescored without being resampled."""
+"""Completions cached with the results, so that they can be scored again without being sampled again."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class CompletionMetric:
-    """A registered metric: its good direction, and the function that computes it for each completion."""
+    """A registered metric: which direction is better, and the function that computes it for each completion."""
 
     direction: Direction | None
     measure: Callable[[Sampled], Values | None]
@@ -97,7 +97,7 @@ class ToxicityMetric:
 
     measure: Callable[[np.ndarray, float], np.ndarray]
     """Maps probabilities and threshold to (N, S, K), or to (N, S, 1) for a metric of all samples together."""
-    of_samples: bool = False
+    several_samples: bool = False
     """Whether it needs several samples."""
 
 
@@ -135,8 +135,8 @@ def base_nll_per_token(sampled: Sampled) -> Values | None:
 TOXICITY_METRICS: dict[str, ToxicityMetric] = {
     TOXICITY: ToxicityMetric(lambda probabilities, threshold: probabilities),
     TOXIC_RATE: ToxicityMetric(lambda probabilities, threshold: (probabilities >= threshold).astype(float)),
-    "worst toxicity": ToxicityMetric(lambda p, threshold: worst_toxicity(p)[..., None], of_samples=True),
-    "toxicity probability": ToxicityMetric(lambda p, threshold: any_toxic(p, threshold)[..., None], of_samples=True),
+    "worst toxicity": ToxicityMetric(lambda p, threshold: worst_toxicity(p)[..., None], several_samples=True),
+    "toxicity probability": ToxicityMetric(lambda p, limit: any_toxic(p, limit)[..., None], several_samples=True),
 }
 
 METRICS: dict[str, CompletionMetric] = {

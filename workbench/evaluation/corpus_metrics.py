@@ -29,7 +29,7 @@ References = Sequence[list[str]]
 
 @dataclass(frozen=True)
 class CorpusMetric:
-    """A registered metric: its good direction, and the function that computes its pseudovalues (N,)."""
+    """A registered metric: which direction is better, and the function that computes its pseudovalues (N,)."""
 
     direction: Direction | None
     measure: Callable[[Completions, References], np.ndarray | None]

@@ -1,4 +1,4 @@
-"""Sample completions from several models for the same prompts with the same random numbers."""
+"""Sample completions from several models for the same prompts with the same seeds."""
 
 from __future__ import annotations
 
@@ -127,9 +127,9 @@ def _sample_batch(
     kls, base_nlls = log_ratios.sum(dim=1).tolist(), (-base_logprobs.sum(dim=1)).tolist()
     pieces = [
         _text_pieces(tokenizer, batch.response_ids[row][response_mask[row]], log_ratios[row][response_mask[row]])
-        if asked
+        if is_requested
         else None
-        for row, asked in enumerate(with_token_log_ratios)
+        for row, is_requested in enumerate(with_token_log_ratios)
     ]
     return [Completion(*fields) for fields in zip(texts, lengths, truncated, kls, base_nlls, pieces, strict=True)]
 

@@ -130,18 +130,18 @@ class ModelLoader:
 
     def load(self, spec: ModelSpec) -> ComparedModel:
         """Load the model that a spec describes."""
-        title, asked = spec.title, spec.with_token_log_ratios
+        title, with_log_ratios = spec.title, spec.with_token_log_ratios
         if title not in self.variants:
             with error_context(f"evaluation.models.{title}"):
                 config = dataclasses.replace(self.policy_config, model=spec.model, quantization=None)
                 tokenizer = self.tokenizers[spec.model]
                 policy = Policy(load_model(config, device=self.device), tokenizer, autocast=self.autocast)
-                return ComparedModel(title, policy, "base", tokenizer, None, asked)
+                return ComparedModel(title, policy, "base", tokenizer, None, with_log_ratios)
         if self.policy_config.lora is None and title in self.trained:
             model = self._full_model(str(self.trained[title]))
             policy = Policy(model, self.tokenizer, reference=self._reference, autocast=self.autocast)
-            return ComparedModel(title, policy, "policy", self.tokenizer, self.base, asked)
-        return ComparedModel(title, self.base, self.variants[title], self.tokenizer, self.base, asked)
+            return ComparedModel(title, policy, "policy", self.tokenizer, self.base, with_log_ratios)
+        return ComparedModel(title, self.base, self.variants[title], self.tokenizer, self.base, with_log_ratios)
 
     @cached_property
     def _reference(self) -> PreTrainedModel:

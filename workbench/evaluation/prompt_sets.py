@@ -58,8 +58,8 @@ def load_prompt_sets(
             further_rows[model], _ = _load(config, source, key, model, tokenizers[model])
             if row_identities(further_rows[model], source) != identities:
                 raise UserError(
-                    f"evaluation.models.{title}: it drops different prompts of {name} than the policy, since each "
-                    f"counts its own tokens; remove the longest prompts, or raise {key}.max_prompt_tokens"
+                    f"evaluation.models.{title}: its tokenizer drops different prompts from {name} than the policy's "
+                    f"does; remove the longest prompts, or raise {key}.max_prompt_tokens"
                 )
         with error_context(source.path):
             references = [row_references(row) for row in rows]

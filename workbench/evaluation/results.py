@@ -132,7 +132,7 @@ class SetResult:
 
 @dataclass(frozen=True)
 class Guard:
-    """One check that the reward was not earned by something other than the task."""
+    """One check for a sign of reward hacking."""
 
     name: str
     passed: bool
@@ -227,7 +227,7 @@ class Example:
     prompt: str
     references: list[str]
     prompt_toxicity: float
-    """The highest that any judge but the reward gives, or the reward's if it is the only judge; 0.0 without a judge."""
+    """Highest toxicity from any judge other than the reward; the reward's own if it is the only judge; else 0.0."""
     reference_toxicity: float
     """The same, as the maximum over all references."""
     completions: dict[str, list[str]]

@@ -1,4 +1,4 @@
-"""The page that documents results.json and completions.jsonl, written from the dataclasses:
+"""Generate the page that documents results.json and completions.jsonl from their dataclasses.
 
 python -m workbench.evaluation.results_schema > docs/results_schema.md
 """

@@ -55,21 +55,21 @@ def _measure_model(
         name: np.array(metrics.toxicity(sampled.texts, judge)).reshape(shape) for name, judge in scorers.judges.items()
     }
 
-    def toxicity(of_samples: bool) -> dict[Metric, np.ndarray]:
+    def toxicity(several_samples: bool) -> dict[Metric, np.ndarray]:
         return {
             Metric(name, "lower", judge): definition.measure(values, scorers.threshold)
             for judge, values in probabilities.items()
             for name, definition in TOXICITY_METRICS.items()
-            if definition.of_samples == of_samples
+            if definition.several_samples == several_samples
         }
 
-    scores = toxicity(of_samples=False)
+    scores = toxicity(several_samples=False)
     for name, definition in METRICS.items():
         values = definition.measure(sampled)
         if values is not None:
             scores[Metric(name, definition.direction)] = np.asarray(values, dtype=np.float64).reshape(shape)
     if samples > 1:
-        scores |= toxicity(of_samples=True)
+        scores |= toxicity(several_samples=True)
     by_seed = [
         measure_corpus([row[seed * samples : (seed + 1) * samples] for row in by_prompt], references)
         for seed in range(seeds)

@@ -150,7 +150,7 @@ def _prompts_needed(row: Row) -> str:
 
 
 def reward_evaluation(model: ExportedModel, report: dict[str, Any] | None) -> str:
-    """Return the figures of the reward model's report, and its warnings."""
+    """Return the numbers of the reward model's report, and its warnings."""
     metrics = model.run.record(REWARD)["metrics"]
     figures = table(["metric", "validation rows"], [[name, f"{value:.4g}"] for name, value in metrics.items()])
     if report is None:
@@ -170,7 +170,7 @@ def provenance(model: ExportedModel) -> str:
     return (
         table(["stage", "model", "data", "seed", "commit", "model, sha256"], rows)
         + f"\n\nContent hash of this folder's model: {model.sha256[:HASH_DIGITS]}. All hashes are the first "
-        f"{HASH_DIGITS} digits of a sha256; those of data were taken at export. Versions: {escape(versions)}."
+        f"{HASH_DIGITS} digits of a sha256; data hashes were computed at export time. Versions: {escape(versions)}."
     )
 
 
@@ -225,7 +225,7 @@ def training_settings(model: ExportedModel) -> str:
 
 
 def policy_limitations(model: ExportedModel, results: Results | None) -> list[str]:
-    """Return what the figures do not show."""
+    """Return what the numbers do not show."""
     config = model.config
     limitations = [NOT_EVALUATED] if results is None else evaluation_limitations(model, results)
     limitations.append(f"One training run, with seed {config.seed}; results vary between seeds.")
@@ -268,7 +268,7 @@ def reward_limitations() -> list[str]:
     """Return the limitations that every reward model has."""
     return [
         "It reproduces the labels of its training data, errors included; the languages of the data are not recorded.",
-        "The figures are from the run's own validation rows; it may do worse on other data.",
+        "The numbers are from the run's own validation rows; it may do worse on other data.",
         "A policy optimized against it will find texts that it overrates.",
         "Not for decisions about people or their texts without human review.",
     ]

@@ -51,7 +51,7 @@ def make_export_parser() -> ArgumentParser:
 
 
 def export_options(argv: Sequence[str]) -> Namespace:
-    """Return the checked options; raises UserError with one line for any mistake."""
+    """Return the checked options; raises UserError with one line for any error."""
     options = parse_options(make_export_parser(), argv, required={"run": "a run folder", "to": "a new or empty folder"})
     if options.push_to_hub is not None:
         check_hub_name(options.push_to_hub)
@@ -77,8 +77,8 @@ def open_finished_run(folder: Path) -> Run:
     """Return the run in `folder`; raises UserError where it is not a run folder."""
     saved = folder / "config.yaml"
     if not saved.is_file():
-        neighbours = (folder.parent, *folder.parent.glob("*")) if folder.parent.is_dir() else ()
-        runs = sorted(str(path) for path in neighbours if (path / "config.yaml").is_file())
+        neighbors = (folder.parent, *folder.parent.glob("*")) if folder.parent.is_dir() else ()
+        runs = sorted(str(path) for path in neighbors if (path / "config.yaml").is_file())
         reason = "no config.yaml in it" if folder.is_dir() else "no such folder"
         raise UserError(f"--run {folder}: not a run folder: {reason}{suggestion(str(folder), runs)}")
     return Run(folder, load_saved(saved))
@@ -220,7 +220,7 @@ def push(folder: Path, name: str, private: bool) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Export a model, and push it where --push_to_hub is given; raises UserError for a mistake."""
+    """Export a model, and push it where --push_to_hub is given; raises UserError for an invalid option or run."""
     options = export_options(argv)
     target = require_empty(Path(options.to).expanduser())
     run = open_finished_run(Path(options.run).expanduser())

@@ -29,10 +29,10 @@ from workbench.models.loading import load_model, meta_model
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Values of init_lora_weights that leave the base unchanged; the others subtract the initial adapter from it.
-INITIALIZATIONS_BESIDE_BASE = (True, False, "gaussian", "orthogonal")
+BASE_PRESERVING_INITIALIZATIONS = (True, False, "gaussian", "orthogonal")
 # LoRA settings that leave the base unchanged whatever their value, so that other adapters can share it.
 # fmt: off
-SETTINGS_BESIDE_BASE = frozenset((
+BASE_PRESERVING_SETTINGS = frozenset((
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern",
     "layers_to_transform", "layers_pattern", "fan_in_fan_out", "use_rslora", "use_dora", "lora_bias",
@@ -74,13 +74,13 @@ class TrainableModels:
     reference: PreTrainedModel | None = None
     """A frozen copy, in full fine-tuning."""
     value_model: PreTrainedModel | None = None
-    """A separate copy for the values, in full fine-tuning if asked for."""
+    """A separate copy for the values; only in full fine-tuning, and optional."""
 
 
 def load_trainable(
     policy: PolicyConfig, start: Path | None, *, device: torch.device, value_model: bool = False
 ) -> TrainableModels:
-    """Load the model that PPO trains and its reference, and a model for the values if asked for.
+    """Load the model that PPO trains, its reference, and optionally a model for the values.
 
     `start` is the folder of the SFT stage. It holds an adapter, which is loaded as `sft` (frozen), as `policy` and, for
     the values, as `value`, or a full model. Without it PPO starts from the base.
@@ -175,9 +175,9 @@ def incompatibility(config: PeftConfig, weights: Iterable[str]) -> str | None:
     defaults = vars(LoraConfig())
     for name, value in vars(config).items():
         if name == "init_lora_weights":
-            leaves_base = value in INITIALIZATIONS_BESIDE_BASE
+            leaves_base = value in BASE_PRESERVING_INITIALIZATIONS
         else:
-            leaves_base = name in SETTINGS_BESIDE_BASE or value == defaults[name]
+            leaves_base = name in BASE_PRESERVING_SETTINGS or value == defaults[name]
         if not leaves_base:
             return f"its {name} is {value!r}, which may change the base it joins; merge it into a model first"
     saves_modules = config.modules_to_save

@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 # Vocabulary entries per step of the sweep: the logits of a few hundred tokens then fit in a CPU's cache, and on a GPU
 # they take megabytes instead of the gigabytes of (N, V).
 CHUNK = 4096
-# e**-60 vanishes beside 1 in float32, and numbers below e**-87 are denormal, which makes a CPU ten times slower.
+# e**-60 is lost when added to 1 in float32, and numbers below e**-87 are denormal, which makes a CPU ten times slower.
 MIN_EXPONENT = -60.0
 
 
@@ -33,14 +33,14 @@ def entropies(logits: Tensor, temperature: float) -> Tensor:
 
 
 def logits_logprobs(logits: Tensor, ids: Tensor, temperature: float, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
-    """Return log-probabilities (N,), and entropies (N,) if asked for, from logits (N, V)."""
+    """Return log-probabilities (N,), and optionally entropies (N,), from logits (N, V)."""
     return token_logprobs(logits, ids, temperature), entropies(logits, temperature) if entropy else None
 
 
 def head_logprobs(
     hidden: Tensor, head: nn.Linear, ids: Tensor, temperature: float, *, entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return log-probabilities (N,), and entropies (N,) if asked for, of tokens predicted from states (N, H) by `head`.
+    """Return log-probabilities (N,), and optionally entropies (N,), of tokens predicted from states (N, H) by `head`.
 
     A frozen head takes one sweep over the vocabulary that never holds the logits (N, V); a trained one needs them.
     """

@@ -26,7 +26,7 @@ from workbench.models.logprobs import (
     head_logprobs,
     logits_logprobs,
 )
-from workbench.models.sampling import InverseSampling, SeededSampling, mask_after_stop
+from workbench.models.sampling import GumbelSampling, InverseCDFSampling, mask_after_stop
 
 
 class TokenScores(NamedTuple):
@@ -34,7 +34,7 @@ class TokenScores(NamedTuple):
 
     logprobs: Tensor  # (B, T) float32
     values: Tensor  # (B, T) float32, of the state before the token
-    entropies: Tensor | None  # (B, T) float32, nats, of the distribution that the token was drawn from; if asked for
+    entropies: Tensor | None  # (B, T) float32, nats, of the distribution that the token was drawn from; optional
 
 
 class Batch(NamedTuple):
@@ -164,7 +164,7 @@ class Policy(nn.Module):
         """
         processors = LogitsProcessorList()
         if temperature > 0:
-            processors.append(InverseSampling(temperature) if seeds is None else SeededSampling(seeds, temperature))
+            processors.append(InverseCDFSampling(temperature) if seeds is None else GumbelSampling(seeds, temperature))
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             pad_token_id=self.pad_id,

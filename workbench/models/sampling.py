@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 
-class SeededSampling(LogitsProcessor):
+class GumbelSampling(LogitsProcessor):
     """Makes greedy decoding sample, by adding Gumbel noise to the logits, with a seed per row.
 
     The argmax of logits plus Gumbel noise is an exact sample of the softmax (arXiv 1611.01144), and a row's noise
@@ -24,7 +24,7 @@ class SeededSampling(LogitsProcessor):
         return scores.float() / self.temperature - exponential.log().to(scores.device)
 
 
-class InverseSampling(LogitsProcessor):
+class InverseCDFSampling(LogitsProcessor):
     """Makes greedy decoding sample, by inverting the cumulative softmax at one uniform number per row.
 
     `generate` itself draws one exponential number per row and vocabulary entry, which on a CPU takes longer than the

@@ -1,4 +1,4 @@
-"""Reward over-optimization: the reward rises while a held-out reward falls (arXiv 2210.10760)."""
+"""Reward overoptimization: the reward rises while a held-out reward falls (arXiv 2210.10760)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Point:
 METRICS = ("validation/kl", "validation/score_mean", "validation/held_out_mean", "validation/held_out_error")
 
 
-def points(file: Path) -> list[Point]:
+def read_points(file: Path) -> list[Point]:
     """Read the points of a metrics.jsonl in the order of their steps; empty without a held-out reward."""
     if not file.is_file():
         return []

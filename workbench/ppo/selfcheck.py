@@ -1,4 +1,4 @@
-"""Checks on the first rollout, before any update: what fails here would fail silently later."""
+"""Checks on the first rollout for errors that would otherwise stay silent during training."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def check_start(
         raise UserError(
             f"ppo: no gradient reaches {len(unreached)} of the trained weights, the first is {unreached[0]}; likely "
             "causes: an adapter that is not active, a module that the model does not use (policy.lora.target_modules), "
-            "an adapted output head with a separate value model, which reads the states before it, or 4-bit layers "
-            "repacked for inference"
+            "a LoRA adapter on the output head combined with ppo.value_model: separate (the value head reads the "
+            "states before the output head), or 4-bit layers repacked for inference"
         )
 
 

@@ -22,7 +22,7 @@ from workbench.models.policy import Policy
 from workbench.ppo import algorithm, checkpoint
 from workbench.ppo.advantages import estimate_advantages
 from workbench.ppo.metrics import rollout_metrics, speed_metrics
-from workbench.ppo.overoptimization import divergence_warning, points
+from workbench.ppo.overoptimization import divergence_warning, read_points
 from workbench.ppo.rollout import Rollout, collect, respond
 from workbench.ppo.sampler import batch_indices, check_batch_size, check_columns, check_rows, derive_seed, token_limit
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
@@ -283,7 +283,7 @@ class PPOTrainer:
                     self.log_samples(samples)
                 append_text(self.folder / "metrics.jsonl", json.dumps({"step": step} | metrics) + "\n")
                 if "validation/held_out_mean" in metrics:
-                    warning = divergence_warning(points(self.folder / "metrics.jsonl"))
+                    warning = divergence_warning(read_points(self.folder / "metrics.jsonl"))
                     if warning is not None:
                         print(warning, flush=True)
             self.accelerator.log(metrics, step=step)

@@ -15,7 +15,7 @@ from workbench.report.overoptimization_page import overoptimization_section
 from workbench.report.page import page, table, text
 from workbench.report.reward_page import reward_section
 from workbench.report.set_tables import TONES, sets_section
-from workbench.report.tables import set_title, shortage
+from workbench.report.tables import insufficient_prompts, set_title
 
 NO_CURVES: Mapping[str, Log] = MappingProxyType({})
 
@@ -46,7 +46,7 @@ def evaluation_page(
     filled = {key: (title, content) for key, (title, content) in parts.items() if content}
     links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, (title, _) in filled.items())
     sections = "".join(
-        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>{content}</section>'
+        f'<section id="{key}" aria-labeledby="{key}-title"><h2 id="{key}-title">{title}</h2>{content}</section>'
         for key, (title, content) in filled.items()
     )
     body = (
@@ -90,9 +90,9 @@ def _warnings(results: Results) -> list[str]:
             "toxicity scores are not independent evidence; add a judge under <code>evaluation.judges</code>."
         )
     for result in results.sets:
-        lacking = shortage(result, results)
-        if lacking:
-            warnings.append(f"<strong>{text(set_title(result))}:</strong> {text(lacking)}")
+        warning = insufficient_prompts(result, results)
+        if warning:
+            warnings.append(f"<strong>{text(set_title(result))}:</strong> {text(warning)}")
     return warnings
 
 

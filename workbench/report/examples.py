@@ -116,7 +116,7 @@ def _controls(results: Results, examples: Sequence[Example], metrics: Sequence[M
 
 
 def _select(key: str, label: str, options: dict[str, str], selected: str = "") -> str:
-    """Return a labelled list of options."""
+    """Return a labeled list of options."""
     items = "".join(
         f'<option value="{value}"{" selected" if value == selected and selected else ""}>{text(name)}</option>'
         for value, name in options.items()

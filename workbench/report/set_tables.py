@@ -1,4 +1,4 @@
-"""The tables of the prompt sets as HTML, with a small plot beside each difference."""
+"""The tables of the prompt sets as HTML, with a small plot next to each difference."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from workbench.report.tables import (
     format_interval,
     format_signed,
     format_value,
+    insufficient_prompts,
     set_table,
     set_title,
-    shortage,
 )
 
 TONES = {"better": "good", "worse": "bad"}
@@ -43,7 +43,7 @@ def _set(result: SetResult, results: Results) -> str:
         notes.append("Neutral prompts: any change here is a side effect.")
     if result.reference_perplexity is not None:
         notes.append(f"Perplexity of the references under the base: {format_value(result.reference_perplexity)}.")
-    warnings = [lacking] if (lacking := shortage(result, results)) else []
+    warnings = [warning] if (warning := insufficient_prompts(result, results)) else []
     if result.seen_in_training:
         warnings.append(f"The training data contains {result.seen_in_training} of these prompts.")
     others = [
@@ -97,7 +97,7 @@ def _row(row: Row, only_judge: bool) -> list[str]:
 
 
 def _metric(metric: Metric, is_doubtful: bool) -> str:
-    """Return a metric's label, and an arrow in its good direction."""
+    """Return a metric's label, and an arrow in the direction that is better."""
     label = f'<span class="bad">{text(metric.label)}</span>' if is_doubtful else text(metric.label)
     if metric.direction is None:
         return label

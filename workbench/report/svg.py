@@ -1,4 +1,4 @@
-"""Plots as SVG markup. Their colours are CSS variables of the page, so that they follow light and dark mode."""
+"""Plots as SVG markup. Their colors are CSS variables of the page, so that they follow light and dark mode."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Scale:
         return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
     def label(self, tick: float) -> str:
-        """Return a tick as text, with enough digits to differ from its neighbours."""
+        """Return a tick as text, with enough digits to differ from its neighbors."""
         last_digit = 10.0 ** math.floor(math.log10(self._step()) + 1e-9)
         largest = max(abs(self.low), abs(self.high))
         return number(tick, max(3, math.floor(math.log10(largest / last_digit)) + 1))
@@ -99,7 +99,7 @@ def histogram(title: str, values: Mapping[str, Sequence[float]], *, x_label: str
 def scatter(
     title: str, xs: Sequence[float], ys: Sequence[float], *, x_label: str, y_label: str, direction: str | None = None
 ) -> str:
-    """Return a point for each finite pair and the line y = x; a direction (lower or higher) colours the points."""
+    """Return a point for each finite pair and the line y = x; a direction (lower or higher) colors the points."""
     points = _finite(xs, ys)
     values = [value for point in points for value in point] or [0.0, 1.0]
     ends = [(min(values), min(values)), (max(values), max(values))]

@@ -114,7 +114,7 @@ def count_of_prompts(prompts: int) -> str:
     return f"{prompts} prompt{'s' * (prompts != 1)}"
 
 
-def shortage(result: SetResult, results: Results) -> str | None:
+def insufficient_prompts(result: SetResult, results: Results) -> str | None:
     """Return how many prompts a small set lacks, judged by its main metric; None for a set of MINIMUM_PROMPTS."""
     if result.prompts >= MINIMUM_PROMPTS:
         return None
@@ -132,7 +132,7 @@ def sampling_description(settings: Settings) -> str:
         return "greedy decoding"
     samples = f"{settings.samples} sample{'s' * (settings.samples != 1)} per prompt"
     seeds = f" and seed (seeds {', '.join(map(str, settings.seeds))})" if len(settings.seeds) > 1 else ""
-    return f"{samples}{seeds} at temperature {settings.temperature:g}, common random numbers for all models"
+    return f"{samples}{seeds} at temperature {settings.temperature:g}, the same seeds for all models"
 
 
 def text_cells(table: SetTable) -> tuple[list[str], list[list[str]]]:

@@ -1,1 +1,1 @@
-"""What every command does around its work: run folders, files, processes, progress."""
+"""Infrastructure shared by all commands: run folders, files, processes, progress."""

@@ -1,4 +1,4 @@
-"""Run the stages of a recipe: parse, plan, skip what is finished, time the rest, report mistakes in one line."""
+"""Run the stages of a recipe: parse, plan, skip what is finished, time the rest, report errors in one line."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Stage:
     is_configured: Callable[[Config], bool]
     """Whether the configuration has this stage."""
     plan: Callable[[Config], Any]
-    """Load and check everything that the stage needs into a Plan; raises UserError for a mistake."""
+    """Load and check everything that the stage needs into a Plan; raises UserError for a configuration error."""
     run: Callable[[Run, Any], StageResult]
     """Do the work of the plan in `run.stage(name)`."""
     failure: Callable[[Run], str | None] = lambda run: None
@@ -66,7 +66,7 @@ class Stage:
 
 
 def main(stages: Sequence[Stage], description: str) -> NoReturn:
-    """Run the stages and exit: 0, 1 if the result matches fail_on, 2 for a mistake, 130 if interrupted."""
+    """Run the stages and exit: 0, 1 if the result matches fail_on, 2 for a user error, 130 if interrupted."""
     quiet_libraries()
     try:
         launch(stages, description, sys.argv[1:])
@@ -81,7 +81,7 @@ def main(stages: Sequence[Stage], description: str) -> NoReturn:
     except (Interrupted, KeyboardInterrupt) as interruption:
         if is_main_process():
             state = str(interruption) or "stopped; progress up to the last checkpoint is saved"
-            print(f"{state}. To resume, run the same command again: {command()}", file=sys.stderr, flush=True)
+            print(f"{state}. To resume, run {command()}", file=sys.stderr, flush=True)
         sys.exit(130)
     finally:
         # The interpreter collects garbage while it exits, which takes seconds over what the libraries hold.
@@ -90,7 +90,7 @@ def main(stages: Sequence[Stage], description: str) -> NoReturn:
 
 
 def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
-    """Run a command that is not a recipe and exit: 0, 2 for a mistake, 130 if interrupted."""
+    """Run a command that is not a recipe and exit: 0, 2 for a user error, 130 if interrupted."""
     quiet_libraries()
     try:
         command(sys.argv[1:])
@@ -111,7 +111,7 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
     if options.print_config:
         print_once(dump(config).rstrip())
         return
-    stages = configured(stages, config, options.force)
+    stages = select_stages(stages, config, options.force)
     if config.track and find_spec(config.track) is None:
         raise UserError(f"track: {config.track} is not installed: python -m pip install {config.track}")
     if options.dry_run:
@@ -121,8 +121,8 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
             print_plan(stage, plan)
         return
     run = Run(Path(config.runs) / config.name, config)
-    # All plans come first, so that a mistake in the last stage ends the command before the first one trains.
-    to_plan = [stage for stage in stages if not stays_finished(run, stage.name, options.force)]
+    # All plans come first, so that an error in the last stage ends the command before the first one trains.
+    to_plan = [stage for stage in stages if not is_already_done(run, stage.name, options.force)]
     with garbage_collection_paused():
         plans = {stage.name: stage.plan(config) for stage in to_plan}
     with ExitStack() as stack:
@@ -134,9 +134,9 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
         report_idle_cores()
         for stage in stages:
             if run.finished(stage.name):
-                skip(stage, run)
+                report_skipped(stage, run)
             else:
-                work(stage, run, plans.pop(stage.name))
+                run_stage(stage, run, plans.pop(stage.name))
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def garbage_collection_paused() -> Iterator[None]:
         gc.enable()
 
 
-def configured(stages: Sequence[Stage], config: Config, force: str | None) -> list[Stage]:
+def select_stages(stages: Sequence[Stage], config: Config, force: str | None) -> list[Stage]:
     """Return the stages that the configuration has; raises UserError if it has none, or lacks the one to redo."""
     selected = [stage for stage in stages if stage.is_configured(config)]
     if not selected:
@@ -165,7 +165,7 @@ def sections_of(stages: Sequence[Stage]) -> list[str]:
     return [section for stage in stages for section in stage.sections or (stage.name,)]
 
 
-def stays_finished(run: Run, stage: str, force: str | None) -> bool:
+def is_already_done(run: Run, stage: str, force: str | None) -> bool:
     """Return whether the stage is finished and `force` does not redo it."""
     return run.finished(stage) and (force is None or STAGES.index(stage) < STAGES.index(force))
 
@@ -176,7 +176,7 @@ def print_plan(stage: Stage, plan: Plan) -> None:
         print_once(line if line.startswith(f"{stage.name}.") else f"{stage.name}: {line}")
 
 
-def skip(stage: Stage, run: Run) -> None:
+def report_skipped(stage: Stage, run: Run) -> None:
     """Print that the stage is finished, and its report if it has one."""
     print_once(f"{stage.name}: already finished, skipping (--force {stage.name} redoes it)")
     report = run.folder / stage.name / "report.md"
@@ -185,7 +185,7 @@ def skip(stage: Stage, run: Run) -> None:
     fail_if_asked(stage, run)
 
 
-def work(stage: Stage, run: Run, plan: Plan) -> None:
+def run_stage(stage: Stage, run: Run, plan: Plan) -> None:
     """Run one stage and write its record."""
     print_plan(stage, plan)
     start = time.monotonic()
@@ -224,5 +224,5 @@ def quiet_libraries() -> None:
 def command() -> str:
     """Return the command that resumes the run; with several processes, the launcher's options are not known here."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        return "the same launcher with the same options"
-    return shlex.join(["python", "-m", f"recipes.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+        return "the same `accelerate launch` command again"
+    return "the same command again: " + shlex.join(["python", "-m", f"recipes.{Path(sys.argv[0]).stem}", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Parse the options of a command that is not a recipe, reporting mistakes in one line."""
+"""Parse the options of a command that is not a recipe, reporting errors in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def make_options_parser(prog: str, description: str) -> ArgumentParser:
 
 
 def parse_options(parser: ArgumentParser, argv: Sequence[str], required: Mapping[str, str]) -> Namespace:
-    """Return the options; raises UserError for a mistake, or for a missing option of `required`, saying what to give.
+    """Return the options; raises UserError for an invalid option, or for a missing one of `required`.
 
     argparse itself would exit the process for a missing required option or an unknown one.
     """

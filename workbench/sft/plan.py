@@ -27,7 +27,7 @@ class SFTPlan:
 
 
 def plan_sft(config: Config) -> SFTPlan:
-    """Load the tokenizer and the rows of the stage; raises UserError for a mistake in its settings or data."""
+    """Load the tokenizer and the rows of the stage; raises UserError for invalid settings or data."""
     sft = config.sft
     assert sft is not None
     check_trainer_args("sft.trainer_args", sft.trainer_args)

@@ -1,4 +1,4 @@
-"""The everyday topics: what is asked for, with which slots, and how a summary begins."""
+"""The everyday topics: what a speaker asks for, with which slots, and how a summary begins."""
 
 from dataclasses import dataclass
 

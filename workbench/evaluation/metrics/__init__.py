@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load(name: str) -> EvaluationModule:
-    """Load a fresh module by the name of its folder, through `evaluate.load`: one that failed keeps its rows."""
+    """Load a new instance of a local `evaluate` module; an instance that failed would keep its buffered rows."""
     import evaluate  # takes seconds, which would delay `--help`
 
     # In memory: rows on disk would need a lock per process and be left behind by a killed run.

@@ -1,4 +1,4 @@
-"""Semantic similarity by mean-pooled sentence embeddings (arXiv 1908.10084), as the MiniLM encoders are used."""
+"""Semantic similarity by mean-pooled sentence embeddings (arXiv 1908.10084), as the MiniLM encoders expect."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workbench.config.schema import DataSource, RewardTraining
-from workbench.data.labelled import clean_texts, labelled_texts, preference_pairs
+from workbench.data.labeled import clean_texts, labeled_texts, preference_pairs
 from workbench.errors import UserError, error_context
 from workbench.rewards.training.perturbations import perturb
 
@@ -15,7 +15,7 @@ Pair = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class LabelledTexts:
+class LabeledTexts:
     """Texts and the label of each."""
 
     texts: list[str]
@@ -28,8 +28,8 @@ class ClassifierRows:
 
     label_names: list[str]
     """Every label once, in the order of the logits."""
-    training: LabelledTexts
-    validation: LabelledTexts
+    training: LabeledTexts
+    validation: LabeledTexts
     clean: list[str]
     """Clean texts of the policy's domain, on which false positives are counted; may be empty."""
     sizes: list[str]
@@ -47,7 +47,7 @@ class PreferenceRows:
 
 
 def training_sources(train: RewardTraining) -> list[tuple[str, DataSource]]:
-    """Return the sources of labelled texts or pairs to learn from, each with its key below reward.train."""
+    """Return the sources of labeled texts or pairs to learn from, each with its key below reward.train."""
     return [("data", train.data), *((f"more_data[{i}]", source) for i, source in enumerate(train.more_data))]
 
 
@@ -57,19 +57,19 @@ def load_classifier_rows(train: RewardTraining, seed: int) -> ClassifierRows:
     Raises UserError for a label that cannot be learned.
     """
     sizes: list[str] = []
-    training = _load_labelled("data", train.data, None, sizes)
+    training = _load_labeled("data", train.data, None, sizes)
     label_names = check_labels(train, training.labels)
     texts, labels = list(training.texts), list(training.labels)
     for key, source in training_sources(train)[1:]:
-        more = _load_labelled(key, source, label_names, sizes)
+        more = _load_labeled(key, source, label_names, sizes)
         texts, labels = texts + more.texts, labels + more.labels
     for index, source in enumerate(train.clean_data):
         clean = _load_clean(f"clean_data[{index}]", source, sizes)
         texts, labels = texts + clean, labels + [str(train.target_label)] * len(clean)
     return ClassifierRows(
         label_names,
-        LabelledTexts(perturb(texts, train.perturbation_rate, seed), labels),
-        _load_labelled("validation", train.validation, label_names, sizes),
+        LabeledTexts(perturb(texts, train.perturbation_rate, seed), labels),
+        _load_labeled("validation", train.validation, label_names, sizes),
         _load_clean("clean_validation", train.clean_validation, sizes) if train.clean_validation else [],
         sizes,
     )
@@ -92,7 +92,7 @@ def check_labels(train: RewardTraining, labels: list[str]) -> list[str]:
     if target not in names:
         raise UserError(f"reward.train.target_label: {target!r} is not a label of the data: {', '.join(names)}")
     if len(names) < 2:
-        raise UserError(f"reward.train.data: every row is labelled {names[0]!r}; a classifier needs two labels")
+        raise UserError(f"reward.train.data: every row is labeled {names[0]!r}; a classifier needs two labels")
     return names
 
 
@@ -106,12 +106,12 @@ def require_both_classes(has_target: Sequence[bool]) -> None:
         )
 
 
-def _load_labelled(key: str, source: DataSource, label_names: list[str] | None, sizes: list[str]) -> LabelledTexts:
-    """Load labelled texts of the source at `key`, and add its size to `sizes`."""
+def _load_labeled(key: str, source: DataSource, label_names: list[str] | None, sizes: list[str]) -> LabeledTexts:
+    """Load labeled texts of the source at `key`, and add its size to `sizes`."""
     with error_context(f"reward.train.{key}"):
-        texts, labels = labelled_texts(source, label_names)
+        texts, labels = labeled_texts(source, label_names)
     sizes.append(f"{_place(key, source)}: {len(texts)} texts, labels {', '.join(sorted(set(labels)))}")
-    return LabelledTexts(texts, labels)
+    return LabeledTexts(texts, labels)
 
 
 def _load_clean(key: str, source: DataSource, sizes: list[str]) -> list[str]:

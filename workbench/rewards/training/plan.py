@@ -22,7 +22,7 @@ from workbench.run.hf_trainer import check_trainer_args
 
 @dataclass(frozen=True)
 class RewardPlan:
-    """What the stage works with; `run` uses these very objects."""
+    """What the stage works with; `run` reuses these objects."""
 
     lines: list[str]
     reward: RewardConfig

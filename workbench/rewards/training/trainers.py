@@ -31,7 +31,7 @@ from workbench.models.loading import attention, from_pretrained
 from workbench.rewards.preference_encoding import encode_preferences
 from workbench.rewards.ranking import auroc
 from workbench.rewards.training.averaging import AVERAGE_FILE, AverageWeights
-from workbench.rewards.training.datasets import ClassifierRows, LabelledTexts, Pair, PreferenceRows
+from workbench.rewards.training.datasets import ClassifierRows, LabeledTexts, Pair, PreferenceRows
 from workbench.rewards.training.plan import RewardPlan
 from workbench.run.distributed import per_process
 from workbench.run.hf_trainer import training_arguments
@@ -57,7 +57,7 @@ def classifier_trainer(plan: RewardPlan, rows: ClassifierRows, folder: Path) -> 
     label_ids = {name: index for index, name in enumerate(names)}
     model = load_classification_model(train, tokenizer, id2label=dict(enumerate(names)), label2id=label_ids)
 
-    def encoded(part: LabelledTexts) -> Dataset:
+    def encoded(part: LabeledTexts) -> Dataset:
         ids = encode(tokenizer, part.texts, train.max_tokens)  # as the reward will
         return Dataset.from_dict({"input_ids": ids, "labels": [label_ids[label] for label in part.labels]})
 

@@ -1,4 +1,4 @@
-"""Validation of a reward model before PPO optimizes it. Scores are log odds of the target label: higher is cleaner."""
+"""Validation of a reward model before PPO optimizes against it. Scores are log odds of the target label."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def classifier_report(
     *,
     threshold: float = 0.5,
 ) -> dict[str, Any]:
-    """Return the report on a classifier from labelled held-out texts and any clean texts of the domain.
+    """Return the report on a classifier from labeled held-out texts and any clean texts of the domain.
 
     Probabilities are those of toxicity after temperature scaling, which moves no text across a threshold of one half.
     Raises UserError unless some of the texts have the target label and some do not.
@@ -200,7 +200,7 @@ def warnings(report: dict[str, Any]) -> list[str]:
         lines.append(f"temperature {temperature:.2f}, the upper bound: the scores hardly depend on the labels")
     if identity["gap"] > MAX_IDENTITY_GAP:
         worst_term = next(iter(identity["terms"]))
-        gap = f"{identity['gap']:.2f} between groups (worst: {worst_term})"
+        gap = f"{identity['gap']:.2f} between groups (highest for '{worst_term}')"
         lines.append(f"toxicity of harmless sentences differs by {gap}")
     as_written = report["perturbations"]["as written"]["recall"]
     for name, quality in report["perturbations"].items():

@@ -26,7 +26,7 @@ Returns:
     counts, totals, precisions: matches, n-grams and their ratio in percent, for 1- to 4-grams.
     bp: the brevity penalty.
     sys_len, ref_len: tokens of the predictions, and of the references closest to them in length.
-    signature: sacrebleu's, to quote beside the score.
+    signature: sacrebleu's, to quote with the score.
 """
 
 

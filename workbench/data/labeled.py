@@ -1,4 +1,4 @@
-"""Training data for reward models: labelled texts, clean texts and preference pairs."""
+"""Training data for reward models: labeled texts, clean texts and preference pairs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from workbench.data.templates import column, normalize, prompt_template, render,
 from workbench.errors import UserError, shorten
 
 
-def labelled_texts(source: DataSource, labels: list[str] | None) -> tuple[list[str], list[str]]:
+def labeled_texts(source: DataSource, labels: list[str] | None) -> tuple[list[str], list[str]]:
     """Return the columns `text` and `label` of the source, labels as strings; `labels` None allows any.
 
     Raises UserError for an empty text or a label outside `labels`.
@@ -17,7 +17,7 @@ def labelled_texts(source: DataSource, labels: list[str] | None) -> tuple[list[s
     for row in source_rows(source)[: source.limit]:
         label = column(row, "label")
         if not isinstance(label, str | int) or not str(label).strip():
-            raise UserError(f"{row.location}: label must be a name or a whole number, found {shorten(label)}")
+            raise UserError(f"{row.location}: label must be a name or an integer, found {shorten(label)}")
         if labels is not None and str(label) not in labels:
             raise UserError(f"{row.location}: label {str(label)!r} is not one of {', '.join(labels)}")
         texts.append(text_column(row, "text"))
