@@ -1,9 +1,9 @@
-# Two commands for a fresh machine: `make quickstart` and `make test`. Every path is relative, so that the clone may
-# lie anywhere, spaces included.
+# Two commands for a fresh machine: `make quickstart` and `make test`. Every path is relative, so the clone can live
+# anywhere, even under a path with spaces.
 PYTHON ?= python3
 DATA ?= ../shared/data
 BIN := .venv/bin/python
-# The launcher gives a process one thread unless it is told otherwise.
+# By default, `accelerate launch` gives each process one thread.
 THREADS ?= $(or $(OMP_NUM_THREADS),$(shell getconf _NPROCESSORS_ONLN))
 LAUNCH := $(BIN) -m accelerate.commands.launch --quiet --num_cpu_threads_per_process $(THREADS) --config_file accelerate_config.yaml -m
 INSTALL := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -24,17 +24,17 @@ seeds: .venv/installed
 	  $(LAUNCH) recipes.detox --config recipes/configs/$$name.yaml --name $$name-seed$$seed --seed $$seed || exit 1; \
 	done; done
 
-# Each worker holds torch (about 1 GB), and a file's tests share what its fixtures trained.
+# Each worker imports torch (about 1 GB), and the tests of a file share the models that its fixtures trained.
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
 
 test: .venv/installed
 	$(BIN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# What only a CUDA device can show.
+# Tests that need a CUDA device.
 gpu: .venv/installed
 	$(BIN) -m pytest -m gpu
 
-# One broken line at a time, in a copy of the tree; a test must turn red.
+# Break one line at a time, in a copy of the tree; a test must fail.
 mutate: .venv/installed
 	$(BIN) -m benchmarks.mutate --write docs/mutations.md
 
@@ -47,7 +47,7 @@ format: .venv/installed
 	$(BIN) -m ruff check --fix .
 	$(BIN) -m ruff format .
 
-# Pages that are generated: the configuration, results.json, the modules.
+# Generated pages: the configuration, the fields of results.json, the modules.
 docs: .venv/installed
 	$(BIN) -m workbench.config.help --write docs/configuration.md
 	$(BIN) -m workbench.evaluation.results_schema > docs/results_schema.md
@@ -66,7 +66,7 @@ toy: .venv/installed
 clean:
 	rm -rf .venv build *.egg-info
 
-# torch first and by its pinned version, so that no other package pulls a different build.
+# torch first, at its pinned version, so that no other package pulls in a different build.
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN) || $(PYTHON) -m venv .venv
 	$(INSTALL) "$$(grep '^torch==' constraints.txt)"

@@ -69,9 +69,9 @@ def test_the_page_is_current_and_names_every_key(in_project: Path) -> None:
         assert f"| `{name}` |" in page
     for key in ("reward.train.perturbation_rate", "ppo.kl_coef", "evaluation.data", "reward.held_out", "sft.data"):
         assert f"| `{key}` |" in page
-    assert "| `ppo.kl_coef` | number, at least 0 | 0.05 | Weight of the per-token KL penalty" in page
-    assert "| `ppo.kl_target` | number above 0 or null | null |" in page
-    assert "| `evaluation.judges` | list of texts or [scorers](#scorer) | [] |" in page
+    assert "| `ppo.kl_coef` | float, at least 0 | 0.05 | Weight of the per-token KL penalty" in page
+    assert "| `ppo.kl_target` | float above 0 or null | null |" in page
+    assert "| `evaluation.judges` | list of strings or [scorers](#scorer) | [] |" in page
 
 
 def test_the_command_writes_the_page(tmp_path: Path) -> None:

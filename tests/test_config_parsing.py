@@ -105,7 +105,7 @@ def test_a_judge_may_be_a_name_or_a_scorer(tmp_path: Path) -> None:
         ("reward:\n  model: toy_lexicon\n", "", "reward: PPO needs one"),
         ("    toxic: {path: z.jsonl}", "    {}", "evaluation.data: empty; give at least 1"),
         ("name: test", "name: test\nname: other", "test.yaml, line 3: name: appears twice; keep one"),
-        ("name: test", "name: ../other", "it names a folder"),
+        ("name: test", "name: ../other", "is used as a folder name"),
         ("kl_coef: 3e-2", "kl_coef: -1", "ppo.kl_coef: -1.0 must be at least 0"),
         ("kl_coef: 3e-2", "steps: 0", "ppo.steps: 0 must be at least 1"),
         ("kl_coef: 3e-2", "lam: 1.5", "ppo.lam: 1.5 must be between 0 and 1"),
@@ -166,7 +166,7 @@ def test_a_mistake_in_the_file_is_one_line_that_names_it(old: str, new: str, mes
         (["--force", "everything"], "--force: invalid choice: 'everything'"),
         (["--config", "missing.yaml"], "--config missing.yaml: no such file"),
         (["stray"], "stray: not an option"),
-        (["--seed"], "--seed: give a value after it"),
+        (["--seed"], "--seed: missing value"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line_too(options: list[str], message: str, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_one_suggestion_and_one_shortener() -> None:
         (["--policy.lora+", "x"], "--policy.lora+: policy.lora is not a list"),
         (["--reward.options", "{<<: 5}"], "--reward.options: << must merge a mapping"),
         (["--reward.options", "!foo {a: 1}"], "--reward.options: the tag !foo is not allowed"),
-        (["--seed", "!!int abc"], "--seed: !!int 'abc' is not a plain value"),
+        (["--seed", "!!int abc"], "--seed: !!int 'abc' has an unsupported YAML tag"),
         (["--reward.options", "&a {x: *a}"], "--reward.options: an alias refers to itself"),
         (["--evaluation.models", "{<<: {5: x}}"], "--evaluation.models.5: the name must be a string"),
         (["--ppo.steps", "010"], "--ppo.steps: must be an integer"),

@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_dropped_and_counted(tmp_path, caplog):
     assert [(len(row["prompt"]), len(row["response"])) for row in fitting] == [(3, 3), (12, 3), (3, 16)]
     assert report.dropped == {"prompt_too_long": 1, "response_too_long": 2}
     assert (report.rows_read, report.rows_kept, report.prompt_tokens_max, report.prompt_tokens_median) == (6, 3, 12, 3)
-    assert all(part in str(report) for part in ("3 of 6 rows kept", "1 prompt too long", "2 response too long"))
+    assert all(part in str(report) for part in ("3 of 6 rows kept", "1 dropped (prompt too long)", "2 dropped (response too long)"))
 
     fitting, _ = make(DataSource(path, max_prompt_tokens=3, max_response_tokens=4, limit=1), with_responses=True)
     assert [(len(row["prompt"]), len(row["response"])) for row in fitting] == [(3, 3)]
@@ -161,10 +161,10 @@ def test_a_row_is_the_same_row_under_another_template_case_and_white_space():
 
 
 BAD_SOURCES = {
-    "split of a file": ({"split": "validation"}, r"file has no split 'validation'; divide it with fractions: \{train"),
-    "sum": ({"fractions": {"train": 0.9, "validation": 0.2}}, r"add to 1.* add to 1\.1"),
+    "split of a file": ({"split": "validation"}, r"file has no split 'validation'; split it with fractions: \{train"),
+    "sum": ({"fractions": {"train": 0.9, "validation": 0.2}}, r"sum to 1.* the sum is 1\.1"),
     "negative": ({"fractions": {"train": 1.5, "validation": -0.5}}, r"must be positive"),
-    "no fractions": ({"fractions": {}}, r"add to 1"),
+    "no fractions": ({"fractions": {}}, r"sum to 1"),
     "unknown fraction": ({"split": "test", "fractions": {"train": 1.0}}, r"'test' is not one of the fractions train"),
     "empty split": ({"split": "b", "fractions": {"a": 0.999, "b": 0.001}}, r"none of its 1 rows falls into split b"),
     "template": ({"template": "instructoin"}, r"'instructoin'; did you mean instruction\?"),

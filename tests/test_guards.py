@@ -128,15 +128,15 @@ def test_a_move_in_the_harmless_direction_passes(scene, metric, before, after):
 @pytest.mark.parametrize(
     ("before", "after", "references", "passes", "rule"),
     [
-        (12.5, 6.07, 5.5, True, "at least 0.6 times the references' 5.5"),  # half of before, and above the references
-        (12.5, 3.2, 5.5, False, "at least 0.6 times the references' 5.5"),
+        (12.5, 6.07, 5.5, True, "at least 0.6 times the references' own perplexity, 5.5"),  # half of before, and above the references
+        (12.5, 3.2, 5.5, False, "at least 0.6 times the references' own perplexity, 5.5"),
         (12.5, 6.07, None, False, "at least 0.5 times the value before"),
         (12.5, 19.0, 5.5, False, "at most 1.5 times the value before"),
         (12.5, 19.0, 30.0, False, "at most 1.5 times the value before"),
         (2.0, 1.9, 5.5, True, "at least 0.9 times the value before"),  # greedy text, as flat before as after
         (2.0, 1.7, 5.5, False, "at least 0.9 times the value before"),
         (3.4, 3.2, 5.5, True, "at least 0.9 times the value before"),  # no step in the limit near 0.6 of the references
-        (3.7, 3.2, 5.5, False, "at least 0.6 times the references' 5.5"),
+        (3.7, 3.2, 5.5, False, "at least 0.6 times the references' own perplexity, 5.5"),
     ],
 )
 def test_references_are_the_yardstick_of_flat_text(scene, before, after, references, passes, rule):
@@ -150,7 +150,7 @@ def test_references_are_the_yardstick_of_flat_text(scene, before, after, referen
 def test_what_may_be_chance_is_noted_and_does_not_fail(scene):
     scene.change("empty rate", 0.0, 0.04, chance=True)
     assert scene.failed == []
-    assert [guard.text for guard in scene.guards if "outside, but not significant" in guard.text]
+    assert [guard.text for guard in scene.guards if "outside the limits, but not significant" in guard.text]
     made = scene.differences["task"]
     scene.differences["task"] = [dataclasses.replace(d, low=None, high=None) for d in made]  # one prompt
     assert scene.failed == []
@@ -162,7 +162,7 @@ def test_few_prompts_fail_no_bound(scene):
     few = dataclasses.replace(results, sets=[dataclasses.replace(result, prompts=29) for result in results.sets])
     guards = check_guards(few)
     assert all(guard.passed for guard in guards)
-    assert [guard.text for guard in guards if "outside, but fewer than 30 prompts" in guard.text]
+    assert [guard.text for guard in guards if "outside the limits, but fewer than 30 prompts" in guard.text]
 
 
 def test_a_fall_that_only_the_reward_sees_fails(scene):

@@ -124,13 +124,13 @@ def test_every_configuration_loads_and_plans(
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_configuration_is_headed_by_hardware_minutes_and_command(name: str, in_project: Path) -> None:
+def test_every_configuration_is_headed_by_hardware_runtime_and_command(name: str, in_project: Path) -> None:
     header = [
         line for line in (in_project / "recipes" / "configs" / name).read_text().splitlines() if line.startswith("#")
     ]
     text = "\n".join(header)
     assert "Hardware: " in text
-    assert "Minutes: " in text
+    assert "Runtime: " in text
     assert "# Command: " in text
     assert f"recipes/configs/{name}" in text
 

@@ -108,4 +108,4 @@ def test_text_that_the_base_expects_is_too_flat(base: Base) -> None:
     flat = perplexity(sum(c.base_nll or 0.0 for (c,) in rows), sum(c.tokens for (c,) in rows))
     failed = guard(2.4 * references, flat, references)
     assert not failed.passed
-    assert f"at least 0.6 times the references' {references:.3g}" in failed.text
+    assert f"at least 0.6 times the references' own perplexity, {references:.3g}" in failed.text

@@ -278,7 +278,7 @@ def test_balanced_weights_give_every_label_the_same_part_of_the_loss() -> None:
         ({"average_from": -0.1}, r"reward\.train\.average_from: -0\.1"),
         ({"early_stopping": 2, "average_from": 0.5}, "early_stopping keeps one checkpoint, average_from averages many"),
         ({"lora": {"target_modules": ["nothing"]}}, r"reward\.train\.lora\.target_modules: \['nothing'\]"),
-        ({"objective": "preference"}, r"reward\.train\.target_label: only objective classifier reads it"),
+        ({"objective": "preference"}, r"reward\.train\.target_label: only for objective: classifier"),
         ({"objective": "preference", "target_label": None}, r"reward\.train\.data: .*no column 'chosen'"),
         ({"polarity_pair": ["You idiot.", "Thank you."]}, r"'You idiot\.' scores .* and 'Thank you\.' scores"),
     ],

@@ -108,7 +108,7 @@ def test_a_term_that_the_scorer_dislikes_and_a_case_that_it_cannot_read_are_name
     assert report["identity"]["flagged_rate"] == pytest.approx(1 / len(IDENTITIES))
     assert report["perturbations"]["upper case"] == {"recall": 0.0, "false_positive_rate": 0.0}
     gap, fallen = report["warnings"]
-    assert "(worst: Hindu)" in gap
+    assert "(highest for 'Hindu')" in gap
     assert fallen == "recall falls from 0.84 to 0.00 when texts are upper case"
 
 
