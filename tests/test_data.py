@@ -79,7 +79,8 @@ def test_what_does_not_fit_is_dropped_and_counted(tmp_path, caplog):
     assert [(len(row["prompt"]), len(row["response"])) for row in fitting] == [(3, 3), (12, 3), (3, 16)]
     assert report.dropped == {"prompt_too_long": 1, "response_too_long": 2}
     assert (report.rows_read, report.rows_kept, report.prompt_tokens_max, report.prompt_tokens_median) == (6, 3, 12, 3)
-    assert all(part in str(report) for part in ("3 of 6 rows kept", "1 dropped (prompt too long)", "2 dropped (response too long)"))
+    parts = ("3 of 6 rows kept", "1 dropped (prompt too long)", "2 dropped (response too long)")
+    assert all(part in str(report) for part in parts)
 
     fitting, _ = make(DataSource(path, max_prompt_tokens=3, max_response_tokens=4, limit=1), with_responses=True)
     assert [(len(row["prompt"]), len(row["response"])) for row in fitting] == [(3, 3)]

@@ -200,7 +200,9 @@ def test_models_that_drop_other_prompts_are_not_compared(trained: Path, in_proje
     # T5 reads one token more of each, its end of text, so that the long ones do not fit for it alone.
     longest = max(len(ids) for ids in load_tokenizer("toy:gpt2")(texts).input_ids)
     sets = {"t": {"path": str(source), "limit": 5, "max_prompt_tokens": longest}}
-    with pytest.raises(UserError, match=r"evaluation\.models\.other: its tokenizer drops different prompts from t than the policy's"):
+    with pytest.raises(
+        UserError, match=r"models\.other: its tokenizer drops different prompts from t than the policy's"
+    ):
         evaluate(trained, "--evaluation.data", json.dumps(sets), "--evaluation.models", "{other: toy:gpt2}")
 
 

@@ -128,7 +128,8 @@ def test_a_move_in_the_harmless_direction_passes(scene, metric, before, after):
 @pytest.mark.parametrize(
     ("before", "after", "references", "passes", "rule"),
     [
-        (12.5, 6.07, 5.5, True, "at least 0.6 times the references' own perplexity, 5.5"),  # half of before, and above the references
+        # Half of before, and above the references.
+        (12.5, 6.07, 5.5, True, "at least 0.6 times the references' own perplexity, 5.5"),
         (12.5, 3.2, 5.5, False, "at least 0.6 times the references' own perplexity, 5.5"),
         (12.5, 6.07, None, False, "at least 0.5 times the value before"),
         (12.5, 19.0, 5.5, False, "at most 1.5 times the value before"),

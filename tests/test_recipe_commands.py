@@ -29,6 +29,19 @@ def test_a_mistake_leaves_with_2_and_a_line_on_stderr(in_project: Path) -> None:
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("module", ["recipes.ppo", "workbench.export"])
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(module: str, in_project: Path) -> None:
+    code = (
+        f"import runpy, sys; sys.argv = [{module!r}, '--help']; sys.stdin.read(); "
+        f"runpy.run_module({module!r}, run_name='__main__')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], **dict.fromkeys(("stdin", "stdout", "stderr"), -1))
+    process.stdout.close()
+    _, stderr = process.communicate(timeout=100)
+    assert process.returncode in (0, 128 + signal.SIGPIPE)
+    assert stderr == b""
+
+
 @pytest.mark.parametrize(("threads", "is_reported"), [("1", True), ("2", False)])
 def test_a_launcher_that_left_cores_idle_is_named(
     threads: str, is_reported: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import shlex
+import signal
 import sys
 import time
 import warnings
@@ -83,6 +84,8 @@ def main(stages: Sequence[Stage], description: str) -> NoReturn:
             state = str(interruption) or "stopped; progress up to the last checkpoint is saved"
             print(f"{state}. To resume, run {command()}", file=sys.stderr, flush=True)
         sys.exit(130)
+    except BrokenPipeError:
+        exit_for_closed_pipe()
     finally:
         # The interpreter collects garbage while it exits, which takes seconds over what the libraries hold.
         gc.freeze()
@@ -99,7 +102,15 @@ def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        exit_for_closed_pipe()
     sys.exit(0)
+
+
+def exit_for_closed_pipe() -> NoReturn:
+    """Exit as a program does whose reader, such as `head`, has closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes what is left into it
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
