@@ -210,9 +210,7 @@ def test_no_network_and_nothing_cached_is_one_line_at_once(tmp_path, monkeypatch
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     for name in ("nobody/nothing", "nothing"):
         message = refusal(lambda name=name: read_rows(DataSource(name)))
-        assert re.search(
-            r"no such file or folder.*hub cannot be reached.* is not cached: give a local path", message
-        )
+        assert re.search(r"no such file or folder.*hub cannot be reached.* is not cached: give a local path", message)
     assert datasets.config.HF_HUB_OFFLINE is False
 
 
