@@ -152,6 +152,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="WORDS", help="only mutations whose words or file contain this")
     arguments = parser.parse_args()
     chosen = [m for m in MUTATIONS if arguments.only in f"{m.words} {m.file}"]
+    commit = described_commit()
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         copy_tree(tree)
@@ -169,7 +170,7 @@ def main() -> int:
     caught = sum(result.caught for result in results)
     print(f"{caught} of {len(results)} caught")
     if arguments.write:
-        arguments.write.write_text(markdown(results))
+        arguments.write.write_text(markdown(results, commit))
     return 0 if caught == len(results) else 1
 
 
@@ -229,15 +230,19 @@ def preload() -> None:
         importlib.import_module(name)
 
 
-def markdown(results: list[Result]) -> str:
-    """Return the table with its commit and date."""
+def described_commit() -> str:
+    """Return the commit of the tree, marked if it has changes."""
     git = ["git", "describe", "--always", "--dirty", "--abbrev=8"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def markdown(results: list[Result], commit: str) -> str:
+    """Return the table with its commit and date."""
     rows = [f"| {r.mutation.words} | `workbench/{r.mutation.file}` | `{r.by}` |\n" for r in results]
     return (
-        "# Mutations\n\n`make mutate` breaks one place at a time in a copy of the tree; a test must fail. "
-        f"The last run:\ncommit {commit}, {datetime.date.today()}, {sum(r.caught for r in results)} of {len(results)} "
-        f"caught.\n\n| breakage | file | first test that failed |\n|---|---|---|\n{''.join(rows)}"
+        "# Mutations\n\n`make mutate` applies one bug at a time to a copy of the source and checks that a test fails. "
+        f"Last run:\ncommit {commit}, {datetime.date.today()}: {sum(r.caught for r in results)} of {len(results)} "
+        f"caught.\n\n| bug | file | first test that failed |\n|---|---|---|\n{''.join(rows)}"
     )
 
 
