@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from workbench.config.derived import configured_stages
 from workbench.config.names import EVALUATION, PPO, SFT
 from workbench.config.schema import Config
 from workbench.run.cli import Stage, StageResult, main
@@ -44,8 +45,8 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
         results,
         evaluation.examples,
         judges=evaluation.judges,
-        curves=read_curves(run.folder),
-        reward_report=read_reward_report(run.folder),
+        curves=read_curves(run),
+        reward_report=read_reward_report(run),
         held_out=read_points(run.folder / PPO / "metrics.jsonl"),
     )
     write_evaluation(folder, results, evaluation.examples)
@@ -67,7 +68,12 @@ def failure(run: Run) -> str | None:
 
 
 STAGE = Stage(
-    EVALUATION, lambda config: bool(config.sft or config.ppo), plan, run, failure, sections=("policy", EVALUATION)
+    EVALUATION,
+    lambda config: EVALUATION in configured_stages(config),
+    plan,
+    run,
+    failure,
+    sections=("policy", EVALUATION),
 )
 
 if __name__ == "__main__":

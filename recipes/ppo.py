@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from workbench.config.derived import configured_stages
 from workbench.config.names import PPO, REWARD, SFT
 from workbench.config.schema import Config
 from workbench.run.cli import Stage, StageResult, main
@@ -73,7 +74,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     return StageResult(inputs, metrics)
 
 
-STAGE = Stage(PPO, lambda config: config.ppo is not None, plan, run, sections=("policy", REWARD, PPO))
+STAGE = Stage(PPO, lambda config: PPO in configured_stages(config), plan, run, sections=("policy", REWARD, PPO))
 
 if __name__ == "__main__":
     main([STAGE], __doc__)

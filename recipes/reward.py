@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from workbench.config.derived import configured_stages
 from workbench.config.names import REWARD
 from workbench.config.schema import Config
 from workbench.run.cli import Stage, StageResult, main
@@ -12,11 +13,6 @@ from workbench.run.folder import Run
 
 if TYPE_CHECKING:
     from workbench.rewards.training.plan import RewardPlan
-
-
-def is_configured(config: Config) -> bool:
-    """Return whether a reward model is to be trained; `reward.model` takes precedence over `reward.train`."""
-    return config.reward is not None and config.reward.model is None
 
 
 def plan(config: Config) -> RewardPlan:
@@ -57,7 +53,7 @@ def run(run: Run, plan: RewardPlan) -> StageResult:
     )
 
 
-STAGE = Stage(REWARD, is_configured, plan, run)
+STAGE = Stage(REWARD, lambda config: REWARD in configured_stages(config), plan, run, sections=(REWARD, "reuse"))
 
 if __name__ == "__main__":
     main([STAGE], __doc__)

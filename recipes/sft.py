@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from workbench.config.derived import configured_stages
 from workbench.config.names import SFT
 from workbench.config.schema import Config
 from workbench.run.cli import Stage, StageResult, main
@@ -47,7 +48,7 @@ def run(run: Run, plan: SFTPlan) -> StageResult:
     return StageResult({"model": config.policy.model, "data": config.sft.data.path}, metrics)
 
 
-STAGE = Stage(SFT, lambda config: config.sft is not None, plan, run, sections=("policy", SFT))
+STAGE = Stage(SFT, lambda config: SFT in configured_stages(config), plan, run, sections=("policy", SFT, "reuse"))
 
 if __name__ == "__main__":
     main([STAGE], __doc__)

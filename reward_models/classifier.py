@@ -16,7 +16,10 @@ from workbench.models.batching import encode
 from workbench.models.loading import resolve
 from workbench.rewards.contract import Judge, check_polarity
 
-CLEAN_LABELS = {"clean", "neutral", "nontoxic", "nothate", "ok", "polite"}  # lower case, letters and digits only
+# Lower case, letters and digits only.
+CLEAN_LABELS = {"clean", "nontoxic", "nothate"}
+# Clean as the opposite of one other label; among friendly, neutral and rude, neutral need not be what is wanted.
+CLEAN_LABELS_OF_TWO = CLEAN_LABELS | {"neutral", "ok", "polite"}
 POLARITY_PAIR = ("Thank you, that was kind of you.", "You are a stupid idiot.")
 
 
@@ -94,7 +97,8 @@ def _target_index(target_label: str | None, model: str) -> int:
         if str(target_label) not in names:
             raise UserError(f"{model}: target_label is {target_label!r}, but its labels are {listed}")
         return names.index(str(target_label))
-    clean = [index for index, name in enumerate(names) if re.sub(r"[\W_]", "", name.lower()) in CLEAN_LABELS]
+    known = CLEAN_LABELS if len(names) > 2 else CLEAN_LABELS_OF_TWO
+    clean = [index for index, name in enumerate(names) if re.sub(r"[\W_]", "", name.lower()) in known]
     if len(clean) != 1:
         raise UserError(f"{model}: set target_label, the label to reward, to one of {listed}")
     return clean[0]

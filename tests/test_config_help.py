@@ -15,11 +15,11 @@ from workbench.config.help import COLUMNS, field_sentences, markdown
 from workbench.config.schema import Config, DataSource, LoraSettings, PromptSet, Scorer
 
 SECTIONS = {
-    "sft": ("policy", "sft"),
-    "reward": ("reward",),
+    "sft": ("policy", "sft", "reuse"),
+    "reward": ("reward", "reuse"),
     "ppo": ("policy", "reward", "ppo"),
     "evaluation": ("policy", "evaluation"),
-    "detox": ("policy", "sft", "reward", "ppo", "evaluation"),
+    "detox": ("policy", "sft", "reward", "ppo", "evaluation", "reuse"),
 }
 
 

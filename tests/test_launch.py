@@ -88,15 +88,21 @@ def test_everything_is_planned_before_anything_runs_and_each_plan_is_used(
 def test_a_finished_stage_is_neither_planned_nor_run_again(
     recorder: Recorder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stages = [recorder.stage("reward"), recorder.stage("ppo")]
+    stages = [recorder.stage("sft"), recorder.stage("ppo")]
     recorder.launch(stages[:1])
-    (recorder.folder / "runs" / "test" / "reward" / "report.md").write_text("the report\n")
+    (recorder.folder / "runs" / "test" / "sft" / "report.md").write_text("the report\n")
     capsys.readouterr()
     assert recorder.launch(stages) == ["plan ppo", "run ppo"]
-    assert "reward: already finished, skipping (--force reward redoes it)\n\nthe report" in capsys.readouterr().out
+    assert "sft: already finished, skipping (--force sft redoes it)\n\nthe report" in capsys.readouterr().out
     assert recorder.launch(stages) == []
     assert recorder.launch(stages, "--force", "ppo") == ["plan ppo", "run ppo"]
-    assert recorder.launch(stages, "--force", "reward") == ["plan reward", "plan ppo", "run reward", "run ppo"]
+    assert recorder.launch(stages, "--force", "sft") == ["plan sft", "plan ppo", "run sft", "run ppo"]
+
+
+def test_forcing_a_reward_that_is_not_trained_redoes_ppo(recorder: Recorder) -> None:
+    stages = [recorder.stage("sft"), recorder.stage("ppo")]
+    recorder.launch(stages)
+    assert recorder.launch(stages, "--force", "reward", "--reward.model", "length") == ["plan ppo", "run ppo"]
 
 
 def test_a_mistake_in_a_plan_ends_the_command_before_anything_is_written(recorder: Recorder) -> None:
@@ -114,7 +120,11 @@ def test_a_dry_run_plans_finished_stages_too_and_writes_nothing(
     assert capsys.readouterr().out == "reward: seed 0\nppo: seed 0\n"
     assert not (recorder.folder / "runs").exists()
     recorder.launch(stages)
-    assert recorder.launch(stages, "--dry_run", "--seed", "5") == ["plan reward", "plan ppo"]
+    with pytest.raises(UserError, match="seed: 0 -> 5"):
+        recorder.launch(stages, "--dry_run", "--seed", "5")
+    assert recorder.events == [], "what the run would refuse is refused before any plan"
+    forced = ["--force", "ppo", "--seed", "5"]
+    assert recorder.launch(stages, "--dry_run", *forced) == ["plan reward", "plan ppo"]
 
 
 def test_a_stage_that_fails_is_not_finished_and_the_next_command_redoes_it_alone(recorder: Recorder) -> None:

@@ -303,7 +303,7 @@ def test_a_stage_alone_asks_for_the_one_before_it(in_project: Path, tmp_path: Pa
         (["--ppo.max_new_tokens", "6", "--ppo.data.max_prompt_tokens", "1"], "rows dropped"),
         (["--runs", "/proc/none"], "cannot be written"),
         (["--ppo.data.limit", "5"], "ppo.batch_size: 8 is above the 5 prompts"),
-        (["--force", "reward"], "--force reward: this command runs sft, ppo, evaluation"),
+        (["--reuse.sft", "nowhere"], "reuse.sft: nowhere is not a run folder (no config.yaml)"),
         (["--track", "wandb"], "wandb is not installed"),
         (["--sft.trainer_args", "{warmup_stepz: 3}"], "did you mean warmup_steps?"),
         (["--sft.trainer_args", "{output_dir: x}"], "checkpoints belong in the run folder"),

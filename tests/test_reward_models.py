@@ -85,6 +85,14 @@ def test_polarity_is_tested_at_load(folders):
         load(folders["bert"], polarity_pair=[low, high])
 
 
+def test_a_neutral_label_among_others_is_not_taken_for_the_target(tmp_path):
+    three = save(tmp_path / "three", "bert", {0: "friendly", 1: "neutral", 2: "rude"})
+    with pytest.raises(UserError, match="set target_label, the label to reward, to one of friendly, neutral, rude"):
+        load(three, polarity_pair=None)
+    assert load(three, target_label="friendly", polarity_pair=None).target == 0
+    assert load(save(tmp_path / "two", "bert", {0: "rude", 1: "neutral"}), polarity_pair=None).target == 1
+
+
 def test_classifiers_that_cannot_be_trusted_are_refused(tmp_path, folders):
     with pytest.raises(UserError, match="target_label is 'nothat', but its labels are hate, nothate, spam"):
         load(folders["bert"], target_label="nothat")

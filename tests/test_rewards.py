@@ -50,6 +50,12 @@ def test_numbers_of_any_kind_become_floats(values):
     assert {type(value) for value in scores} == {float}
 
 
+@pytest.mark.parametrize("values", [[True, False, 1], np.array([1, 0, 1]) > 0, torch.tensor([1, 0, 1]) > 0])
+def test_bools_are_numbers(values):
+    assert score(values) == [1.0, 0.0, 1.0]
+    assert score(list(values)) == [1.0, 0.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("values", "parts"),
     [
@@ -58,8 +64,6 @@ def test_numbers_of_any_kind_become_floats(values):
         (torch.tensor([math.inf, 0.0, 0.0]), ["row 0", "'first text'", "inf", "finite"]),
         ([10**400, 1, 1], ["row 0", "inf"]),
         ([1.0, 1.0, "0.5"], ["row 2", "'0.5'", "str", "not a number"]),
-        ([1.0, True, 1.0], ["row 1", "True", "bool", "not a number"]),
-        ([1.0, np.bool_(True), 1.0], ["row 1", "bool", "not a number"]),
         ([1.0, 1j, 1.0], ["row 1", "complex", "not a number"]),
         ([1.0, None, 1.0], ["row 1", "None", "not applicable"]),
         (torch.ones(3, 1), ["row 0", "[1.0]", "not a number"]),

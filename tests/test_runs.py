@@ -99,7 +99,7 @@ def test_two_commands_do_not_work_in_one_run_folder(tmp_path: Path) -> None:
 def test_with_the_first_stage_forced_everything_may_change(tmp_path: Path) -> None:
     first = config(tmp_path)  # it has no SFT and a given reward, so PPO comes first
     open_run(first, force=None)
-    with pytest.raises(UserError, match="redo it with --force ppo"):
+    with pytest.raises(UserError, match="redo what it affects with --force ppo"):
         open_run(dataclasses.replace(first, seed=3), force="evaluation")
     assert open_run(dataclasses.replace(first, seed=3), force="ppo").config.seed == 3
 

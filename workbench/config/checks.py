@@ -9,17 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from workbench.config.annotations import element, field_types, member, ranges, without_range
+from workbench.config.derived import sampling_seeds
 from workbench.config.names import TITLES
-from workbench.config.schema import (
-    Config,
-    DataSource,
-    EvaluationConfig,
-    Length,
-    PPOConfig,
-    Range,
-    RewardTraining,
-    sampling_seeds,
-)
+from workbench.config.schema import Config, DataSource, EvaluationConfig, Length, PPOConfig, Range, RewardTraining
 from workbench.errors import UserError, error_context
 
 # Names that stand for something else among the titles and columns of an evaluation.

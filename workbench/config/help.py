@@ -26,7 +26,7 @@ from workbench.config.schema import Config, DataSource, Length, LoraSettings, Pr
 from workbench.config.yaml_check import is_required
 
 COLUMNS = 80
-SECTIONS = ("policy", *STAGES)
+SECTIONS = ("policy", *STAGES, "reuse")
 ENTRY_NAMES = {"evaluation.data": "NAME"}
 TYPES = {int: "integer", float: "float", bool: "bool", str: "string", Any: "any value"}
 SHARED_SECTIONS: dict[Any, str] = {

@@ -306,6 +306,16 @@ class EvaluationConfig:
 
 
 @dataclass
+class ReuseConfig:
+    """Finished stages of other runs that are copied into this one instead of being run again."""
+
+    sft: str | None = None
+    """Run folder whose SFT stage to use; the policy's model and LoRA settings must be the same."""
+    reward: str | None = None
+    """Run folder whose trained reward model to use."""
+
+
+@dataclass
 class Config:
     """One experiment."""
 
@@ -321,19 +331,11 @@ class Config:
     """Reward that PPO maximizes: give `model`, or `train` to train one."""
     ppo: PPOConfig | None = None
     """PPO training; omit this section to evaluate SFT only."""
+    reuse: ReuseConfig = field(default_factory=ReuseConfig)
+    """Finished stages of other runs that are copied into this one instead of being run again."""
     seed: Annotated[int, Range(minimum=0, maximum=2**32 - 1)] = 0
     """Random seed for the whole run."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Send metrics to this tracker too; metrics.jsonl is always written."""
     runs: str = "runs"
     """Folder that holds the run folders."""
-
-
-def completion_limit(config: Config) -> int:
-    """Return the evaluation's limit of tokens per completion: PPO's limit unless it has its own."""
-    return config.evaluation.max_new_tokens or (config.ppo.max_new_tokens if config.ppo else 128)
-
-
-def sampling_seeds(config: Config) -> list[int]:
-    """Return the seeds of the evaluation's samples."""
-    return config.evaluation.seeds or [config.seed]

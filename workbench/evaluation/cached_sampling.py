@@ -11,8 +11,9 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.names import EVALUATION
-from workbench.config.schema import Config, completion_limit, sampling_seeds
+from workbench.config.schema import Config
 from workbench.evaluation.cache import (
     Cache,
     completions_from_json,

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.names import ALIGNED, BASE, REWARD, TRAINED_BY, TUNED
-from workbench.config.schema import Config, completion_limit, sampling_seeds
+from workbench.config.schema import Config
 from workbench.evaluation.cached_sampling import SampledSet, sample_sets
 from workbench.evaluation.completion_metrics import Scorers
 from workbench.evaluation.guards import check_guards

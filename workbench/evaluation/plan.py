@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from workbench.config.schema import Config, Scorer, completion_limit, sampling_seeds
+from workbench.config.derived import completion_limit, sampling_seeds
+from workbench.config.schema import Config, Scorer
 from workbench.errors import error_context
 from workbench.evaluation.judges import load_judges
 from workbench.evaluation.metrics.similarity import Encoder, load_encoder

@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from workbench.config.schema import Config, DataSource, PromptSet, completion_limit
+from workbench.config.derived import completion_limit
+from workbench.config.schema import Config, DataSource, PromptSet
 from workbench.data.prompts import encode_responses, load_configured_prompts, row_identities
 from workbench.errors import UserError, error_context
 from workbench.models.loading import context_length, load_config

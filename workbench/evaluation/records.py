@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from workbench.config.names import PPO, REWARD, SFT
+from workbench.config.derived import configured_stages
+from workbench.config.names import REWARD
+from workbench.run.folder import Run
 
 
-def read_curves(run_folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the lines of metrics.jsonl of each stage that has one, by stage."""
-    files = {stage: run_folder / stage / "metrics.jsonl" for stage in (SFT, REWARD, PPO)}
+def read_curves(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """Return the lines of metrics.jsonl of each configured stage that has one, by stage."""
+    files = {stage: run.folder / stage / "metrics.jsonl" for stage in configured_stages(run.config)}
     return {
         stage: [json.loads(line) for line in file.read_text().splitlines()]
         for stage, file in files.items()
@@ -19,7 +20,7 @@ def read_curves(run_folder: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def read_reward_report(run_folder: Path) -> dict[str, Any] | None:
-    """Return the report on the reward that the run trained; None where it trained none."""
-    file = run_folder / REWARD / "report.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+def read_reward_report(run: Run) -> dict[str, Any] | None:
+    """Return the report on the reward model of the run's reward stage; None where it has no such stage."""
+    file = run.folder / REWARD / "report.json"
+    return json.loads(file.read_text()) if REWARD in configured_stages(run.config) and file.is_file() else None

@@ -187,7 +187,7 @@ def export(run: Run, stage: str, form: Form, target: Path, address: str) -> None
             write_text(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
         if form == "reward":
             copy_files(source, folder, [name for name in REPORT_FILES if (source / name).is_file()])
-            report = read_reward_report(run.folder)
+            report = read_reward_report(run)
         tokenizer.save_pretrained(folder)
         is_encoder_decoder = model is not None and model.config.is_encoder_decoder
         exported = ExportedModel(run, stage, form, address, content_hash(folder) or "", is_encoder_decoder)

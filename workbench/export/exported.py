@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from workbench.config.derived import completion_limit
 from workbench.config.names import PPO, REWARD, SFT
-from workbench.config.schema import Config, DataSource, RewardConfig, RewardTraining, completion_limit
+from workbench.config.schema import Config, DataSource, RewardConfig, RewardTraining
 from workbench.config.scorers import as_scorer
 from workbench.data.readers import READERS
 from workbench.data.templates import FIELD, template_text

@@ -221,7 +221,7 @@ def _finite_float(value: Any, context: str) -> float:
     number = value.tolist() if isinstance(value, Array) else value
     if number is None:
         raise RewardError(f"{context} None (not applicable), but each text needs a number")
-    if isinstance(number, bool) or not isinstance(number, numbers.Real):
+    if not isinstance(number, numbers.Real):  # a bool is a number, 0 or 1
         raise RewardError(f"{context} {shorten(value)}, a {type(value).__name__}, not a number")
     try:
         result = float(number)

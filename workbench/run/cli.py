@@ -17,8 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from workbench.config.derived import configured_stages
 from workbench.config.help import help_text
-from workbench.config.names import STAGES
+from workbench.config.names import PPO, REWARD, STAGES
 from workbench.config.parsing import dump, parse
 from workbench.config.schema import Config
 from workbench.errors import Failed, Interrupted, UserError
@@ -29,7 +30,9 @@ from workbench.run.distributed import (
     reset_accelerate,
     wait_for_everyone,
 )
-from workbench.run.folder import Run, lock_run, open_run, prepare_folder
+from workbench.run.folder import Run, check_run, lock_run, open_run, prepare_folder
+from workbench.run.reuse import copy_stage, reused_stages, with_reused_settings
+from workbench.run.tracebacks import with_location
 
 
 class Plan(Protocol):
@@ -122,32 +125,53 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
     if options.print_config:
         print_once(dump(config).rstrip())
         return
+    config = with_reused_settings(config)
     stages = select_stages(stages, config, options.force)
+    force = first_redone(config, options.force)
+    if is_main_process():
+        check_run(config, force)  # before the plans, which take long
     if config.track and find_spec(config.track) is None:
         raise UserError(f"track: {config.track} is not installed: python -m pip install {config.track}")
     if options.dry_run:
         for stage in stages:
+            if stage.name in reused_stages(config):
+                print_once(f"{stage.name}: reused from {reused_stages(config)[stage.name]}")
+                continue
             with garbage_collection_paused():
                 plan = stage.plan(config)
             print_plan(stage, plan)
         return
     run = Run(Path(config.runs) / config.name, config)
     # All plans come first, so that an error in the last stage ends the command before the first one trains.
-    to_plan = [stage for stage in stages if not is_already_done(run, stage.name, options.force)]
-    with garbage_collection_paused():
-        plans = {stage.name: stage.plan(config) for stage in to_plan}
+    to_do = [stage for stage in stages if not is_already_done(run, stage.name, force)]
+    reused = reused_stages(config)
+    to_copy = {stage.name: reused[stage.name] for stage in to_do if stage.name in reused}
+    with located_errors(None), garbage_collection_paused():
+        plans = {stage.name: stage.plan(config) for stage in to_do if stage.name not in to_copy}
     with ExitStack() as stack:
         if is_main_process():
             prepare_folder(run.folder)
             stack.enter_context(lock_run(run))
-            open_run(config, options.force)
+            open_run(config, force)
         wait_for_everyone()
         report_idle_cores()
+        stack.enter_context(located_errors(run.folder))
         for stage in stages:
-            if run.finished(stage.name):
+            if stage.name in to_copy:
+                reuse(run, stage.name, to_copy[stage.name])
+            elif run.finished(stage.name):
                 report_skipped(stage, run)
             else:
                 run_stage(stage, run, plans.pop(stage.name))
+
+
+@contextmanager
+def located_errors(run_folder: Path | None) -> Iterator[None]:
+    """Add to a failure of the user's own code where it was raised; its traceback goes to the run folder."""
+    try:
+        yield
+    except UserError as error:
+        raise with_location(error, run_folder) from error.__cause__
 
 
 @contextmanager
@@ -166,9 +190,14 @@ def select_stages(stages: Sequence[Stage], config: Config, force: str | None) ->
     if not selected:
         raise UserError(f"{stages[0].name}: the configuration has no such stage")
     names = [stage.name for stage in selected]
-    if force and force not in names:
+    if force and first_redone(config, force) not in names:
         raise UserError(f"--force {force}: this command runs {', '.join(names)}; use recipes.{force} or recipes.detox")
     return selected
+
+
+def first_redone(config: Config, force: str | None) -> str | None:
+    """Return the stage that --force redoes first; a reward that is not trained is used first by PPO."""
+    return PPO if force == REWARD and REWARD not in configured_stages(config) else force
 
 
 def sections_of(stages: Sequence[Stage]) -> list[str]:
@@ -194,6 +223,14 @@ def report_skipped(stage: Stage, run: Run) -> None:
     if report.is_file():
         print_once("\n" + report.read_text())
     fail_if_asked(stage, run)
+
+
+def reuse(run: Run, stage: str, folder: Path) -> None:
+    """Copy the stage from another run."""
+    if is_main_process():
+        copy_stage(run, stage, folder)
+    wait_for_everyone()
+    print_once(f"{stage}: reused from {folder} -> {run.folder / stage}")
 
 
 def run_stage(stage: Stage, run: Run, plan: Plan) -> None:

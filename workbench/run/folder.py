@@ -6,7 +6,6 @@ import fcntl
 import functools
 import json
 import platform
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from workbench.config.names import EVALUATION, PPO, REWARD, SFT, STAGES
+from workbench.config.derived import configured_stages
+from workbench.config.names import EVALUATION, PPO, REWARD, STAGES
 from workbench.config.parsing import differences, dump, load_saved
 from workbench.config.schema import Config
 from workbench.errors import UserError
@@ -91,6 +91,19 @@ def prepare_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+def check_run(config: Config, force: str | None) -> None:
+    """Raise UserError if the run folder cannot take the configuration: another one made a stage that is not redone."""
+    folder = Path(config.runs) / config.name
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file of that name is in the way; choose another --name")
+    saved = folder / "config.yaml"
+    if saved.is_file():
+        if force != configured_stages(config)[0]:  # forcing the first stage redoes everything
+            check_unchanged(saved, config, redone_stages(force))
+    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {".lock"}:
+        raise UserError(f"{folder}: not empty, and not a run folder (no config.yaml); choose another --name")
+
+
 def open_run(config: Config, force: str | None) -> Run:
     """Open the run folder of `config`, creating it if needed; `force` discards a stage and those after it.
 
@@ -98,12 +111,10 @@ def open_run(config: Config, force: str | None) -> Run:
     """
     run = Run(Path(config.runs) / config.name, config)
     saved = run.folder / "config.yaml"
-    redone = STAGES[STAGES.index(force) :] if force else ()
-    if saved.is_file():
-        if force != first_stage(config):  # forcing the first stage redoes everything
-            check_unchanged(saved, config, redone)
-    elif run.folder.is_dir() and {path.name for path in run.folder.iterdir()} - {".lock"}:
-        raise UserError(f"{run.folder}: not empty, and not a run folder (no config.yaml); choose another --name")
+    check_run(config, force)
+    redone = redone_stages(force)
+    if REWARD not in configured_stages(config) and saved.is_file() and changes_reward_training(saved, config):
+        redone = (REWARD, *redone)  # a later configuration must not take up a reward model of other settings
     for stage in redone:
         # An evaluation replaces its files once it is complete, and decides itself which completions to reuse.
         if stage == force == EVALUATION:
@@ -116,45 +127,51 @@ def open_run(config: Config, force: str | None) -> Run:
     return run
 
 
+def redone_stages(force: str | None) -> tuple[str, ...]:
+    """Return the stages that --force redoes."""
+    return STAGES[STAGES.index(force) :] if force else ()
+
+
 def check_unchanged(saved: Path, config: Config, redone: Sequence[str]) -> None:
     """Raise UserError if the saved configuration differs from `config` outside the stages to redo."""
+    stages = configured_stages(config)
     try:
         before = load_saved(saved)
     except UserError as error:
         raise UserError(
-            f"{error}; correct that file, choose another --name, or start over with --force {first_stage(config)}"
+            f"{error}; correct that file, choose another --name, or start over with --force {stages[0]}"
         ) from error
-    changes = [
-        change
-        for change in differences(before, config)
-        if change.split(":")[0] not in KEYS_THAT_MAY_CHANGE and section(change) not in redone
-    ]
+    affected = {change: first_affected(change.split(":")[0], stages) for change in differences(before, config)}
+    changes = {change: stage for change, stage in affected.items() if stage is not None and stage not in redone}
     if changes:
         more = f"; and {len(changes) - MAX_LISTED_CHANGES} more" if len(changes) > MAX_LISTED_CHANGES else ""
         raise UserError(
-            f"{saved.parent}: created with a different configuration: {'; '.join(changes[:MAX_LISTED_CHANGES])}{more}; "
-            f"choose another --name, or redo it with --force {first_changed(changes, config)}"
+            f"{saved.parent}: created with a different configuration: "
+            f"{'; '.join(list(changes)[:MAX_LISTED_CHANGES])}{more}; choose another --name, or redo what it affects "
+            f"with --force {min(changes.values(), key=stages.index)}"
         )
 
 
-def section(change: str) -> str:
-    """Return the section of the configuration, or the top-level key, that a "key: old -> new" line is about."""
-    return re.split("[.:]", change)[0]
+def first_affected(key: str, stages: Sequence[str]) -> str | None:
+    """Return the first of the configured `stages` whose result depends on a key; None where none does."""
+    section = key.split(".")[0]
+    if key in KEYS_THAT_MAY_CHANGE or (key.startswith("reward.train") and REWARD not in stages):
+        return None
+    if section == REWARD and not key.startswith("reward.train"):
+        section = PPO  # what is trained in the reward stage depends on reward.train alone
+    elif section == "reuse":
+        section = key.split(".")[1]
+    if section not in STAGES:
+        return stages[0]
+    return next((stage for stage in stages if STAGES.index(stage) >= STAGES.index(section)), stages[-1])
 
 
-def first_stage(config: Config) -> str:
-    """Return the first stage that the configuration has."""
-    if config.sft:
-        return SFT
-    return REWARD if config.reward and config.reward.model is None else PPO
-
-
-def first_changed(changes: Sequence[str], config: Config) -> str:
-    """Return the earliest stage that "key: old -> new" lines affect; a key outside the stages' sections affects all."""
-    sections = {section(change) for change in changes}
-    if not sections <= set(STAGES):
-        return first_stage(config)
-    return next(stage for stage in STAGES if stage in sections)
+def changes_reward_training(saved: Path, config: Config) -> bool:
+    """Return whether the settings of the reward's training differ from the saved ones."""
+    try:
+        return any(change.startswith("reward.train") for change in differences(load_saved(saved), config))
+    except UserError:
+        return True  # a damaged file, which --force of the first stage replaces
 
 
 @functools.cache

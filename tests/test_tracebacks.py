@@ -1,0 +1,54 @@
+"""A reward of the user's own that raises is named with its file and line; its traceback is in the run folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from small_runs import drop, small
+
+from recipes import ppo
+from workbench.errors import UserError
+from workbench.run import cli
+
+CODE = """
+import statistics
+
+def deviation(texts):
+    return statistics.stdev(map(len, texts[:1]))  # line 5, called from line 8
+
+def reward(prompts, completions, **columns):
+    return [deviation(completions)] * len(completions)
+
+def load():
+    return reward
+
+def load_broken():
+    raise KeyError("no weights")
+"""
+
+
+@pytest.fixture
+def options(tmp_path: Path, in_project: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Options of a short PPO run without SFT and reward; the module failing_reward has rewards that raise."""
+    (tmp_path / "failing_reward.py").write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ("--sft.max_steps", "--sft.batch_size", "--sft.data.limit", "--reward.model")
+    return [*drop(small("quickstart", tmp_path / "runs"), *names), "--sft", "null"]
+
+
+def test_a_reward_that_raises_is_located_in_the_users_file(options: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        cli.launch([ppo.STAGE], "", [*options, "--reward.model", "failing_reward:load"])
+    message = str(raised.value)
+    assert "\n" not in message
+    assert "it failed with StatisticsError" in message
+    assert f"({tmp_path / 'failing_reward.py'}, line 5)" in message
+    (file,) = re.findall(r"traceback: (\S+)$", message)
+    assert re.search(r"line 8, in reward\n.*\n( +\^+\n)? +File .*line 5, in deviation", Path(file).read_text())
+
+
+def test_a_reward_that_cannot_be_loaded_is_located_too(options: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"failing_reward\.py, line 14"):
+        cli.launch([ppo.STAGE], "", [*options, "--reward.model", "failing_reward:load_broken"])

@@ -1,0 +1,27 @@
+"""What follows from several settings together."""
+
+from __future__ import annotations
+
+from workbench.config.names import EVALUATION, PPO, REWARD, SFT
+from workbench.config.schema import Config
+
+
+def configured_stages(config: Config) -> list[str]:
+    """Return the stages that the configuration has, in the order they run."""
+    stages = {
+        SFT: config.sft is not None,
+        REWARD: config.reward is not None and config.reward.model is None,
+        PPO: config.ppo is not None,
+        EVALUATION: config.sft is not None or config.ppo is not None,
+    }
+    return [stage for stage, is_configured in stages.items() if is_configured]
+
+
+def completion_limit(config: Config) -> int:
+    """Return the evaluation's limit of tokens per completion: PPO's limit unless it has its own."""
+    return config.evaluation.max_new_tokens or (config.ppo.max_new_tokens if config.ppo else 128)
+
+
+def sampling_seeds(config: Config) -> list[int]:
+    """Return the seeds of the evaluation's samples."""
+    return config.evaluation.seeds or [config.seed]

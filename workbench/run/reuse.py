@@ -1,0 +1,102 @@
+"""Use a finished stage of another run: its settings become this run's, and its files are copied."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+from workbench.config.checks import check
+from workbench.config.derived import configured_stages
+from workbench.config.names import REWARD, SFT
+from workbench.config.parsing import differences, load_saved
+from workbench.config.schema import Config, RewardConfig
+from workbench.errors import UserError
+from workbench.run.files import atomic_folder, content_hash
+from workbench.run.folder import Run
+
+
+def reused_stages(config: Config) -> dict[str, Path]:
+    """Return the stages that other runs supply, each with that run's folder."""
+    folders = {SFT: config.reuse.sft, REWARD: config.reuse.reward}
+    return {stage: Path(folder).expanduser() for stage, folder in folders.items() if folder is not None}
+
+
+def with_reused_settings(config: Config) -> Config:
+    """Return the configuration with the settings of the stages that other runs supply.
+
+    Raises UserError for a run without that stage, and for settings here that differ from those of the other run.
+    """
+    for stage, folder in reused_stages(config).items():
+        run = Run(Path(config.runs) / config.name, config)
+        # Once it is copied, this run no longer needs the other one.
+        source = load_other(stage, run.folder if run.finished(stage) else folder)
+        config = with_sft(config, source, folder) if stage == SFT else with_reward_training(config, source, folder)
+    check(config)
+    return config
+
+
+def load_other(stage: str, folder: Path) -> Config:
+    """Return the configuration of a run; raises UserError if it has not finished the stage."""
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"reuse.{stage}: {folder} is not a run folder (no config.yaml)")
+    if not (folder / stage / "stage.json").is_file():
+        raise UserError(f"reuse.{stage}: {folder} has not finished its {stage} stage; finish it, or name another run")
+    return load_saved(folder / "config.yaml")
+
+
+def with_sft(config: Config, other: Config, folder: Path) -> Config:
+    """Return the configuration with the SFT section of the other run."""
+    for name in ("model", "lora"):
+        ours, theirs = vars(config.policy)[name], vars(other.policy)[name]
+        if ours != theirs:
+            raise UserError(f"reuse.sft: policy.{name} is {ours} here, but {theirs} in {folder}; they must be equal")
+    merged = dataclasses.replace(config, sft=other.sft)
+    if config.sft is not None:
+        require_equal(SFT, config, merged, folder)
+    return merged
+
+
+def with_reward_training(config: Config, other: Config, folder: Path) -> Config:
+    """Return the configuration with the reward training of the other run."""
+    train = other.reward.train if other.reward is not None else None
+    if config.reward is not None and config.reward.model is not None:
+        raise UserError(f"reuse.reward: reward.model is {config.reward.model}, which takes precedence; leave one out")
+    reward = dataclasses.replace(config.reward or RewardConfig(), train=train)
+    merged = dataclasses.replace(config, reward=reward)
+    if config.reward is not None and config.reward.train is not None:
+        require_equal(REWARD, config, merged, folder)
+    return merged
+
+
+def require_equal(stage: str, config: Config, merged: Config, folder: Path) -> None:
+    """Raise UserError if the run's own settings of a stage differ from those that it reuses."""
+    changes = differences(config, merged)
+    if changes:
+        key, _, values = changes[0].partition(": ")
+        ours, _, theirs = values.partition(" -> ")
+        raise UserError(
+            f"reuse.{stage}: {key} is {ours} here, but {theirs} in {folder}; use its settings, or train anew "
+            f"with --reuse.{stage} null"
+        )
+
+
+def copy_stage(run: Run, stage: str, source: Path) -> None:
+    """Copy a finished stage of the run in `source`, and record in stage.json where it comes from."""
+    assert stage in configured_stages(run.config)
+    record = json.loads((source / stage / "stage.json").read_text(encoding="utf-8"))
+    record["reused"] = {"run": str(source), "sha256": content_hash(source / stage)}
+    with atomic_folder(run.folder / stage) as folder:
+        shutil.copytree(source / stage, folder, dirs_exist_ok=True, copy_function=link_or_copy)
+        (folder / "stage.json").unlink()  # not the other run's own file, which may be linked
+        (folder / "stage.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Link a file, which takes no space, or copy it where the file system has no links between the two places."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,43 @@
+"""Where a user's own code raised an error, and its traceback in a file."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from pathlib import Path
+
+from workbench.errors import UserError
+from workbench.run.files import write_text
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+# Frames below these folders are not the user's own code.
+FOREIGN = (
+    *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")),
+    *(str(PROJECT / package) for package in ("workbench", "recipes", "reward_models")),
+    "<",
+)
+
+
+def with_location(error: UserError, run_folder: Path | None) -> UserError:
+    """Return the error with the file and line of the user's own code that raised it, if there is any.
+
+    With a run folder, the whole traceback goes to traceback.txt there.
+    """
+    cause = original(error)
+    frames = [] if cause is None else traceback.extract_tb(cause.__traceback__)
+    own_frames = [frame for frame in frames if not frame.filename.startswith(FOREIGN)]
+    if cause is None or not own_frames:
+        return error
+    line = f"{error} ({own_frames[-1].filename}, line {own_frames[-1].lineno})"
+    if run_folder is not None and run_folder.is_dir():
+        write_text(run_folder / "traceback.txt", "".join(traceback.format_exception(cause)))
+        line += f"; traceback: {run_folder / 'traceback.txt'}"
+    return UserError(line)
+
+
+def original(error: UserError) -> BaseException | None:
+    """Return the error that was turned into a UserError; None if there was none."""
+    cause: BaseException | None = error
+    while isinstance(cause, UserError):
+        cause = cause.__cause__
+    return cause
