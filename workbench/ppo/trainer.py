@@ -23,6 +23,7 @@ from workbench.ppo import algorithm, checkpoint
 from workbench.ppo.advantages import estimate_advantages
 from workbench.ppo.metrics import rollout_metrics, speed_metrics
 from workbench.ppo.overoptimization import divergence_warning, read_points
+from workbench.ppo.reward_signal import read_signal
 from workbench.ppo.rollout import Rollout, collect, respond
 from workbench.ppo.sampler import batch_indices, check_batch_size, check_columns, check_rows, derive_seed, token_limit
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
@@ -94,6 +95,7 @@ class PPOTrainer:
         self.resume()
         state, steps, every = self.state, self.config.steps, self.config.checkpoint_every
         done = state.step - state.validation_due
+        signal = read_signal(self.folder / "metrics.jsonl")
         progress = Progress("ppo", steps, done=done, show=self.accelerator.is_main_process)
         with stop_requests() as stop_requested:
             self.measure_initial_scores()
@@ -116,6 +118,8 @@ class PPOTrainer:
                     state.validation_due = False
                 # Step 4: log.
                 self.log(state.metrics, samples if is_due else [])
+                signal.add(state.metrics)
+                self.warn(signal.warning())
                 progress.advance(note=progress_note(state.metrics))
                 # Step 5: save a checkpoint if one is due, and stop after a signal or repeated non-finite gradients.
                 stop = any_process(self.accelerator, stop_requested())
@@ -130,6 +134,7 @@ class PPOTrainer:
                 if stop and state.step < steps:
                     raise Interrupted(f"stopped and saved at step {state.step} of {steps}")
         progress.close()
+        self.warn(signal.summary())
         return state.metrics
 
     def batch(self, step: int) -> list[dict[str, Any]]:
@@ -283,10 +288,13 @@ class PPOTrainer:
                     self.log_samples(samples)
                 append_text(self.folder / "metrics.jsonl", json.dumps({"step": step} | metrics) + "\n")
                 if "validation/held_out_mean" in metrics:
-                    warning = divergence_warning(read_points(self.folder / "metrics.jsonl"))
-                    if warning is not None:
-                        print(warning, flush=True)
+                    self.warn(divergence_warning(read_points(self.folder / "metrics.jsonl")))
             self.accelerator.log(metrics, step=step)
+
+    def warn(self, warning: str | None) -> None:
+        """Print a warning, if there is one, once."""
+        if warning is not None:
+            self.accelerator.print(warning, flush=True)
 
     def log_samples(self, samples: list[Sample]) -> None:
         """Write the first few samples to samples.jsonl."""

@@ -1,0 +1,52 @@
+"""Notice a reward that gives every response of a step the same score, from which PPO learns nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+STEPS_BEFORE_WARNING = 3
+# Equal scores can differ by a rounding of their mean.
+RELATIVE_TOLERANCE = 1e-6
+
+
+@dataclass
+class RewardSignal:
+    """The steps of a run whose responses all had one score."""
+
+    constant: list[bool] = field(default_factory=list)
+    """Whether the scores of each step were all equal."""
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add the metrics of one step."""
+        mean, std = metrics["objective/score_mean"], metrics["objective/score_std"]
+        self.constant.append(std <= RELATIVE_TOLERANCE * max(1.0, abs(mean)))
+
+    def warning(self) -> str | None:
+        """Return a warning if the last steps were the first few constant ones in a row, else None."""
+        streak = len(list(itertools.takewhile(bool, reversed(self.constant))))
+        if streak != STEPS_BEFORE_WARNING:
+            return None
+        return (
+            f"ppo: warning: step {len(self.constant)}: in {STEPS_BEFORE_WARNING} steps in a row every response got the "
+            "same score, from which PPO learns nothing; compare ppo/samples.jsonl with what the reward "
+            "looks for, or choose a reward that tells them apart"
+        )
+
+    def summary(self) -> str | None:
+        """Return how many steps were constant, or None if no more than a few were."""
+        count = sum(self.constant)
+        if count < STEPS_BEFORE_WARNING:
+            return None
+        return f"ppo: warning: in {count} of {len(self.constant)} steps every response got the same score"
+
+
+def read_signal(file: Path) -> RewardSignal:
+    """Read the steps of a metrics.jsonl."""
+    signal = RewardSignal()
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        signal.add(json.loads(line))
+    return signal
