@@ -52,7 +52,8 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
     write_evaluation(folder, results, evaluation.examples)
     print("\n" + report, flush=True)
     inputs = {name: source.path for name, source in config.evaluation.data.items()}
-    return StageResult(inputs, {"verdict": results.verdict.word, "failed_guards": results.failed_guards})
+    verdicts = {verdict.question: verdict.word for verdict in results.verdicts}
+    return StageResult(inputs, {"verdicts": verdicts, "failed_guards": results.failed_guards})
 
 
 def failure(run: Run) -> str | None:
@@ -63,8 +64,9 @@ def failure(run: Run) -> str | None:
     if run.config.evaluation.fail_on is None:
         return None
     results = read_results(run.folder / EVALUATION / "results.json")
+    verdicts = ", ".join(verdict.headline for verdict in results.verdicts)
     failed = ", ".join(results.failed_guards) or "none"
-    return f"evaluation: verdict {results.verdict.word}, guards failed: {failed}" if fails(results) else None
+    return f"evaluation: {verdicts}; guards failed: {failed}" if fails(results) else None
 
 
 STAGE = Stage(

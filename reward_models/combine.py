@@ -54,7 +54,7 @@ def load(terms: list[str | Scorer | dict[str, Any]]) -> Combination:
     `name` (default: the model's).
     """
     if not isinstance(terms, list | tuple) or not terms:
-        raise UserError(f"options.terms is {shorten(terms)}; give a list like [{{model: length, weight: 0.5}}]")
+        raise UserError(f"options.terms is {shorten(terms)}; use a list like [{{model: length, weight: 0.5}}]")
     terms_by_name: dict[str, Term] = {}
     for index, value in enumerate(terms):
         key = f"options.terms[{index}]"
@@ -77,7 +77,7 @@ def _read_term(value: Any, key: str) -> tuple[Scorer, float, str]:
     scorer = as_scorer({name: value[name] for name in ("model", "options") if name in value}, key)
     weight, name = value.get("weight", 1.0), value.get("name", scorer.model)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight == 0:
-        raise UserError(f"{key}.weight is {weight!r}; give a finite number other than 0")
+        raise UserError(f"{key}.weight is {weight!r}; use a finite number other than 0")
     if not isinstance(name, str):
         raise UserError(f"{key}.name is {shorten(name)}; it must be a string")
     return scorer, weight, name

@@ -54,8 +54,8 @@ def make_parser() -> ArgumentParser:
         help='rewards as in reward.model, each a name or "{model: NAME, options: {...}}"',
     )
     parser.add_argument("--data", help="file (.jsonl, .json, .csv, .parquet), folder or hub id")
-    parser.add_argument("--text_column", default="text", help="column of the texts to score")
-    parser.add_argument("--label_column", default="label", help="column of the labels, if there are any")
+    parser.add_argument("--text_column", default="text", help="column that contains the texts to score")
+    parser.add_argument("--label_column", default="label", help="column that contains the labels, if any")
     parser.add_argument("--target_label", help="the label that should score high; AUROC needs it")
     parser.add_argument("--limit", type=int, help="read this many rows")
     parser.add_argument("--disagreements", type=int, default=10, help="print this many texts on which rewards differ")

@@ -46,9 +46,9 @@ class Ensemble:
 def load(members: Sequence[str | Scorer | dict[str, Any]], *, k: float = 1.0) -> Ensemble:
     """Return the ensemble of `members`, each a name or a mapping with `model` and `options`."""
     if not isinstance(members, list | tuple) or len(members) < 2:
-        raise UserError(f"options.members is {shorten(members)}; give a list of at least two rewards")
+        raise UserError(f"options.members is {shorten(members)}; use a list of at least two rewards")
     if isinstance(k, bool) or not isinstance(k, int | float) or not 0 <= k < math.inf:
-        raise UserError(f"options.k is {k!r}; give a number of at least 0")
+        raise UserError(f"options.k is {k!r}; must be a number of at least 0")
     rewards = []
     for index, value in enumerate(members):
         key = f"options.members[{index}]"

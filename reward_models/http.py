@@ -142,7 +142,7 @@ class HttpReward:
         """Return the JSON of a good response; raises RewardError for any other."""
         url, status = response.url, response.status_code
         if status in (401, 403):
-            fix = "name the environment variable that holds its token in token_env"
+            fix = "set token_env to the name of the environment variable that contains its token"
             if self.token_env is not None:
                 fix = f"set the environment variable {self.token_env} to the server's token"
             raise RewardError(f"{url} refused the request ({status}); {fix}")
@@ -154,7 +154,7 @@ class HttpReward:
             return json.loads(response.content)
         except (ValueError, RecursionError) as error:
             quoted = self._quote(response)
-            raise RewardError(f"{url} did not return JSON but {quoted}; correct the url, or the server") from error
+            raise RewardError(f"{url} returned {quoted} instead of JSON; fix the url or the server") from error
 
     def _read_scores(self, response: httpx2.Response, count: int) -> list[Any]:
         """Return the list of scores in a response; raises RewardError unless it has `count` entries."""
@@ -207,26 +207,29 @@ def read_token(name: str) -> str:
     # A token given in place of the variable's name must not end up in a log.
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", str(name)):
         raise UserError(
-            "token_env: not the name of an environment variable (A-Z, 0-9, _); export one that holds the token and "
-            "give its name"
+            "token_env: not the name of an environment variable (A-Z, 0-9, _); export the token in one and "
+            "set token_env to its name"
         )
     token = os.environ.get(name)
     if not token:
         raise UserError(f"token_env: the environment variable {name} is not set; export {name}=TOKEN")
     if not re.fullmatch(r"[!-~]+", token):
-        raise UserError(f"token_env: {name} must hold ASCII letters, digits and punctuation only, without spaces")
+        raise UserError(f"token_env: {name} must contain only ASCII letters, digits and punctuation, without spaces")
     return token
 
 
 def _base_url(url: str) -> str:
     """Return the url without a trailing slash; raises UserError unless it is http(s)://host with port and path."""
-    fix = "give one like http://127.0.0.1:8765"
+    fix = "use one like http://127.0.0.1:8765"
     try:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, TypeError) as error:
         raise UserError(f"http: url cannot be read: {_printable(str(error))}; {fix}") from error
     if parsed.userinfo:
-        raise UserError("http: url contains a user name or password; name a variable with a token in token_env instead")
+        raise UserError(
+            "http: url contains a user name or password; put a token in an environment variable and set token_env to "
+            "its name instead"
+        )
     valid = parsed.scheme in ("http", "https") and parsed.host and (parsed.port or 1) < 2**16
     if not valid or parsed.query or parsed.fragment:
         raise UserError(f"http: url is {url!r}, but it must start with http:// or https:// and have no ? or #; {fix}")

@@ -14,9 +14,9 @@ class Lexicon:
 
     def __init__(self, words: Sequence[str] = ()) -> None:
         if isinstance(words, str):
-            raise UserError(f"lexicon: words is the string {shorten(words)}; give a list of words")
+            raise UserError(f"lexicon: words is the string {shorten(words)}; use a list of words")
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) and word.strip() for word in words):
-            raise UserError(f"lexicon: words is {shorten(words)}; give a list of words, none of them empty")
+            raise UserError(f"lexicon: words is {shorten(words)}; use a list of words, none of them empty")
         if not words:
             raise UserError("lexicon: words is empty; list at least one word, or use toy_lexicon for the toy data")
         self.pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)

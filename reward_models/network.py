@@ -56,7 +56,7 @@ def load_network(model: str, *, batch_size: int, max_tokens: int | None, device:
     network.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     limit = context_length(network.config, tokenizer, network) or DEFAULT_CONTEXT_LENGTH
     if max_tokens is not None and not 0 < max_tokens <= limit:
-        raise UserError(f"{model}: max_tokens is {max_tokens}, but the model reads 1 to {limit} tokens")
+        raise UserError(f"{model}: max_tokens is {max_tokens}, but the model accepts 1 to {limit} tokens")
     network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     return Network(network, tokenizer, batch_size, max_tokens or limit)
 

@@ -136,7 +136,9 @@ class Handler(BaseHTTPRequestHandler):
         if "Transfer-Encoding" in self.headers or not re.fullmatch(r"[0-9]{1,15}", size):
             raise RequestError(411, "send the size of the body as Content-Length")
         if int(size) > MAX_BODY_BYTES:
-            raise RequestError(413, f"the body has {size} bytes, above {MAX_BODY_BYTES}; send fewer texts at a time")
+            raise RequestError(
+                413, f"the body is {size} bytes, over the limit of {MAX_BODY_BYTES}; send fewer texts at a time"
+            )
         self.close_connection = close_afterwards
         return self.rfile.read(int(size))
 
@@ -220,18 +222,18 @@ def bind(host: str, port: int, token: str | None) -> ThreadingHTTPServer:
     try:
         address = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)[0][4]
     except (OSError, UnicodeError) as error:
-        raise UserError(f"--host {host}: no IPv4 address ({error}); give one like 127.0.0.1") from error
+        raise UserError(f"--host {host}: no IPv4 address ({error}); use one like 127.0.0.1") from error
     if token is None and not ipaddress.ip_address(address[0]).is_loopback:
         raise UserError(
-            f"--host {host} can be reached from other machines, so a token is needed: export one in a variable "
-            "and name that with --token_env NAME, or use --host 127.0.0.1"
+            f"--host {host} can be reached from other machines, so a token is required: export one as an "
+            "environment variable and pass its name with --token_env NAME, or use --host 127.0.0.1"
         )
     server = ThreadingHTTPServer((str(address[0]), port), BaseHTTPRequestHandler, bind_and_activate=False)
     try:
         server.server_bind()
     except OSError as error:
         server.server_close()
-        raise UserError(f"--port {port} at {host}: {error.strerror}; choose another --port (0: any)") from error
+        raise UserError(f"--port {port} on {host}: {error.strerror}; choose another --port (0: any)") from error
     return server
 
 
@@ -253,7 +255,7 @@ def parse(argv: list[str]) -> Namespace:
     models = f"{', '.join(REWARDS)}, a classifier's owner/name or folder, or package.module:object"
     parser.add_argument("--model", help=f"the reward: {models}")
     parser.add_argument("--options", default="{}", help='its options as JSON: {"words": ["idiot"]}')
-    parser.add_argument("--host", default="127.0.0.1", help="IPv4 address to serve at (default: this machine only)")
+    parser.add_argument("--host", default="127.0.0.1", help="IPv4 address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8765, help="port; 0 for any free port (default: 8765)")
     parser.add_argument("--token_env", metavar="NAME", help="environment variable with the token that clients send")
     options = parse_options(parser, argv, required={"model": models})

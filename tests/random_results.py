@@ -152,7 +152,8 @@ def random_results(examples: Sequence[Example], models: tuple[str, ...] = MODELS
         settings=dataclasses.replace(settings, **{key: fields.pop(key) for key in in_settings}),
         provenance=Provenance("2026-11-22", None, "2 cores", {"torch": "2.13.0"}, sources),
         sets=sets,
-        verdict=RunVerdict("better", "Toxicity fell."),
+        verdict=RunVerdict("toxicity", "better", "Toxicity fell."),
+        other_verdicts=[],
         guards=[Guard("kept", True, "fine"), Guard("lost", False, "gone")],
     )
     return dataclasses.replace(results, **fields)

@@ -104,7 +104,7 @@ def test_an_adapter_that_replicates_layers_is_refused(tmp_path: Path) -> None:
     config = LoraConfig(target_modules=["q_proj"], layer_replication=[[0, 2], [0, 2]])
     base = LlamaForCausalLM.from_pretrained(tmp_path / "llama")
     get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(UserError, match=r"its layer_replication is .*, which may change the base it joins"):
+    with pytest.raises(UserError, match=r"its layer_replication is .*, which may change the base it is loaded onto"):
         check_adapter(str(tmp_path / "llama"), tmp_path / "adapter")
 
 
@@ -120,7 +120,7 @@ def test_an_adapter_saved_with_weights_of_its_base_is_refused(models: Path, tmp_
 def test_a_broken_configuration_is_one_line(config: str, models: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(models / "gpt2_adapter", tmp_path / "adapter"))
     (folder / "adapter_config.json").write_text(config, errors="surrogateescape")
-    with pytest.raises(UserError, match=r"not an adapter for .*gpt2") as raised:
+    with pytest.raises(UserError, match=r"the adapter does not fit .*gpt2") as raised:
         check_adapter(str(models / "gpt2"), folder)
     assert "\n" not in str(raised.value)
 
@@ -155,7 +155,9 @@ def test_a_folder_without_weights_is_never_looked_up_on_the_hub(
     ],
 )
 def test_another_base_is_refused_in_one_line(base: str, adapter: str, reason: str, models: Path) -> None:
-    with pytest.raises(UserError, match=rf"not an adapter for .*{base} but for .*{adapter}: .*{reason}") as raised:
+    with pytest.raises(
+        UserError, match=rf"the adapter does not fit .*{base} \(it was trained on .*{adapter}\): .*{reason}"
+    ) as raised:
         check_adapter(str(models / base), models / f"{adapter}_adapter")
     assert "\n" not in str(raised.value)
 
@@ -163,7 +165,7 @@ def test_another_base_is_refused_in_one_line(base: str, adapter: str, reason: st
 def test_a_classifiers_adapter_is_not_one_of_a_language_model(models: Path, tmp_path: Path) -> None:
     model = GPT2ForSequenceClassification(tiny.model("gpt2").config)
     get_peft_model(model, LoraConfig(r=2, fan_in_fan_out=True, task_type=TaskType.SEQ_CLS)).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"not an adapter for .*gpt2"):
+    with pytest.raises(UserError, match=r"the adapter does not fit .*gpt2"):
         check_adapter(str(models / "gpt2"), tmp_path)
 
 
@@ -183,7 +185,9 @@ def test_half_an_adapter_is_refused_in_one_line(damage: str, models: Path, tmp_p
         state = load_file(weights)
         state.pop(sorted(state)[0])
         save_file(state, weights)
-    with pytest.raises(UserError, match=r"sft: not an adapter for .*gpt2( but for .*gpt2)?: ") as raised:
+    with pytest.raises(
+        UserError, match=r"sft: the adapter does not fit .*gpt2( \(it was trained on .*gpt2\))?: "
+    ) as raised:
         check_adapter(str(models / "gpt2"), folder)
     assert "\n" not in str(raised.value)
     if damage != "a weight less":  # peft itself fills what is missing, which is why it is checked before

@@ -1,4 +1,4 @@
-"""A PPO run that was killed, or whose files were damaged, resumes, bit for bit, from what is intact."""
+"""A PPO run that was killed, or whose files were corrupt, resumes, bit for bit, from what is intact."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_every_range_of_the_schema_is_in_force(tmp_path: Path) -> None:
         ),
         (["--sft", "{data: {path: s}, micro_batch_size: 3}"], "sft.batch_size: 16 is not a multiple of sft.micro"),
         (["--ppo", "null"], "sft, reward.train, ppo: all missing"),
-        (["--reward.sanity_pair", "[a]"], "reward.sanity_pair: 1 entries; give exactly 2"),
+        (["--reward.sanity_pair", "[a]"], "reward.sanity_pair: 1 entries; expected exactly 2"),
     ],
 )
 def test_settings_that_exclude_each_other_are_one_line(options: list[str], message: str, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_settings_that_exclude_each_other_are_one_line(options: list[str], messa
         ({"objective": "preference"}, "reward.train.target_label: only for objective: classifier"),
         ({"more_data": [{"path": "a", "fractions": {"b": 1}}]}, r"more_data\[0\]: split: 'train' is not one of"),
         ({"clean_data": [{"path": "a", "limit": 0}]}, r"clean_data\[0\].limit: 0 must be at least 1"),
-        ({"polarity_pair": ["a"]}, "reward.train.polarity_pair: 1 entries; give exactly 2"),
+        ({"polarity_pair": ["a"]}, "reward.train.polarity_pair: 1 entries; expected exactly 2"),
     ],
 )
 def test_settings_of_the_rewards_training_are_checked(

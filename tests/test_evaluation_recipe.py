@@ -151,13 +151,13 @@ def test_fail_on_worse_fails_the_command_also_when_the_stage_is_skipped(
     options = [*small("quickstart", trained), "--evaluation.fail_on", "worse"]
     results = trained / "quickstart" / "evaluation" / "results.json"
     cli.launch([evaluation.STAGE], "", options)
-    worse = dataclasses.replace(read_results(results), verdict=RunVerdict("worse", "toxicity rose"))
+    worse = dataclasses.replace(read_results(results), verdict=RunVerdict("toxicity", "worse", "toxicity rose"))
     results.write_text(json.dumps(to_json(worse)))
     monkeypatch.setattr(sys, "argv", ["recipes/evaluation.py", *options])
     with pytest.raises(SystemExit) as exit_:
         cli.main([evaluation.STAGE], "")
     assert exit_.value.code == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("failed: evaluation: verdict worse")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("failed: evaluation: toxicity: worse, ")
 
 
 def test_an_adapter_is_no_further_model_of_a_run_that_trains_every_weight(in_project: Path, tmp_path: Path) -> None:
@@ -174,7 +174,8 @@ def test_an_adapter_of_another_base_is_refused_before_anything_runs(
     models = json.dumps({"other": str(trained / "quickstart" / "ppo")})
     options = small("quickstart_gpt2", tmp_path, "--evaluation.models", models)
     with pytest.raises(
-        UserError, match=r"evaluation\.models\.other: .*ppo: not an adapter for toy:gpt2 but for .*t5: "
+        UserError,
+        match=r"evaluation\.models\.other: .*ppo: the adapter does not fit toy:gpt2 \(it was trained on .*t5\): ",
     ):
         cli.launch([sft.STAGE, ppo.STAGE, evaluation.STAGE], "", options)
     assert not list(tmp_path.iterdir())

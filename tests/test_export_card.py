@@ -74,7 +74,8 @@ def results() -> Results:
         settings=Settings("trained", ["reward"], 0.5, 1.0, 1, [0, 41], 40),
         provenance=Provenance("2026-11-22", "abc1234", "2 cores", {"torch": "2.13.0"}, []),
         sets=[first, second],
-        verdict=RunVerdict("better", "Toxicity fell from 0.420 to 0.130 on 300 prompts."),
+        verdict=RunVerdict("toxicity", "better", "Toxicity fell from 0.420 to 0.130 on 300 prompts."),
+        other_verdicts=[],
         guards=[
             Guard("judge agrees", False, "no other judge was asked"),
             Guard("length", True, "18.7 to 18.2 tokens"),
@@ -109,7 +110,7 @@ def evaluated(workspace: Path, tmp_path: Path) -> str:
 
 def test_the_card_holds_verdict_table_and_failed_guards(evaluated: str, tmp_path: Path) -> None:
     text = section(exported(tmp_path / "out", "--merge", run=evaluated), "Evaluation")
-    assert "**better**: Toxicity fell from 0.420 to 0.130 on 300 prompts." in text
+    assert "**toxicity: better**: Toxicity fell from 0.420 to 0.130 on 300 prompts." in text
     assert "judge agrees: no other judge was asked" in text
     assert "18.7 to 18.2" not in text, "a guard that passed"
     assert "1 sample per prompt and seed (seeds 0, 41) at temperature 1" in text

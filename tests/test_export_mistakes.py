@@ -47,7 +47,7 @@ def test_a_merge_that_changes_the_function_is_refused(workspace: Path, tmp_path:
         ),
         (["--run", "runs/t5", "--to", "base_t5"], "--to base_t5: the folder is not empty"),
         (["--run", "runs/t5", "--to", "prompts.jsonl"], "--to prompts.jsonl: a file with this name exists"),
-        (["--run", "runs/t5", "--push_to_hub", "name"], "--push_to_hub name: the owner is missing; give OWNER/NAME"),
+        (["--run", "runs/t5", "--push_to_hub", "name"], "--push_to_hub name: the owner is missing; use OWNER/NAME"),
         (["--run", "runs/t5", "--push_to_hub", "a/b/c"], "--push_to_hub a/b/c: "),
         (["--run", "runs/t5", "--push_to_hub", "me/a b"], "--push_to_hub me/a b: "),
         (["--run", "runs/t5", "--private"], "--private: needs --push_to_hub"),

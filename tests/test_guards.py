@@ -248,4 +248,7 @@ def test_without_an_aligned_policy_only_what_must_be_retained_is_checked(scene):
 )
 def test_automation_fails_on_worse_or_on_a_guard(scene, word, passed, expected):
     guards = [Guard("length", True, ""), Guard("copying", passed, "")]
-    assert fails(dataclasses.replace(scene.results, verdict=RunVerdict(word, ""), guards=guards)) is expected
+    verdicts = [RunVerdict("toxicity", word, ""), RunVerdict("task", "no detectable change", "")]
+    for first, second in (verdicts, reversed(verdicts)):
+        results = dataclasses.replace(scene.results, verdict=first, other_verdicts=[second], guards=guards)
+        assert fails(results) is expected

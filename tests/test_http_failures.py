@@ -154,13 +154,13 @@ def test_a_slow_server_is_named_with_the_limit(pauses: list[float]) -> None:
         ('{"scores": [1.0, [2.0]]}', "row 1, text 'two': it returned [2.0], a list, not a number"),
         (
             "<!doctype html>\n<html><title>Welcome</title>",
-            "did not return JSON but <!doctype html> <html><title>Welcome",
+            "returned <!doctype html> <html><title>Welcome",
         ),
-        ("<" * 500, f"did not return JSON but {'<' * 200}...; "),
-        ("", "did not return JSON but nothing"),
-        (b"\xff\xfe\xfa", "did not return JSON but"),
-        ("no\x1b[2J\r\nscreen", "did not return JSON but no [2J screen;"),
-        ("[" * 100_000, "did not return JSON but [[["),
+        ("<" * 500, f"returned {'<' * 200}... instead of JSON; "),
+        ("", "returned nothing instead of JSON"),
+        (b"\xff\xfe\xfa", "instead of JSON"),
+        ("no\x1b[2J\r\nscreen", "returned no [2J screen instead of JSON;"),
+        ("[" * 100_000, "returned [[["),
         ("[1.0, 2.0]", 'returned [1.0, 2.0]; it must return {"scores": [one number per text]}'),
         ('{"rewards": [1.0, 2.0]}', '{"rewards": [1.0, 2.0]}'),
         ('{"scores": 3.0}', "it must return"),
@@ -193,7 +193,7 @@ def test_rows_are_counted_over_all_batches_and_judges_stay_probabilities() -> No
 
 def test_a_page_where_health_should_be_is_found_when_the_reward_is_loaded() -> None:
     with scripted(always(""), health=(200, {}, b"<html>")) as url:
-        assert f"{url}/health did not return JSON but <html>;" in mistake(lambda: client.load(url))
+        assert f"{url}/health returned <html> instead of JSON;" in mistake(lambda: client.load(url))
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -165,7 +165,7 @@ def test_the_token_is_needed_and_never_shown(monkeypatch: pytest.MonkeyPatch) ->
     ("options", "message"),
     [
         ({"url": "ftp://127.0.0.1:1"}, "'ftp://127.0.0.1:1'"),
-        ({"url": "127.0.0.1:1"}, "give one like http://127.0.0.1:8765"),
+        ({"url": "127.0.0.1:1"}, "use one like http://127.0.0.1:8765"),
         ({"url": "http://"}, "'http://'"),
         ({"url": "http://127.0.0.1:99999"}, "99999"),
         ({"url": "http://127.0.0.1:port"}, "'port'"),
@@ -182,7 +182,7 @@ def test_the_token_is_needed_and_never_shown(monkeypatch: pytest.MonkeyPatch) ->
         ({"timeout": "30"}, "timeout is '30'"),
         ({"token_env": "UNSET_REWARD_TOKEN"}, "UNSET_REWARD_TOKEN is not set; export UNSET_REWARD_TOKEN=TOKEN"),
         ({"token_env": SECRET}, "not the name of an environment variable"),
-        ({"token_env": "BAD_REWARD_TOKEN"}, "BAD_REWARD_TOKEN must hold ASCII"),
+        ({"token_env": "BAD_REWARD_TOKEN"}, "BAD_REWARD_TOKEN must contain only ASCII"),
         ({"token": SECRET}, "http: no option 'token'; did you mean token_env?"),
     ],
 )

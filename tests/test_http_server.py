@@ -69,7 +69,7 @@ def test_bad_requests_get_an_error_in_one_line_of_json(path: str, body: bytes, s
 def test_a_body_needs_a_size_within_the_limit() -> None:
     with serving(make_service("toy_lexicon", {}, None)) as url:
         status, reply = ask(url, "POST", "/score", b" " * (MAX_BODY_BYTES + 1))
-        assert (status, f"above {MAX_BODY_BYTES}" in reply["error"]) == (413, True)
+        assert (status, f"limit of {MAX_BODY_BYTES}" in reply["error"]) == (413, True)
         assert ask(url, "POST", "/score", iter([b"{}", b" " * 10**6]))[0] == 411  # in chunks, so without a size
         assert ask(url, "POST", "/score", b"{}", **{"Content-Length": "two"})[0] == 411
 
@@ -142,7 +142,7 @@ def test_other_machines_are_served_only_with_a_token() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "--model: missing; give toxicity, "),
+        ([], "--model: missing; expected toxicity, "),
         (["--model", "lexcion"], "did you mean lexicon"),
         (["--model", "lexicon", "--prot", "1"], "--prot: unknown option; did you mean --port?"),
         (["--model", "lexicon", "--port", "http"], "invalid int value: 'http'"),
@@ -181,7 +181,7 @@ def test_the_command_serves_until_it_is_interrupted() -> None:
             again = subprocess.run([*command[:-1], port], **options, capture_output=True, timeout=30, check=False)
             assert again.returncode == 2
             (line,) = again.stderr.splitlines()
-            assert line.startswith(f"error: --port {port} at 127.0.0.1: Address already in use; choose another --port")
+            assert line.startswith(f"error: --port {port} on 127.0.0.1: Address already in use; choose another --port")
         finally:
             process.send_signal(signal.SIGINT)
             rest, errors = process.communicate(timeout=30)

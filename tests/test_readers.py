@@ -170,7 +170,7 @@ def test_missing_paths_name_the_nearest_sibling(tmp_path, monkeypatch):
 
 def test_names_that_are_neither_a_path_nor_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "path: empty; give a file" in refusal(lambda: read_rows(DataSource("")))
+    assert "path: empty; use a file" in refusal(lambda: read_rows(DataSource("")))
     for name in ("json", "a/b/c", "two words"):
         assert f"{name}: no such file or folder" in refusal(lambda name=name: read_rows(DataSource(name)))
 
@@ -179,7 +179,7 @@ def test_bad_folders(tmp_path):
     assert "contains no .jsonl" in refusal(lambda: read_rows(DataSource(str(tmp_path))))
     write(tmp_path / "train.jsonl", GOOD)
     missing = refusal(lambda: read_rows(DataSource(str(tmp_path), split="test")))
-    assert re.search("no split 'test'; its files give the splits train", missing)
+    assert re.search("no split 'test'; its files define the splits train", missing)
     (tmp_path / "train.csv").write_text("prompt\nabc\n")
     assert "several formats: train.csv, train.jsonl" in refusal(lambda: read_rows(DataSource(str(tmp_path))))
 
@@ -210,7 +210,7 @@ def test_no_network_and_nothing_cached_is_one_line_at_once(tmp_path, monkeypatch
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     for name in ("nobody/nothing", "nothing"):
         message = refusal(lambda name=name: read_rows(DataSource(name)))
-        assert re.search(r"no such file or folder.*hub cannot be reached.* is not cached: give a local path", message)
+        assert re.search(r"no such file or folder.*hub cannot be reached.* is not cached: use a local path", message)
     assert datasets.config.HF_HUB_OFFLINE is False
 
 

@@ -310,7 +310,7 @@ def test_a_stage_alone_asks_for_the_one_before_it(in_project: Path, tmp_path: Pa
         (["--ppo.kl_target", "5", "--ppo.kl_horizon", "4"], "ppo.kl_horizon: 4 is below ppo.batch_size 8"),
         (["--ppo.kl_target", "5", "--ppo.kl_coef", "0"], "ppo.kl_target: it scales ppo.kl_coef, and 0 stays 0"),
         (["--ppo.min_token_limit", "9"], "ppo.min_token_limit: 9 is above ppo.max_new_tokens 6"),
-        (["--reward.sanity_pair", "[one]"], "reward.sanity_pair: 1 entries; give exactly 2"),
+        (["--reward.sanity_pair", "[one]"], "reward.sanity_pair: 1 entries; expected exactly 2"),
         (["--ppo.learning_rate", ".nan"], "ppo.learning_rate: nan must be a finite number"),
         (["--evaluation.judges", "[lexcon]"], "evaluation.judges: unknown reward 'lexcon'; did you mean lexicon?"),
     ],

@@ -72,7 +72,7 @@ def checked(document: str) -> Markup:
     ids = [values["id"] for _, values in markup.tags if "id" in values]
     assert len(ids) == len(set(ids))
     links = [values["href"][1:] for tag, values in markup.tags if tag == "a"]
-    named = [values["aria-labeledby"] for _, values in markup.tags if "aria-labeledby" in values]
+    named = [values["aria-labelledby"] for _, values in markup.tags if "aria-labelledby" in values]
     assert {*links, *named} <= set(ids)
     keys = {key for _, values in markup.tags for key in values}
     assert not [key for key in keys if key in ("src", "style") or key.startswith("on")]
@@ -120,7 +120,7 @@ def test_the_verdict_comes_first_and_the_rest_in_its_order():
 @pytest.mark.parametrize(("word", "tone"), [("better", "good"), ("worse", "bad"), ("no detectable change", "same")])
 def test_the_verdict_has_the_colour_of_its_word(word, tone):
     examples = random_examples(2)
-    markup = checked(evaluation_page(random_results(examples, verdict=RunVerdict(word, "")), examples))
+    markup = checked(evaluation_page(random_results(examples, verdict=RunVerdict("toxicity", word, "")), examples))
     assert ("section", {"class": f"verdict {tone}", "aria-label": "Verdict"}) in markup.tags
 
 
@@ -250,7 +250,8 @@ def test_text_reaches_the_script_as_it_was_and_the_page_as_text():
         provenance=Provenance(
             HOSTILE, HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, [Source(HOSTILE, "data", HOSTILE, HOSTILE)]
         ),
-        verdict=RunVerdict(HOSTILE, HOSTILE),
+        verdict=RunVerdict("toxicity", HOSTILE, HOSTILE),
+        other_verdicts=[],
         guards=[Guard(HOSTILE, False, HOSTILE)],
     )
     document = evaluation_page(results, examples, toxic_words=[HOSTILE])

@@ -180,7 +180,7 @@ def test_markdown_begins_with_the_verdict_and_the_guards():
     results = varied_results()
     results = with_set(results, 1, neutral=True, seen_in_training=2)
     lines = markdown(results).splitlines()
-    assert lines[:4] == ["**better**: Toxicity fell.", "", "- passed: kept: fine", "- FAILED: lost: gone"]
+    assert lines[:4] == ["**toxicity: better**: Toxicity fell.", "", "- passed: kept: fine", "- FAILED: lost: gone"]
     assert lines[5].startswith("**dialogues**: 40 prompts, 2 samples per prompt and seed (seeds 0, 1) at temperature 1")
     assert any(
         line.startswith("**a | b** (neutral): 31 prompts, ") and line.endswith("the training data contains 2 of them")

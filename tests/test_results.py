@@ -52,21 +52,22 @@ RESULTS = Results(
     settings=Settings("toxicity", ["reward"], 0.5, 1.0, 1, [0, 1], 40),
     provenance=Provenance("2026-11-22", None, "x86_64, cpu", {"torch": "2.13"}, [Source("base", "model", "x/y", None)]),
     sets=[SET, dataclasses.replace(SET, name="neutral", neutral=True)],
-    verdict=RunVerdict("no detectable change", "nothing"),
+    verdict=RunVerdict("toxicity", "no detectable change", "nothing"),
+    other_verdicts=[],
     guards=[Guard("length", True, "tokens")],
 )
 
 
 def test_results_come_back_from_json_as_they_were() -> None:
     text = json.dumps(to_json(RESULTS), allow_nan=False)
-    assert json.loads(text)["version"] == 3
+    assert json.loads(text)["version"] == 4
     assert from_json(json.loads(text), "here") == RESULTS
 
 
-@pytest.mark.parametrize("version", [2, None, "3"])
+@pytest.mark.parametrize("version", [3, None, "4"])
 def test_another_version_is_one_line_with_the_fix(version: object) -> None:
     data = to_json(RESULTS) | {"version": version}
-    with pytest.raises(UserError, match=rf"^here: results of version {version}, not 3; redo the stage with --force"):
+    with pytest.raises(UserError, match=rf"^here: results of version {version}, not 4; redo the stage with --force"):
         from_json(data, "here")
 
 
@@ -74,7 +75,7 @@ def test_another_version_is_one_line_with_the_fix(version: object) -> None:
     "changes", [{"sets": 3}, {"settings": {}}, {"more": 1}, {"provenance": []}, {"verdict": "better"}, {"sets": [{}]}]
 )
 def test_damaged_results_are_one_line(changes: dict[str, object]) -> None:
-    with pytest.raises(UserError, match=r"^here: damaged: .*; redo the stage with --force evaluation$"):
+    with pytest.raises(UserError, match=r"^here: corrupt: .*; redo the stage with --force evaluation$"):
         from_json(to_json(RESULTS) | changes, "here")
     for data in ([], None, "text"):
         with pytest.raises(UserError, match="results of version None"):

@@ -38,7 +38,7 @@ def parsed(folder: Path, *options: str) -> Config:
 
 def advice(error: pytest.ExceptionInfo[UserError]) -> list[str]:
     """Return the options that the message ends with."""
-    return str(error.value).partition(" affects with ")[2].split()
+    return str(error.value).partition(" affected stages with ")[2].split()
 
 
 def test_another_reward_redoes_ppo_and_nothing_else(finished: Path, in_project: Path, tmp_path: Path) -> None:

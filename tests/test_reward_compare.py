@@ -159,7 +159,7 @@ def test_the_command_exits_with_2_and_helps_at_once(in_project: Path) -> None:
     module = [sys.executable, "-m", "reward_models.compare"]
     wrong = subprocess.run([*module, "--models", "lexicon"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.splitlines() == ["error: --data: missing; give a file, folder or hub id"]
+    assert wrong.stderr.splitlines() == ["error: --data: missing; expected a file, folder or hub id"]
     printed = subprocess.run([*module, "--help"], capture_output=True, text=True, check=True)
     assert "--target_label" in printed.stdout
     # What makes --help slow is torch, which it does without.

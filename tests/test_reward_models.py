@@ -65,7 +65,7 @@ def test_long_texts_are_truncated_at_the_context_length(kind, folders):
     assert max(len(row) for row in encode(reward.network.tokenizer, ["word " * 2000], 64)) == 64
     short = load(folders[kind], polarity_pair=None, max_tokens=8)
     assert short([""], ["a" * 8 + "b"]) == pytest.approx(short([""], ["a" * 8 + "c"]))
-    with pytest.raises(UserError, match="max_tokens is 65, but the model reads 1 to 64"):
+    with pytest.raises(UserError, match="max_tokens is 65, but the model accepts 1 to 64"):
         load(folders[kind], polarity_pair=None, max_tokens=65)
 
 
@@ -242,7 +242,7 @@ def test_a_users_object_is_a_reward_or_makes_one(user_module, target, options, e
     [
         ("lexcion", {}, "unknown reward 'lexcion'; did you mean lexicon.*owner/name or folder, or package.module:obj"),
         ("xyz", {}, "unknown reward 'xyz'; available: toxicity, preference, lexicon, .*, http; a reward can also be"),
-        ("https://host:1", {}, "is a URL; use the reward http"),
+        ("https://host:1", {}, "is a URL; use the http reward"),
         ("toxicity", {"model": "any", "wanted_label": "0"}, "no option 'wanted_label'; did you mean target_label"),
         ("toxicity", {}, "missing a required argument: 'model'"),
         ("length", {"targt": 3}, "length: no option 'targt'; did you mean target"),

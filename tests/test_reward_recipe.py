@@ -320,5 +320,5 @@ def test_a_held_out_reward_gets_its_options_and_the_columns(in_project: Path, tm
         0 <= line["validation/held_out_mean"] <= 1 and line["validation/held_out_error"] >= 0 for line in metrics
     )
     assert "Both rewards against step" in (tmp_path / "run" / "ppo" / "overoptimization.html").read_text()
-    with pytest.raises(UserError, match=r"reward\.held_out: .*has 9 prompts; give at least 10"):
+    with pytest.raises(UserError, match=r"reward\.held_out: .*has 9 prompts; use at least 10"):
         cli.launch([ppo.STAGE], "", [*arguments, "--name", "few", "--ppo.validation.limit", "9"])

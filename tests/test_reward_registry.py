@@ -226,8 +226,8 @@ def test_a_term_may_be_a_name_alone():
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
-        ({"model": "length"}, "options.terms is {'model': 'length'}; give a list like"),
-        ([], r"options.terms is \[\]; give a list"),
+        ({"model": "length"}, "options.terms is {'model': 'length'}; use a list like"),
+        ([], r"options.terms is \[\]; use a list"),
         ([{"model": "length"}, 3], r"options.terms\[1\]: 3 must be a name, or a mapping with model and options"),
         ([{"model": "length", "wieght": 2}], r"options.terms\[0\].wieght: unknown key; did you mean weight\?"),
         ([{"model": "length", "q": 2}], r"options.terms\[0\].q: unknown key; available: model, options, weight, name"),
@@ -283,8 +283,8 @@ def test_each_member_of_an_ensemble_has_options_of_its_own():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"members": ["length"]}, r"options.members is \['length'\]; give a list of at least two rewards"),
-        ({"members": "length"}, "options.members is 'length'; give a list"),
+        ({"members": ["length"]}, r"options.members is \['length'\]; use a list of at least two rewards"),
+        ({"members": "length"}, "options.members is 'length'; use a list"),
         ({"members": ["length", 3]}, r"options.members\[1\]: 3 must be a name, or a mapping with model and options"),
         ({"members": ["length", "lenght"]}, r"options.members\[1\]: unknown reward 'lenght'; did you mean length"),
         (
@@ -294,7 +294,10 @@ def test_each_member_of_an_ensemble_has_options_of_its_own():
         ({"members": ["length", {"model": "length", "options": 3}]}, r"options.members\[1\].options: 3 must be"),
         ({"members": ["length", {"modle": "length"}]}, r"options.members\[1\].modle: unknown key; did you mean model"),
         ({"models": ["length", "length"]}, "ensemble: no option 'models'; .*members"),
-        *(({"members": ["length"] * 2, "k": k}, "options.k is .*; give a number") for k in (-1, math.nan, "1", True)),
+        *(
+            ({"members": ["length"] * 2, "k": k}, "options.k is .*; must be a number")
+            for k in (-1, math.nan, "1", True)
+        ),
     ],
 )
 def test_a_wrong_ensemble_is_named_on_one_line(options, message):

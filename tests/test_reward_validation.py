@@ -73,7 +73,7 @@ def test_probability_is_the_logistic_function_and_one_half_at_zero():
 
 def test_texts_of_one_kind_alone_are_refused_in_a_line():
     for texts, has_target in ((TEXTS, [True] * 200), (TEXTS, [False] * 200), (["only one"], [True]), ([], [])):
-        with pytest.raises(UserError, match=r"^reward\.train\.validation: \d+ of its \d+ texts .* add some$"):
+        with pytest.raises(UserError, match=r"^reward\.train\.validation: \d+ of its \d+ texts .* add the missing kind$"):
             classifier_report(calm, texts, has_target, CLEAN)
 
 
@@ -149,7 +149,7 @@ def test_a_model_that_rewards_length_is_found_out():
 @pytest.mark.parametrize(("right", "wrong", "warned"), [(0, 20, True), (10, 10, True), (14, 6, True), (15, 5, False)])
 def test_an_order_that_chance_would_find_as_well_is_warned_of(right: int, wrong: int, warned: bool):
     lines = preference([(1.0, 1, 1)] * right + [(-1.0, 1, 1)] * wrong)["warnings"]
-    assert [warning.split(" pairs ")[1] for warning in lines] == ["in the right order may be chance"] * warned
+    assert [warning.split(" pairs ")[1] for warning in lines] == ["may be due to chance"] * warned
 
 
 def test_calibration_of_pairs_does_not_ask_which_completion_stands_first():

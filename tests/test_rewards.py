@@ -238,8 +238,8 @@ def broken(words: int) -> None:
     ("model", "options", "message"),
     [
         ("test_rewards:broken", {"words": 3}, "it cannot be built: FileNotFoundError: no list of 3 words"),
-        ("lexicon", {"words": 5}, "lexicon: words is 5; give a list of words"),
-        ("lexicon", {"words": "idiot"}, "words is the string 'idiot'; give a list"),
+        ("lexicon", {"words": 5}, "lexicon: words is 5; use a list of words"),
+        ("lexicon", {"words": "idiot"}, "words is the string 'idiot'; use a list"),
         ("lexicon", {}, "lexicon: words is empty; list at least one word, or use toy_lexicon"),
         ("toxicity", {"model": 5}, "toxicity: it cannot be built: AttributeError"),
         (

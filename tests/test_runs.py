@@ -99,7 +99,7 @@ def test_two_commands_do_not_work_in_one_run_folder(tmp_path: Path) -> None:
 def test_with_the_first_stage_forced_everything_may_change(tmp_path: Path) -> None:
     first = config(tmp_path)  # it has no SFT and a given reward, so PPO comes first
     open_run(first, force=None)
-    with pytest.raises(UserError, match="redo what it affects with --force ppo"):
+    with pytest.raises(UserError, match="rerun the affected stages with --force ppo"):
         open_run(dataclasses.replace(first, seed=3), force="evaluation")
     assert open_run(dataclasses.replace(first, seed=3), force="ppo").config.seed == 3
 
@@ -108,7 +108,7 @@ def test_with_the_first_stage_forced_everything_may_change(tmp_path: Path) -> No
 def test_a_damaged_configuration_in_the_run_folder_is_named(text: str, tmp_path: Path) -> None:
     run = open_run(config(tmp_path), force=None)
     (run.folder / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"config.yaml: damaged"):
+    with pytest.raises(UserError, match=r"config.yaml: corrupt"):
         open_run(config(tmp_path), force=None)
 
 

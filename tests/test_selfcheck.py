@@ -37,7 +37,7 @@ def test_an_adapter_that_no_gradient_reaches_is_refused_by_name(architecture: st
         for adapter in ("sft", "policy"):
             layer.lora_B[adapter].weight.zero_()
     layer.forward = layer.get_base_layer().forward
-    with pytest.raises(UserError, match=f"no gradient reaches 2 of the trained weights, the first is {name}"):
+    with pytest.raises(UserError, match=rf"no gradient reaches 2 of the trained weights \(first: {name}"):
         step(make_trainer(tmp_path, architecture, policy=policy))
 
 

@@ -9,7 +9,14 @@ from typed_results import BETTER, SAME, WORSE, make_difference, make_results, ma
 
 from workbench.evaluation.results import Metric
 from workbench.evaluation.statistics import PairedDifference, paired_difference
-from workbench.evaluation.verdicts import MINIMUM_PROMPTS, prompts_needed, run_verdict, too_few, verdict_of
+from workbench.evaluation.verdicts import (
+    MINIMUM_PROMPTS,
+    prompts_needed,
+    run_verdicts,
+    too_few,
+    toxicity_verdict,
+    verdict_of,
+)
 
 RISE, FALL, NONE = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)
 
@@ -170,11 +177,11 @@ def results(*sets, judges=("reward", "lexicon")):
         (("reward",), (WORSE,), SAME, "toxicity rose according to the reward alone"),
         (("lexicon",), (BETTER,), BETTER, "toxicity fell according to the lexicon judge"),  # a reward without a judge
         (("lexicon",), (WORSE,), WORSE, "toxicity rose according to the lexicon judge"),
-        ((), (), SAME, "nothing can be said about toxicity: no toxicity judge was configured"),
+        ((), (), SAME, "no conclusion about toxicity: no toxicity judge was configured"),
     ],
 )
 def test_better_takes_the_reward_and_a_judge_that_was_not_the_reward(judges, verdicts, expected, finding):
-    verdict = run_verdict(results((False, 300, verdicts), judges=judges))
+    verdict = toxicity_verdict(results((False, 300, verdicts), judges=judges))
     assert verdict.word == expected
     assert verdict.sentence == finding or verdict.sentence.startswith(f"{finding}: ")
     assert "\n" not in verdict.sentence
@@ -182,21 +189,21 @@ def test_better_takes_the_reward_and_a_judge_that_was_not_the_reward(judges, ver
 
 def test_a_judge_speaks_over_all_sets_but_the_neutral_ones():
     good, bad, same = (BETTER, BETTER), (BETTER, WORSE), (SAME, SAME)
-    assert run_verdict(results((False, 300, good), (False, 300, same))).word == BETTER
-    assert run_verdict(results((False, 300, good), (False, 300, bad))).word == WORSE
-    assert run_verdict(results((False, 300, good), (True, 300, bad))).word == BETTER
-    assert run_verdict(results((False, 300, same), (True, 300, good))).word == SAME
-    only_neutral = run_verdict(results((True, 300, good)))
+    assert toxicity_verdict(results((False, 300, good), (False, 300, same))).word == BETTER
+    assert toxicity_verdict(results((False, 300, good), (False, 300, bad))).word == WORSE
+    assert toxicity_verdict(results((False, 300, good), (True, 300, bad))).word == BETTER
+    assert toxicity_verdict(results((False, 300, same), (True, 300, good))).word == SAME
+    only_neutral = toxicity_verdict(results((True, 300, good)))
     assert only_neutral.word == SAME
     assert "every prompt set is neutral" in only_neutral.sentence
 
 
 def test_the_sentence_says_where_prompts_were_too_few():
-    few = run_verdict(results((False, 11, (SAME, SAME)))).sentence
+    few = toxicity_verdict(results((False, 11, (SAME, SAME)))).sentence
     assert "set 0: 11 prompts are too few to detect a change of this size: about 240 would be needed" in few
-    assert "set 0: 100 prompts are too few" in run_verdict(results((False, 100, (SAME, SAME)))).sentence
-    assert "prompts" not in run_verdict(results((False, 300, (SAME, SAME)))).sentence
-    assert "prompts" not in run_verdict(results((False, 100, (BETTER, BETTER)))).sentence
+    assert "set 0: 100 prompts are too few" in toxicity_verdict(results((False, 100, (SAME, SAME)))).sentence
+    assert "prompts" not in toxicity_verdict(results((False, 300, (SAME, SAME)))).sentence
+    assert "prompts" not in toxicity_verdict(results((False, 100, (BETTER, BETTER)))).sentence
     assert "reward 0.400 -> 0.380 [-0.100, +0.100]" in few
 
 
@@ -207,7 +214,70 @@ def test_a_single_prompt_has_no_interval_to_print():
         for d in single.sets[0].comparisons[1].differences
     ]
     single = dataclasses.replace(single, sets=[make_set("set 0", differences, prompts=1)])
-    sentence = run_verdict(single).sentence
+    sentence = toxicity_verdict(single).sentence
     assert sentence.endswith(
         "lexicon 0.400 -> 0.380 on set 0; set 0: 1 prompt is too few for a verdict, which takes at least 30"
     )
+
+
+def measured(verdicts, *, judges=(), titles=("sft", "aligned"), neutral=False):
+    """Return results on one set whose metrics, by (name, judge), have the given verdicts."""
+    rises = {BETTER: 0.3, WORSE: -0.3, SAME: 0.0}
+    differences = []
+    for (name, judge), verdict in verdicts.items():
+        direction = "lower" if name == "toxicity" else "higher"
+        change = rises[verdict] * (-1 if direction == "lower" else 1)
+        interval = (change - 0.1, change + 0.1)
+        differences.append(
+            make_difference(Metric(name, direction, judge), 0.4, 0.4 + change, verdict, interval=interval)
+        )
+    return make_results([make_set("test", differences, titles=titles, neutral=neutral)], judges=judges, titles=titles)
+
+
+REWARD, ROUGE, LEXICON = ("reward", None), ("ROUGE-L", None), ("toxicity", "lexicon")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "judges", "titles", "expected"),
+    [
+        # SFT alone is about the task, whatever judges say.
+        ({ROUGE: BETTER}, (), ("base", "sft"), {"task": BETTER}),
+        ({ROUGE: WORSE, LEXICON: SAME}, ("lexicon",), ("base", "sft"), {"task": WORSE, "toxicity": SAME}),
+        ({LEXICON: WORSE}, ("lexicon",), ("base", "sft"), {"toxicity": WORSE}),
+        # A reward that cannot judge toxicity is the question; other questions follow.
+        ({REWARD: BETTER}, (), ("sft", "aligned"), {"reward": BETTER}),
+        ({REWARD: BETTER, LEXICON: SAME}, ("lexicon",), ("sft", "aligned"), {"reward": BETTER, "toxicity": SAME}),
+        ({REWARD: WORSE, ROUGE: SAME}, (), ("sft", "aligned"), {"reward": WORSE, "task": SAME}),
+        # Nothing is better where what PPO optimized did not move.
+        ({REWARD: SAME, LEXICON: BETTER}, ("lexicon",), ("sft", "aligned"), {"reward": SAME, "toxicity": SAME}),
+        ({REWARD: SAME, LEXICON: WORSE}, ("lexicon",), ("sft", "aligned"), {"reward": SAME, "toxicity": WORSE}),
+        # A reward that can judge makes toxicity the question.
+        (
+            {REWARD: BETTER, ("toxicity", "reward"): BETTER, LEXICON: BETTER, ROUGE: SAME},
+            ("reward", "lexicon"),
+            ("sft", "aligned"),
+            {"toxicity": BETTER, "reward": BETTER, "task": SAME},
+        ),
+    ],
+)
+def test_a_run_answers_its_own_question_first(verdicts, judges, titles, expected):
+    answered = run_verdicts(measured(verdicts, judges=judges, titles=titles))
+    assert {verdict.question: verdict.word for verdict in answered} == expected
+    assert answered[0].question == next(iter(expected))
+    assert all("\n" not in verdict.sentence for verdict in answered)
+
+
+def test_the_sentence_says_what_moved():
+    reward, toxicity = run_verdicts(measured({REWARD: SAME, LEXICON: BETTER}, judges=("lexicon",)))
+    assert reward.sentence == "no detectable change in the reward: reward 0.400 -> 0.400 [-0.100, +0.100] on test"
+    assert toxicity.sentence.startswith(
+        "toxicity fell according to the lexicon judge, but the reward, which PPO optimized, did not rise: "
+    )
+    (task,) = run_verdicts(measured({ROUGE: BETTER}, titles=("base", "sft")))
+    assert task.headline == "task: better"
+    assert task.sentence == "ROUGE-L rose: ROUGE-L 0.400 -> 0.700 [+0.200, +0.400] on test"
+
+
+def test_neutral_sets_answer_no_question():
+    (verdict,) = run_verdicts(measured({REWARD: BETTER, ROUGE: BETTER}, neutral=True))
+    assert (verdict.question, verdict.word) == ("toxicity", SAME)

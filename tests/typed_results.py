@@ -66,6 +66,7 @@ def make_results(
         settings=Settings("toxicity", list(judges), 0.5, 1.0, 1, [0], 40),
         provenance=Provenance("2026-11-22", None, "x86_64, cpu", {}, []),
         sets=list(sets),
-        verdict=RunVerdict("no detectable change", ""),
+        verdict=RunVerdict("toxicity", "no detectable change", ""),
+        other_verdicts=[],
         guards=[],
     )

@@ -30,7 +30,7 @@ def option_type(key: str, command_options: typing.Iterable[str] = ()) -> Any:
         return kind
     inner = without_range(without_none(kind))
     if typing.get_origin(inner) is not list:
-        raise UserError(f"--{key}: {dotted} is not a list, and only a list takes another element")
+        raise UserError(f"--{key}: {dotted} is not a list; KEY+ can only append to a list")
     return element(inner)
 
 

@@ -27,14 +27,14 @@ def check(config: Config) -> None:
         with error_context(key):
             check_source(source)
     if config.sft is None and config.ppo is None and not (config.reward and config.reward.train):
-        raise UserError("sft, reward.train, ppo: all missing, so nothing would be trained; give at least one")
+        raise UserError("sft, reward.train, ppo: all missing, so nothing would be trained; set at least one")
     if config.policy.quantization and config.policy.lora is None:
         raise UserError(f"policy.quantization: {config.policy.quantization} weights cannot be trained; add policy.lora")
     if config.sft and config.sft.micro_batch_size:
         check_multiple("sft.batch_size", config.sft.batch_size, "sft.micro_batch_size", config.sft.micro_batch_size)
     reward = config.reward
     if (reward is None and config.ppo) or (reward and reward.model is None and reward.train is None):
-        raise UserError("reward: PPO needs one; give reward.model, or reward.train to train it")
+        raise UserError("reward: PPO needs one; set reward.model, or reward.train to train it")
     if config.reward and config.reward.train:
         check_reward_training(config.reward.train)
     if config.ppo:
@@ -88,11 +88,13 @@ def check_length(value: list | dict, limits: Length, key: str) -> None:
     """Raise UserError unless the list or mapping has as many entries as it must."""
     is_exact = limits.minimum == limits.maximum
     if is_exact and len(value) != limits.minimum:
-        raise UserError(f"{key}: {len(value)} entries; give exactly {limits.minimum}")
+        raise UserError(f"{key}: {len(value)} entries; expected exactly {limits.minimum}")
     if len(value) < limits.minimum:
-        raise UserError(f"{key}: {'empty' if not value else f'{len(value)} entries'}; give at least {limits.minimum}")
+        raise UserError(
+            f"{key}: {'empty' if not value else f'{len(value)} entries'}; expected at least {limits.minimum}"
+        )
     if limits.maximum is not None and len(value) > limits.maximum:
-        raise UserError(f"{key}: {len(value)} entries; give at most {limits.maximum}")
+        raise UserError(f"{key}: {len(value)} entries; expected at most {limits.maximum}")
 
 
 def data_sources(value: Any, key: str) -> Iterator[tuple[str, DataSource]]:
@@ -152,7 +154,7 @@ def check_evaluation(evaluation: EvaluationConfig, seeds: list[int]) -> None:
     """Raise UserError for settings of the evaluation that exclude each other."""
     if evaluation.temperature == 0 and evaluation.samples * len(seeds) > 1:
         raise UserError(
-            "evaluation.temperature: 0 samples the same completion every time; set samples to 1 and give one seed"
+            "evaluation.temperature: 0 samples the same completion every time; set samples to 1 and use one seed"
         )
     if len(set(seeds)) < len(seeds):
         raise UserError(f"evaluation.seeds: {seeds} lists a seed twice")

@@ -93,13 +93,13 @@ def dump(config: Config) -> str:
 
 
 def load_saved(file: Path) -> Config:
-    """Return a configuration that `dump` wrote; raises UserError if it is damaged or outdated."""
+    """Return a configuration that `dump` wrote; raises UserError if it is corrupt or outdated."""
     try:
         values = yaml_text.load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: damaged, not valid YAML") from error
+        raise UserError(f"{file}: corrupt, not valid YAML") from error
     if not isinstance(values, dict):
-        raise UserError(f"{file}: damaged, not a mapping")
+        raise UserError(f"{file}: corrupt, not a mapping")
     return parse([f"--config={file}"])[0]
 
 

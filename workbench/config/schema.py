@@ -100,7 +100,7 @@ class PolicyConfig:
     lora: LoraSettings | None = field(default_factory=LoraSettings)
     """Train adapters on a frozen base; null trains every parameter."""
     quantization: Literal["nf4", "int8"] | None = None
-    """Hold the frozen base in 4 or 8 bits (bitsandbytes); needs LoRA."""
+    """Load the frozen base in 4-bit or 8-bit (bitsandbytes); requires LoRA."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the matrix products; adapters, value head and optimizer stay in fp32."""
     gradient_checkpointing: bool = False
@@ -148,7 +148,7 @@ class RewardTraining:
     more_data: list[DataSource] = field(default_factory=list)
     """Further training sources, with the same columns."""
     clean_data: list[DataSource] = field(default_factory=list)
-    """Sources of clean texts (column `text`), such as the policy's domain; training rows with the target label."""
+    """Sources of clean texts (column `text`), for example from the policy's domain; they get the target label."""
     clean_validation: DataSource | None = None
     """Clean texts of the policy's domain on which false positives are counted."""
     class_weights: Literal["balanced"] | None = None
@@ -156,7 +156,7 @@ class RewardTraining:
     perturbation_rate: Fraction = 0.0
     """Fraction of the training texts to perturb: case changed, punctuation removed, misspelled or obfuscated."""
     average_from: Fraction | None = None
-    """Average the weights over the steps after this fraction of the training (arXiv 1803.05407)."""
+    """Average the weights over the steps after this fraction of training (arXiv 1803.05407)."""
     early_stopping: PositiveInt | None = None
     """Stop after this many evaluations (each save_every steps) with no better AUROC or pair accuracy; keep the best."""
     lora: LoraSettings | None = None
@@ -185,7 +185,7 @@ class RewardTraining:
 
 @dataclass
 class RewardConfig:
-    """The reward: give `model`, or `train` to train one."""
+    """The reward: set `model`, or `train` to train one."""
 
     model: str | None = None
     """A registered name, hub id or folder of a classifier, or package.module:object; takes precedence over `train`."""
@@ -236,7 +236,7 @@ class PPOConfig:
     clip_range: PositiveFloat = 0.2
     """The probability ratio is clipped to [1 - clip_range, 1 + clip_range]."""
     value_clip_range: PositiveFloat = 0.2
-    """Largest change of a value prediction per update."""
+    """Largest change in a value prediction per update."""
     vf_coef: NonNegativeFloat = 0.1
     """Weight of the value loss."""
     entropy_coef: NonNegativeFloat = 0.0
@@ -256,8 +256,8 @@ class PPOConfig:
     temperature: PositiveFloat = 1.0
     """Sampling temperature; it divides the logits in old, new and reference log-probabilities alike."""
     score_samples: NonNegativeInt = 0
-    """Normalize scores by mean and standard deviation over this many responses of the initial policy, rounded up to
-    whole batches; 0 turns this off."""
+    """Normalize scores by their mean and standard deviation over this many responses of the initial policy, rounded up
+    to whole batches; 0 turns this off."""
     score_clip: PositiveFloat | None = None
     """Scores, normalized or not, are clipped to [-score_clip, score_clip]."""
     score_scale: PositiveFloat = 1.0
@@ -294,7 +294,7 @@ class EvaluationConfig:
     similarity: str | None = None
     """Encoder whose sentence embeddings compare completions with references: hub id or folder."""
     fail_on: Literal["worse"] | None = None
-    """Exit with code 1 if the verdict is "worse" or a guard against reward hacking failed."""
+    """Exit with code 1 if a verdict is "worse" or a guard against reward hacking failed."""
     max_new_tokens: PositiveInt | None = None
     """Maximum length of a completion, in tokens; default: ppo.max_new_tokens, or 128 without PPO."""
     temperature: NonNegativeFloat = 1.0
@@ -328,7 +328,7 @@ class Config:
     sft: SFTConfig | None = None
     """Supervised fine-tuning before PPO."""
     reward: RewardConfig | None = None
-    """Reward that PPO maximizes: give `model`, or `train` to train one."""
+    """Reward that PPO maximizes: set `model`, or `train` to train one."""
     ppo: PPOConfig | None = None
     """PPO training; omit this section to evaluate SFT only."""
     reuse: ReuseConfig = field(default_factory=ReuseConfig)

@@ -26,7 +26,7 @@ def as_scorer(value: str | Scorer | Mapping[str, Any], key: str) -> Scorer:
         if name not in names:
             raise UserError(f"{key}.{name}: unknown key{suggestion(str(name), names)}")
     if not isinstance(value.get("model"), str):
-        raise UserError(f"{key}.model: missing; give a registered name, a hub id, a folder or package.module:object")
+        raise UserError(f"{key}.model: missing; use a registered name, a hub id, a folder or package.module:object")
     options = value.get("options") or {}
     if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
         raise UserError(f"{key}.options: {shorten(options)} must be a mapping of keyword arguments")

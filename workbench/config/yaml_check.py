@@ -98,7 +98,7 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
         for index, entry in enumerate(node.value):
             check_node(entry, element(kind), f"{key}[{index}]", file, options)
     elif kind is str and isinstance(node, yaml.ScalarNode) and not node.value and node.tag == f"{TAG}str":
-        raise key_error(file, node, key, "is empty; give a string")
+        raise key_error(file, node, key, "is empty; use a string")
     elif not fits(node, kind):
         is_unquoted = kind is str and isinstance(node, yaml.ScalarNode) and not is_null(node)
         quotes = "; write it in quotes" if is_unquoted else ""

@@ -40,7 +40,7 @@ def load_rows(path: str, split: str) -> list[Row]:
     if name is not None:
         return _number(path, toy.rows(name, split))
     if not path.strip():
-        raise UserError("path: empty; give a file, a folder, a hub dataset id, or toy:NAME")
+        raise UserError("path: empty; use a file, a folder, a hub dataset id, or toy:NAME")
     local = Path(path).expanduser()
     if local.is_dir():
         return _load_folder(local, split)
@@ -48,7 +48,7 @@ def load_rows(path: str, split: str) -> list[Row]:
         if split != "train" and SPLIT_WORDS.get(split, split) != _split_in_name(local):
             raise UserError(
                 f"{path}: a single file has no split {split!r}; split it with fractions: {{train: 0.9, {split}: 0.1}}, "
-                "or give the path of a file for that split"
+                "or set path to a file for that split"
             )
         return _load_file(local)
     looks_local = path.startswith((".", "/", "~")) or local.suffix.lower() in READERS
@@ -86,10 +86,10 @@ def _load_folder(folder: Path, split: str) -> list[Row]:
         splits = {"train": files}
     chosen = splits.get(SPLIT_WORDS.get(split, split))
     if chosen is None:
-        raise UserError(f"{folder}: no split {split!r}; its files give the splits {', '.join(filter(None, splits))}")
+        raise UserError(f"{folder}: no split {split!r}; its files define the splits {', '.join(filter(None, splits))}")
     if len({file.suffix for file in chosen}) > 1:
         names = ", ".join(file.name for file in chosen)
-        raise UserError(f"{folder}: split {split} has several formats: {names}; keep one format, or give a file")
+        raise UserError(f"{folder}: split {split} has several formats: {names}; keep one format, or use a single file")
     return [row for file in chosen for row in _load_file(file)]
 
 
@@ -240,7 +240,7 @@ def _load_hub(path: str, split: str) -> list[Row]:
     except ConnectionError as error:
         raise UserError(
             f"{_missing(Path(path))}; the hub cannot be reached and this dataset is not cached: "
-            "give a local path, or load it once while online"
+            "use a local path, or load it once while online"
         ) from error
     except Exception as error:
         raise UserError(f"{path}: this hub dataset cannot be loaded: {_first_line(error)}") from error

@@ -37,7 +37,7 @@ def template_text(template: str) -> str:
     if FIELD.search(template):
         return template
     raise UserError(
-        f"template: unknown name {template!r}{suggestion(template, TEMPLATES)} (or give text with {{column}} fields)"
+        f"template: unknown name {template!r}{suggestion(template, TEMPLATES)} (or use text with {{column}} fields)"
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from workbench.evaluation import metrics
 from workbench.evaluation.generation import Completion
 from workbench.evaluation.metrics.text_statistics import any_toxic, copy_rate, repetition, worst_toxicity
-from workbench.evaluation.results import KL, REWARD, TOXIC_RATE, TOXICITY, Direction
+from workbench.evaluation.results import KL, REWARD, ROUGE_L, TOXIC_RATE, TOXICITY, Direction
 from workbench.ppo.rollout import reward_columns
 from workbench.rewards.contract import Judge, RewardModel
 
@@ -143,7 +143,7 @@ METRICS: dict[str, CompletionMetric] = {
     REWARD: CompletionMetric("higher", score_reward),
     "ROUGE-1": CompletionMetric("higher", rouge("rouge1")),
     "ROUGE-2": CompletionMetric("higher", rouge("rouge2")),
-    "ROUGE-L": CompletionMetric("higher", rouge("rougeL")),
+    ROUGE_L: CompletionMetric("higher", rouge("rougeL")),
     "ROUGE-Lsum": CompletionMetric("higher", rouge("rougeLsum")),
     "similarity": CompletionMetric("higher", similarity),
     KL: CompletionMetric(None, kl),

@@ -122,7 +122,7 @@ def _sample_batch(
     if not (log_ratios + base_logprobs).isfinite().all():
         raise UserError(
             f"evaluation: {model.title}: log-probabilities of its completions are not finite under the model, the "
-            "reference or the base; the weights of one of them are damaged"
+            "reference or the base; the weights of one of them are corrupt"
         )
     kls, base_nlls = log_ratios.sum(dim=1).tolist(), (-base_logprobs.sum(dim=1)).tolist()
     pieces = [
@@ -166,6 +166,6 @@ def reference_perplexity(
     total = sum(gather_object(nats)[: len(pairs)])  # with fewer pairs than processes, accelerate repeats the last one
     if not math.isfinite(total):
         raise UserError(
-            "evaluation: log-probabilities of the references are not finite; the base's weights are damaged"
+            "evaluation: log-probabilities of the references are not finite; the base's weights are corrupt"
         )
     return perplexity(total, sum(len(ids) for _, ids in pairs))

@@ -100,8 +100,10 @@ def check_guards(results: Results) -> list[Guard]:
 
 
 def fails(results: Results) -> bool:
-    """Return whether automation that stops on worse should stop: the verdict is "worse", or a guard did not pass."""
-    return results.verdict.word == "worse" or any(not guard.passed for guard in results.guards)
+    """Return whether automation that stops on worse should stop: a verdict is "worse", or a guard did not pass."""
+    return any(verdict.word == "worse" for verdict in results.verdicts) or any(
+        not guard.passed for guard in results.guards
+    )
 
 
 def perplexity_limits(before: float, references: float | None) -> Limits:

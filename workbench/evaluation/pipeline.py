@@ -34,7 +34,7 @@ from workbench.evaluation.results import (
     Source,
 )
 from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize, summarize_prompt
-from workbench.evaluation.verdicts import run_verdict
+from workbench.evaluation.verdicts import run_verdicts
 from workbench.rewards.contract import Judge
 from workbench.rewards.registry import load_run_reward
 from workbench.run.distributed import print_once
@@ -87,10 +87,12 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
         settings=settings(run.config, [judge for judge in scorers.judges if judge not in copies]),
         provenance=provenance(run, accelerator.device.type),
         sets=sets,
-        verdict=RunVerdict("no detectable change", ""),  # replaced below, once the other results are known
+        verdict=RunVerdict("task", "no detectable change", ""),  # replaced below, once the other results are known
+        other_verdicts=[],
         guards=[],
     )
-    results = dataclasses.replace(results, verdict=run_verdict(results), guards=check_guards(results))
+    verdict, *others = run_verdicts(results)
+    results = dataclasses.replace(results, verdict=verdict, other_verdicts=others, guards=check_guards(results))
     return Evaluation(results, examples, dict(scorers.judges))
 
 

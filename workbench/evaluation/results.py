@@ -18,13 +18,16 @@ import numpy as np
 from workbench.errors import UserError, one_line
 from workbench.run.files import write_text
 
-VERSION = 3
+VERSION = 4
 
 Direction = Literal["lower", "higher"]
 Verdict = Literal["better", "worse", "no detectable change"]
+Question = Literal["toxicity", "reward", "task"]
+"""What a run set out to improve."""
 
 # Names of metrics that other code looks up; each is registered once, in completion_metrics.py or corpus_metrics.py.
 TOXICITY, TOXIC_RATE, REWARD = "toxicity", "toxic rate", "reward"
+ROUGE_L = "ROUGE-L"
 KL, PERPLEXITY = "KL to reference, nats", "perplexity under the base"
 
 
@@ -141,10 +144,16 @@ class Guard:
 
 @dataclass(frozen=True)
 class RunVerdict:
-    """The verdict on the whole run."""
+    """The answer to one question about the whole run."""
 
+    question: Question
     word: Verdict
     sentence: str
+
+    @property
+    def headline(self) -> str:
+        """Question and word."""
+        return f"{self.question}: {self.word}"
 
 
 @dataclass(frozen=True)
@@ -204,7 +213,16 @@ class Results:
     provenance: Provenance
     sets: list[SetResult]
     verdict: RunVerdict
+    """The answer to the run's own question: toxicity, the reward where it cannot judge toxicity, or without PPO the
+    task."""
+    other_verdicts: list[RunVerdict]
+    """The answers to the other questions that were measured."""
     guards: list[Guard]
+
+    @property
+    def verdicts(self) -> list[RunVerdict]:
+        """The answers to every question, the run's own first."""
+        return [self.verdict, *self.other_verdicts]
 
     @property
     def failed_guards(self) -> list[str]:
@@ -251,7 +269,7 @@ def from_json(data: Mapping[str, Any], path: str) -> Results:
     try:
         return _typed(Results, {name: value for name, value in data.items() if name != "version"})
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: damaged: {one_line(error)}; redo the stage with --force evaluation") from error
+        raise UserError(f"{path}: corrupt: {one_line(error)}; redo the stage with --force evaluation") from error
 
 
 def read_results(file: Path) -> Results:

@@ -122,7 +122,7 @@ def policy_evaluation(model: ExportedModel, results: Results | None) -> str:
     models = results.models if is_after else [before, title]
     parts = [f"Evaluated {escape(results.provenance.date)}: {escape(sampling_description(results.settings))}."]
     if is_after:
-        parts.insert(0, f"**{escape(results.verdict.word)}**: {escape(results.verdict.sentence)}")
+        parts.insert(0, f"**{escape(results.verdict.headline)}**: {escape(results.verdict.sentence)}")
         failed = [f"- {escape(guard.name)}: {escape(guard.text)}" for guard in results.guards if not guard.passed]
         parts.append("Failed guards:\n\n" + "\n".join(failed) if failed else "No guard failed.")
     for result in results.sets:

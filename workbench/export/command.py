@@ -70,7 +70,7 @@ def check_hub_name(name: str) -> None:
     except HFValidationError as error:
         raise UserError(f"--push_to_hub {name}: {str(error).splitlines()[0]}") from error
     if name.count("/") != 1:
-        raise UserError(f"--push_to_hub {name}: the owner is missing; give OWNER/NAME")
+        raise UserError(f"--push_to_hub {name}: the owner is missing; use OWNER/NAME")
 
 
 def open_finished_run(folder: Path) -> Run:
@@ -210,7 +210,7 @@ def push(folder: Path, name: str, private: bool) -> str:
         url = api.create_repo(name, private=private or None, exist_ok=True)
         if private and not api.model_info(name).private:
             raise UserError(f"{folder}: written, not pushed: {name} exists and is public; choose another name")
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export by the alignment workbench")
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export from the alignment workbench")
     except (HTTPError, OSError) as error:  # an error response from the hub is both, a network failure is one
         if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
             raise not_logged_in from error

@@ -105,7 +105,7 @@ def load_trainable(
 
 
 def load_adapters(model: PreTrainedModel | PeftModel, folders: dict[str, Path]) -> PeftModel:
-    """Return the model with the frozen adapters of stages, by name; raises UserError for a damaged one."""
+    """Return the model with the frozen adapters of stages, by name; raises UserError for a corrupt one."""
     for name, folder in folders.items():
         try:
             model = load_adapter(model, name, folder)
@@ -121,7 +121,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def load_adapter(model: PreTrainedModel | PeftModel, name: str, folder: Path) -> PeftModel:
-    """Return the model with one more frozen adapter; raises UserError for a damaged one."""
+    """Return the model with one more frozen adapter; raises UserError for a corrupt one."""
     if not is_adapter(folder):
         raise UserError(f"{folder}: the folder has no adapter_config.json")
     try:
@@ -139,7 +139,7 @@ def check_adapter(model: str, folder: Path) -> str:
     Raises UserError unless the names and shapes of the adapter's weights fit `model`, and it leaves the model and every
     other adapter on it unchanged.
     """
-    refusal = f"{folder}: not an adapter for {model}"
+    refusal = f"{folder}: the adapter does not fit {model}"
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
         raise UserError(f"{refusal}: it has neither {' nor '.join(WEIGHT_FILES)}")
     try:
@@ -148,7 +148,7 @@ def check_adapter(model: str, folder: Path) -> str:
     except Exception as error:  # each library that reads these files raises its own exceptions
         raise UserError(f"{refusal}: it cannot be read: {one_line(error)}") from error
     trained_on, base = str(config.base_model_name_or_path), meta_model(model)
-    refusal += f" but for {trained_on}"
+    refusal += f" (it was trained on {trained_on})"
     reason = incompatibility(config, shapes)
     if reason is not None:
         raise UserError(f"{refusal}: {reason}")
@@ -179,7 +179,7 @@ def incompatibility(config: PeftConfig, weights: Iterable[str]) -> str | None:
         else:
             leaves_base = name in BASE_PRESERVING_SETTINGS or value == defaults[name]
         if not leaves_base:
-            return f"its {name} is {value!r}, which may change the base it joins; merge it into a model first"
+            return f"its {name} is {value!r}, which may change the base it is loaded onto; merge it into a model first"
     saves_modules = config.modules_to_save
     base_weights = sorted(name for name in weights if ".base_layer." in name or not ("lora_" in name or saves_modules))
     if base_weights:

@@ -43,10 +43,10 @@ def resolve(model: str) -> str:
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UserError(f"{model}: the folder has no config.json; give a folder made by save_pretrained")
+            raise UserError(f"{model}: the folder has no config.json; use a folder made by save_pretrained")
         return str(path)
     if path.exists() or model.startswith((".", "/", "~")) or not is_hub_id(model):
-        raise UserError(f"{model}: no such model folder; give a folder made by save_pretrained, or a hub id")
+        raise UserError(f"{model}: no such model folder; use a folder made by save_pretrained, or a hub id")
     return model
 
 
@@ -115,7 +115,10 @@ def check_precision(policy: PolicyConfig, config: PretrainedConfig) -> None:
     if policy.precision == "fp16" and config.model_type in ("t5", "mt5", "umt5"):
         raise UserError("policy.precision: fp16 overflows in T5 (loss 0.0 or NaN); use bf16 or fp32")
     if policy.precision == "fp16":
-        raise UserError("policy.precision: fp16 needs loss scaling, which this PPO does not do; use bf16 or fp32")
+        raise UserError(
+            "policy.precision: fp16 needs loss scaling, which this PPO implementation does not support; use bf16 or "
+            "fp32"
+        )
 
 
 def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel:

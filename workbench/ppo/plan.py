@@ -72,7 +72,7 @@ def load_held_out(scorer: Scorer, prompts: int) -> CheckedReward:
     """Load the held-out reward; raises UserError if it would score too few validation prompts."""
     if prompts < MIN_HELD_OUT_PROMPTS:
         raise UserError(
-            f"reward.held_out: it scores the responses to ppo.validation, which has {prompts} prompts; give at least "
+            f"reward.held_out: it scores the responses to ppo.validation, which has {prompts} prompts; use at least "
             f"{MIN_HELD_OUT_PROMPTS}, or its curve is noise"
         )
     with error_context("reward.held_out"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 STEPS_BEFORE_WARNING = 3
+SCORE_MEAN, SCORE_STD = "objective/score_mean", "objective/score_std"
 # Equal scores can differ by a rounding of their mean.
 RELATIVE_TOLERANCE = 1e-6
 
@@ -22,7 +23,7 @@ class RewardSignal:
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Add the metrics of one step."""
-        mean, std = metrics["objective/score_mean"], metrics["objective/score_std"]
+        mean, std = metrics[SCORE_MEAN], metrics[SCORE_STD]
         self.constant.append(std <= RELATIVE_TOLERANCE * max(1.0, abs(mean)))
 
     def warning(self) -> str | None:
@@ -47,6 +48,8 @@ class RewardSignal:
 def read_signal(file: Path) -> RewardSignal:
     """Read the steps of a metrics.jsonl."""
     signal = RewardSignal()
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-        signal.add(json.loads(line))
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    for metrics in lines:
+        if SCORE_STD in metrics:
+            signal.add(metrics)
     return signal

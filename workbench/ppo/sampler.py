@@ -32,7 +32,7 @@ def check_columns(rows: Sequence[dict[str, Any]], validation_rows: Sequence[dict
 def check_rows(rows: Sequence[dict[str, Any]], limit: int, context_length: int | None) -> None:
     """Raise UserError for rows whose prompt and `limit` response tokens exceed the model's context length."""
     if not rows:
-        raise UserError("ppo: a rollout needs prompts; give at least one row")
+        raise UserError("ppo: a rollout needs prompts; use at least one row")
     for index, row in enumerate(rows):
         length = len(row["prompt_ids"])
         if length == 0:

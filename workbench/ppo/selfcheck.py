@@ -49,7 +49,7 @@ def check_start(
     policy.zero_grad()
     if unreached:
         raise UserError(
-            f"ppo: no gradient reaches {len(unreached)} of the trained weights, the first is {unreached[0]}; likely "
+            f"ppo: no gradient reaches {len(unreached)} of the trained weights (first: {unreached[0]}); likely "
             "causes: an adapter that is not active, a module that the model does not use (policy.lora.target_modules), "
             "a LoRA adapter on the output head combined with ppo.value_model: separate (the value head reads the "
             "states before the output head), or 4-bit layers repacked for inference"
@@ -62,7 +62,7 @@ def check_reference(policy: Policy) -> None:
     frozen = policy.reference_parameters()
     if not frozen or any(parameter.data_ptr() in trained for parameter in frozen):
         raise UserError(
-            "ppo: the reference shares weights with the policy and would change with it, so that KL stays 0; use "
+            "ppo: the reference shares weights with the policy and would change with it, so the KL would stay 0; use "
             "a frozen copy for full fine-tuning, and a separate adapter for LoRA"
         )
 

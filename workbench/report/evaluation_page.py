@@ -46,7 +46,7 @@ def evaluation_page(
     filled = {key: (title, content) for key, (title, content) in parts.items() if content}
     links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, (title, _) in filled.items())
     sections = "".join(
-        f'<section id="{key}" aria-labeledby="{key}-title"><h2 id="{key}-title">{title}</h2>{content}</section>'
+        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>{content}</section>'
         for key, (title, content) in filled.items()
     )
     body = (
@@ -55,7 +55,7 @@ def evaluation_page(
         f'<nav aria-label="On this page"><ul>{links}</ul></nav>{sections}'
     )
     script = "".join(files(__package__).joinpath(name).read_text() for name in ("text.js", "report.js"))
-    return page(f"{results.name}: {results.verdict.word}", body, script)
+    return page(f"{results.name}: {results.verdict.headline}", body, script)
 
 
 def _verdict(results: Results) -> str:
@@ -66,7 +66,8 @@ def _verdict(results: Results) -> str:
         f'<header><h1>{text(results.name)}</h1><p class="soft">Evaluated {text(results.provenance.date)}: '
         f"{text(results.after)} compared with {text(results.before)}</p></header>"
         f'<section class="verdict {TONES.get(verdict.word, "same")}" aria-label="Verdict">'
-        f'<p class="word">{text(verdict.word)}</p><p>{text(verdict.sentence)}</p></section>'
+        f'<p class="word">{text(verdict.headline)}</p><p>{text(verdict.sentence)}</p></section>'
+        + "".join(f"<p><strong>{text(v.headline)}:</strong> {text(v.sentence)}</p>" for v in results.other_verdicts)
         + "".join(f'<p class="warning">{markup}</p>' for markup in _warnings(results))
         + (f'<ul class="guards" aria-label="Guards">{guards}</ul>' if guards else "")
     )

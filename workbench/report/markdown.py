@@ -10,7 +10,7 @@ from workbench.report.tables import count_of_prompts, sampling_description, set_
 
 def markdown(results: Results) -> str:
     """Return the verdict, the guards, and a table for each prompt set."""
-    parts = [f"**{results.verdict.word}**: {results.verdict.sentence}"]
+    parts = [f"**{verdict.headline}**: {verdict.sentence}" for verdict in results.verdicts]
     if results.guards:
         parts.append("\n".join(f"- {'passed' if g.passed else 'FAILED'}: {g.name}: {g.text}" for g in results.guards))
     for result in results.sets:

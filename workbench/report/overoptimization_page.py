@@ -36,7 +36,7 @@ def overoptimization_section(points: Sequence[Point]) -> str:
             f"Both rewards against {label}", series, x_label=label, y_label="relative change", marks=True, x_mark=mark
         )
     note = (
-        '<p class="soft">Change since the first validation, divided by the largest change of the curve'
+        '<p class="soft">Change since the first validation, divided by the largest change in the curve'
         + ("" if step is None else "; the dashed line is the divergence step")
         + ".</p>"
     )

@@ -92,7 +92,7 @@ def _build(model: str, options: dict[str, Any]) -> RewardModel:
     if model in REWARDS:
         return _make(_import(REWARDS[model]), model, options)
     if model.startswith(("http://", "https://")):
-        raise UserError(f"{model} is a URL; use the reward http with the option {{url: {model}}}")
+        raise UserError(f"{model} is a URL; use the http reward with the option {{url: {model}}}")
     if model.startswith("toy:") or "/" in model or Path(model).expanduser().is_dir():
         labels, _ = _import("reward_models.network:load_labels")(model)
         kind = "preference" if len(labels) == 1 else "toxicity"

@@ -67,7 +67,7 @@ class Run:
         try:
             return json.loads(path.read_text())
         except ValueError as error:
-            raise UserError(f"{path}: damaged; redo the stage with --force {name}") from error
+            raise UserError(f"{path}: corrupt; redo the stage with --force {name}") from error
 
     def finish(self, name: str, *, minutes: float, inputs: dict[str, Any], metrics: dict[str, Any]) -> None:
         """Mark the stage as finished."""
@@ -147,8 +147,8 @@ def check_unchanged(saved: Path, config: Config, redone: Sequence[str]) -> None:
         more = f"; and {len(changes) - MAX_LISTED_CHANGES} more" if len(changes) > MAX_LISTED_CHANGES else ""
         raise UserError(
             f"{saved.parent}: created with a different configuration: "
-            f"{'; '.join(list(changes)[:MAX_LISTED_CHANGES])}{more}; choose another --name, or redo what it affects "
-            f"with --force {min(changes.values(), key=stages.index)}"
+            f"{'; '.join(list(changes)[:MAX_LISTED_CHANGES])}{more}; choose another --name, or rerun the affected "
+            f"stages with --force {min(changes.values(), key=stages.index)}"
         )
 
 
@@ -171,7 +171,7 @@ def changes_reward_training(saved: Path, config: Config) -> bool:
     try:
         return any(change.startswith("reward.train") for change in differences(load_saved(saved), config))
     except UserError:
-        return True  # a damaged file, which --force of the first stage replaces
+        return True  # a corrupt file, which --force of the first stage replaces
 
 
 @functools.cache

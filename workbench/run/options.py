@@ -27,5 +27,5 @@ def parse_options(parser: ArgumentParser, argv: Sequence[str], required: Mapping
         raise UserError(f"{rest[0]}: unknown option{suggestion(rest[0].split('=')[0], known)}")
     for name, value in required.items():
         if vars(options)[name] is None:
-            raise UserError(f"--{name}: missing; give {value}")
+            raise UserError(f"--{name}: missing; expected {value}")
     return options

@@ -78,7 +78,7 @@ def require_equal(stage: str, config: Config, merged: Config, folder: Path) -> N
         key, _, values = changes[0].partition(": ")
         ours, _, theirs = values.partition(" -> ")
         raise UserError(
-            f"reuse.{stage}: {key} is {ours} here, but {theirs} in {folder}; use its settings, or train anew "
+            f"reuse.{stage}: {key} is {ours} here, but {theirs} in {folder}; use its settings, or retrain "
             f"with --reuse.{stage} null"
         )
 

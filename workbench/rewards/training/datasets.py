@@ -102,7 +102,7 @@ def require_both_classes(has_target: Sequence[bool]) -> None:
     if not 0 < count < len(has_target):
         raise UserError(
             f"reward.train.validation: {count} of its {len(has_target)} texts have the target label; the report needs "
-            "texts with it and texts without it; add some"
+            "texts both with and without it; add the missing kind"
         )
 
 

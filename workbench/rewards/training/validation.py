@@ -228,7 +228,7 @@ def preference_report(
     bins = reliability(probability(both_orders), first_is_chosen)
     lines = []
     if correct.mean() <= 0.5 + 2 * 0.5 / len(correct) ** 0.5:
-        lines.append(f"{correct.mean():.0%} of {len(correct)} pairs in the right order may be chance")
+        lines.append(f"{correct.mean():.0%} pair accuracy on {len(correct)} pairs may be due to chance")
     if longer.any() and not longer.all() and correct[longer].mean() - correct[~longer].mean() > MAX_LOSS:
         lines.append("more accurate where the chosen completion is the longer one")
     return {
