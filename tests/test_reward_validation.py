@@ -73,7 +73,9 @@ def test_probability_is_the_logistic_function_and_one_half_at_zero():
 
 def test_texts_of_one_kind_alone_are_refused_in_a_line():
     for texts, has_target in ((TEXTS, [True] * 200), (TEXTS, [False] * 200), (["only one"], [True]), ([], [])):
-        with pytest.raises(UserError, match=r"^reward\.train\.validation: \d+ of its \d+ texts .* add the missing kind$"):
+        with pytest.raises(
+            UserError, match=r"^reward\.train\.validation: \d+ of its \d+ texts .* add the missing kind$"
+        ):
             classifier_report(calm, texts, has_target, CLEAN)
 
 
