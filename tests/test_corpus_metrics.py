@@ -164,7 +164,7 @@ def test_a_pooled_metric_is_compared_like_any_other_but_no_prompt_rises_or_falls
     rows = [{"prompt": "say"}] * 40
     before = [[completion(text, 9.0)] for text in texts(generator, 40, skew=0.5)]
     after = [[completion(known[0], 3.0)] for known in references]
-    scores = measure(rows, references, {"sft": before, "aligned": after}, Scorers(None, {}, None, 0.5), 1)
+    scores = measure(rows, references, {"sft": before, "aligned": after}, Scorers(None, {}, {}, None, 0.5), 1)
     means = {summary.metric.name: summary.means for summary in summarize(scores)}
     differences = {d.metric.name: d for d in compare(scores, "sft", "aligned").differences}
     for name in CORPUS_METRICS:

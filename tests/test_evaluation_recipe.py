@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 from accelerate import Accelerator
-from small_runs import evaluation_source, small
+from small_runs import drop, evaluation_source, fraction_of_e, small
 
 from recipes import evaluation, ppo, sft
 from workbench.errors import UserError
@@ -158,6 +158,77 @@ def test_fail_on_worse_fails_the_command_also_when_the_stage_is_skipped(
         cli.main([evaluation.STAGE], "")
     assert exit_.value.code == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("failed: evaluation: toxicity: worse, ")
+
+
+def test_every_two_models_are_compared(trained: Path, in_project: Path) -> None:
+    models = json.dumps({"other": str(trained / "quickstart" / "sft"), "whole": "toy:t5"})
+    results = evaluate(trained, "--evaluation.models", models)
+    pairs = [(comparison.before, comparison.after) for comparison in results.sets[0].comparisons]
+    assert pairs[0] == ("sft", "aligned")
+    assert {frozenset(pair) for pair in pairs} == set(map(frozenset, itertools.combinations(results.models, 2)))
+    assert ("other", "aligned") in pairs
+    assert len(pairs) == 10
+    base = results.sets[0].comparison("base", "whole")
+    assert all(difference.difference == 0 for difference in base.differences), "the same weights, the same noise"
+
+
+def test_an_evaluation_alone_compares_adapters_and_models_with_the_base(
+    trained: Path, in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("--sft.max_steps", "--sft.batch_size", "--sft.data.limit", "--reward.model")
+    rest = drop(small("quickstart", tmp_path), *names)
+    options = drop(rest, *[option for option in rest if option.startswith(("--ppo.", "--reward."))])
+    alone = [*options, "--sft", "null", "--ppo", "null", "--reward", "null", "--evaluation.max_new_tokens", "6"]
+    with pytest.raises(UserError, match="nothing to train or to compare with the base"):
+        cli.launch([evaluation.STAGE], "", alone)
+    adapters = {"tuned": str(trained / "quickstart" / "sft"), "aligned elsewhere": str(trained / "quickstart" / "ppo")}
+    models = json.dumps(adapters | {"whole": "toy:t5"})
+    cli.launch([evaluation.STAGE], "", [*alone, "--evaluation.models", models])
+    folder = tmp_path / "quickstart" / "evaluation"
+    results = read_results(folder / "results.json")
+    assert results.models == ["base", "tuned", "aligned elsewhere", "whole"]
+    assert (results.before, results.after, results.verdict.question) == ("base", "tuned", "task")
+    # The adapter is the run's own SFT stage, on the same prompts with the same seed.
+    evaluate(trained, "--evaluation.max_new_tokens", "6")
+    own = [json.loads(line) for line in (trained / "quickstart/evaluation/completions.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
+    assert [line["completions"]["tuned"] for line in lines] == [line["completions"]["sft"] for line in own]
+    assert [line["completions"]["aligned elsewhere"] for line in lines] == [
+        line["completions"]["aligned"] for line in own
+    ]
+    assert (folder / "report.html").is_file()
+    with pytest.raises(UserError, match="sft: the configuration has no such stage"):
+        cli.launch([sft.STAGE], "", [*alone, "--evaluation.models", models])
+
+
+def test_any_reward_is_reported_as_a_score(trained: Path, in_project: Path) -> None:
+    rewards = json.dumps(["length", {"model": "small_runs:fraction_of_e"}])
+    results = evaluate(trained, "--evaluation.rewards", rewards)
+    lines = (trained / "quickstart" / "evaluation" / "completions.jsonl").read_text().splitlines()
+    (difference,) = [
+        d
+        for d in results.sets[0].comparison("sft", "aligned").differences
+        if (d.metric.name, d.metric.judge) == ("score", "small_runs:fraction_of_e")
+    ]
+    assert difference.metric.label == "score (small_runs:fraction_of_e)"
+    texts = [json.loads(line)["completions"]["aligned"][0] for line in lines]
+    assert difference.mean_after == pytest.approx(sum(fraction_of_e([], texts)) / len(texts))
+    assert results.sets[0].summary("score", "length") is not None
+    assert "score (length)" in (trained / "quickstart" / "evaluation" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        ("[length, length]", r"evaluation\.rewards: two rewards are called length"),
+        ("[lenght]", r"evaluation\.rewards: unknown reward 'lenght'; did you mean length"),
+    ],
+)
+def test_a_reward_to_report_that_cannot_be_is_one_line(
+    rewards: str, message: str, trained: Path, in_project: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate(trained, "--evaluation.rewards", rewards)
 
 
 def test_an_adapter_is_no_further_model_of_a_run_that_trains_every_weight(in_project: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def rude(texts: list[str]) -> list[float]:
 
 
 SCORERS = Scorers(
-    lambda prompts, completions, **columns: [float(len(text)) for text in completions], {"rude": rude}, None, 0.5
+    lambda prompts, completions, **columns: [float(len(text)) for text in completions], {"rude": rude}, {}, None, 0.5
 )
 
 

@@ -26,8 +26,12 @@ def check(config: Config) -> None:
     for key, source in data_sources(config, ""):
         with error_context(key):
             check_source(source)
-    if config.sft is None and config.ppo is None and not (config.reward and config.reward.train):
-        raise UserError("sft, reward.train, ppo: all missing, so nothing would be trained; set at least one")
+    is_trained = config.sft or config.ppo or (config.reward and config.reward.train)
+    if not is_trained and not config.evaluation.models:
+        raise UserError(
+            "sft, reward.train, ppo, evaluation.models: all missing, so there is nothing to train or to compare "
+            "with the base; set at least one"
+        )
     if config.policy.quantization and config.policy.lora is None:
         raise UserError(f"policy.quantization: {config.policy.quantization} weights cannot be trained; add policy.lora")
     if config.sft and config.sft.micro_batch_size:

@@ -12,7 +12,7 @@ def configured_stages(config: Config) -> list[str]:
         SFT: config.sft is not None,
         REWARD: config.reward is not None and config.reward.model is None,
         PPO: config.ppo is not None,
-        EVALUATION: config.sft is not None or config.ppo is not None,
+        EVALUATION: bool(config.sft or config.ppo or config.evaluation.models),
     }
     return [stage for stage, is_configured in stages.items() if is_configured]
 

@@ -285,6 +285,8 @@ class EvaluationConfig:
     """Further models to compare, keyed by title: an adapter's folder, a model's folder, or a hub id."""
     judges: list[str | Scorer] = field(default_factory=list)
     """Toxicity judges in addition to the reward, each a name or {model: ..., options: ...}."""
+    rewards: list[str | Scorer] = field(default_factory=list)
+    """Further rewards whose scores the report shows, each a name or {model: ..., options: ...}."""
     samples: PositiveInt = 1
     """Completions per prompt; with several, the report adds worst toxicity and toxicity probability
     (arXiv 2009.11462)."""

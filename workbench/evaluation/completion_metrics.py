@@ -29,6 +29,8 @@ class Scorers:
 
     reward: RewardModel | None
     judges: Mapping[str, Judge]
+    rewards: Mapping[str, RewardModel]
+    """Further rewards, whose scores are reported."""
     similarity: Callable[[list[str], list[list[str]]], list[float]] | None
     threshold: float
     """A text counts as toxic at or above this probability."""
@@ -75,6 +77,10 @@ class Sampled:
         """The texts whose prompt has a reference, and their references."""
         return [self.texts[i] for i in self.with_reference], [self.references[i] for i in self.with_reference]
 
+    def score(self, reward: RewardModel) -> list[float]:
+        """Return a reward's score of each completion."""
+        return reward(self.prompts, self.texts, **reward_columns(self.rows))
+
     def scatter(self, values: Sequence[float]) -> np.ndarray:
         """Return the values of completions with a reference at their positions, NaN elsewhere."""
         scattered = np.full(len(self.completions), np.nan)
@@ -103,9 +109,7 @@ class ToxicityMetric:
 
 def score_reward(sampled: Sampled) -> Values | None:
     """Return the reward of each completion, as PPO scores it."""
-    if sampled.scorers.reward is None:
-        return None
-    return sampled.scorers.reward(sampled.prompts, sampled.texts, **reward_columns(sampled.rows))
+    return None if sampled.scorers.reward is None else sampled.score(sampled.scorers.reward)
 
 
 def rouge(key: str) -> Callable[[Sampled], Values | None]:

@@ -37,10 +37,11 @@ class ModelSpec:
 def model_specs(run: Run) -> list[ModelSpec]:
     """Return each model of the run, then adapters on the same base, then models with their own tokenizer."""
     model, trained = run.config.policy.model, trained_folders(run)
-    weights, last = [model, *map(str, trained.values())], list(trained)[-1]
-    specs = [ModelSpec(title, model, weights, title == last) for title in (BASE, *trained)]
-    for title, folder in further_adapters(run.config).items():
-        specs.append(ModelSpec(title, model, [*weights, str(folder)], False))
+    adapters = further_adapters(run.config)
+    weights, with_ratios = [model, *map(str, trained.values())], list(trained)[-1:] or list(adapters)[:1]
+    specs = [ModelSpec(title, model, weights, title in with_ratios) for title in (BASE, *trained)]
+    for title, folder in adapters.items():
+        specs.append(ModelSpec(title, model, [*weights, str(folder)], title in with_ratios))
     return specs + [ModelSpec(title, name, [name], False) for title, name in further_models(run.config).items()]
 
 
@@ -122,7 +123,9 @@ class ModelLoader:
         model = self._full_model(self.policy_config.model)
         if self.policy_config.lora is None:
             return Policy(model, self.tokenizer, reference=self._reference, autocast=self.autocast)
-        joined = load_adapters(model, {self.variants[title]: folder for title, folder in self.trained.items()})
+        joined = model
+        if self.trained:
+            joined = load_adapters(model, {self.variants[title]: folder for title, folder in self.trained.items()})
         for title, folder in self.adapters.items():
             with error_context(f"evaluation.models.{title}"):
                 joined = load_adapter(joined, self.variants[title], folder)

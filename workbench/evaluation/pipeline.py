@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,13 +63,14 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
     scorers = Scorers(
         reward,
         with_reward(plan.judges, reward),
+        plan.rewards,
         functools.partial(similarity, encoder=encoder) if encoder is not None else None,
         run.config.evaluation.threshold,
     )
     titles = model_titles(run.config)
     before, after = compared_titles(titles)
     sets, examples = [], []
-    pairs = compared_pairs(run.config, before, after)
+    pairs = compared_pairs(titles, before, after)
     for prompt_set in plan.sets:
         rows, references, models = prompt_set.rows, prompt_set.references, sampled[prompt_set.name]
         scores = measure(rows, references, models.completions, scorers, len(sampling_seeds(run.config)))
@@ -97,15 +99,20 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
 
 
 def compared_titles(titles: Sequence[str]) -> tuple[str, str]:
-    """Return the titles before and after in the comparison that the verdict is about."""
-    after = ALIGNED if ALIGNED in titles else TUNED
+    """Return the titles before and after in the comparison that the verdict is about.
+
+    It is about what the last trained stage changed; in an evaluation that trains nothing, about the first further model
+    and the base.
+    """
+    after = next((title for title in (ALIGNED, TUNED) if title in titles), titles[1])
     return (TUNED if TUNED in titles and after == ALIGNED else BASE), after
 
 
-def compared_pairs(config: Config, before: str, after: str) -> list[tuple[str, str]]:
-    """Return the pairs of titles to compare: the run's own models, then each further one."""
-    pairs = [(before, after), (BASE, after), (BASE, model_titles(config)[1])]
-    return list(dict.fromkeys([*pairs, *((before, title) for title in config.evaluation.models)]))
+def compared_pairs(titles: Sequence[str], before: str, after: str) -> list[tuple[str, str]]:
+    """Return every pair of titles, the one that the verdict is about first; a further model comes before `after`."""
+    order = [title for title in titles if title in (BASE, TUNED)]
+    order += [title for title in titles if title not in (*order, after)]
+    return list(dict.fromkeys([(before, after), *itertools.combinations([*order, after], 2)]))
 
 
 def set_result(

@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.schema import Config, Scorer
-from workbench.errors import error_context
+from workbench.config.scorers import as_scorer
+from workbench.errors import UserError, error_context
 from workbench.evaluation.judges import load_judges
 from workbench.evaluation.metrics.similarity import Encoder, load_encoder
 from workbench.evaluation.models import check_further_models, further_models, model_titles
@@ -30,6 +31,8 @@ class EvaluationPlan:
     """The reward that the configuration names; None where the run trains one, or has none."""
     judges: dict[str, Judge]
     """The judges that the configuration names, without those that are the reward."""
+    rewards: dict[str, CheckedReward]
+    """Further rewards whose scores are reported."""
     encoder: Encoder | None
     """Embeds completions and references to compare them."""
 
@@ -58,4 +61,18 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
         for loaded_set in sets
     ]
     lines = [*reports, *notes, *loaded.notes, *sizes]
-    return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, encoder)
+    return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, load_rewards(config), encoder)
+
+
+def load_rewards(config: Config) -> dict[str, CheckedReward]:
+    """Load the rewards of `evaluation.rewards` by name; raises UserError for two of one name."""
+    rewards: dict[str, CheckedReward] = {}
+    for index, entry in enumerate(config.evaluation.rewards):
+        scorer = as_scorer(entry, f"evaluation.rewards[{index}]")
+        if scorer.model in rewards:
+            raise UserError(
+                f"evaluation.rewards: two rewards are called {scorer.model}; name one of them by its folder or hub id"
+            )
+        with error_context("evaluation.rewards"):
+            rewards[scorer.model] = load_scorer(scorer)
+    return rewards

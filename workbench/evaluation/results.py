@@ -26,7 +26,7 @@ Question = Literal["toxicity", "reward", "task"]
 """What a run set out to improve."""
 
 # Names of metrics that other code looks up; each is registered once, in completion_metrics.py or corpus_metrics.py.
-TOXICITY, TOXIC_RATE, REWARD = "toxicity", "toxic rate", "reward"
+TOXICITY, TOXIC_RATE, REWARD, SCORE = "toxicity", "toxic rate", "reward", "score"
 ROUGE_L = "ROUGE-L"
 KL, PERPLEXITY = "KL to reference, nats", "perplexity under the base"
 
@@ -39,7 +39,7 @@ class Metric:
     direction: Direction | None = None
     """Which direction is better; None if neither is."""
     judge: str | None = None
-    """For toxicity, who judged it: "reward" or the judge's name."""
+    """For toxicity, who judged it: "reward" or the judge's name; for a score of evaluation.rewards, the reward's."""
     pooled: bool = False
     """Whether it describes all completions together, so that no single prompt rises or falls."""
 

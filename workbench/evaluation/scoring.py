@@ -14,7 +14,7 @@ from workbench.evaluation import metrics
 from workbench.evaluation.completion_metrics import METRICS, TOXICITY_METRICS, Sampled, Scorers
 from workbench.evaluation.corpus_metrics import measure_corpus
 from workbench.evaluation.generation import Completion
-from workbench.evaluation.results import Comparison, Difference, Metric, Scores, Summary
+from workbench.evaluation.results import SCORE, Comparison, Difference, Metric, Scores, Summary
 from workbench.evaluation.statistics import paired_difference, seed_std
 from workbench.evaluation.verdicts import prompts_needed, verdict_of
 from workbench.rewards.contract import Judge
@@ -68,6 +68,8 @@ def _measure_model(
         values = definition.measure(sampled)
         if values is not None:
             scores[Metric(name, definition.direction)] = np.asarray(values, dtype=np.float64).reshape(shape)
+    for name, reward in scorers.rewards.items():
+        scores[Metric(SCORE, "higher", name)] = np.asarray(sampled.score(reward), dtype=np.float64).reshape(shape)
     if samples > 1:
         scores |= toxicity(several_samples=True)
     by_seed = [

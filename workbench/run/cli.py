@@ -146,6 +146,8 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
     to_do = [stage for stage in stages if not is_already_done(run, stage.name, force)]
     reused = reused_stages(config)
     to_copy = {stage.name: reused[stage.name] for stage in to_do if stage.name in reused}
+    if plan_names := [stage.name for stage in to_do if stage.name not in to_copy]:
+        announce(f"loading libraries and data to plan {', '.join(plan_names)} ...")
     with located_errors(None), garbage_collection_paused():
         plans = {stage.name: stage.plan(config) for stage in to_do if stage.name not in to_copy}
     with ExitStack() as stack:
@@ -163,6 +165,12 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
                 report_skipped(stage, run)
             else:
                 run_stage(stage, run, plans.pop(stage.name))
+
+
+def announce(line: str) -> None:
+    """Print to stderr what takes a while before the first result."""
+    if is_main_process():
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -1,0 +1,75 @@
+"""List runs side by side: when, which stages are finished, verdicts, and the numbers behind them."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+from workbench.config.names import EVALUATION, STAGES
+from workbench.errors import UserError
+from workbench.evaluation.results import KL, REWARD, ROUGE_L, TOXICITY, Difference, Results, read_results
+from workbench.evaluation.verdicts import describe_change
+from workbench.run.options import make_options_parser, parse_options
+
+HEAD = ["run", "evaluated", "stages", "verdicts", "failed guards", "toxicity", "reward", "ROUGE-L", "KL, nats"]
+
+
+def main(argv: list[str]) -> None:
+    """Print the runs that `argv` names, or all runs in a folder; raises UserError where there is none."""
+    parser: ArgumentParser = make_options_parser("python -m workbench.report", __doc__ or "")
+    parser.add_argument("runs", nargs="*", help="run folders; default: all in the folder of --folder")
+    parser.add_argument("--folder", default="runs", help="folder that holds the run folders (default: runs)")
+    options = parse_options(parser, argv, required={})
+    folders = [Path(name) for name in options.runs] or sorted(find_runs(Path(options.folder)))
+    for folder in folders:
+        if not (folder / "config.yaml").is_file():
+            raise UserError(f"{folder}: not a run folder (no config.yaml)")
+    if not folders:
+        raise UserError(f"--folder {options.folder}: no run folder in it; set --folder, or name run folders")
+    print("\n".join(aligned([HEAD, *map(row, folders)])))
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Return the run folders in a folder."""
+    return [file.parent for file in folder.glob("*/config.yaml")]
+
+
+def row(folder: Path) -> list[str]:
+    """Return the cells of one run; those that no evaluation filled are empty."""
+    stages = [stage for stage in STAGES if (folder / stage / "stage.json").is_file()]
+    head = [folder.name, "", " ".join(stages) or "none"]
+    file = folder / EVALUATION / "results.json"
+    if not file.is_file():
+        return [*head, *[""] * (len(HEAD) - len(head))]
+    try:
+        results = read_results(file)
+    except UserError:
+        return [*head, "unreadable; redo it with --force evaluation", *[""] * (len(HEAD) - len(head) - 1)]
+    head[1] = results.provenance.date
+    judges = [judge for judge in results.settings.judges if judge != REWARD] or results.settings.judges
+    return [
+        *head,
+        ", ".join(verdict.headline for verdict in results.verdicts),
+        ", ".join(results.failed_guards) or "none",
+        change(results, TOXICITY, judges[0]) if judges else "",
+        change(results, REWARD, None),
+        change(results, ROUGE_L, None),
+        change(results, KL, None),
+    ]
+
+
+def change(results: Results, name: str, judge: str | None) -> str:
+    """Return before -> after and the interval of a metric on the first set that has it and is not neutral."""
+    for _, comparison in results.compared(neutral=False):
+        difference: Difference | None = comparison.find(name, judge)
+        if difference is not None:
+            return describe_change("", difference).strip()
+    return ""
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines with aligned columns, without the columns that are empty below the head."""
+    filled = [index for index in range(len(rows[0])) if any(cells[index] for cells in rows[1:])]
+    widths = {index: max(len(cells[index]) for cells in rows) for index in filled}
+    return ["  ".join(cells[index].ljust(widths[index]) for index in filled).rstrip() for cells in rows]
