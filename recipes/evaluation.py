@@ -47,7 +47,7 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
         judges=evaluation.judges,
         curves=read_curves(run),
         reward_report=read_reward_report(run),
-        held_out=read_points(run.folder / PPO / "metrics.jsonl"),
+        held_out=read_points(run.folder / PPO / "metrics.jsonl") if config.ppo else [],
     )
     write_evaluation(folder, results, evaluation.examples)
     print("\n" + report, flush=True)

@@ -187,7 +187,7 @@ def test_an_evaluation_alone_compares_adapters_and_models_with_the_base(
     folder = tmp_path / "quickstart" / "evaluation"
     results = read_results(folder / "results.json")
     assert results.models == ["base", "tuned", "aligned elsewhere", "whole"]
-    assert (results.before, results.after, results.verdict.question) == ("base", "tuned", "task")
+    assert (results.before, results.after, results.verdict.question) == ("base", "tuned", "toxicity")
     # The adapter is the run's own SFT stage, on the same prompts with the same seed.
     evaluate(trained, "--evaluation.max_new_tokens", "6")
     own = [json.loads(line) for line in (trained / "quickstart/evaluation/completions.jsonl").read_text().splitlines()]

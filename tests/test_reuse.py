@@ -17,6 +17,7 @@ from workbench.errors import UserError
 from workbench.run import cli
 from workbench.run.files import content_hash
 from workbench.run.folder import check_run, open_run
+from workbench.run.reuse import with_reused_settings
 
 STAGES = [sft.STAGE, reward.STAGE, ppo.STAGE]
 
@@ -140,3 +141,38 @@ def test_a_copy_survives_the_run_it_came_from(finished: Path, in_project: Path, 
     open_run(parse(small("quickstart", tmp_path / "first"))[0], force="sft")
     assert not (tmp_path / "first" / "quickstart" / "sft").exists()
     assert content_hash(tmp_path / "second" / "quickstart" / "sft") == expected
+
+
+def test_forcing_a_stage_takes_the_settings_of_the_run_that_supplies_it(
+    finished: Path, in_project: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    other = small("quickstart", tmp_path, "--name", "other", "--sft.max_steps", "2", "--policy.lora.r", "4")
+    cli.launch([sft.STAGE], "", other)
+    run, source = tmp_path / "quickstart", tmp_path / "other"
+    options = [*small("quickstart", tmp_path), "--reuse.sft", f"{source}/"]
+    before = content_hash(run / "sft")
+    with pytest.raises(UserError, match=r"policy\.lora is .* they must be equal"):
+        cli.launch([sft.STAGE], "", [*options, "--force", "sft"])
+    for wrong, message in ((run, "is this run itself"), (tmp_path / "nope", "is not a run folder")):
+        with pytest.raises(UserError, match=message):
+            cli.launch([sft.STAGE], "", [*small("quickstart", tmp_path), "--reuse.sft", str(wrong), "--force", "sft"])
+    assert content_hash(run / "sft") == before, "what was refused loses nothing"
+    fitting = [*options, "--policy.lora.r", "4", "--sft.max_steps", "2", "--force", "sft"]
+    cli.launch([sft.STAGE], "", fitting)
+    saved = load_saved(run / "config.yaml")
+    assert (saved.policy.lora.r, saved.sft.max_steps) == (4, 2)
+    assert content_hash(run / "sft") == content_hash(source / "sft")
+    # The same folder under another spelling is no change.
+    check_run(with_reused_settings(parse([*fitting[:-2], "--reuse.sft", f"{tmp_path}/./other"])[0], None), None)
+
+
+@pytest.mark.parametrize("change", [["--seed", "5"], ["--reuse.reward", "elsewhere"]])
+def test_a_trained_reward_is_dropped_where_what_it_depends_on_changes(change: list[str], tmp_path: Path) -> None:
+    without_sft = ["--sft", "null", "--reward.model", "length"]
+    names = ("--sft.max_steps", "--sft.batch_size", "--sft.data.limit", "--reward.model")
+    options = [*drop(small("quickstart", tmp_path), *names), *without_sft]
+    run = open_run(parse(options)[0], force=None)
+    run.stage("reward")
+    run.finish("reward", minutes=0, inputs={}, metrics={})
+    assert not open_run(parse([*options, *change])[0], force="ppo").finished("reward")

@@ -22,7 +22,7 @@ def constant(prompts: list[str], completions: list[str], **columns: list) -> lis
 
 def signal_of(stds: list[float], mean: float = 0.0) -> tuple[RewardSignal, list[int]]:
     """Return the signal after steps of these deviations, and the steps that warned."""
-    signal, warned = RewardSignal(), []
+    signal, warned = RewardSignal(4), []
     for step, std in enumerate(stds, 1):
         signal.add({"objective/score_mean": mean, "objective/score_std": std})
         if signal.warning() is not None:
@@ -59,7 +59,8 @@ def test_a_run_warns_while_it_trains_and_at_its_end(tmp_path: Path, capsys: pyte
         "step 3",
         "in 5 of 5 steps every response got the same score",
     ]
-    assert read_signal(tmp_path / "metrics.jsonl").constant == [True] * 5
+    assert read_signal(tmp_path / "metrics.jsonl", 4).constant == [True] * 5
+    assert read_signal(tmp_path / "metrics.jsonl", 1).constant == [False] * 5
     make_trainer(tmp_path / "other", steps=4, batch_size=4, minibatch_size=4, epochs=1).train()
     assert "warning" not in capsys.readouterr().out
 

@@ -11,6 +11,7 @@ from small_runs import drop, small
 from recipes import ppo
 from workbench.errors import UserError
 from workbench.run import cli
+from workbench.run.tracebacks import PROJECT, is_own
 
 CODE = """
 import statistics
@@ -52,3 +53,22 @@ def test_a_reward_that_raises_is_located_in_the_users_file(options: list[str], t
 def test_a_reward_that_cannot_be_loaded_is_located_too(options: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"failing_reward\.py, line 14"):
         cli.launch([ppo.STAGE], "", [*options, "--reward.model", "failing_reward:load_broken"])
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (PROJECT / "workbench_rewards.py", True),
+        (PROJECT / "my_reward.py", True),
+        (PROJECT / "reward_models" / "http.py", False),
+        (Path("/usr/lib/python3/dist-packages/numpy/core.py"), False),
+        (Path("<string>"), False),
+    ],
+)
+def test_only_the_users_own_files_are_named(file: Path, expected: bool) -> None:
+    assert is_own(file) is expected
+
+
+def test_a_dry_run_locates_it_as_well(options: list[str]) -> None:
+    with pytest.raises(UserError, match=r"failing_reward\.py, line 14"):
+        cli.launch([ppo.STAGE], "", [*options, "--reward.model", "failing_reward:load_broken", "--dry_run"])

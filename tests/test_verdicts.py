@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typed_results import BETTER, SAME, WORSE, make_difference, make_results, make_set
 
+from workbench.evaluation.pipeline import compared_pairs, compared_titles
 from workbench.evaluation.results import Metric
 from workbench.evaluation.statistics import PairedDifference, paired_difference
 from workbench.evaluation.verdicts import (
@@ -271,7 +272,7 @@ def test_the_sentence_says_what_moved():
     reward, toxicity = run_verdicts(measured({REWARD: SAME, LEXICON: BETTER}, judges=("lexicon",)))
     assert reward.sentence == "no detectable change in the reward: reward 0.400 -> 0.400 [-0.100, +0.100] on test"
     assert toxicity.sentence.startswith(
-        "toxicity fell according to the lexicon judge, but the reward, which PPO optimized, did not rise: "
+        "toxicity fell according to the lexicon judge, but the reward, which PPO optimized, did not rise there: "
     )
     (task,) = run_verdicts(measured({ROUGE: BETTER}, titles=("base", "sft")))
     assert task.headline == "task: better"
@@ -281,3 +282,30 @@ def test_the_sentence_says_what_moved():
 def test_neutral_sets_answer_no_question():
     (verdict,) = run_verdicts(measured({REWARD: BETTER, ROUGE: BETTER}, neutral=True))
     assert (verdict.question, verdict.word) == ("toxicity", SAME)
+
+
+def test_toxicity_and_the_reward_must_move_on_one_set():
+    flat = measured({REWARD: SAME, LEXICON: BETTER}, judges=("lexicon",)).sets[0]
+    other = measured({REWARD: BETTER, LEXICON: SAME}, judges=("lexicon",)).sets[0]
+    apart = make_results([flat, dataclasses.replace(other, name="other")], judges=("lexicon",))
+    assert toxicity_verdict(apart).word == SAME
+    both = measured({REWARD: BETTER, LEXICON: BETTER}, judges=("lexicon",)).sets[0]
+    assert (
+        toxicity_verdict(make_results([flat, dataclasses.replace(both, name="both")], judges=("lexicon",))).word
+        == BETTER
+    )
+
+
+def test_an_evaluation_alone_is_about_what_it_measured():
+    titles = ("base", "mine")
+    assert run_verdicts(measured({REWARD: BETTER}, titles=titles))[0].headline == "reward: better"
+    worse = run_verdicts(measured({LEXICON: WORSE, ROUGE: BETTER}, judges=("lexicon",), titles=titles))
+    assert [verdict.headline for verdict in worse] == ["toxicity: worse", "task: better"]
+
+
+@pytest.mark.parametrize("titles", [["base", "sft"], ["base", "sft", "other"], ["base", "sft", "aligned", "other"]])
+def test_every_pair_is_compared_once_and_no_model_with_itself(titles):
+    pairs = compared_pairs(titles, *compared_titles(titles))
+    assert pairs[0] == compared_titles(titles)
+    assert len(set(map(frozenset, pairs))) == len(pairs) == len(titles) * (len(titles) - 1) // 2
+    assert all(before != after for before, after in pairs)

@@ -110,7 +110,7 @@ def compared_titles(titles: Sequence[str]) -> tuple[str, str]:
 
 def compared_pairs(titles: Sequence[str], before: str, after: str) -> list[tuple[str, str]]:
     """Return every pair of titles, the one that the verdict is about first; a further model comes before `after`."""
-    order = [title for title in titles if title in (BASE, TUNED)]
+    order = [title for title in titles if title in (BASE, TUNED) and title != after]
     order += [title for title in titles if title not in (*order, after)]
     return list(dict.fromkeys([(before, after), *itertools.combinations([*order, after], 2)]))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from workbench.config.names import ALIGNED
+from workbench.config.names import ALIGNED, TUNED
 from workbench.evaluation.results import (
     REWARD,
     ROUGE_L,
@@ -74,19 +74,21 @@ def too_few(prompts: int, needed: int | None) -> str | None:
 def run_verdicts(results: Results) -> list[RunVerdict]:
     """Return the answer to the run's own question, then those to the other questions that were measured.
 
-    A run with PPO asks about toxicity if its reward can judge it, otherwise about the reward; one without PPO asks
-    about the task.
+    A run with PPO asks about toxicity if its reward can judge it, otherwise about the reward; one with SFT alone asks
+    about the task; an evaluation alone asks about toxicity if there are judges, else about what it measured.
     """
     measured: dict[Question, bool] = {
         "toxicity": bool(results.settings.judges),
-        "reward": results.after == ALIGNED and bool(_sets_with(results, REWARD)),
+        "reward": results.after != TUNED and bool(_sets_with(results, REWARD)),
         "task": bool(_sets_with(results, ROUGE_L)),
     }
     first: Question = "toxicity"
-    if results.after != ALIGNED:
-        first = "task" if measured["task"] else "toxicity"
-    elif measured["reward"] and REWARD not in results.settings.judges:
+    if results.after == TUNED and measured["task"]:
+        first = "task"
+    elif results.after == ALIGNED and measured["reward"] and REWARD not in results.settings.judges:
         first = "reward"
+    elif not measured["toxicity"]:
+        first = next((question for question, is_measured in measured.items() if is_measured), "toxicity")
     verdicts = {"toxicity": toxicity_verdict, "reward": reward_verdict, "task": task_verdict}
     questions = [first, *(question for question, is_measured in measured.items() if is_measured and question != first)]
     return [verdicts[question](results) for question in questions]
@@ -115,7 +117,7 @@ def toxicity_verdict(results: Results) -> RunVerdict:
     elif fell and by_reward in (None, "better"):
         finding = f"toxicity fell according to {_judges_phrase([REWARD, *fell] if by_reward else fell)}"
         if _reward_stood_still(results):
-            finding += ", but the reward, which PPO optimized, did not rise"
+            finding += ", but the reward, which PPO optimized, did not rise there"
         else:
             word = "better"
     elif by_reward == "better":
@@ -164,10 +166,15 @@ def _sets_with(results: Results, metric: str) -> dict[str, Difference]:
 
 
 def _reward_stood_still(results: Results) -> bool:
-    """Return whether PPO did not raise the reward that it optimized."""
-    differences = _sets_with(results, REWARD)
-    verdict = _over_sets([difference.verdict for difference in differences.values()])
-    return results.after == ALIGNED and bool(differences) and verdict != "better"
+    """Return whether PPO raised the reward that it optimized on no set where toxicity fell."""
+    if results.after != ALIGNED or not _sets_with(results, REWARD):
+        return False
+    for _, comparison in results.compared(neutral=False):
+        reward = comparison.find(REWARD)
+        judged = [toxicity(comparison, judge).verdict for judge in results.settings.judges if judge != REWARD]
+        if "better" in judged and reward is not None and reward.verdict == "better":
+            return False
+    return True
 
 
 def toxicity(comparison: Comparison, judge: str) -> Difference:

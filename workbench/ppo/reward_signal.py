@@ -18,13 +18,15 @@ RELATIVE_TOLERANCE = 1e-6
 class RewardSignal:
     """The steps of a run whose responses all had one score."""
 
+    responses: int
+    """Responses per step; a single one has no variance to look for."""
     constant: list[bool] = field(default_factory=list)
     """Whether the scores of each step were all equal."""
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Add the metrics of one step."""
         mean, std = metrics[SCORE_MEAN], metrics[SCORE_STD]
-        self.constant.append(std <= RELATIVE_TOLERANCE * max(1.0, abs(mean)))
+        self.constant.append(self.responses > 1 and std <= RELATIVE_TOLERANCE * abs(mean))
 
     def warning(self) -> str | None:
         """Return a warning if the last steps were the first few constant ones in a row, else None."""
@@ -45,9 +47,9 @@ class RewardSignal:
         return f"ppo: warning: in {count} of {len(self.constant)} steps every response got the same score"
 
 
-def read_signal(file: Path) -> RewardSignal:
-    """Read the steps of a metrics.jsonl."""
-    signal = RewardSignal()
+def read_signal(file: Path, responses: int) -> RewardSignal:
+    """Read the steps of a metrics.jsonl, each of so many responses."""
+    signal = RewardSignal(responses)
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
     for metrics in lines:
         if SCORE_STD in metrics:

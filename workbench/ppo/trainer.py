@@ -95,7 +95,7 @@ class PPOTrainer:
         self.resume()
         state, steps, every = self.state, self.config.steps, self.config.checkpoint_every
         done = state.step - state.validation_due
-        signal = read_signal(self.folder / "metrics.jsonl")
+        signal = read_signal(self.folder / "metrics.jsonl", self.config.batch_size)
         progress = Progress("ppo", steps, done=done, show=self.accelerator.is_main_process)
         with stop_requests() as stop_requested:
             self.measure_initial_scores()

@@ -27,7 +27,8 @@ def main(argv: list[str]) -> None:
             raise UserError(f"{folder}: not a run folder (no config.yaml)")
     if not folders:
         raise UserError(f"--folder {options.folder}: no run folder in it; set --folder, or name run folders")
-    print("\n".join(aligned([HEAD, *map(row, folders)])))
+    rows = [row(folder, str(folder) if options.runs else folder.name) for folder in folders]
+    print("\n".join(aligned([HEAD, *rows])))
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -35,10 +36,10 @@ def find_runs(folder: Path) -> list[Path]:
     return [file.parent for file in folder.glob("*/config.yaml")]
 
 
-def row(folder: Path) -> list[str]:
-    """Return the cells of one run; those that no evaluation filled are empty."""
+def row(folder: Path, name: str) -> list[str]:
+    """Return the cells of one run under a name; those that no evaluation filled are empty."""
     stages = [stage for stage in STAGES if (folder / stage / "stage.json").is_file()]
-    head = [folder.name, "", " ".join(stages) or "none"]
+    head = [name, "", " ".join(stages) or "none"]
     file = folder / EVALUATION / "results.json"
     if not file.is_file():
         return [*head, *[""] * (len(HEAD) - len(head))]

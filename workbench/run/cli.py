@@ -125,7 +125,7 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
     if options.print_config:
         print_once(dump(config).rstrip())
         return
-    config = with_reused_settings(config)
+    config = with_reused_settings(config, first_redone(config, options.force))
     stages = select_stages(stages, config, options.force)
     force = first_redone(config, options.force)
     if is_main_process():
@@ -137,7 +137,7 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
             if stage.name in reused_stages(config):
                 print_once(f"{stage.name}: reused from {reused_stages(config)[stage.name]}")
                 continue
-            with garbage_collection_paused():
+            with located_errors(None), garbage_collection_paused():
                 plan = stage.plan(config)
             print_plan(stage, plan)
         return

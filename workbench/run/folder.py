@@ -167,9 +167,10 @@ def first_affected(key: str, stages: Sequence[str]) -> str | None:
 
 
 def changes_reward_training(saved: Path, config: Config) -> bool:
-    """Return whether the settings of the reward's training differ from the saved ones."""
+    """Return whether what a trained reward depends on differs from the saved configuration."""
     try:
-        return any(change.startswith("reward.train") for change in differences(load_saved(saved), config))
+        changes = differences(load_saved(saved), config)
+        return any(change.startswith(("reward.train", "reuse.reward", "seed:")) for change in changes)
     except UserError:
         return True  # a corrupt file, which --force of the first stage replaces
 

@@ -12,34 +12,48 @@ from workbench.config.checks import check
 from workbench.config.derived import configured_stages
 from workbench.config.names import REWARD, SFT
 from workbench.config.parsing import differences, load_saved
-from workbench.config.schema import Config, RewardConfig
+from workbench.config.schema import Config, ReuseConfig, RewardConfig
 from workbench.errors import UserError
 from workbench.run.files import atomic_folder, content_hash
-from workbench.run.folder import Run
+from workbench.run.folder import Run, redone_stages
 
 
 def reused_stages(config: Config) -> dict[str, Path]:
     """Return the stages that other runs supply, each with that run's folder."""
     folders = {SFT: config.reuse.sft, REWARD: config.reuse.reward}
-    return {stage: Path(folder).expanduser() for stage, folder in folders.items() if folder is not None}
+    return {stage: Path(folder) for stage, folder in folders.items() if folder is not None}
 
 
-def with_reused_settings(config: Config) -> Config:
+def with_reused_settings(config: Config, force: str | None) -> Config:
     """Return the configuration with the settings of the stages that other runs supply.
 
     Raises UserError for a run without that stage, and for settings here that differ from those of the other run.
     """
+    paths = {stage: os.path.normpath(folder.expanduser()) for stage, folder in reused_stages(config).items()}
+    config = dataclasses.replace(config, reuse=ReuseConfig(**paths))
     for stage, folder in reused_stages(config).items():
-        run = Run(Path(config.runs) / config.name, config)
-        # Once it is copied, this run no longer needs the other one.
-        source = load_other(stage, run.folder if run.finished(stage) else folder)
+        source = copied_settings(config, stage, force) or load_other(config, stage, folder)
         config = with_sft(config, source, folder) if stage == SFT else with_reward_training(config, source, folder)
     check(config)
     return config
 
 
-def load_other(stage: str, folder: Path) -> Config:
-    """Return the configuration of a run; raises UserError if it has not finished the stage."""
+def copied_settings(config: Config, stage: str, force: str | None) -> Config | None:
+    """Return this run's own configuration if it holds the copy already and keeps it; it no longer needs the other."""
+    run = Run(Path(config.runs) / config.name, config)
+    if not run.finished(stage) or stage in redone_stages(force):
+        return None
+    try:
+        saved = load_saved(run.folder / "config.yaml")
+    except UserError:  # check_run says how to go on
+        return None
+    return saved if reused_stages(saved).get(stage) == reused_stages(config)[stage] else None
+
+
+def load_other(config: Config, stage: str, folder: Path) -> Config:
+    """Return the configuration of another run; raises UserError if it has not finished the stage."""
+    if folder.resolve() == (Path(config.runs) / config.name).resolve():
+        raise UserError(f"reuse.{stage}: {folder} is this run itself; name another run")
     if not (folder / "config.yaml").is_file():
         raise UserError(f"reuse.{stage}: {folder} is not a run folder (no config.yaml)")
     if not (folder / stage / "stage.json").is_file():

@@ -10,11 +10,10 @@ from workbench.errors import UserError
 from workbench.run.files import write_text
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-# Frames below these folders are not the user's own code.
+# Frames in these folders are not the user's own code.
 FOREIGN = (
-    *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")),
-    *(str(PROJECT / package) for package in ("workbench", "recipes", "reward_models")),
-    "<",
+    *(Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib", "platlib")),
+    *(PROJECT / package for package in ("workbench", "recipes", "reward_models")),
 )
 
 
@@ -25,7 +24,7 @@ def with_location(error: UserError, run_folder: Path | None) -> UserError:
     """
     cause = original(error)
     frames = [] if cause is None else traceback.extract_tb(cause.__traceback__)
-    own_frames = [frame for frame in frames if not frame.filename.startswith(FOREIGN)]
+    own_frames = [frame for frame in frames if is_own(Path(frame.filename))]
     if cause is None or not own_frames:
         return error
     line = f"{error} ({own_frames[-1].filename}, line {own_frames[-1].lineno})"
@@ -33,6 +32,12 @@ def with_location(error: UserError, run_folder: Path | None) -> UserError:
         write_text(run_folder / "traceback.txt", "".join(traceback.format_exception(cause)))
         line += f"; traceback: {run_folder / 'traceback.txt'}"
     return UserError(line)
+
+
+def is_own(file: Path) -> bool:
+    """Return whether a file is the user's own rather than a library's or this project's."""
+    is_library = {"site-packages", "dist-packages"} & set(file.parts) or file.name.startswith("<")
+    return not is_library and not any(file.is_relative_to(folder) for folder in FOREIGN)
 
 
 def original(error: UserError) -> BaseException | None:
