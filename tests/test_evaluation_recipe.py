@@ -190,11 +190,13 @@ def test_an_evaluation_alone_compares_adapters_and_models_with_the_base(
     assert (results.before, results.after, results.verdict.question) == ("base", "tuned", "toxicity")
     # The adapter is the run's own SFT stage, on the same prompts with the same seed.
     evaluate(trained, "--evaluation.max_new_tokens", "6")
-    own = [json.loads(line) for line in (trained / "quickstart/evaluation/completions.jsonl").read_text().splitlines()]
+    run_lines = [
+        json.loads(line) for line in (trained / "quickstart/evaluation/completions.jsonl").read_text().splitlines()
+    ]
     lines = [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
-    assert [line["completions"]["tuned"] for line in lines] == [line["completions"]["sft"] for line in own]
+    assert [line["completions"]["tuned"] for line in lines] == [line["completions"]["sft"] for line in run_lines]
     assert [line["completions"]["aligned elsewhere"] for line in lines] == [
-        line["completions"]["aligned"] for line in own
+        line["completions"]["aligned"] for line in run_lines
     ]
     assert (folder / "report.html").is_file()
     with pytest.raises(UserError, match="sft: the configuration has no such stage"):

@@ -10,7 +10,7 @@ from small_runs import drop, small
 
 from recipes import ppo
 from workbench.errors import UserError
-from workbench.run import cli
+from workbench.run import cli, tracebacks
 from workbench.run.tracebacks import PROJECT, is_own
 
 CODE = """
@@ -72,3 +72,12 @@ def test_only_the_users_own_files_are_named(file: Path, expected: bool) -> None:
 def test_a_dry_run_locates_it_as_well(options: list[str]) -> None:
     with pytest.raises(UserError, match=r"failing_reward\.py, line 14"):
         cli.launch([ppo.STAGE], "", [*options, "--reward.model", "failing_reward:load_broken", "--dry_run"])
+
+
+def test_a_full_disk_does_not_hide_the_error(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*arguments: object) -> None:
+        raise UserError("cannot be written: No space left on device")
+
+    monkeypatch.setattr(tracebacks, "write_text", full_disk)
+    with pytest.raises(UserError, match=r"it failed with StatisticsError.*line 5\)$"):
+        cli.launch([ppo.STAGE], "", [*options, "--reward.model", "failing_reward:load"])

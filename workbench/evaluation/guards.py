@@ -34,13 +34,13 @@ MIN_DISTINCT_RATIO = 0.8
 # 1904.09751).
 MAX_PERPLEXITY_RATIO = 1.5
 MIN_PERPLEXITY_RATIO = 0.5
-# Relative to the references' own perplexity, the yardstick of flat text where there are references: a briefly trained
+# Relative to the references' own perplexity, where there are references: a briefly trained
 # SFT policy is far above it, and coming down to it is no fault. On toy T5 and GPT-2 (100 prompts) SFT and aligned
 # policies are at 0.98 to 2.4 times the references, the base's greedy text at 0.33 and 0.38. A collapsed policy is
 # higher still and fails the other bound: one summary for every prompt at 3.3 or more, a repeated word in the hundreds.
 MIN_REFERENCE_PERPLEXITY_RATIO = 0.6
 # Where perplexity was already close to that before PPO, it may fall by a tenth, so that the limit is continuous.
-MIN_FLAT_PERPLEXITY_RATIO = 0.9
+MIN_RATIO_OF_LOW_PERPLEXITY = 0.9
 # At most 10 points more completions may hit the token limit.
 MAX_TRUNCATION_RISE = 0.1
 # Nats per response: what arXiv 1909.08593 lets a policy spend on a reward, applied where there is no reward to earn.
@@ -115,9 +115,9 @@ def perplexity_limits(before: float, references: float | None) -> Limits:
             f"at least {MIN_REFERENCE_PERPLEXITY_RATIO:g} times the references' own perplexity, {references:.3g}; "
             "lower suggests generic text"
         )
-        if MIN_FLAT_PERPLEXITY_RATIO * before < low:
-            low = MIN_FLAT_PERPLEXITY_RATIO * before
-            rule = f"at least {MIN_FLAT_PERPLEXITY_RATIO:g} times the value before PPO, which was already that low"
+        if MIN_RATIO_OF_LOW_PERPLEXITY * before < low:
+            low = MIN_RATIO_OF_LOW_PERPLEXITY * before
+            rule = f"at least {MIN_RATIO_OF_LOW_PERPLEXITY:g} times the value before PPO, which was already that low"
     rule += f"; at most {MAX_PERPLEXITY_RATIO:g} times the value before PPO"
     return Limits(low, MAX_PERPLEXITY_RATIO * before, rule)
 

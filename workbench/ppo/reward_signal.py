@@ -34,9 +34,9 @@ class RewardSignal:
         if streak != STEPS_BEFORE_WARNING:
             return None
         return (
-            f"ppo: warning: step {len(self.constant)}: in {STEPS_BEFORE_WARNING} steps in a row every response got the "
-            "same score, from which PPO learns nothing; compare ppo/samples.jsonl with what the reward "
-            "looks for, or choose a reward that tells them apart"
+            f"ppo: warning: step {len(self.constant)}: for {STEPS_BEFORE_WARNING} steps in a row, every response got "
+            "the same score, so PPO learned nothing; compare ppo/samples.jsonl with what the reward looks for, or "
+            "choose a reward that distinguishes between the responses"
         )
 
     def summary(self) -> str | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.config.names import EVALUATION, STAGES
 from workbench.errors import UserError
-from workbench.evaluation.results import KL, REWARD, ROUGE_L, TOXICITY, Difference, Results, read_results
+from workbench.evaluation.results import KL, REWARD, ROUGE_L, TOXICITY, Results, read_results
 from workbench.evaluation.verdicts import describe_change
 from workbench.run.options import make_options_parser, parse_options
 
@@ -17,7 +16,7 @@ HEAD = ["run", "evaluated", "stages", "verdicts", "failed guards", "toxicity", "
 
 def main(argv: list[str]) -> None:
     """Print the runs that `argv` names, or all runs in a folder; raises UserError where there is none."""
-    parser: ArgumentParser = make_options_parser("python -m workbench.report", __doc__ or "")
+    parser = make_options_parser("python -m workbench.report", __doc__ or "")
     parser.add_argument("runs", nargs="*", help="run folders; default: all in the folder of --folder")
     parser.add_argument("--folder", default="runs", help="folder that holds the run folders (default: runs)")
     options = parse_options(parser, argv, required={})
@@ -27,8 +26,8 @@ def main(argv: list[str]) -> None:
             raise UserError(f"{folder}: not a run folder (no config.yaml)")
     if not folders:
         raise UserError(f"--folder {options.folder}: no run folder in it; set --folder, or name run folders")
-    rows = [row(folder, str(folder) if options.runs else folder.name) for folder in folders]
-    print("\n".join(aligned([HEAD, *rows])))
+    rows = [run_cells(folder, str(folder) if options.runs else folder.name) for folder in folders]
+    print("\n".join(align_columns([HEAD, *rows])))
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -36,7 +35,7 @@ def find_runs(folder: Path) -> list[Path]:
     return [file.parent for file in folder.glob("*/config.yaml")]
 
 
-def row(folder: Path, name: str) -> list[str]:
+def run_cells(folder: Path, name: str) -> list[str]:
     """Return the cells of one run under a name; those that no evaluation filled are empty."""
     stages = [stage for stage in STAGES if (folder / stage / "stage.json").is_file()]
     head = [name, "", " ".join(stages) or "none"]
@@ -63,13 +62,13 @@ def row(folder: Path, name: str) -> list[str]:
 def change(results: Results, name: str, judge: str | None) -> str:
     """Return before -> after and the interval of a metric on the first set that has it and is not neutral."""
     for _, comparison in results.compared(neutral=False):
-        difference: Difference | None = comparison.find(name, judge)
+        difference = comparison.find(name, judge)
         if difference is not None:
             return describe_change("", difference).strip()
     return ""
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as lines with aligned columns, without the columns that are empty below the head."""
     filled = [index for index in range(len(rows[0])) if any(cells[index] for cells in rows[1:])]
     widths = {index: max(len(cells[index]) for cells in rows) for index in filled}

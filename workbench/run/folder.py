@@ -85,8 +85,6 @@ class Run:
 
 def prepare_folder(folder: Path) -> None:
     """Create the run folder; raises UserError if that fails."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: a file of that name is in the way; choose another --name")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from workbench.errors import UserError
@@ -29,8 +30,10 @@ def with_location(error: UserError, run_folder: Path | None) -> UserError:
         return error
     line = f"{error} ({own_frames[-1].filename}, line {own_frames[-1].lineno})"
     if run_folder is not None and run_folder.is_dir():
-        write_text(run_folder / "traceback.txt", "".join(traceback.format_exception(cause)))
-        line += f"; traceback: {run_folder / 'traceback.txt'}"
+        file = run_folder / "traceback.txt"
+        with suppress(UserError):  # a full disk must not hide the error itself
+            write_text(file, "".join(traceback.format_exception(cause)))
+            line += f"; traceback: {file}"
     return UserError(line)
 
 
