@@ -70,7 +70,7 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN) || $(PYTHON) -m venv .venv
 	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
-	$(INSTALL) --editable '.[dev,judge,qlora,track]'
+	$(INSTALL) --editable '.[dev,judge,play,qlora,track]'
 	touch $@
 
 .venv/real: .venv/installed

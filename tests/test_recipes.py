@@ -112,8 +112,8 @@ def test_every_configuration_loads_and_plans(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     few = ["--sft.data.limit", "64", "--reward.train.data.limit", "64", "--ppo.data.limit", "64"]
-    options = few if name.startswith("quickstart") else []
-    cli.launch(CHAIN, "", ["--config", localised(name, stand_ins, in_project, tmp_path), *options, "--dry_run"])
+    options = [*(few if name.startswith("quickstart") else []), "--runs", str(tmp_path / "runs"), "--dry_run"]
+    cli.launch(CHAIN, "", ["--config", localised(name, stand_ins, in_project, tmp_path), *options])
     printed = capsys.readouterr().out
     assert "% )" not in printed
     trains_a_policy = not name.startswith("minilm")
