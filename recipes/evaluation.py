@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from workbench.config.derived import configured_stages
 from workbench.config.names import EVALUATION, PPO, SFT
+from workbench.config.parsing import dump
 from workbench.config.schema import Config
 from workbench.run.cli import Stage, StageResult, main
 from workbench.run.folder import Run
@@ -23,13 +24,14 @@ def plan(config: Config) -> EvaluationPlan:
 
 
 def run(run: Run, plan: EvaluationPlan) -> StageResult:
-    """Compare the models, write completions.jsonl, results.json, report.md and report.html, and print the tables."""
+    """Compare the models, write completions.jsonl, results.json, report.md and report.html, and print a summary."""
     from accelerate import Accelerator
 
     from workbench.evaluation.pipeline import evaluate
     from workbench.evaluation.records import read_curves, read_reward_report
     from workbench.evaluation.results import write_evaluation
     from workbench.ppo.overoptimization import read_points
+    from workbench.report.terminal import next_steps, print_results
     from workbench.report.writing import write_report
 
     config, folder = run.config, run.stage(EVALUATION)
@@ -40,7 +42,7 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
     if evaluation is None:
         return StageResult({}, {})
     results = evaluation.results
-    report = write_report(
+    write_report(
         folder,
         results,
         evaluation.examples,
@@ -48,12 +50,21 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
         curves=read_curves(run),
         reward_report=read_reward_report(run),
         held_out=read_points(run.folder / PPO / "metrics.jsonl") if config.ppo else [],
+        configuration=dump(config),
     )
     write_evaluation(folder, results, evaluation.examples)
-    print("\n" + report, flush=True)
+    print_results(results, next_steps(run, results))
     inputs = {name: source.path for name, source in config.evaluation.data.items()}
     verdicts = {verdict.question: verdict.word for verdict in results.verdicts}
     return StageResult(inputs, {"verdicts": verdicts, "failed_guards": results.failed_guards})
+
+
+def outcome(run: Run) -> list[str]:
+    """Return the verdicts of the finished evaluation, and where its page is."""
+    metrics = run.record(EVALUATION)["metrics"]
+    verdicts = [f"{question}: {word}" for question, word in metrics.get("verdicts", {}).items()]
+    failed = [f"guards failed: {', '.join(metrics['failed_guards'])}"] if metrics.get("failed_guards") else []
+    return ["; ".join([", ".join(verdicts), *failed]), f"page {run.folder / EVALUATION / 'report.html'}"]
 
 
 def failure(run: Run) -> str | None:
@@ -75,6 +86,7 @@ STAGE = Stage(
     plan,
     run,
     failure,
+    outcome,
     sections=("policy", EVALUATION),
 )
 

@@ -90,7 +90,7 @@ def test_every_metric_of_a_guard_is_measured():
 
 def test_a_sound_run_passes_every_guard_on_every_set(scene):
     assert all(guard.passed for guard in scene.guards)
-    on_task = ["judges agree", *ON_TASK, "ROUGE retained"]
+    on_task = ["drop confirmed", *ON_TASK, "ROUGE retained"]
     assert [guard.name for guard in scene.guards] == [*on_task, *ON_TASK, "retention"]
     assert [guard.text.split(":")[0] for guard in scene.guards] == ["task"] * len(on_task) + ["control"] * 8
 
@@ -169,11 +169,25 @@ def test_few_prompts_fail_no_bound(scene):
 def test_a_fall_that_only_the_reward_sees_fails(scene):
     scene.change("toxicity", 0.36, 0.35, SAME, judge="lexicon")
     ((name, text),) = scene.failed
-    assert name == "judges agree"
+    assert name == "drop confirmed"
     assert "reward 0.400 -> 0.020" in text
     assert "lexicon 0.360 -> 0.350" in text
     scene.change("toxicity", 0.40, 0.39, SAME, judge="reward")
     assert scene.failed == []
+
+
+def test_a_fall_that_another_judge_contradicts_fails(scene):
+    scene.judges = ["reward", "lexicon", "profanity"]
+    scene.differences["task"].append(difference(Metric("toxicity", "lower", "profanity"), 0.1, 0.2, WORSE))
+    ((name, text),) = scene.failed
+    assert name == "drop confirmed"
+    assert "confirmed by lexicon, but toxicity rose according to profanity" in text
+
+
+def test_without_a_fall_there_is_nothing_to_confirm(scene):
+    scene.change("toxicity", 0.36, 0.40, WORSE, judge="lexicon")
+    scene.change("toxicity", 0.40, 0.39, SAME, judge="reward")
+    assert "drop confirmed" not in [guard.name for guard in scene.guards]
 
 
 def test_one_of_several_judges_is_enough_to_agree(scene):
@@ -185,7 +199,7 @@ def test_one_of_several_judges_is_enough_to_agree(scene):
 @pytest.mark.parametrize("judges", [["reward"], ["lexicon"], []])
 def test_without_an_independent_judge_or_a_judging_reward_nobody_can_disagree(scene, judges):
     scene.judges = judges
-    assert "judges agree" not in [guard.name for guard in scene.guards]
+    assert "drop confirmed" not in [guard.name for guard in scene.guards]
 
 
 def test_lost_rouge_fails(scene):

@@ -53,7 +53,7 @@ class Recorder:
         def failure(run: Run) -> str | None:
             return f"{name} is worse" if failing == "result" else None
 
-        return Stage(name, lambda config: True, plan, run, failure)
+        return Stage(name, lambda config: True, plan, run, failure, lambda run: ["what was found"])
 
     def launch(self, stages: list[Stage], *options: str) -> list[str]:
         """Run the stages and return what happened."""
@@ -90,10 +90,9 @@ def test_a_finished_stage_is_neither_planned_nor_run_again(
 ) -> None:
     stages = [recorder.stage("sft"), recorder.stage("ppo")]
     recorder.launch(stages[:1])
-    (recorder.folder / "runs" / "test" / "sft" / "report.md").write_text("the report\n")
     capsys.readouterr()
     assert recorder.launch(stages) == ["plan ppo", "run ppo"]
-    assert "sft: already finished, skipping (--force sft redoes it)\n\nthe report" in capsys.readouterr().out
+    assert "sft: already finished, skipping (--force sft redoes it)\nsft: what was found\n" in capsys.readouterr().out
     assert recorder.launch(stages) == []
     assert recorder.launch(stages, "--force", "ppo") == ["plan ppo", "run ppo"]
     assert recorder.launch(stages, "--force", "sft") == ["plan sft", "plan ppo", "run sft", "run ppo"]

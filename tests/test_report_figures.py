@@ -18,7 +18,7 @@ from workbench.report.tables import format_signed, format_value, main_metric
 def test_an_interval_is_drawn_on_its_side_of_zero():
     examples = random_examples(30)
     results = with_difference(random_results(examples), TOKENS, low=-3.0, difference=-2.0, high=1.0)
-    row = re.search(r"<tr><th[^>]*>tokens.*?</tr>", evaluation_page(results, examples))[0]
+    row = re.search(r"<tr><th[^>]*><span[^>]*>tokens.*?</tr>", evaluation_page(results, examples))[0]
     zero = float(re.search(r'class="zero" x1="([\d.]+)"', row)[1])
     left, right = map(float, re.search(r'class="range[^"]*" x1="([\d.]+)" x2="([\d.]+)"', row).groups())
     middle = float(re.search(r'cx="([\d.]+)"', row)[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from html.parser import HTMLParser
@@ -56,6 +57,16 @@ def drawn(figure: str) -> list[tuple[float, float]]:
     return points
 
 
+def bars(figure: str) -> list[tuple[float, float, float, float]]:
+    """Return left, top, width and height of every bar; fails for one outside of the axes."""
+    rectangles = [values for tag, values in Markup(figure).tags if tag == "rect"]
+    boxes = [tuple(float(values[name]) for name in ("x", "y", "width", "height")) for values in rectangles]
+    for left, top, width, height in boxes:
+        assert svg.LEFT <= left <= left + width <= svg.WIDTH - svg.RIGHT
+        assert svg.TOP <= top <= top + height <= svg.HEIGHT - svg.BOTTOM + 0.1
+    return boxes
+
+
 def reports() -> dict[str, str]:
     """Return every page, with a hostile text wherever a text can stand."""
     odds = {f"bad {HOSTILE}": -3.0, f"fine {HOSTILE}": 2.0, "so so": -1.0}
@@ -75,7 +86,7 @@ def reports() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "times"), [("classifier", 5), ("preference", 1), ("held-out reward", 0), ("plots", 18)]
+    ("name", "times"), [("classifier", 5), ("preference", 1), ("held-out reward", 0), ("plots", 32)]
 )
 def test_a_page_is_well_formed_loads_nothing_and_takes_text_as_text(name, times):
     document = reports()[name]
@@ -111,9 +122,9 @@ def test_plots_draw_every_finite_point_and_no_other(values):
     finite = sum(map(isfinite, values))
     for xs, ys in ((range(len(values)), values), (values, range(len(values))), (values, values)):
         figure = line_plot("a", [Series("b", xs, ys)], x_label="x", y_label="y", marks=True, x_mark=nan)
-        assert len(drawn(figure)) == 2 * finite
+        assert len(drawn(figure)) == 3 * finite, "on the line, as a mark and under the pointer"
         assert len(drawn(scatter("a", xs, ys, x_label="x", y_label="y"))) == finite + 2
-    assert len(drawn(histogram("a", {"b": values}, x_label="x"))) == 42
+    assert len(bars(histogram("a", {"b": values, "c": [1.0]}, x_label="x"))) == 20
 
 
 def test_the_diagonal_is_where_x_is_y():
@@ -137,13 +148,29 @@ def test_ticks_are_round_within_the_scale_and_told_apart():
         assert [round(tick / step) * step for tick in ticks] == pytest.approx(ticks, rel=1e-6)
 
 
-def test_a_histogram_holds_the_fraction_of_each_bin(monkeypatch):
-    values = np.random.default_rng(0).normal(size=300)
-    monkeypatch.setattr(svg, "line_plot", lambda title, series, **_: series)
-    (series,) = histogram("a", {"b": list(values)}, x_label="x")
-    counts, edges = np.histogram(values, bins=20)
-    assert series.xs == pytest.approx(np.repeat(edges, 2))
-    assert series.ys == pytest.approx([0, *np.repeat(counts / 300, 2), 0])
+def test_a_histogram_holds_the_fraction_of_each_bin_of_every_column():
+    first, second = np.random.default_rng(0).normal(size=(2, 300))
+    figure = histogram("a", {"b": list(first), "c": [*second, nan]}, x_label="x")
+    edges = np.histogram_bin_edges([*first, *second], bins=10)
+    fractions = [np.histogram(column, edges)[0] / 300 for column in (first, second)]
+    heights = np.array([bar[3] for bar in bars(figure)]).reshape(2, 10)
+    assert heights / heights.max() == pytest.approx(np.array(fractions) / np.max(fractions), abs=2e-3)
+    tips = [float(tip) for tip in re.findall(r": ([\d.]+)%</title>", figure)]
+    assert tips == pytest.approx(100 * np.concatenate(fractions), abs=0.051)
+
+
+def test_bars_of_several_columns_stand_side_by_side_also_at_the_ends():
+    lefts = sorted(bar[:3:2] for bar in bars(histogram("a", {"b": [0.0, 1.0], "c": [0.0], "d": [1.0]}, x_label="x")))
+    assert all(left + width <= following + 0.15 for (left, width), (following, _) in itertools.pairwise(lefts))
+
+
+def test_a_long_curve_has_few_values_on_hover_and_a_short_one_all():
+    curves = [Series("long", range(1000), range(1000)), Series("short", [1, 2], [0.5, 7])]
+    figure = line_plot("a", curves, x_label="step", y_label="")
+    tips = re.findall(r"<title>(\w+), ", figure)
+    assert tips.count("short") == 2
+    assert svg.MAX_TIPS / 2 <= tips.count("long") <= svg.MAX_TIPS
+    assert "<title>short, 2: 7</title>" in figure
 
 
 def test_numbers_have_three_significant_digits():

@@ -75,7 +75,7 @@ def page_rows(results: Results) -> list[Cells]:
         for row in re.findall(r"<tr>(.*?)</tr>", part.split("</table>")[0].split("<tbody>")[1]):
             cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
             texts = [html.unescape(re.sub(r"<svg.*?</svg>|<[^>]+>", "", cell)).strip() for cell in cells]
-            name, verdict, *means, difference, _, counts = [text.replace("\u2212", "-") for text in texts]
+            name, *means, difference, _, verdict, counts = [text.replace("\u2212", "-") for text in texts]
             table[name] = [*means, difference, counts, verdict]
         tables.append(table)
     return tables

@@ -21,9 +21,9 @@ from workbench.models.optimizer import make_optimizer
 from workbench.models.policy import Policy
 from workbench.ppo import algorithm, checkpoint
 from workbench.ppo.advantages import estimate_advantages
+from workbench.ppo.learning_signal import read_signal, value_warning
 from workbench.ppo.metrics import rollout_metrics, speed_metrics
 from workbench.ppo.overoptimization import divergence_warning, read_points
-from workbench.ppo.reward_signal import read_signal
 from workbench.ppo.rollout import Rollout, collect, respond
 from workbench.ppo.sampler import batch_indices, check_batch_size, check_columns, check_rows, derive_seed, token_limit
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
@@ -135,6 +135,7 @@ class PPOTrainer:
                     raise Interrupted(f"stopped and saved at step {state.step} of {steps}")
         progress.close()
         self.warn(signal.summary())
+        self.warn(value_warning(self.folder / "metrics.jsonl"))
         return state.metrics
 
     def batch(self, step: int) -> list[dict[str, Any]]:

@@ -30,6 +30,8 @@ PLOTS: dict[str, dict[str, dict[str, str]]] = {
         "PPO: entropy, nats per response": {"rollouts": "objective/entropy"},
         "PPO: policy loss": {"policy": "policy/loss"},
         "PPO: value loss": {"value": "value/loss"},
+        "PPO: explained variance of the values": {"values": "value/explained_variance"},
+        "PPO: clip fraction": {"policy": "policy/clip_fraction", "value": "value/clip_fraction"},
         "PPO: response length, tokens": {"mean": "response/length_mean"},
     },
 }

@@ -10,7 +10,7 @@ from typing import Any
 from workbench.evaluation.results import Example, Guard, Provenance, Results, Source
 from workbench.ppo.overoptimization import Point
 from workbench.report.curves import Log, distributions, training_plots
-from workbench.report.examples import examples_section
+from workbench.report.examples import example_metrics, examples_section
 from workbench.report.overoptimization_page import overoptimization_section
 from workbench.report.page import page, table, text
 from workbench.report.reward_page import reward_section
@@ -28,20 +28,22 @@ def evaluation_page(
     curves: Mapping[str, Log] = NO_CURVES,
     reward_report: dict[str, Any] | None = None,
     held_out: Sequence[Point] = (),
+    configuration: str = "",
 ) -> str:
     """Return a self-contained HTML document.
 
     `toxic_words` are blurred individually in toxic texts, `curves` are the lines of each stage's metrics.jsonl,
-    `reward_report` is the reward model's report.json, and `held_out` are the points of the held-out reward.
+    `reward_report` is the reward model's report.json, `held_out` are the points of the held-out reward, and
+    `configuration` is the run's as YAML.
     """
     rows = list(examples)
     parts = {
-        "sets": ("Results", sets_section(results)),
+        "sets": ("Results", sets_section(results, example_metrics(rows))),
         "distributions": ("Distributions", distributions(results, rows)),
         "training": ("Training", training_plots(curves) + (overoptimization_section(held_out) if held_out else "")),
         "reward": ("Reward model", reward_section(reward_report, heading="h3") if reward_report else ""),
         "examples": ("Examples", examples_section(results, rows, toxic_words)),
-        "provenance": ("Provenance", _provenance(results)),
+        "provenance": ("Provenance", _provenance(results) + _configuration(configuration)),
     }
     filled = {key: (title, content) for key, (title, content) in parts.items() if content}
     links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, (title, _) in filled.items())
@@ -59,9 +61,8 @@ def evaluation_page(
 
 
 def _verdict(results: Results) -> str:
-    """Return the head of the page: verdict, warnings, and guards, the failed ones first."""
+    """Return the head of the page: verdict, warnings, failed guards, and those that passed behind a disclosure."""
     verdict = results.verdict
-    guards = "".join(_guard(guard) for guard in sorted(results.guards, key=lambda guard: guard.passed))
     return (
         f'<header><h1>{text(results.name)}</h1><p class="soft">Evaluated {text(results.provenance.date)}: '
         f"{text(results.after)} compared with {text(results.before)}</p></header>"
@@ -69,8 +70,23 @@ def _verdict(results: Results) -> str:
         f'<p class="word">{text(verdict.headline)}</p><p>{text(verdict.sentence)}</p></section>'
         + "".join(f"<p><strong>{text(v.headline)}:</strong> {text(v.sentence)}</p>" for v in results.other_verdicts)
         + "".join(f'<p class="warning">{markup}</p>' for markup in _warnings(results))
-        + (f'<ul class="guards" aria-label="Guards">{guards}</ul>' if guards else "")
+        + _guards([guard for guard in results.guards if not guard.passed], "Failed guards")
+        + _passed([guard for guard in results.guards if guard.passed])
     )
+
+
+def _guards(guards: Sequence[Guard], label: str) -> str:
+    """Return guards as a list; "" if there are none."""
+    items = "".join(map(_guard, guards))
+    return f'<ul class="guards" aria-label="{label}">{items}</ul>' if guards else ""
+
+
+def _passed(guards: Sequence[Guard]) -> str:
+    """Return the number of guards that passed, and behind it the guards."""
+    if not guards:
+        return ""
+    count = f"{len(guards)} guard{'s' * (len(guards) != 1)} against reward hacking passed"
+    return f"<details><summary>\u2713 {count}</summary>{_guards(guards, 'Passed guards')}</details>"
 
 
 def _guard(guard: Guard) -> str:
@@ -114,6 +130,15 @@ def _provenance(results: Results) -> str:
     rows = [[name, f'<span class="text">{text(value)}</span>'] for name, value in values.items()]
     inputs = table(["input", "kind", "origin", "sha256"], [_source(source) for source in provenance.sources])
     return f'<div class="left">{table(["setting", "value"], rows)}{inputs}</div>'
+
+
+def _configuration(configuration: str) -> str:
+    """Return the run's settings behind a disclosure."""
+    if not configuration:
+        return ""
+    return (
+        f'<details><summary>Configuration of the run</summary><pre class="text">{text(configuration)}</pre></details>'
+    )
 
 
 def _environment(provenance: Provenance) -> dict[str, str]:

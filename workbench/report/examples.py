@@ -21,13 +21,18 @@ ORDERS = {"worst": "worst first", "best": "best first", "order": "original order
 
 def examples_section(results: Results, examples: Sequence[Example], toxic_words: Sequence[str]) -> str:
     """Return the controls, an empty list, and the data with which report.js fills it, a page at a time."""
-    metrics = list(dict.fromkeys(summary.metric for example in examples for summary in example.scores))
+    metrics = example_metrics(examples)
     data = _data(results, examples, metrics, toxic_words)
     return (
         '<p id="unscripted">The examples need JavaScript; the rest of this page does not.</p>'
         + _controls(results, examples, metrics)
         + f'<script type="application/json" id="data">{as_json(data)}</script>'
     )
+
+
+def example_metrics(examples: Sequence[Example]) -> list[Metric]:
+    """Return the metrics by which the examples can be filtered and sorted."""
+    return list(dict.fromkeys(summary.metric for example in examples for summary in example.scores))
 
 
 def as_json(value: object) -> str:
@@ -75,19 +80,19 @@ def _row(
         "prompt": example.prompt,
         "references": example.references,
         "texts": [example.completions[model] for model in models],
-        "scores": [[_four_digits(means.get(metric, {}).get(model)) for model in models] for metric in metrics],
+        "scores": [[_rounded(means.get(metric, {}).get(model)) for model in models] for metric in metrics],
         "isToxic": {
             "prompt": int(toxic.prompt),
             "references": int(toxic.references),
             "models": [int(model in toxic.models) for model in models],
         },
-        "tokenLogRatios": ratios and [[token, _four_digits(nats)] for token, nats in ratios],
+        "tokenLogRatios": ratios and [[token, _rounded(nats)] for token, nats in ratios],
     }
 
 
-def _four_digits(value: float | None) -> float | None:
-    """Return a value with four significant digits; None for one that is not finite."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
+def _rounded(value: float | None) -> float | None:
+    """Return a value as precise as single precision, so that no change is lost; None for one that is not finite."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.9g}")
 
 
 def _controls(results: Results, examples: Sequence[Example], metrics: Sequence[Metric]) -> str:
@@ -108,6 +113,7 @@ def _controls(results: Results, examples: Sequence[Example], metrics: Sequence[M
         + "".join(
             f'<label class="check"><input type="checkbox" id="{key}"> {text(label)}</label>' for key, label in checks
         )
+        + '<button type="button" id="download">Download these rows</button>'
         + '</div><p id="count" role="status" aria-live="polite" tabindex="-1"></p><div id="examples-list"></div>'
         '<div id="pager" class="pager" hidden><button type="button" id="previous">Previous</button>'
         '<label>Page <input type="number" id="page" min="1" value="1"></label><span id="pages"></span>'

@@ -31,13 +31,21 @@ def text(value: object) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """Return a table; cells are markup, the heading and the caption are text, the first cell of a row is its header."""
+    """Return a table; cells are markup, the heading and the caption are text, the first cell of a row is its header.
+
+    A row of a single cell is the heading of the rows below it.
+    """
     titles = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
-    lines = "".join(
-        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
-    )
+    lines = "".join(_table_row(row, len(head)) for row in rows)
     title = f"<caption>{text(caption)}</caption>" if caption else ""
     return f'<div class="wide"><table>{title}<thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def _table_row(cells: Sequence[str], columns: int) -> str:
+    """Return a row of a table, or a heading across all columns."""
+    if len(cells) == 1:
+        return f'<tr class="group"><th scope="rowgroup" colspan="{columns}">{cells[0]}</th></tr>'
+    return f'<tr><th scope="row">{cells[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in cells[1:]) + "</tr>"
 
 
 def _visible(character: str) -> str:

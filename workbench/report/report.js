@@ -55,6 +55,54 @@
     return query && new RegExp(literal(query), "giu");
   }
 
+  // The filters stand in the address, so that a selection can be kept and sent; what is uncovered does not.
+  const ADDRESSED = ["query", "set", "filter", "order", "metric"];
+  const initial = Object.fromEntries(ADDRESSED.map((id) => [id, controls[id].value]));
+  const nameOf = (control) => (control.options ? control.selectedOptions[0].textContent : control.value);
+  const inWords = (id) => (id === "set" || id === "metric" ? nameOf(controls[id]) : controls[id].value);
+
+  function writeAddress() {
+    const changed = ADDRESSED.filter((id) => controls[id].value !== initial[id]);
+    const parameters = new URLSearchParams(changed.map((id) => [id, inWords(id)]));
+    if (page) parameters.set("page", page + 1);
+    const isOurs = location.hash.includes("=");
+    if (parameters.size || isOurs) history.replaceState(null, "", parameters.size ? `#${parameters}` : "#examples");
+  }
+
+  // Sets the controls from an address such as #set=test&filter=worse; returns whether it names a control.
+  function readAddress() {
+    const parameters = new URLSearchParams(location.hash.slice(1));
+    if (![...ADDRESSED, "page"].some((id) => parameters.has(id))) return false;
+    for (const id of ADDRESSED) {
+      const wanted = parameters.get(id);
+      const option = [...(controls[id].options ?? [])].find(
+        ({ value, textContent }) => textContent === wanted || (value === wanted && id !== "set" && id !== "metric")
+      );
+      if (wanted === null) controls[id].value = initial[id];
+      else if (id === "query") controls.query.value = wanted;
+      else if (option) controls[id].value = option.value;
+    }
+    select();
+    page = 0;
+    turn(Number(parameters.get("page") ?? 1) - 1);
+    return true;
+  }
+
+  // The selected rows as JSON Lines, in the words of completions.jsonl.
+  function download() {
+    const byModel = (values) => Object.fromEntries(models.map((name, model) => [name, values[model]]));
+    const lines = selected.map(({ set, index, prompt, references, texts, scores }) => {
+      const named = scores.map((values, metric) => [metrics[metric].label, byModel(values)]);
+      const row = { set: data.sets[set], index, prompt, references, completions: byModel(texts) };
+      return JSON.stringify({ ...row, scores: Object.fromEntries(named) });
+    });
+    const link = make("a");
+    link.href = URL.createObjectURL(new Blob(lines.map((line) => `${line}\n`), { type: "application/jsonl" }));
+    link.download = "examples.jsonl";
+    link.click();
+    URL.revokeObjectURL(link.href);
+  }
+
   function select() {
     const metric = Number(controls.metric.value);
     const pattern = searchPattern();
@@ -311,7 +359,9 @@
     byId("previous").disabled = page === 0;
     byId("next").disabled = page === pages - 1;
     byId("pager").hidden = pages === 1;
+    byId("download").disabled = !selected.length;
     highlight();
+    writeAddress();
   }
 
   function turn(to) {
@@ -327,12 +377,14 @@
     show();
   }
 
-  for (const id of ["query", "set", "filter", "order", "metric"]) controls[id].addEventListener("input", refresh);
+  for (const id of ADDRESSED) controls[id].addEventListener("input", refresh);
   for (const id of ["unblur", "shade"]) controls[id]?.addEventListener("input", show);
   byId("previous").addEventListener("click", () => turn(page - 1));
   byId("next").addEventListener("click", () => turn(page + 1));
   byId("page").addEventListener("change", (event) => turn(Number(event.target.value) - 1));
+  byId("download").addEventListener("click", download);
+  addEventListener("hashchange", readAddress);
   byId("unscripted").hidden = true;
   byId("examples-tools").hidden = false;
-  refresh();
+  if (!readAddress()) refresh();
 })();

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from urllib.parse import quote, urlencode
+
+from workbench.evaluation.glossary import GROUPS, MEANINGS
 from workbench.evaluation.results import REWARD, Difference, Direction, Metric, Results, SetResult
 from workbench.report.page import table, text
 from workbench.report.tables import (
@@ -22,13 +26,16 @@ from workbench.report.tables import (
 )
 
 TONES = {"better": "good", "worse": "bad"}
-MEANINGS: dict[Direction, str] = {"lower": "lower is better", "higher": "higher is better"}
+DIRECTIONS: dict[Direction, str] = {"lower": "lower is better", "higher": "higher is better"}
 MARK_WIDTH, MARK_HEIGHT = 96, 14
 
 
-def sets_section(results: Results) -> str:
-    """Return a table for each prompt set, and the other comparisons behind a disclosure."""
-    return "".join(_set(result, results) for result in results.sets)
+def sets_section(results: Results, example_metrics: Collection[Metric] = ()) -> str:
+    """Return a table for each prompt set with the other comparisons behind a disclosure, and what the metrics mean.
+
+    The counts of `example_metrics` lead to the examples that they count.
+    """
+    return "".join(_set(result, results, example_metrics) for result in results.sets) + _glossary(results)
 
 
 def minus(number: str) -> str:
@@ -36,7 +43,7 @@ def minus(number: str) -> str:
     return number.replace("-", "\u2212")
 
 
-def _set(result: SetResult, results: Results) -> str:
+def _set(result: SetResult, results: Results, example_metrics: Collection[Metric]) -> str:
     """Return the heading, the notes and the tables of one set."""
     notes = [f"{count_of_prompts(result.prompts)}."]
     if result.neutral:
@@ -51,57 +58,80 @@ def _set(result: SetResult, results: Results) -> str:
         for comparison in result.comparisons
         if (comparison.before, comparison.after) != (results.before, results.after)
     ]
-    folded = "".join(_table(other, only_judge=False, caption="") for other in others)
+    folded = "".join(_table(other, only_judge=False, caption="", links={}) for other in others)
     return (
         f"<h3>{text(set_title(result))}</h3><p>{' '.join(notes)}</p>"
         + "".join(f'<p class="warning">{text(warning)}</p>' for warning in warnings)
-        + _main_table(result, results)
+        + _main_table(result, results, example_metrics)
         + (f"<details><summary>Other comparisons</summary>{folded}</details>" if others else "")
     )
 
 
-def _main_table(result: SetResult, results: Results) -> str:
+def _main_table(result: SetResult, results: Results, example_metrics: Collection[Metric]) -> str:
     """Return the means of every model and the differences that the verdict is about."""
+    links = {metric: examples_address(set_title(result), metric) for metric in example_metrics if metric.direction}
     seeds = len(results.settings.seeds)
     deviation = f" \u00b1 standard deviation over {seeds} seeds" if seeds > 1 else ""
     return _table(
         set_table(result, results.models, results.before, results.after),
         only_judge=results.settings.reward_is_only_judge,
         caption=f"Means over prompts{deviation}; differences are paired by prompt",
+        links=links,
     )
 
 
-def _table(set_table: SetTable, *, only_judge: bool, caption: str) -> str:
+def examples_address(set_title: str, metric: Metric) -> str:
+    """Return the address of the examples of a set by a metric, to which report.js adds the filter."""
+    return "#" + urlencode({"set": set_title, "metric": metric.label}, quote_via=quote, errors="replace")
+
+
+def _glossary(results: Results) -> str:
+    """Return what the measured metrics mean, by group, behind a disclosure."""
+    names = {summary.metric.name for result in results.sets for summary in result.summaries}
+    parts = ""
+    for group, question in GROUPS.items():
+        meanings = {name: meaning for name, meaning in MEANINGS.items() if name in names and meaning.group == group}
+        items = "".join(f"<dt>{text(name)}</dt><dd>{text(meaning.sentence)}</dd>" for name, meaning in meanings.items())
+        parts += f"<h4>{text(group.capitalize())}: {text(question)}</h4><dl>{items}</dl>" if items else ""
+    return f"<details><summary>What the metrics mean</summary>{parts}</details>" if parts else ""
+
+
+def _table(set_table: SetTable, *, only_judge: bool, caption: str, links: Mapping[Metric, str]) -> str:
     """Return a table as markup; `only_judge` says whether the reward is the only judge."""
     head = [
         "metric",
-        "verdict",
         *set_table.models,
         f"{set_table.after} \u2212 {set_table.before} [95 % interval]",
         "",
+        "verdict",
         " / ".join(WIN_TIE_LOSS),
     ]
-    return table(head, [_row(row, only_judge) for row in set_table.rows], caption)
+    rows = []
+    for group, members in set_table.groups().items():
+        rows.append([f'{text(group)} <span class="soft">{text(GROUPS[group])}</span>'])
+        rows += [_row(row, only_judge, links.get(row.metric)) for row in members]
+    return table(head, rows, caption)
 
 
-def _row(row: Row, only_judge: bool) -> list[str]:
-    """Return a row's cells: metric, verdict, means, difference, a plot of it, counts."""
+def _row(row: Row, only_judge: bool, link: str | None) -> list[str]:
+    """Return a row's cells: metric, means, difference, a plot of it, verdict, counts."""
     verdict = row.difference.verdict if row.difference else None
     return [
         _metric(row.metric, only_judge and row.metric.judge == REWARD),
-        f'<span class="chip {TONES.get(verdict, "same")}">{text(verdict)}</span>' if verdict else "",
         *(_mean(mean) for mean in row.means),
         *_difference(row.difference),
-        _counts(row.counts) if row.counts else "",
+        f'<span class="chip {TONES.get(verdict, "same")}">{text(verdict)}</span>' if verdict else "",
+        _counts(row.counts, link) if row.counts else "",
     ]
 
 
 def _metric(metric: Metric, is_doubtful: bool) -> str:
-    """Return a metric's label, and an arrow in the direction that is better."""
-    label = f'<span class="bad">{text(metric.label)}</span>' if is_doubtful else text(metric.label)
+    """Return a metric's label with its meaning on hover, and an arrow in the direction that is better."""
+    sentence = text(MEANINGS[metric.name].sentence)
+    label = f'<span class="term{" bad" * is_doubtful}" title="{sentence}">{text(metric.label)}</span>'
     if metric.direction is None:
         return label
-    meaning = MEANINGS[metric.direction]
+    meaning = DIRECTIONS[metric.direction]
     arrow = ARROWS[metric.direction]
     return f'{label} <span class="soft" title="{meaning}" aria-label="{meaning}" role="img">{arrow}</span>'
 
@@ -141,8 +171,8 @@ def _interval_mark(difference: Difference) -> str:
     )
 
 
-def _counts(counts: Counts) -> str:
-    """Return the counts, and a bar of three parts below them."""
+def _counts(counts: Counts, link: str | None) -> str:
+    """Return the counts, of which wins and losses lead to their examples, and a bar of three parts below them."""
     tones = ("good", "same", "bad") if counts.has_direction else ("c0", "same", "c1")
     start, bars, total = 0.0, "", max(sum(counts.values), 1)
     for value, tone in zip(counts.values, tones, strict=True):
@@ -150,9 +180,17 @@ def _counts(counts: Counts) -> str:
         bars += f'<rect class="{tone}" x="{start:.1f}" y="0" width="{width:.1f}" height="6"/>'
         start += width
     values, _, words = format_counts(counts).partition(" (")
+    if link is not None and counts.has_direction:
+        better, same, worse = counts.values
+        values = f"{_example_link(better, link, 'better')} / {same} / {_example_link(worse, link, 'worse')}"
     label = f' <span class="words">({words}</span>' if words else ""
     title = ", ".join(f"{value} {word}" for word, value in zip(counts.words, counts.values, strict=True))
     return (
         f'<span title="{title}">{values}</span>{label}'
         f'<svg class="small" viewBox="0 0 {MARK_WIDTH} 6" aria-hidden="true">{bars}</svg>'
     )
+
+
+def _example_link(count: int, address: str, change: str) -> str:
+    """Return a count that leads to the examples with that change, if there are any."""
+    return f'<a href="{text(f"{address}&filter={change}")}">{count}</a>' if count else "0"

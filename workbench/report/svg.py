@@ -11,6 +11,7 @@ from workbench.report.page import text
 WIDTH, HEIGHT = 460, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
 COLOURS = 6
+MAX_TIPS = 150  # per curve: more would be closer together than a pointer can tell
 
 
 @dataclass(frozen=True)
@@ -76,24 +77,38 @@ def line_plot(
         parts.append(_path(line, across, up, f'class="line c{index % COLOURS}"'))
         if marks or len(line) == 1:
             parts += _circles(line, across, up, f'class="mark c{index % COLOURS}" r="3.5"')
+    for name, line in zip((line.name for line in series), lines, strict=True):
+        parts += [_tip(name, point, across, up) for point in line[:: -(-len(line) // MAX_TIPS) or 1]]
     return _figure(title, parts, [line.name for line in series])
 
 
-def histogram(title: str, values: Mapping[str, Sequence[float]], *, x_label: str, bins: int = 20) -> str:
-    """Return the distributions of named values: the fraction of each in bins of equal width, as outlines."""
+def histogram(title: str, values: Mapping[str, Sequence[float]], *, x_label: str, bins: int = 10) -> str:
+    """Return the distributions of named values: bars of the fraction of each in bins of equal width, side by side."""
     finite = {name: [value for value in column if math.isfinite(value)] for name, column in values.items()}
     all_values = [value for column in finite.values() for value in column]
     low, high = min(all_values, default=0.0), max(all_values, default=1.0)
     width = (high - low) / bins or 1.0
-    series = []
+    fractions = {}
     for name, column in finite.items():
         counts = [0] * bins
         for value in column:
             counts[min(int((value - low) / width), bins - 1)] += 1
-        xs = [low + width * edge for edge in range(bins + 1) for _ in range(2)]
-        ys = [0.0, *(count / max(len(column), 1) for count in counts for _ in range(2)), 0.0]
-        series.append(Series(name, xs, ys))
-    return line_plot(title, series, x_label=x_label, y_label="fraction")
+        fractions[name] = [count / max(len(column), 1) for count in counts]
+    top = max((fraction for column in fractions.values() for fraction in column), default=1.0) or 1.0
+    across = Scale(low, low + bins * width, LEFT, WIDTH - RIGHT)
+    up = Scale(0.0, top * 1.05, HEIGHT - BOTTOM, TOP)
+    parts = _axes(across, up, x_label, "fraction")
+    bar = (across(low + width) - across(low)) * 0.85 / max(len(fractions), 1)
+    for index, (name, column) in enumerate(fractions.items()):
+        for number_of_bin, fraction in enumerate(column):
+            start = low + number_of_bin * width
+            x, y = across(start) + bar * (index + 0.15), up(fraction)
+            tip = f"{name}, {number(start)} to {number(start + width)}: {fraction:.1%}"
+            parts.append(
+                f'<rect class="c{index % COLOURS}" x="{x:.1f}" y="{y:.1f}" width="{bar:.1f}" '
+                f'height="{up(0.0) - y:.1f}"><title>{text(tip)}</title></rect>'
+            )
+    return _figure(title, parts, list(fractions))
 
 
 def scatter(
@@ -109,7 +124,9 @@ def scatter(
     above, below = {"lower": (" bad", " good"), "higher": (" good", " bad"), None: ("", "")}[direction]
     for x, y in points:
         tone = above if y > x else below if y < x else ""
-        parts += _circles([(x, y)], across, up, f'class="dot{tone}" r="2.5"')
+        tip = f"{x_label} {number(x)}, {y_label} {number(y)}"
+        position = f'cx="{across(x):.1f}" cy="{up(y):.1f}"'
+        parts.append(f'<circle class="dot{tone}" r="2.5" {position}><title>{text(tip)}</title></circle>')
     return _figure(title, parts, [])
 
 
@@ -164,6 +181,15 @@ def _path(points: Sequence[tuple[float, float]], across: Scale, up: Scale, attri
 def _circles(points: Sequence[tuple[float, float]], across: Scale, up: Scale, attributes: str) -> list[str]:
     """Return a circle at each point."""
     return [f'<circle {attributes} cx="{across(x):.1f}" cy="{up(y):.1f}"/>' for x, y in points]
+
+
+def _tip(name: str, point: tuple[float, float], across: Scale, up: Scale) -> str:
+    """Return an invisible circle that shows the values of a point on hover."""
+    x, y = point
+    return (
+        f'<circle class="tip" r="6" cx="{across(x):.1f}" cy="{up(y):.1f}">'
+        f"<title>{text(name)}, {number(x)}: {number(y)}</title></circle>"
+    )
 
 
 def _figure(title: str, parts: Sequence[str], names: Sequence[str]) -> str:

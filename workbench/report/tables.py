@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from workbench.evaluation.glossary import GROUPS, MEANINGS, Group
 from workbench.evaluation.results import (
     REWARD,
     TOXICITY,
@@ -59,6 +60,11 @@ class Row:
     counts: Counts | None
     """None without a difference, and for a pooled metric."""
 
+    @property
+    def group(self) -> Group:
+        """The question that the metric belongs to."""
+        return MEANINGS[self.metric.name].group
+
 
 @dataclass(frozen=True)
 class SetTable:
@@ -68,10 +74,16 @@ class SetTable:
     before: str
     after: str
     rows: list[Row]
+    """In the order of the groups."""
+
+    def groups(self) -> dict[Group, list[Row]]:
+        """Return the rows by group, without the groups that have none."""
+        by_group = {group: [row for row in self.rows if row.group == group] for group in GROUPS}
+        return {group: rows for group, rows in by_group.items() if rows}
 
 
 def set_table(result: SetResult, models: Sequence[str], before: str, after: str) -> SetTable:
-    """Return the table with a column for each of `models` and the metrics in the order they were measured.
+    """Return the table with a column for each of `models`, its metrics by group.
 
     Without `models`, it has only the rows with a difference.
     """
@@ -85,7 +97,9 @@ def set_table(result: SetResult, models: Sequence[str], before: str, after: str)
         )
         for summary in result.summaries
     ]
-    return SetTable(list(models), before, after, [row for row in rows if models or row.difference])
+    order = list(GROUPS)
+    rows = sorted((row for row in rows if models or row.difference), key=lambda row: order.index(row.group))
+    return SetTable(list(models), before, after, rows)
 
 
 def count_prompts(difference: Difference) -> Counts | None:

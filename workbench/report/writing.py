@@ -24,17 +24,22 @@ def write_report(
     curves: Mapping[str, Log],
     reward_report: dict[str, Any] | None,
     held_out: Sequence[Point],
-) -> str:
-    """Write report.md and report.html into `folder` and return the Markdown.
+    configuration: str,
+) -> None:
+    """Write report.md and report.html into `folder`.
 
     The words that one of `judges` finds toxic are blurred in the page; for the other arguments, see evaluation_page.
     """
     threshold = results.settings.threshold
     words = toxic_words(toxic_texts(examples, threshold), judges, threshold)
     page = evaluation_page(
-        results, examples, toxic_words=words, curves=curves, reward_report=reward_report, held_out=held_out
+        results,
+        examples,
+        toxic_words=words,
+        curves=curves,
+        reward_report=reward_report,
+        held_out=held_out,
+        configuration=configuration,
     )
-    text = markdown(results)
-    write_text(folder / "report.md", text)
+    write_text(folder / "report.md", markdown(results))
     write_text(folder / "report.html", page)
-    return text

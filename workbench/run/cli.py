@@ -65,6 +65,8 @@ class Stage:
     """Do the work of the plan in `run.stage(name)`."""
     failure: Callable[[Run], str | None] = lambda run: None
     """Return why the finished stage ends the command with exit code 1, or None."""
+    outcome: Callable[[Run], list[str]] = lambda run: []
+    """Return in a few lines what the finished stage found, for a command that skips it."""
     sections: tuple[str, ...] = ()
     """Sections of the configuration that the stage reads, for --help; default: the one named after it."""
 
@@ -225,11 +227,10 @@ def print_plan(stage: Stage, plan: Plan) -> None:
 
 
 def report_skipped(stage: Stage, run: Run) -> None:
-    """Print that the stage is finished, and its report if it has one."""
+    """Print that the stage is finished, and what it found."""
     print_once(f"{stage.name}: already finished, skipping (--force {stage.name} redoes it)")
-    report = run.folder / stage.name / "report.md"
-    if report.is_file():
-        print_once("\n" + report.read_text())
+    for line in stage.outcome(run):
+        print_once(f"{stage.name}: {line}")
     fail_if_asked(stage, run)
 
 

@@ -11,7 +11,7 @@ from trainers import make_trainer
 
 from recipes import evaluation, ppo
 from workbench.evaluation.results import read_results
-from workbench.ppo.reward_signal import RewardSignal, read_signal
+from workbench.ppo.learning_signal import RewardSignal, read_signal, value_warning
 from workbench.run import cli
 
 
@@ -52,9 +52,26 @@ def test_rounding_is_no_variance_and_small_scores_may_have_some() -> None:
     assert signal_of([1e-5] * 3, mean=0.0)[1] == []
 
 
+@pytest.mark.parametrize(
+    ("explained", "mean"),
+    [
+        ([-1.0] * 4, None),
+        ([-1.0] * 5, "-1.00"),
+        ([-1.0] * 15 + [0.1] * 5, None),
+        ([0.5] * 30 + [-0.2] * 9 + [-1.2], "-0.30"),
+    ],
+)
+def test_values_worse_than_a_constant_at_the_end_warn(tmp_path: Path, explained: list[float], mean: str | None) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps({"value/explained_variance": value}) + "\n" for value in explained))
+    warning = value_warning(file)
+    assert (warning is not None) == (mean is not None)
+    assert mean is None or f"(explained variance {mean})" in str(warning)
+
+
 def test_a_run_warns_while_it_trains_and_at_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_trainer(tmp_path, reward=constant, steps=5, batch_size=4, minibatch_size=4, epochs=1).train()
-    lines = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "every response" in line]
     assert [line.split(":")[2].strip() for line in lines] == [
         "step 3",
         "in 5 of 5 steps every response got the same score",
@@ -71,7 +88,7 @@ def test_a_constant_reward_changes_nothing_detectable(
     names = ("--sft.max_steps", "--sft.batch_size", "--sft.data.limit", "--reward.model", "--evaluation.data")
     sets = ["--evaluation.data", json.dumps({"test": evaluation_source(40)}), "--evaluation.batch_size", "40"]
     options = [*drop(small("quickstart", tmp_path), *names), *sets, "--sft", "null", "--ppo.steps", "4"]
-    cli.launch([ppo.STAGE, evaluation.STAGE], "", [*options, "--reward.model", "test_reward_signal:constant"])
+    cli.launch([ppo.STAGE, evaluation.STAGE], "", [*options, "--reward.model", "test_learning_signal:constant"])
     assert "in 4 of 4 steps every response got the same score" in capsys.readouterr().out
     results = read_results(tmp_path / "quickstart" / "evaluation" / "results.json")
     assert results.verdict.word == "no detectable change"

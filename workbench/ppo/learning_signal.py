@@ -1,4 +1,4 @@
-"""Notice a reward that gives every response of a step the same score, from which PPO learns nothing."""
+"""Notice when PPO learns little: every response of a step gets the same score, or the values predict nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ STEPS_BEFORE_WARNING = 3
 SCORE_MEAN, SCORE_STD = "objective/score_mean", "objective/score_std"
 # Equal scores can differ by a rounding of their mean.
 RELATIVE_TOLERANCE = 1e-6
+EXPLAINED_VARIANCE = "value/explained_variance"
+# The last quarter of a run, and at least so many steps, say whether the values have become useful.
+FRACTION_OF_STEPS, MIN_STEPS = 0.25, 5
 
 
 @dataclass
@@ -50,8 +53,25 @@ class RewardSignal:
 def read_signal(file: Path, responses: int) -> RewardSignal:
     """Read the steps of a metrics.jsonl, each of so many responses."""
     signal = RewardSignal(responses)
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
-    for metrics in lines:
+    for metrics in read_steps(file):
         if SCORE_STD in metrics:
             signal.add(metrics)
     return signal
+
+
+def value_warning(file: Path) -> str | None:
+    """Return a warning if the values at the end of a metrics.jsonl were worse than a constant, else None."""
+    explained = [metrics[EXPLAINED_VARIANCE] for metrics in read_steps(file) if EXPLAINED_VARIANCE in metrics]
+    last = explained[-max(round(FRACTION_OF_STEPS * len(explained)), MIN_STEPS) :]
+    if len(last) < MIN_STEPS or sum(last) >= 0:
+        return None
+    return (
+        f"ppo: warning: in the last {len(last)} steps the values predicted the returns worse than a constant would "
+        f"(explained variance {sum(last) / len(last):.2f}), which makes the advantages noisier; try "
+        "ppo.value_model: separate, or a lower ppo.value_learning_rate"
+    )
+
+
+def read_steps(file: Path) -> list[dict[str, float]]:
+    """Return the lines of a metrics.jsonl; none where there is no file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []

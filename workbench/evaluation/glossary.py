@@ -1,0 +1,61 @@
+"""What each metric means, and which question it belongs to: the groups of every table and the words on hover."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from workbench.evaluation.results import KL, PERPLEXITY, REWARD, ROUGE_L, SCORE, TOXIC_RATE, TOXICITY
+
+Group = Literal["goal", "task", "drift", "degeneration"]
+GROUPS: dict[Group, str] = {
+    "goal": "what the run optimizes, as the reward and the judges see it",
+    "task": "how close the completions are to the references",
+    "drift": "how far the policy moved from where it started",
+    "degeneration": "signs that the text itself got worse",
+}
+"""The groups in the order of the tables, each with what it shows."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a reader needs to know about a metric."""
+
+    group: Group
+    sentence: str
+    is_key: bool = False
+    """Whether the metric is in the short table on the terminal."""
+
+
+MEANINGS: dict[str, Meaning] = {
+    TOXICITY: Meaning("goal", "Mean probability of toxicity according to the judge.", is_key=True),
+    TOXIC_RATE: Meaning("goal", "Fraction of completions that the judge gives the threshold or more."),
+    "worst toxicity": Meaning("goal", "Toxicity of a prompt's most toxic sample; it grows with the number of samples."),
+    "toxicity probability": Meaning("goal", "Fraction of prompts with at least one toxic sample."),
+    REWARD: Meaning("goal", "Mean score of the reward that PPO optimizes, before clipping and scaling.", is_key=True),
+    SCORE: Meaning("goal", "Mean score of a reward that PPO did not optimize.", is_key=True),
+    "ROUGE-1": Meaning("task", "Words shared with the closest reference (F-measure, stemmed)."),
+    "ROUGE-2": Meaning("task", "Pairs of words shared with the closest reference (F-measure, stemmed)."),
+    ROUGE_L: Meaning(
+        "task", "Longest common subsequence with the closest reference (F-measure, stemmed).", is_key=True
+    ),
+    "ROUGE-Lsum": Meaning("task", "ROUGE-L by line of the text."),
+    "BLEU": Meaning("task", "Corpus BLEU against the references, in [0, 100] (sacrebleu)."),
+    "similarity": Meaning("task", "Cosine of the sentence embeddings of completion and reference.", is_key=True),
+    KL: Meaning(
+        "drift", "Estimated KL to the reference policy, which the penalty holds down, per response.", is_key=True
+    ),
+    "nats per token under the base": Meaning("drift", "How unlikely the base finds the completions."),
+    PERPLEXITY: Meaning("drift", "How surprising the base finds all completions together.", is_key=True),
+    "tokens": Meaning("degeneration", "Length of a completion.", is_key=True),
+    "truncated rate": Meaning("degeneration", "Fraction of completions cut off at the token limit."),
+    "empty rate": Meaning("degeneration", "Fraction of completions without text."),
+    "repetition": Meaning("degeneration", "Fraction of 3-grams that repeat an earlier one.", is_key=True),
+    "copied rate": Meaning("degeneration", "Fraction of 4-grams that also occur in the prompt."),
+    "distinct-1": Meaning("degeneration", "Distinct words divided by all words, over all completions."),
+    "distinct-2": Meaning(
+        "degeneration", "Distinct pairs of words divided by all pairs, over all completions.", is_key=True
+    ),
+    "distinct-3": Meaning("degeneration", "Distinct 3-grams divided by all 3-grams, over all completions."),
+}
+"""Every registered metric by name."""

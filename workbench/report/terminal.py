@@ -1,0 +1,116 @@
+"""The result on a terminal: the verdicts, the rows that decide, failed guards, and where to look next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from workbench.config.names import EVALUATION, TRAINED_BY
+from workbench.evaluation.glossary import MEANINGS
+from workbench.evaluation.results import Results, RunVerdict, SetResult, Verdict
+from workbench.report.tables import (
+    Row,
+    count_of_prompts,
+    format_interval,
+    format_mean,
+    format_metric,
+    insufficient_prompts,
+    sampling_description,
+    set_table,
+    set_title,
+)
+from workbench.run.folder import Run
+
+STYLES: dict[Verdict, str] = {"better": "bold green", "worse": "bold red", "no detectable change": "bold yellow"}
+WORDS: dict[Verdict, str] = {"better": "better", "worse": "worse", "no detectable change": "none"}
+MAX_MODELS = 3  # more do not fit into 80 columns; the page has all
+
+
+def print_results(results: Results, next_steps: Sequence[tuple[str, str]], console: Console | None = None) -> None:
+    """Print a summary of the results, then `next_steps`: what each is for, and its path or command."""
+    console = console or Console(highlight=False)
+    console.print()
+    for verdict in results.verdicts:
+        console.print(_verdict(verdict))
+    for result in results.sets:
+        console.print(_set(result, results))
+    if results.guards:
+        console.print(_guards(results))
+    console.print(_next_steps(next_steps), soft_wrap=True)
+
+
+def next_steps(run: Run, results: Results) -> list[tuple[str, str]]:
+    """Return where to look and what to do with the run's evaluation: the purpose and the path or command of each."""
+    name = shlex.quote(str(run.folder))
+    steps = [
+        ("page", str(run.folder / EVALUATION / "report.html")),
+        ("compare", f"python -m workbench.report.compare {name} OTHER_RUN"),
+    ]
+    if TRAINED_BY.keys() & set(results.models):
+        steps.append(("ask", f"python -m workbench.playground --run {name}"))
+        steps.append(("publish", f"python -m workbench.export --run {name} --to FOLDER"))
+    return steps
+
+
+def _verdict(verdict: RunVerdict) -> RenderableType:
+    """Return the question and the verdict, with the finding below."""
+    return Group(
+        Text(verdict.headline, STYLES[verdict.word]), Padding(Text(verdict.sentence), (0, 0, 0, 2), expand=False)
+    )
+
+
+def _set(result: SetResult, results: Results) -> RenderableType:
+    """Return the heading of a set, what is doubtful about it, and its key metrics by group."""
+    models = results.models if len(results.models) <= MAX_MODELS else [results.before, results.after]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("", overflow="fold")
+    for model in models:
+        table.add_column(Text(model), justify="right")
+    table.add_column(Text(f"{results.after} - {results.before}, 95 %"), justify="right")
+    table.add_column("")
+    for group, rows in set_table(result, models, results.before, results.after).groups().items():
+        key_rows = [row for row in rows if MEANINGS[row.metric.name].is_key]
+        if key_rows:
+            table.add_row(Text(group, "dim"))
+        for row in key_rows:
+            table.add_row(*_cells(row))
+    heading = Text.assemble(
+        "\n",
+        (set_title(result), "bold"),
+        f": {count_of_prompts(result.prompts)}, {sampling_description(results.settings)}",
+    )
+    warning = insufficient_prompts(result, results)
+    warnings = [Text(warning, "yellow")] if warning else []
+    if result.seen_in_training:
+        warnings.append(Text(f"the training data contains {result.seen_in_training} of these prompts", "yellow"))
+    return Group(heading, *warnings, table)
+
+
+def _cells(row: Row) -> list[Text]:
+    """Return the cells of a row: metric, means, interval of the difference, verdict."""
+    verdict = row.difference.verdict if row.difference else None
+    return [
+        Text(f" {format_metric(row.metric)}"),
+        *(Text(format_mean(mean)) for mean in row.means),
+        Text(format_interval(row.difference) if row.difference else ""),
+        Text(WORDS[verdict], STYLES[verdict]) if verdict else Text(""),
+    ]
+
+
+def _guards(results: Results) -> RenderableType:
+    """Return the failed guards in words, and how many passed."""
+    failed = [guard for guard in results.guards if not guard.passed]
+    passed = len(results.guards) - len(failed)
+    lines = [Text.assemble(("guard failed: ", "bold red"), f"{guard.name}: {guard.text}") for guard in failed]
+    return Group(Text(""), *lines, Text(f"guards: {passed} passed" + (f", {len(failed)} failed" if failed else "")))
+
+
+def _next_steps(steps: Sequence[tuple[str, str]]) -> RenderableType:
+    """Return the steps as two aligned columns that are not wrapped, so that they can be copied."""
+    width = max((len(name) for name, _ in steps), default=0)
+    return Text("\n" + "\n".join(f"{name.ljust(width)}  {text}" for name, text in steps))
