@@ -14,6 +14,7 @@ from child_processes import exit_code, fork
 from small_runs import CHAIN, small
 
 from recipes import evaluation, ppo, reward, sft
+from recipes.sweep import sweep
 from workbench.config.parsing import parse
 from workbench.export.command import export_options
 from workbench.run import cli
@@ -145,7 +146,11 @@ def test_every_command_is_one_that_runs(
         from workbench.rewards.registry import load_reward
 
         assert load_reward("my_reward:concise")(["a"] * 2, ["one two", ""]) == [-0.2, 0.0]
-    cli.launch(STAGES[module], "", [*options, *FEW_ROWS, "--dry_run", "--runs", str(tmp_path)])
+    options = [*options, *FEW_ROWS, "--dry_run", "--runs", str(tmp_path)]
+    if module == "sweep":
+        sweep(options)
+    else:
+        cli.launch(STAGES[module], "", options)
 
 
 def test_the_result_is_used_as_the_readme_says(

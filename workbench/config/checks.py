@@ -37,7 +37,8 @@ def check(config: Config) -> None:
     if config.sft and config.sft.micro_batch_size:
         check_multiple("sft.batch_size", config.sft.batch_size, "sft.micro_batch_size", config.sft.micro_batch_size)
     reward = config.reward
-    if (reward is None and config.ppo) or (reward and reward.model is None and reward.train is None):
+    needs_reward = config.sweep is None and (config.ppo is not None or reward is not None)
+    if needs_reward and (reward is None or (reward.model is None and reward.train is None)):
         raise UserError("reward: PPO needs one; set reward.model, or reward.train to train it")
     if config.reward and config.reward.train:
         check_reward_training(config.reward.train)

@@ -318,6 +318,15 @@ class ReuseConfig:
 
 
 @dataclass
+class SweepConfig:
+    """Runs that differ in their reward; recipes.sweep runs them, and they share one SFT stage."""
+
+    rewards: Annotated[dict[str, str | Scorer], Length(2)]
+    """Rewards by the name that is added to the run's: each a name, hub id, folder or object, or {model: ..., options:
+    ...}. Every reward scores the completions of every run."""
+
+
+@dataclass
 class Config:
     """One experiment."""
 
@@ -335,6 +344,8 @@ class Config:
     """PPO training; omit this section to evaluate SFT only."""
     reuse: ReuseConfig = field(default_factory=ReuseConfig)
     """Finished stages of other runs that are copied into this one instead of being run again."""
+    sweep: SweepConfig | None = None
+    """Runs that differ in their reward; recipes.sweep runs them, and they share one SFT stage."""
     seed: Annotated[int, Range(minimum=0, maximum=2**32 - 1)] = 0
     """Random seed for the whole run."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None

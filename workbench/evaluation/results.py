@@ -294,6 +294,20 @@ def example_to_json(example: Example) -> dict[str, Any]:
     return dataclasses.asdict(dataclasses.replace(example, scores=[])) | {"scores": scores}
 
 
+def read_examples(file: Path, results: Results) -> list[Example]:
+    """Return the examples in a completions.jsonl that belongs to `results`; raises UserError for a corrupt file."""
+    metrics = {(s.metric.name, s.metric.judge): s.metric for result in results.sets for s in result.summaries}
+    try:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for line in lines:
+            line["scores"] = [Summary(metrics[s["metric"], s["judge"]], s["means"], None) for s in line["scores"]]
+            ratios = line["token_log_ratios"]
+            line["token_log_ratios"] = ratios and [(token, nats) for token, nats in ratios]
+        return [Example(**line) for line in lines]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file}: cannot be read: {one_line(error)}; redo it with --force evaluation") from error
+
+
 def _typed(kind: Any, value: Any) -> Any:
     """Convert plain data to the dataclasses, lists and mappings of the type `kind`."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):

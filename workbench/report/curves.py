@@ -53,6 +53,18 @@ def training_plots(curves: Mapping[str, Log]) -> str:
     return f'<div class="plots">{figures}</div>' if figures else ""
 
 
+def overlaid_plots(curves: Mapping[str, Mapping[str, Log]]) -> str:
+    """Return the plots of every stage with one curve for each run, by title; "" if no run has any."""
+    figures = ""
+    for stage, plots in PLOTS.items():
+        for title, keys in plots.items():
+            first_key = next(iter(keys.values()))
+            series = [_series(name, first_key, logs.get(stage, ())) for name, logs in curves.items()]
+            series = [curve for curve in series if curve.xs]
+            figures += line_plot(title, series, x_label="step", y_label="") if series else ""
+    return f'<div class="plots">{figures}</div>' if figures else ""
+
+
 def distributions(results: Results, examples: Sequence[Example]) -> str:
     """Return for each set a histogram of every judge's toxicity, and the main metric before against after."""
     return "".join(

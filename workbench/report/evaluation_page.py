@@ -45,30 +45,38 @@ def evaluation_page(
         "examples": ("Examples", examples_section(results, rows, toxic_words)),
         "provenance": ("Provenance", _provenance(results) + _configuration(configuration)),
     }
-    filled = {key: (title, content) for key, (title, content) in parts.items() if content}
-    links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, (title, _) in filled.items())
-    sections = "".join(
-        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>{content}</section>'
-        for key, (title, content) in filled.items()
-    )
-    body = (
-        '<a class="skip" href="#examples">Skip to the examples</a>'
-        f"{_verdict(results)}"
-        f'<nav aria-label="On this page"><ul>{links}</ul></nav>{sections}'
-    )
+    body = f"{_head(results)}{sections(parts)}"
     script = "".join(files(__package__).joinpath(name).read_text() for name in ("text.js", "report.js"))
     return page(f"{results.name}: {results.verdict.headline}", body, script)
 
 
-def _verdict(results: Results) -> str:
-    """Return the head of the page: verdict, warnings, failed guards, and those that passed behind a disclosure."""
+def sections(parts: Mapping[str, tuple[str, str]]) -> str:
+    """Return links to the parts that have content, then these parts under their titles."""
+    filled = {key: (title, content) for key, (title, content) in parts.items() if content}
+    links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, (title, _) in filled.items())
+    return f'<nav aria-label="On this page"><ul>{links}</ul></nav>' + "".join(
+        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>{content}</section>'
+        for key, (title, content) in filled.items()
+    )
+
+
+def verdict_box(results: Results) -> str:
+    """Return the verdict in its color, and the verdicts on other questions below."""
     verdict = results.verdict
     return (
-        f'<header><h1>{text(results.name)}</h1><p class="soft">Evaluated {text(results.provenance.date)}: '
-        f"{text(results.after)} compared with {text(results.before)}</p></header>"
         f'<section class="verdict {TONES.get(verdict.word, "same")}" aria-label="Verdict">'
         f'<p class="word">{text(verdict.headline)}</p><p>{text(verdict.sentence)}</p></section>'
         + "".join(f"<p><strong>{text(v.headline)}:</strong> {text(v.sentence)}</p>" for v in results.other_verdicts)
+    )
+
+
+def _head(results: Results) -> str:
+    """Return the head of the page: verdict, warnings, failed guards, and those that passed behind a disclosure."""
+    return (
+        '<a class="skip" href="#examples">Skip to the examples</a>'
+        f'<header><h1>{text(results.name)}</h1><p class="soft">Evaluated {text(results.provenance.date)}: '
+        f"{text(results.after)} compared with {text(results.before)}</p></header>"
+        f"{verdict_box(results)}"
         + "".join(f'<p class="warning">{markup}</p>' for markup in _warnings(results))
         + _guards([guard for guard in results.guards if not guard.passed], "Failed guards")
         + _passed([guard for guard in results.guards if guard.passed])

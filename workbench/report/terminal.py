@@ -31,8 +31,14 @@ WORDS: dict[Verdict, str] = {"better": "better", "worse": "worse", "no detectabl
 MAX_MODELS = 3  # more do not fit into 80 columns; the page has all
 
 
-def print_results(results: Results, next_steps: Sequence[tuple[str, str]], console: Console | None = None) -> None:
-    """Print a summary of the results, then `next_steps`: what each is for, and its path or command."""
+def print_results(
+    results: Results,
+    next_steps: Sequence[tuple[str, str]],
+    console: Console | None = None,
+    *,
+    notes: Sequence[str] = (),
+) -> None:
+    """Print a summary of the results and notes on it, then `next_steps`: what each is for, and its path or command."""
     console = console or Console(highlight=False)
     console.print()
     for verdict in results.verdicts:
@@ -41,6 +47,8 @@ def print_results(results: Results, next_steps: Sequence[tuple[str, str]], conso
         console.print(_set(result, results))
     if results.guards:
         console.print(_guards(results))
+    for note in notes:
+        console.print(Text(f"note: {note}", "yellow"))
     console.print(_next_steps(next_steps), soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -72,10 +73,15 @@ class Stage:
 
 
 def main(stages: Sequence[Stage], description: str) -> NoReturn:
-    """Run the stages and exit: 0, 1 if the result matches fail_on, 2 for a user error, 130 if interrupted."""
+    """Run the stages that the command line asks for, and exit."""
+    run_recipe(lambda argv: launch(stages, description, argv))
+
+
+def run_recipe(recipe: Callable[[list[str]], None]) -> NoReturn:
+    """Run a recipe and exit: 0, 1 if the result matches fail_on, 2 for a user error, 130 if interrupted."""
     quiet_libraries()
     try:
-        launch(stages, description, sys.argv[1:])
+        recipe(sys.argv[1:])
     except UserError as error:
         where = "" if is_main_process() else f" (process {os.environ['RANK']})"
         print(f"error{where}: {error}", file=sys.stderr, flush=True)
@@ -120,38 +126,77 @@ def exit_for_closed_pipe() -> NoReturn:
 
 def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
     """Run or plan the stages that `argv` asks for."""
-    if "--help" in argv or "-h" in argv:
-        print_once(help_text(f"python -m recipes.{Path(sys.argv[0]).stem}", description, sections_of(stages)))
+    parsed = read_command_line(argv, description, sections_of(stages))
+    if parsed is None:
         return
+    config, options = parsed
+    if options.dry_run:
+        dry_run(stages, config, options.force)
+    else:
+        execute(stages, config, options.force)
+
+
+def read_command_line(argv: list[str], description: str, sections: list[str]) -> tuple[Config, Namespace] | None:
+    """Return the configuration and the command's own options; None where help or the configuration was printed."""
+    if "--help" in argv or "-h" in argv:
+        print_once(help_text(f"python -m recipes.{Path(sys.argv[0]).stem}", description, sections))
+        return None
     config, options = parse(argv)
     if options.print_config:
         print_once(dump(config).rstrip())
-        return
-    config = with_reused_settings(config, options.force)
-    stages = select_stages(stages, config, options.force)
-    force = first_redone(config, options.force)
-    if is_main_process():
-        check_run(config, force)  # before the plans, which take long
-    if config.track and find_spec(config.track) is None:
-        raise UserError(f"track: {config.track} is not installed: python -m pip install {config.track}")
+        return None
+    return config, options
+
+
+def dry_run(stages: Sequence[Stage], config: Config, force: str | None) -> None:
+    """Load and check everything that the stages need, and print their plans."""
+    for name, folder in reused_stages(config).items():
+        print_once(f"{name}: reused from {folder}")
+    for stage, plan in plan_stages(stages, config, force):
+        print_plan(stage, plan)
+
+
+def plan_stages(stages: Sequence[Stage], config: Config, force: str | None) -> Iterator[tuple[Stage, Plan]]:
+    """Yield each stage that no other run supplies with its plan; raises UserError for what a run would refuse."""
+    stages, config, _ = prepare(stages, config, force)
     reused = reused_stages(config)
-    if options.dry_run:
-        for stage in stages:
-            if stage.name in reused:
-                print_once(f"{stage.name}: reused from {reused[stage.name]}")
-                continue
+    for stage in stages:
+        if stage.name not in reused:
             with located_errors(None), garbage_collection_paused():
                 plan = stage.plan(config)
-            print_plan(stage, plan)
-        return
+            yield stage, plan
+
+
+def prepare(stages: Sequence[Stage], config: Config, force: str | None) -> tuple[Sequence[Stage], Config, str | None]:
+    """Return the configured stages, the configuration with reused settings, and the first stage to redo.
+
+    Raises UserError for what can be refused before anything is loaded.
+    """
+    if config.sweep is not None:
+        raise UserError("sweep: this command runs one reward; use recipes.sweep, or leave sweep out")
+    config = with_reused_settings(config, force)
+    stages = select_stages(stages, config, force)
+    force = first_redone(config, force)
+    if is_main_process():
+        check_run(config, force)
+    if config.track and find_spec(config.track) is None:
+        raise UserError(f"track: {config.track} is not installed: python -m pip install {config.track}")
+    return stages, config, force
+
+
+def execute(stages: Sequence[Stage], config: Config, force: str | None) -> None:
+    """Run the stages that are not finished; `force` redoes that stage and those after it."""
+    stages, config, force = prepare(stages, config, force)
+    reused = reused_stages(config)
     run = Run(Path(config.runs) / config.name, config)
     # All plans come first, so that an error in the last stage ends the command before the first one trains.
-    to_do = [stage for stage in stages if not is_already_done(run, stage.name, force)]
-    to_copy = {stage.name: reused[stage.name] for stage in to_do if stage.name in reused}
-    if plan_names := [stage.name for stage in to_do if stage.name not in to_copy]:
-        announce(f"loading libraries and data to plan {', '.join(plan_names)} ...")
+    to_do = [stage for stage in stages if not is_already_done(run, stage.name, force) and stage.name not in reused]
+    # A stage alone takes up the reused stages before it, too.
+    to_copy = {stage: folder for stage, folder in reused.items() if not is_already_done(run, stage, force)}
+    if to_do:
+        announce(f"loading libraries and data to plan {', '.join(stage.name for stage in to_do)} ...")
     with located_errors(None), garbage_collection_paused():
-        plans = {stage.name: stage.plan(config) for stage in to_do if stage.name not in to_copy}
+        plans = {stage.name: stage.plan(config) for stage in to_do}
     with ExitStack() as stack:
         if is_main_process():
             prepare_folder(run.folder)
@@ -160,10 +205,12 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
         wait_for_everyone()
         report_idle_cores()
         stack.enter_context(located_errors(run.folder))
+        for name, folder in to_copy.items():
+            reuse(run, name, folder)
         for stage in stages:
             if stage.name in to_copy:
-                reuse(run, stage.name, to_copy[stage.name])
-            elif run.finished(stage.name):
+                continue
+            if run.finished(stage.name):
                 report_skipped(stage, run)
             else:
                 run_stage(stage, run, plans.pop(stage.name))

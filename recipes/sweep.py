@@ -1,0 +1,49 @@
+"""Sweep: one run for each reward of sweep.rewards, all from the same SFT policy, and a page that compares them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recipes import evaluation, ppo, sft
+from workbench.errors import Failed
+from workbench.run.cli import announce, execute, plan_stages, print_plan, read_command_line, run_recipe, sections_of
+from workbench.run.distributed import is_main_process, print_once
+from workbench.run.sweep import can_be_planned, sweep_configs
+
+STAGES = [sft.STAGE, ppo.STAGE, evaluation.STAGE]
+
+
+def sweep(argv: list[str]) -> None:
+    """Run or plan the runs of the sweep that `argv` asks for; raises Failed at the end if a result matches fail_on."""
+    from workbench.report.compare import write_comparison
+
+    parsed = read_command_line(argv, __doc__ or "", ["sweep", *sections_of(STAGES)])
+    if parsed is None:
+        return
+    announce("loading libraries and data to plan the runs ...")
+    config, options = parsed
+    configs = sweep_configs(config)
+    print_once(f"sweep: {len(configs)} runs: {', '.join(each.name for each in configs.values())}")
+    failures = []
+    # All runs are planned first, so that a mistake in the last reward ends the sweep before the first one trains.
+    for each in configs.values():
+        for stage, plan in plan_stages(STAGES, can_be_planned(each), options.force):
+            if options.dry_run:
+                print_plan(stage, plan)
+    if options.dry_run:
+        return
+    for each in configs.values():
+        print_once(f"\nsweep: {each.name}")
+        try:
+            execute(STAGES, each, options.force)
+        except Failed as failure:
+            failures.append(str(failure))
+    if is_main_process():
+        folders = [Path(each.runs) / each.name for each in configs.values()]
+        write_comparison(folders, Path(config.runs) / f"{config.name}-sweep.html")
+    if failures:
+        raise Failed("; ".join(failures))
+
+
+if __name__ == "__main__":
+    run_recipe(sweep)

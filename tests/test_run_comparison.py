@@ -1,0 +1,172 @@
+"""Runs beside each other: paired differences on common prompts, and what must not be compared is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from random_results import LEXICON, MAIN, REWARD, TOKENS, random_examples, random_results, score
+
+from workbench.config.parsing import dump, parse
+from workbench.errors import UserError
+from workbench.evaluation.results import Example, Metric, Source, Summary, read_examples, write_evaluation
+from workbench.evaluation.run_comparison import EvaluatedRun, compare_runs
+from workbench.evaluation.statistics import paired_difference
+from workbench.report.compare import main
+
+
+def changed(examples: list[Example], metric: Metric, by: float) -> list[Example]:
+    """Return the examples with another value of a metric for the aligned model."""
+    return [
+        dataclasses.replace(
+            example,
+            completions=example.completions | {"aligned": ["another text"]},
+            scores=[
+                Summary(s.metric, s.means | {"aligned": s.means["aligned"] + by * index / 20}, None)
+                if s.metric == metric
+                else s
+                for s in example.scores
+            ],
+        )
+        for index, example in enumerate(examples)
+    ]
+
+
+def evaluated(examples: list[Example], reward: str = "toxicity", **settings: Any) -> EvaluatedRun:
+    """Return a run whose reward is of that name."""
+    results = random_results(examples)
+    settings_of_run = dataclasses.replace(results.settings, reward=reward, **settings)
+    return EvaluatedRun(dataclasses.replace(results, settings=settings_of_run), examples)
+
+
+def test_the_difference_is_that_of_the_aligned_models_paired_by_prompt() -> None:
+    first = random_examples(40)
+    second = changed(first, LEXICON, -0.7)
+    comparison = compare_runs({"one": evaluated(first), "two": evaluated(second[::-1])})
+    difference = comparison.results.sets[0].comparison("one", "two").find("toxicity", "lexicon")
+    before, after = ([score(example, LEXICON, "aligned") for example in rows] for rows in (first, second))
+    expected = paired_difference(before, after)
+    assert difference is not None
+    assert (difference.mean_before, difference.mean_after) == pytest.approx((np.mean(before), np.mean(after)))
+    assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
+    assert (difference.fell, difference.same) == (39, 1), "the order of a file does not matter"
+    assert comparison.examples[3].completions == {"one": first[3].completions["aligned"], "two": ["another text"]}
+    assert comparison.notes == []
+
+
+def test_every_two_runs_are_compared_the_last_with_the_first_at_the_top() -> None:
+    examples = random_examples(40)
+    runs = {name: evaluated(changed(examples, TOKENS, by)) for name, by in (("a", 0.0), ("b", 1.0), ("c", 2.0))}
+    (result,) = compare_runs(runs).results.sets
+    assert [(c.before, c.after) for c in result.comparisons] == [("a", "c"), ("a", "b"), ("b", "c")]
+
+
+def test_different_rewards_are_not_compared_by_their_own_scores() -> None:
+    examples = random_examples(40)
+    comparison = compare_runs({"a": evaluated(examples), "b": evaluated(examples, reward="length")})
+    metrics = {summary.metric for summary in comparison.results.sets[0].summaries}
+    assert MAIN not in metrics
+    assert REWARD not in metrics
+    assert {LEXICON, TOKENS} <= metrics
+    assert comparison.results.settings.judges == ["lexicon"]
+    assert "different rewards" in comparison.notes[0]
+
+
+def test_rewards_of_one_name_and_other_weights_are_different_rewards() -> None:
+    runs = {}
+    for name in "ab":
+        run = evaluated(random_examples(40), reward="trained")
+        provenance = run.results.provenance
+        sources = [source for source in provenance.sources if source.kind != "reward"]
+        provenance = dataclasses.replace(provenance, sources=[*sources, Source("reward", "reward", "reward", name)])
+        runs[name] = dataclasses.replace(run, results=dataclasses.replace(run.results, provenance=provenance))
+    assert "different rewards" in compare_runs(runs).notes[0]
+
+
+def test_only_common_prompts_count_and_it_is_said() -> None:
+    examples = random_examples(40)
+    comparison = compare_runs({"a": evaluated(examples), "b": evaluated(examples[5:])})
+    (result,) = comparison.results.sets
+    assert result.prompts == len(comparison.examples) == 35
+    assert not [summary for summary in result.summaries if summary.metric.pooled], "measured on other prompts"
+    assert comparison.notes == ["dialogues: 35 prompts that all runs have, of 40"]
+
+
+def test_other_sampling_settings_are_said() -> None:
+    examples = random_examples(40)
+    comparison = compare_runs({"a": evaluated(examples), "b": evaluated(examples, temperature=0.5)})
+    assert [note for note in comparison.notes if note.startswith("temperature differs: ") and "0.5" in note]
+
+
+def test_runs_without_a_common_prompt_are_refused() -> None:
+    with pytest.raises(UserError, match=r"no prompt in common \(a: dialogues; b: elsewhere\)"):
+        compare_runs({"a": evaluated(random_examples(9)), "b": evaluated(random_examples(9, name="elsewhere"))})
+
+
+@pytest.fixture
+def folders(tmp_path: Path, in_project: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two evaluated runs that differ in the reward and the steps, and one that is not evaluated."""
+    config, _ = parse(["--config", "recipes/configs/quickstart.yaml"])
+    assert config.ppo is not None
+    for name, by, steps in (("one", 0.0, 40), ("two", -0.7, 80)):
+        run = evaluated(changed(random_examples(40), LEXICON, by), reward=name)
+        folder = tmp_path / "runs" / name
+        (folder / "evaluation").mkdir(parents=True)
+        (folder / "ppo").mkdir()
+        write_evaluation(folder / "evaluation", run.results, run.examples)
+        (folder / "evaluation" / "stage.json").write_text("{}")
+        other = dataclasses.replace(config, name=name, ppo=dataclasses.replace(config.ppo, steps=steps))
+        (folder / "config.yaml").write_text(dump(other))
+        lines = [{"step": step, "objective/kl": float(step)} for step in (1, 2)]
+        (folder / "ppo" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "runs" / "new").mkdir()
+    (tmp_path / "runs" / "new" / "config.yaml").write_text(dump(config))
+    monkeypatch.chdir(tmp_path)
+    return ["runs/one", "runs/two", "runs/new"]
+
+
+def test_the_page_shows_runs_settings_curves_and_examples(
+    folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*folders[:2], "--output", "page.html"])
+    document = Path("page.html").read_text(encoding="utf-8")
+    assert re.search(r"ppo\.steps.*?40.*?80", document)
+    assert "policy.model" not in document, "only what differs is listed"
+    figure = re.search(r"PPO: KL to the reference, nats per response</figcaption>.*?</figure>", document)
+    assert figure is not None
+    assert re.findall(r"</i>(.*?)</span>", figure[0]) == ["one", "two"]
+    assert "another text" in document
+    printed = capsys.readouterr().out
+    assert "toxicity: better" in printed
+    assert "page  page.html" in printed
+
+
+def test_examples_are_read_as_they_were_written(folders: list[str]) -> None:
+    examples = random_examples(5)
+    results = random_results(examples)
+    write_evaluation(Path("."), results, examples)
+    assert read_examples(Path("completions.jsonl"), results) == examples
+    Path("completions.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"completions\.jsonl: cannot be read"):
+        read_examples(Path("completions.jsonl"), results)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runs/one"], "runs/one: name two or more different run folders"),
+        (["runs/one", "runs/../runs/one"], "name two or more different run folders"),
+        (["runs/one", "runs/new"], r"runs/new: no finished evaluation \(stage.json is missing\)"),
+        (["runs/one", "elsewhere"], r"elsewhere: no finished evaluation \(config.yaml is missing\)"),
+        (["runs/one", "runs/two", "--output", "nowhere/page.html"], "nowhere"),
+        (["runs/one", "runs/two", "--outptu", "x"], "did you mean --output"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], message: str, folders: list[str]) -> None:
+    with pytest.raises(UserError, match=message):
+        main(arguments)

@@ -1,0 +1,53 @@
+"""Turn a sweep over rewards into the configurations of its runs, which share one SFT stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from workbench.config.checks import check
+from workbench.config.names import SFT
+from workbench.config.schema import Config, RewardConfig
+from workbench.config.scorers import as_scorer
+from workbench.errors import UserError
+
+
+def can_be_planned(config: Config) -> Config:
+    """Return the configuration of a run without the SFT stage of another run that is still to be trained.
+
+    The plan is the same, since the settings are.
+    """
+    folder = config.reuse.sft
+    if folder is None or config.sft is None or (Path(folder) / SFT / "stage.json").is_file():
+        return config
+    return dataclasses.replace(config, reuse=dataclasses.replace(config.reuse, sft=None))
+
+
+def sweep_configs(config: Config) -> dict[str, Config]:
+    """Return the configuration of each run by the name of its reward; the first trains the SFT stage for the others.
+
+    The rewards of the sweep stand in for reward.model and reward.train. Raises UserError without a sweep or PPO.
+    """
+    if config.sweep is None:
+        raise UserError("sweep.rewards: missing; list the rewards, such as {short: length, clean: toy_lexicon}")
+    if config.ppo is None:
+        raise UserError("ppo: missing; a sweep over rewards needs it")
+    scorers = {name: as_scorer(value, f"sweep.rewards.{name}") for name, value in config.sweep.rewards.items()}
+    evaluation = dataclasses.replace(
+        config.evaluation, rewards=[*config.evaluation.rewards, *config.sweep.rewards.values()]
+    )
+    first = Path(config.runs) / f"{config.name}-{next(iter(scorers))}"
+    configs = {}
+    for name, scorer in scorers.items():
+        reward = dataclasses.replace(
+            config.reward or RewardConfig(), model=scorer.model, options=scorer.options, train=None
+        )
+        run_name = f"{config.name}-{name}"
+        reuse = dataclasses.replace(config.reuse, reward=None)
+        if config.sft is not None and reuse.sft is None and run_name != first.name:
+            reuse = dataclasses.replace(reuse, sft=str(first))
+        configs[name] = dataclasses.replace(
+            config, name=run_name, reward=reward, evaluation=evaluation, reuse=reuse, sweep=None
+        )
+        check(configs[name])
+    return configs
