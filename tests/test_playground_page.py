@@ -99,8 +99,12 @@ def test_models_stand_side_by_side_with_bars_and_shades(page):
     assert [len(model.query_selector_all(".toxic")) for model in page.query_selector_all(".model")] == [2, 0, 0]
     tokens = page.query_selector_all(".model .token")
     assert [token.get_attribute("title") for token in tokens] == ["+2.500 nats", "-1.000 nats", "0.000 nats"]
-    colors = [token.evaluate("token => getComputedStyle(token).backgroundColor") for token in tokens]
-    assert len(set(colors)) == 3
+    colors, scale = (
+        [token.evaluate("token => getComputedStyle(token).backgroundColor") for token in shaded]
+        for shaded in (tokens, page.query_selector_all(".scale .token"))
+    )
+    assert len(set(scale)) == 5
+    assert colors[1:] == scale[1:3], "a nat less, and none, as the legend has them"
     assert "minus that under sft" in page.inner_text(".legend")
 
 
