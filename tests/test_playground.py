@@ -163,6 +163,7 @@ def test_a_run_is_played_as_far_as_it_is_finished(run_folder, in_project, tmp_pa
     (partial / "ppo" / "stage.json").unlink()
     run = load_run(open_finished_run(partial))
     assert [model.title for model in run.models] == ["base", "sft"]
+    assert not any(model.with_token_log_ratios for model in run.models), "SFT's log-ratios to itself are all 0"
     assert run.notes[0] == "ppo: not finished, so the model aligned cannot be used"
     (partial / "sft" / "stage.json").unlink()
     assert "stage sft is not finished; run it first: python -m recipes.sft" in mistake(
