@@ -25,7 +25,7 @@ SLOW_FILES = (
     *("test_processes", "test_evaluation_recipe", "test_quantization", "test_resume", "test_report_browser"),
     *("test_evaluation_cache", "test_recipes", "test_ppo", "test_recipe_commands", "test_ppo_options"),
     *("test_checkpoints", "test_reward_recipe", "test_export_code", "test_report_blurred", "test_readme"),
-    *("test_export_mistakes", "test_export", "test_loaded_once"),
+    *("test_export_mistakes", "test_export", "test_loaded_once", "test_playground", "test_playground_page"),
 )
 
 gc.disable()  # for the collection: what it imports stays

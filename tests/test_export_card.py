@@ -28,9 +28,9 @@ from workbench.evaluation.results import (
     to_json,
 )
 from workbench.export import card as model_card
-from workbench.export import command
 from workbench.export.exported import ExportedModel, reward_description
 from workbench.run.files import content_hash
+from workbench.run.folder import open_finished_run
 
 TOXICITY, ROUGE = Metric("toxicity", "lower", "reward"), Metric("ROUGE-L", "higher")
 DISTINCT = Metric("distinct-2", pooled=True)
@@ -179,7 +179,7 @@ def test_the_card_shows_the_provenance_of_the_model(workspace: Path, tmp_path: P
 
 
 def test_the_summary_names_the_reward_and_the_reference(workspace: Path) -> None:
-    trained, registered = (command.open_finished_run(Path(run)) for run in ("runs/t5", "runs/gpt2"))
+    trained, registered = (open_finished_run(Path(run)) for run in ("runs/t5", "runs/gpt2"))
     texts = [model_card.summary(ExportedModel(run, "ppo", "merged", "./x", "", True)) for run in (trained, registered)]
     assert "then PPO against the reward model of this run, regularized towards the SFT policy" in texts[0]
     assert "then PPO against the reward toy_lexicon, regularized" in texts[1]
@@ -189,7 +189,7 @@ def test_front_matter_names_what_the_hub_has_and_nothing_else(workspace: Path, t
     folder = exported(tmp_path / "out")
     card = ModelCard.load(folder / "README.md").data.to_dict()
     assert card == {"library_name": "peft", "tags": ["rlhf", "ppo", "lora"]}
-    run = command.open_finished_run(Path("runs/gpt2"))
+    run = open_finished_run(Path("runs/gpt2"))
     policy, first, second = run.config.policy, run.config.sft, run.config.ppo
     assert first is not None
     assert second is not None

@@ -23,6 +23,7 @@ FLOORS = (
     {"evaluation"},
     {"report"},
     {"export"},
+    {"playground"},
 )
 
 

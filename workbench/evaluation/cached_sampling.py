@@ -29,11 +29,11 @@ from workbench.evaluation.generation import (
     Sampling,
     reference_perplexity,
     sample_completions,
+    sample_seeds,
 )
 from workbench.evaluation.models import ModelLoader, ModelSpec, model_specs
 from workbench.evaluation.plan import EvaluationPlan
 from workbench.evaluation.prompt_sets import LoadedSet
-from workbench.ppo.sampler import derive_seed
 from workbench.run.distributed import fail_together, print_once
 from workbench.run.folder import Run
 
@@ -129,9 +129,5 @@ class CachedSampler:
 def sampling_of(config: Config) -> Sampling:
     """Return how completions are sampled: seed by seed, the first sample of each with the seed itself."""
     settings = config.evaluation
-    seeds = [
-        seed if sample == 0 else derive_seed(seed, sample, 2)
-        for seed in sampling_seeds(config)
-        for sample in range(settings.samples)
-    ]
-    return Sampling(settings.batch_size, completion_limit(config), settings.temperature, tuple(seeds))
+    seeds = sample_seeds(sampling_seeds(config), settings.samples)
+    return Sampling(settings.batch_size, completion_limit(config), settings.temperature, seeds)

@@ -66,6 +66,11 @@ class Sampling:
     """One for each completion of a prompt."""
 
 
+def sample_seeds(seeds: Sequence[int], samples: int) -> tuple[int, ...]:
+    """Return the seeds of `samples` completions for each of `seeds`: the first is the seed itself."""
+    return tuple(seed if sample == 0 else derive_seed(seed, sample, 2) for seed in seeds for sample in range(samples))
+
+
 def sample_completions(
     model: ComparedModel, rows: Sequence[dict[str, Any]], sampling: Sampling, *, accelerator: Accelerator, label: str
 ) -> list[list[Completion]]:
@@ -80,7 +85,7 @@ def sample_completions(
     with accelerator.split_between_processes(jobs) as local_jobs:
         for first in range(0, len(local_jobs), sampling.batch_size):
             part = local_jobs[first : first + sampling.batch_size]
-            sampled += _sample_batch(
+            sampled += sample_batch(
                 model,
                 [rows[index]["prompt_ids"] for index, _ in part],
                 max_new_tokens=sampling.max_new_tokens,
@@ -94,7 +99,7 @@ def sample_completions(
     return [gathered[first : first + len(seeds)] for first in range(0, len(jobs), len(seeds))]
 
 
-def _sample_batch(
+def sample_batch(
     model: ComparedModel,
     prompt_ids: list[list[int]],
     *,
@@ -103,6 +108,10 @@ def _sample_batch(
     seeds: list[int],
     with_token_log_ratios: list[bool],
 ) -> list[Completion]:
+    """Return one completion for each prompt; the seeds and requests for token_log_ratios are one per prompt.
+
+    Raises UserError for log-probabilities that are not finite.
+    """
     policy, tokenizer = model.policy, model.tokenizer
     ids, mask = policy.pad_prompts(prompt_ids)
     with policy.variant(model.variant):

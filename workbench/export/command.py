@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.config.names import EVALUATION, PPO, REWARD, SFT
-from workbench.config.parsing import load_saved
 from workbench.config.schema import Config
-from workbench.errors import UserError, suggestion
+from workbench.errors import UserError
 from workbench.export.exported import ExportedModel, Form, hub_id, public_name
 from workbench.run.files import atomic_folder, content_hash, write_text
-from workbench.run.folder import Run
+from workbench.run.folder import Run, open_finished_run
 from workbench.run.options import make_options_parser, parse_options
 
 if TYPE_CHECKING:
@@ -71,17 +70,6 @@ def check_hub_name(name: str) -> None:
         raise UserError(f"--push_to_hub {name}: {str(error).splitlines()[0]}") from error
     if name.count("/") != 1:
         raise UserError(f"--push_to_hub {name}: the owner is missing; use OWNER/NAME")
-
-
-def open_finished_run(folder: Path) -> Run:
-    """Return the run in `folder`; raises UserError where it is not a run folder."""
-    saved = folder / "config.yaml"
-    if not saved.is_file():
-        neighbors = (folder.parent, *folder.parent.glob("*")) if folder.parent.is_dir() else ()
-        runs = sorted(str(path) for path in neighbors if (path / "config.yaml").is_file())
-        reason = "no config.yaml in it" if folder.is_dir() else "no such folder"
-        raise UserError(f"--run {folder}: not a run folder: {reason}{suggestion(str(folder), runs)}")
-    return Run(folder, load_saved(saved))
 
 
 def choose_stage(run: Run, requested: str | None) -> str:

@@ -27,7 +27,12 @@ def page(title: str, body: str, script: str = "") -> str:
 
 def text(value: object) -> str:
     """Return a value as text, never as markup; an invisible character becomes its symbol (U+2400) or its number."""
-    return html.escape("".join(_visible(character) for character in str(value)), quote=True)
+    return html.escape(visible_text(value), quote=True)
+
+
+def visible_text(value: object) -> str:
+    """Return a value with a symbol or number for every invisible character, such as those that control a terminal."""
+    return "".join(_visible(character) for character in str(value))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:

@@ -19,7 +19,7 @@ from workbench.config.derived import configured_stages
 from workbench.config.names import EVALUATION, PPO, REWARD, STAGES
 from workbench.config.parsing import differences, dump, load_saved
 from workbench.config.schema import Config
-from workbench.errors import UserError
+from workbench.errors import UserError, suggestion
 from workbench.run.files import write_text, writing
 
 # These do not affect results: the folder, the tracker and the exit code.
@@ -82,6 +82,17 @@ class Run:
             "versions": package_versions(),
         }
         write_text(self.folder / name / "stage.json", json.dumps(record, indent=2) + "\n")
+
+
+def open_finished_run(folder: Path) -> Run:
+    """Return the run in the folder that --run names; raises UserError where it is not a run folder."""
+    saved = folder / "config.yaml"
+    if not saved.is_file():
+        neighbors = (folder.parent, *folder.parent.glob("*")) if folder.parent.is_dir() else ()
+        runs = sorted(str(path) for path in neighbors if (path / "config.yaml").is_file())
+        reason = "no config.yaml in it" if folder.is_dir() else "no such folder"
+        raise UserError(f"--run {folder}: not a run folder: {reason}{suggestion(str(folder), runs)}")
+    return Run(folder, load_saved(saved))
 
 
 def prepare_folder(folder: Path) -> None:

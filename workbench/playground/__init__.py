@@ -1,0 +1,1 @@
+"""One prompt, completed by every model of a run with the same random numbers: a local page, or plain text."""

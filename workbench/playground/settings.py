@@ -1,0 +1,41 @@
+"""What a user chooses: a prompt and how it is completed; checked before any model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from workbench.config.checks import check_ranges
+from workbench.config.derived import completion_limit, sampling_seeds
+from workbench.config.schema import Config, NonNegativeFloat, Range
+from workbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the completions are sampled."""
+
+    temperature: NonNegativeFloat
+    """Sampling temperature; 0 is greedy."""
+    max_new_tokens: Annotated[int, Range(minimum=1, maximum=4096)]
+    """Maximum length of a completion, in tokens."""
+    seed: Annotated[int, Range(minimum=0, maximum=2**32 - 1)]
+    """The models share the random numbers that it gives."""
+    samples: Annotated[int, Range(minimum=1, maximum=16)] = 1
+    """Completions per model."""
+
+
+def default_settings(config: Config) -> Settings:
+    """Return how the run's evaluation samples, with one completion per model."""
+    return Settings(config.evaluation.temperature, completion_limit(config), sampling_seeds(config)[0])
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise UserError for a setting that is out of range."""
+    check_ranges(settings, Settings, "")
+
+
+def check_prompt(text: str) -> None:
+    """Raise UserError for a prompt without content."""
+    if not text.strip():
+        raise UserError("prompt: empty; type a text")
