@@ -5,7 +5,7 @@ DATA ?= ../shared/data
 BIN := .venv/bin/python
 # By default, `accelerate launch` gives each process one thread.
 THREADS ?= $(or $(OMP_NUM_THREADS),$(shell getconf _NPROCESSORS_ONLN))
-LAUNCH := $(BIN) -m accelerate.commands.launch --quiet --num_cpu_threads_per_process $(THREADS) --config_file accelerate_config.yaml -m
+LAUNCH := $(BIN) -m accelerate.commands.launch --quiet --num_cpu_threads_per_process $(THREADS) --config_file recipes/accelerate_config.yaml -m
 INSTALL := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: install quickstart quickstart-gpt2 seeds test gpu mutate check format docs real real-models toy clean
@@ -42,6 +42,7 @@ check: .venv/installed
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
 	$(BIN) -m mypy
+	$(BIN) -m mypy --platform win32
 
 format: .venv/installed
 	$(BIN) -m ruff check --fix .

@@ -70,7 +70,7 @@ def test_it_runs_by_path_under_the_launcher_and_ctrl_c_leaves_a_run_that_goes_on
     in_project: Path, tmp_path: Path
 ) -> None:
     options = small("quickstart", tmp_path, "--sft.max_steps", "40")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_config.yaml"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate_config.yaml"]
     process = subprocess.Popen(
         [*launcher, "recipes/detox.py", *options],
         stdout=subprocess.PIPE,

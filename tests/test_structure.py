@@ -23,6 +23,7 @@ FLOORS = (
     {"evaluation"},
     {"report"},
     {"export"},
+    {"__main__"},
 )
 
 

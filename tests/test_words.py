@@ -16,7 +16,7 @@ READ = [
     *(ROOT / "workbench" / "report").glob("*.js"),
     *(ROOT / "recipes" / "configs").glob("*.yaml"),
     *(ROOT / "docs").glob("*.md"),
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile", "accelerate_config.yaml")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile", "recipes/accelerate_config.yaml")),
 ]
 
 # Variables that name nothing.

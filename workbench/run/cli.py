@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import os
 import shlex
-import signal
 import sys
 import time
 import warnings
@@ -31,8 +31,12 @@ from workbench.run.distributed import (
     wait_for_everyone,
 )
 from workbench.run.folder import Run, check_run, lock_run, open_run, prepare_folder
+from workbench.run.options import program
+from workbench.run.packages import check_not_hidden
 from workbench.run.reuse import copy_stage, reused_stages, with_reused_settings
 from workbench.run.tracebacks import with_location
+
+CLOSED_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends; Windows does not define the signal
 
 
 class Plan(Protocol):
@@ -72,6 +76,7 @@ class Stage:
 def main(stages: Sequence[Stage], description: str) -> NoReturn:
     """Run the stages and exit: 0, 1 if the result matches fail_on, 2 for a user error, 130 if interrupted."""
     quiet_libraries()
+    print_utf8()
     try:
         launch(stages, description, sys.argv[1:])
     except UserError as error:
@@ -98,6 +103,7 @@ def main(stages: Sequence[Stage], description: str) -> NoReturn:
 def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
     """Run a command that is not a recipe and exit: 0, 2 for a user error, 130 if interrupted."""
     quiet_libraries()
+    print_utf8()
     try:
         command(sys.argv[1:])
     except UserError as error:
@@ -113,13 +119,14 @@ def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
 def exit_for_closed_pipe() -> NoReturn:
     """Exit as a program does whose reader, such as `head`, has closed the pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes what is left into it
-    sys.exit(128 + signal.SIGPIPE)
+    sys.exit(CLOSED_PIPE)
 
 
 def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
     """Run or plan the stages that `argv` asks for."""
+    check_not_hidden()
     if "--help" in argv or "-h" in argv:
-        print_once(help_text(f"python -m recipes.{Path(sys.argv[0]).stem}", description, sections_of(stages)))
+        print_once(help_text(recipe_program(), description, sections_of(stages)))
         return
     config, options = parse(argv)
     if options.print_config:
@@ -229,7 +236,7 @@ def report_skipped(stage: Stage, run: Run) -> None:
     print_once(f"{stage.name}: already finished, skipping (--force {stage.name} redoes it)")
     report = run.folder / stage.name / "report.md"
     if report.is_file():
-        print_once("\n" + report.read_text())
+        print_once("\n" + report.read_text(encoding="utf-8"))
     fail_if_asked(stage, run)
 
 
@@ -277,8 +284,20 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
+def print_utf8() -> None:
+    """Print UTF-8, as in every file that the project writes; on Windows a pipe or a file would get another encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
+
+
 def command() -> str:
     """Return the command that resumes the run; with several processes, the launcher's options are not known here."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        return "the same `accelerate launch` command again"
-    return "the same command again: " + shlex.join(["python", "-m", f"recipes.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+        return "the same launch command again"
+    return "the same command again: " + f"{recipe_program()} {shlex.join(sys.argv[1:])}"
+
+
+def recipe_program() -> str:
+    """Return how the user started the recipe."""
+    return program(f"recipes.{Path(sys.argv[0]).stem}")
