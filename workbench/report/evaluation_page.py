@@ -54,7 +54,7 @@ def evaluation_page(
         f"{_verdict(results)}"
         f'<nav aria-label="On this page"><ul>{links}</ul></nav>{sections}'
     )
-    script = "".join(files(__package__).joinpath(name).read_text() for name in ("text.js", "report.js"))
+    script = "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("text.js", "report.js"))
     return page(f"{results.name}: {results.verdict.headline}", body, script)
 
 
