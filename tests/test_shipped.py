@@ -15,6 +15,7 @@ from workbench import __main__ as command_line
 from workbench.config.shipped import find_config, shipped_configs
 from workbench.errors import UserError
 from workbench.export.command import make_export_parser
+from workbench.rewards.registry import load_reward
 from workbench.run import folder as run_folder
 from workbench.run.packages import PACKAGES, check_not_hidden
 
@@ -95,6 +96,17 @@ def test_what_hides_a_package_is_named(
     assert capsys.readouterr().err == (
         f"error: {location}: it hides this project's own package {package}; rename it, or run from another folder\n"
     )
+
+
+def test_a_registered_reward_names_the_module_that_hides_its_package(
+    empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty / "reward_models.py").touch()
+    monkeypatch.syspath_prepend(empty)
+    for name in [name for name in sys.modules if name.split(".")[0] == "reward_models"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UserError, match=r"reward_models\.py: it hides this project's own package reward_models"):
+        load_reward("length")
 
 
 def test_every_command_exists_and_is_in_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
