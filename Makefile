@@ -42,6 +42,7 @@ check: .venv/installed
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
 	$(BIN) -m mypy
+	$(BIN) -m mypy --platform win32
 
 format: .venv/installed
 	$(BIN) -m ruff check --fix .

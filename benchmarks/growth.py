@@ -25,7 +25,7 @@ def measure(arch: str, axis: str, factor: int) -> float:
     flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     flags += ["--mini", str(values["batch"] // 4), "--arch", arch, "--dtype", "bfloat16", "--steps", "1"]
     command = [sys.executable, "-m", "benchmarks.ppo_step", *flags]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     measured = json.loads(result.stdout.splitlines()[-1])
     print(arch, axis, factor, measured["step_s"], measured["floor_s"], flush=True)
     return measured["step_s"]

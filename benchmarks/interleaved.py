@@ -18,7 +18,7 @@ KEYS = ("generate_s", "update_s", "step_s", "peak_gib")
 
 def last_line(command: str) -> dict[str, Any]:
     """Return the JSON line that a command ends with; exit with its error if it fails."""
-    result = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
+    result = subprocess.run(shlex.split(command), capture_output=True, encoding="utf-8", check=False)
     if result.returncode:
         sys.exit(f"error: {command}: exit code {result.returncode}\n{result.stderr[-2000:]}")
     print(result.stdout.splitlines()[-1], flush=True)

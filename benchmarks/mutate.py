@@ -170,14 +170,14 @@ def main() -> int:
     caught = sum(result.caught for result in results)
     print(f"{caught} of {len(results)} caught")
     if arguments.write:
-        arguments.write.write_text(markdown(results, commit))
+        arguments.write.write_text(markdown(results, commit), encoding="utf-8")
     return 0 if caught == len(results) else 1
 
 
 def copy_tree(tree: Path) -> None:
     """Copy what git tracks or would track."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.split("\0")
     for name in filter(None, names):
         if (ROOT / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -187,14 +187,14 @@ def copy_tree(tree: Path) -> None:
 def attempt(tree: Path, mutation: Mutation) -> Result:
     """Break the file, run its tests and restore it."""
     path = tree / "workbench" / mutation.file
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if text.count(mutation.old) != 1:
         return Result(mutation, False, f"{mutation.old!r} occurs {text.count(mutation.old)} times in {mutation.file}")
-    path.write_text(text.replace(mutation.old, mutation.new))
+    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
     try:
         status, failed = run_tests(tree, mutation.tests.split())
     finally:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return Result(mutation, status == 1, failed)
 
 
@@ -233,7 +233,7 @@ def preload() -> None:
 def described_commit() -> str:
     """Return the commit of the tree, marked if it has changes."""
     git = ["git", "describe", "--always", "--dirty", "--abbrev=8"]
-    return subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(git, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.strip()
 
 
 def markdown(results: list[Result], commit: str) -> str:

@@ -16,7 +16,7 @@ COLUMNS = {"toxic rate, toy_lexicon": (TOXIC_RATE, "toy_lexicon"), "ROUGE-L": ("
 def row(run: Path) -> str:
     """Return the run's minutes, and before, after and difference of each column on its first prompt set."""
     result = read_results(run / "evaluation" / "results.json").sets[0]
-    records = [json.loads(path.read_text()) for path in run.glob("*/stage.json")]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in run.glob("*/stage.json")]
     cells = [run.name, f"{sum(record['minutes'] for record in records):.1f}", records[0]["commit"]]
     for name, judge in COLUMNS.values():
         difference = result.comparison(TUNED, ALIGNED).find(name, judge)

@@ -18,7 +18,7 @@ HEAD = "# Modules\n\nEvery module with the first line of its docstring. Generate
 
 def first_line(path: Path) -> str:
     """Return the first line of a module's docstring."""
-    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return docstring.split("\n")[0].replace("|", "\\|")
 
 
@@ -38,5 +38,5 @@ def modules_page() -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "docs" / "modules.md").write_text(modules_page())
+    (ROOT / "docs" / "modules.md").write_text(modules_page(), encoding="utf-8")
     sys.exit(0)

@@ -48,8 +48,9 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     if config.track:
         accelerator.init_trackers(config.name)
     set_seed(config.seed, device_specific=True)
+    separate = config.ppo.value_model == "separate"
     trainer = PPOTrainer(
-        load_policy(config, plan.tokenizer, sft, accelerator.device),
+        load_policy(config.policy, plan.tokenizer, device=accelerator.device, sft=sft, separate_values=separate),
         plan.tokenizer,
         reward,
         plan.rows,

@@ -79,7 +79,7 @@ def load(
 def _temperature(model: str) -> float:
     """Return the temperature that the `reward` stage stored with the model, or 1."""
     file = Path(resolve(model)) / "calibration.json"
-    return float(json.loads(file.read_text())["temperature"]) if file.is_file() else 1.0
+    return float(json.loads(file.read_text(encoding="utf-8"))["temperature"]) if file.is_file() else 1.0
 
 
 def _target_index(target_label: str | None, model: str) -> int:

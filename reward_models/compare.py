@@ -47,7 +47,7 @@ class Texts:
 
 def make_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = make_options_parser("python -m reward_models.compare", __doc__ or "")
+    parser = make_options_parser("reward_models.compare", __doc__ or "")
     parser.add_argument(
         "--models",
         nargs="+",

@@ -249,7 +249,7 @@ def listen(server: ThreadingHTTPServer, service: Service) -> str:
 def parse(argv: list[str]) -> Namespace:
     """Return the options; raises UserError with one line for any error."""
     parser = make_options_parser(
-        "python -m reward_models.serve",
+        "reward_models.serve",
         "Serve a reward over HTTP. Its clients use reward.model: http, reward.options: {url: ...}.",
     )
     models = f"{', '.join(REWARDS)}, a classifier's owner/name or folder, or package.module:object"

@@ -7,9 +7,13 @@ import dataclasses
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
+from peft import PeftModel
+from transformers import AutoModelForSeq2SeqLM
 
+from workbench import toy
 from workbench.config.schema import PPOConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +32,24 @@ def test_the_loop_runs_as_it_stands(
     (code,) = re.findall(r"```python\n(.*?)```", PPO, flags=re.DOTALL)
     exec(compile(code, "docs/ppo.md", "exec"), {})
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2", "3"]
+
+
+def test_the_twenty_lines_run_and_save_an_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), flags=re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    variables: dict[str, Any] = {}
+    exec(compile(code, "docs/library.md", "exec"), variables)
+    sampled, step = capsys.readouterr().out.splitlines()
+    assert " scores " in sampled
+    assert step == f"score {variables['rollout'].scores.mean():.3f}, KL 0.000 nats per response"
+    base = AutoModelForSeq2SeqLM.from_pretrained(toy.model_folder("t5"))
+    saved = PeftModel.from_pretrained(base, "aligned")
+    weights = {name: weight for name, weight in saved.named_parameters() if "lora_B" in name}
+    assert weights
+    assert any(weight.abs().max() > 0 for weight in weights.values()), "the step changed the adapter"
 
 
 def test_every_option_is_in_the_table() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import shlex
 import subprocess
@@ -12,13 +11,14 @@ from pathlib import Path
 import pytest
 from child_processes import exit_code, fork
 from small_runs import CHAIN, small
+from tiny_data import write_chats
 
 from recipes import evaluation, ppo, reward, sft
 from recipes.sweep import sweep
+from workbench.__main__ import RECIPES
 from workbench.config.parsing import parse
 from workbench.export.command import export_options
 from workbench.run import cli
-from workbench.toy import rows
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -80,14 +80,6 @@ def test_the_readmes_configuration_plans(in_project: Path, tmp_path: Path, monke
     cli.launch(CHAIN, "", ["--config", "my_run.yaml", "--sft.data.limit", "64", "--ppo.data.limit", "64", "--dry_run"])
 
 
-def write_chats(path: Path) -> None:
-    """The file that README and the tutorial name."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["chat", "note"])
-        writer.writerows([row["dialogue"], row["summary"]] for row in rows("sft", "train"))
-
-
 def test_the_tutorial_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +121,12 @@ def test_every_command_is_one_that_runs(
     if words[0] == "accelerate":
         config_file = words[words.index("--config_file") + 1]
         assert Path(config_file).is_file()
+    if words[0] == "workbench":
+        (position,) = [index for index, word in enumerate(words) if word in RECIPES]
+        assert position == 1 or words[1] == "launch"
+        monkeypatch.chdir(tmp_path)
+        assert parse(words[position + 1 :])[0].policy.model == "toy:t5"
+        return
     module = words[words.index("-m") + 1].removeprefix("recipes.")
     options = words[words.index("-m") + 2 :]
     if module == "workbench.export":

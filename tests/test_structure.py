@@ -24,6 +24,7 @@ FLOORS = (
     {"report"},
     {"export"},
     {"playground"},
+    {"__main__"},
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from workbench.config.schema import DataSource
 from workbench.data.prompts import load_prompts
 from workbench.errors import UserError
+from workbench.toy import rows
 
 
 def byte_tokenizer(closes_input: bool = False, chat_template: str | None = None) -> PreTrainedTokenizerFast:
@@ -53,3 +55,11 @@ def refusal(call) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def write_chats(path: Path) -> None:
+    """Write the file that README, the tutorial and the notebook name."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["chat", "note"])
+        writer.writerows([row["dialogue"], row["summary"]] for row in rows("sft", "train"))

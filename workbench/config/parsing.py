@@ -14,11 +14,13 @@ from workbench.config.building import assign, build, merge, option_type
 from workbench.config.checks import check
 from workbench.config.names import STAGES
 from workbench.config.schema import Config
+from workbench.config.shipped import find_config
 from workbench.config.yaml_check import check_file, check_option
-from workbench.errors import UserError, shorten, suggestion
+from workbench.errors import UserError, shorten
 
 OPTIONS = {
-    "config": "YAML file of the experiment; the values of a second file replace those of the first",
+    "config": "YAML file of the experiment, or the name of a shipped one such as quickstart; the values of a second "
+    "file replace those of the first",
     "dry_run": "load and check everything, print the plan, and train nothing",
     "force": "redo this stage and those after it",
     "print_config": "print the whole configuration as YAML, and run nothing",
@@ -50,7 +52,7 @@ def parse(argv: list[str]) -> tuple[Config, Namespace]:
     kinds = [option_type(key, OPTIONS) for key, _ in keys]
     values: dict[str, Any] = {}
     for name in options.config:
-        file = existing_file(name)
+        file = find_config(name)
         check_file(file, {key for key, _ in keys} if len(options.config) == 1 else None)
         values = merge(values, yaml_text.load(file.read_text(encoding="utf-8")), Config)
     for (key, text), kind in zip(keys, kinds, strict=True):
@@ -76,15 +78,6 @@ def keys_and_values(arguments: list[str]) -> list[tuple[str, str]]:
                 raise UserError(f"--{key}: missing value")
         pairs.append((key, value))
     return pairs
-
-
-def existing_file(name: str) -> Path:
-    """Return the path of a configuration file; raises UserError if it does not exist."""
-    file = Path(name)
-    if not file.is_file():
-        siblings = sorted(map(str, file.parent.glob("*.yaml"))) if file.parent.is_dir() else []
-        raise UserError(f"--config {name}: no such file{suggestion(name, siblings)}")
-    return file
 
 
 def dump(config: Config) -> str:

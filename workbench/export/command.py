@@ -37,7 +37,7 @@ FORM_NAMES: dict[Form, str] = {
 
 def make_export_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = make_options_parser("python -m workbench.export", __doc__ or "")
+    parser = make_options_parser("workbench.export", __doc__ or "")
     parser.add_argument("--run", help="run folder, such as runs/quickstart")
     parser.add_argument("--to", help="output folder, new or empty")
     parser.add_argument(
@@ -170,7 +170,7 @@ def export(run: Run, stage: str, form: Form, target: Path, address: str) -> None
             if model is not None:
                 model.generation_config.save_pretrained(folder)
         if form == "adapter":
-            config = json.loads((folder / "adapter_config.json").read_text())
+            config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
             config["base_model_name_or_path"] = public_name(policy.model)
             write_text(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
         if form == "reward":

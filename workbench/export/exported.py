@@ -173,7 +173,7 @@ def _reward_code(model: ExportedModel) -> list[str]:
             "    print(float(model(**batch).logits[0, 0]))  # higher is better",
         ]
     calibration = model.run.folder / REWARD / "calibration.json"
-    temperature = json.loads(calibration.read_text())["temperature"] if calibration.is_file() else 1.0
+    temperature = json.loads(calibration.read_text(encoding="utf-8"))["temperature"] if calibration.is_file() else 1.0
     return [
         *lines,
         'batch = tokenizer("the text", truncation=True, return_tensors="pt")',

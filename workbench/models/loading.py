@@ -61,7 +61,7 @@ def from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         cause = lines[0] if lines else type(error).__name__
         if folder == model:
-            cause += " (a hub id needs network access or a cached copy; a local folder needs neither)"
+            cause += " (not a folder here, and a hub id needs network access or a cached copy)"
         raise UserError(f"{model}: cannot be loaded: {cause}") from error
 
 

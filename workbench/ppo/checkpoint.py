@@ -74,7 +74,7 @@ def save(
             if not is_intact(checkpoint):
                 with atomic_folder(checkpoint) as partial:
                     torch.save(content, partial / "state.pt")
-                    (partial / "sha256").write_text(str(content_hash(partial / "state.pt")))
+                    (partial / "sha256").write_text(str(content_hash(partial / "state.pt")), encoding="utf-8")
             for old in existing(folder)[:-keep]:
                 shutil.rmtree(old, ignore_errors=True)
             remove_partial(folder, "step_")

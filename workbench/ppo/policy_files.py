@@ -9,24 +9,33 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
-from workbench.config.schema import Config
+from workbench.config.schema import PolicyConfig
 from workbench.models.adapters import load_trainable
 from workbench.models.loading import autocast_dtype, save_model
 from workbench.models.policy import Policy
 from workbench.run.files import writing
 
 
-def load_policy(config: Config, tokenizer: PreTrainedTokenizerBase, sft: Path | None, device: torch.device) -> Policy:
-    """Load the policy that PPO starts from: a copy of the SFT stage in the folder `sft`, or the base without one."""
-    assert config.ppo is not None
-    separate = config.ppo.value_model == "separate"
-    models = load_trainable(config.policy, sft, device=device, value_model=separate)
+def load_policy(
+    policy: PolicyConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    device: torch.device,
+    sft: Path | None = None,
+    separate_values: bool = False,
+) -> Policy:
+    """Load the policy that PPO starts from: a copy of the SFT stage in the folder `sft`, or the base without one.
+
+    `separate_values` computes the values with a model, or with LoRA an adapter, of their own. Raises UserError for a
+    model that cannot be loaded.
+    """
+    models = load_trainable(policy, sft, device=device, value_model=separate_values)
     return Policy(
         models.model,
         tokenizer,
         reference=models.reference,
         value_model=models.value_model,
-        autocast=autocast_dtype(config.policy),
+        autocast=autocast_dtype(policy),
     )
 
 

@@ -46,7 +46,7 @@ def evaluation_page(
         "provenance": ("Provenance", _provenance(results) + _configuration(configuration)),
     }
     body = f"{_head(results)}{sections(parts)}"
-    script = "".join(files(__package__).joinpath(name).read_text() for name in ("text.js", "report.js"))
+    script = "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("text.js", "report.js"))
     return page(f"{results.name}: {results.verdict.headline}", body, script)
 
 

@@ -12,7 +12,7 @@ INVISIBLE = (range(0x80, 0xA0), range(0x202A, 0x202F), range(0x2066, 0x206A), ra
 
 def page(title: str, body: str, script: str = "") -> str:
     """Return an HTML document; `body` is markup, `title` is text."""
-    style = files(__package__).joinpath("style.css").read_text()
+    style = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

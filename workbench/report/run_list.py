@@ -16,7 +16,7 @@ HEAD = ["run", "evaluated", "stages", "verdicts", "failed guards", "toxicity", "
 
 def main(argv: list[str]) -> None:
     """Print the runs that `argv` names, or all runs in a folder; raises UserError where there is none."""
-    parser = make_options_parser("python -m workbench.report", __doc__ or "")
+    parser = make_options_parser("workbench.report", __doc__ or "")
     parser.add_argument("runs", nargs="*", help="run folders; default: all in the folder of --folder")
     parser.add_argument("--folder", default="runs", help="folder that holds the run folders (default: runs)")
     options = parse_options(parser, argv, required={})

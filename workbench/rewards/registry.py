@@ -20,6 +20,7 @@ from workbench.config.names import REWARD
 from workbench.config.schema import RewardConfig, Scorer
 from workbench.errors import UserError, error_context, one_line, suggestion
 from workbench.rewards.contract import CheckedReward, Judge, RewardModel
+from workbench.run.packages import PACKAGES, check_not_hidden
 
 if TYPE_CHECKING:
     from workbench.run.folder import Run
@@ -111,6 +112,8 @@ def _import(target: str) -> Any:
     # A launcher puts the script's folder on the path, not the working directory, where user modules are.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    if module_name.split(".")[0] in PACKAGES:
+        check_not_hidden()
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # importing a user's module can fail in any way

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import os
 import shlex
-import signal
 import sys
 import time
 import warnings
@@ -32,8 +32,12 @@ from workbench.run.distributed import (
     wait_for_everyone,
 )
 from workbench.run.folder import Run, check_run, lock_run, open_run, prepare_folder
+from workbench.run.options import program
+from workbench.run.packages import check_not_hidden
 from workbench.run.reuse import copy_stage, reused_stages, with_reused_settings
 from workbench.run.tracebacks import with_location
+
+CLOSED_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends; Windows does not define the signal
 
 
 class Plan(Protocol):
@@ -80,6 +84,7 @@ def main(stages: Sequence[Stage], description: str) -> NoReturn:
 def run_recipe(recipe: Callable[[list[str]], None]) -> NoReturn:
     """Run a recipe and exit: 0, 1 if the result matches fail_on, 2 for a user error, 130 if interrupted."""
     quiet_libraries()
+    print_utf8()
     try:
         recipe(sys.argv[1:])
     except UserError as error:
@@ -106,6 +111,7 @@ def run_recipe(recipe: Callable[[list[str]], None]) -> NoReturn:
 def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
     """Run a command that is not a recipe and exit: 0, 2 for a user error, 130 if interrupted."""
     quiet_libraries()
+    print_utf8()
     try:
         command(sys.argv[1:])
     except UserError as error:
@@ -121,7 +127,7 @@ def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
 def exit_for_closed_pipe() -> NoReturn:
     """Exit as a program does whose reader, such as `head`, has closed the pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes what is left into it
-    sys.exit(128 + signal.SIGPIPE)
+    sys.exit(CLOSED_PIPE)
 
 
 def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
@@ -138,8 +144,9 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
 
 def read_command_line(argv: list[str], description: str, sections: list[str]) -> tuple[Config, Namespace] | None:
     """Return the configuration and the command's own options; None where help or the configuration was printed."""
+    check_not_hidden()
     if "--help" in argv or "-h" in argv:
-        print_once(help_text(f"python -m recipes.{Path(sys.argv[0]).stem}", description, sections))
+        print_once(help_text(recipe_program(), description, sections))
         return None
     config, options = parse(argv)
     if options.print_config:
@@ -325,8 +332,20 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
+def print_utf8() -> None:
+    """Print UTF-8, as in every file that the project writes; on Windows a pipe or a file would get another encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
+
+
 def command() -> str:
     """Return the command that resumes the run; with several processes, the launcher's options are not known here."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        return "the same `accelerate launch` command again"
-    return "the same command again: " + shlex.join(["python", "-m", f"recipes.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+        return "the same launch command again"
+    return "the same command again: " + f"{recipe_program()} {shlex.join(sys.argv[1:])}"
+
+
+def recipe_program() -> str:
+    """Return how the user started the recipe."""
+    return program(f"recipes.{Path(sys.argv[0]).stem}")

@@ -37,7 +37,7 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         try:
-            with partial.open("w", encoding="utf-8") as file:
+            with partial.open("w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -48,7 +48,7 @@ def write_text(path: Path, text: str) -> None:
 
 def append_text(path: Path, text: str) -> None:
     """Append to a file and return once the text is on disk, so that no checkpoint is ever ahead of its log."""
-    with writing(path), path.open("a", encoding="utf-8") as file:
+    with writing(path), path.open("a", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -65,7 +65,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             partial.chmod(0o755)
             for file in partial.rglob("*"):  # a machine crash must not leave the new name on unwritten data
                 if file.is_file():
-                    with file.open("rb") as stream:
+                    # Windows flushes only a file that is open for writing; elsewhere a linked file may be read-only.
+                    with file.open("r+b" if os.name == "nt" else "rb") as stream:
                         os.fsync(stream.fileno())
             shutil.rmtree(path, ignore_errors=True)
             os.replace(partial, path)

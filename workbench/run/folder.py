@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import platform
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from workbench.config.derived import configured_stages
 from workbench.config.names import EVALUATION, PPO, REWARD, STAGES
@@ -32,13 +33,13 @@ MAX_LISTED_CHANGES = 6
 @contextmanager
 def lock_run(run: Run) -> Iterator[None]:
     """Hold the run folder's lock; raises UserError if another command holds it."""
-    with (run.folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{run.folder}: another command is using this run folder; wait for it, or choose another --name"
-            ) from error
+    try:
+        lock = FileLock(run.folder / ".lock", blocking=False).acquire()
+    except Timeout as error:
+        raise UserError(
+            f"{run.folder}: another command is using this run folder; wait for it, or choose another --name"
+        ) from error
+    with lock:
         yield
 
 
@@ -66,7 +67,7 @@ class Run:
         if not path.is_file():
             raise UserError(f"{path.parent}: stage {name} is not finished; run it first: python -m recipes.{name}")
         try:
-            return json.loads(path.read_text())
+            return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path}: corrupt; redo the stage with --force {name}") from error
 
@@ -196,9 +197,11 @@ def git_commit() -> str | None:
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, check=True).stdout
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie inside another repository
         return git("rev-parse", "--short", "HEAD").strip() + ("+" if git("status", "--porcelain").strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentError, ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 
 from workbench.errors import UserError, suggestion
 
+CONSOLE_SCRIPT = "workbench"
 
-def make_options_parser(prog: str, description: str) -> ArgumentParser:
-    """Return an empty parser for `parse_options`."""
-    return ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+
+def program(module: str) -> str:
+    """Return how the user started the command: `workbench NAME`, or `python -m` with its module."""
+    return sys.argv[0] if sys.argv[0].startswith(f"{CONSOLE_SCRIPT} ") else f"python -m {module}"
+
+
+def make_options_parser(module: str, description: str) -> ArgumentParser:
+    """Return an empty parser for `parse_options` of the command in `module`."""
+    return ArgumentParser(prog=program(module), description=description, exit_on_error=False, allow_abbrev=False)
 
 
 def parse_options(parser: ArgumentParser, argv: Sequence[str], required: Mapping[str, str]) -> Namespace:

@@ -105,7 +105,7 @@ def copy_stage(run: Run, stage: str, source: Path) -> None:
     with atomic_folder(run.folder / stage) as folder:
         shutil.copytree(source / stage, folder, dirs_exist_ok=True, copy_function=link_or_copy)
         (folder / "stage.json").unlink()  # not the other run's own file, which may be linked
-        (folder / "stage.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (folder / "stage.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def link_or_copy(source: str, target: str) -> None:

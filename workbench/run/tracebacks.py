@@ -7,10 +7,10 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from workbench.config.shipped import PROJECT
 from workbench.errors import UserError
 from workbench.run.files import write_text
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
 # Frames in these folders are not the user's own code.
 FOREIGN = (
     *(Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib", "platlib")),

@@ -1,0 +1,38 @@
+"""Run a notebook's cells in this process; commands go to a function of the test, which stands for the shell."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Shell = Callable[[list[str]], None]
+
+
+def read_cells(path: Path, kind: str = "code") -> dict[str, str]:
+    """Return the sources of a notebook's cells by id."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    return {cell["id"]: "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind}
+
+
+def run_cells(cells: dict[str, str], shell: Shell) -> tuple[dict[str, Any], list[str]]:
+    """Run the cells in order; return the notebook's variables and the HTML that it displayed."""
+    displayed: list[str] = []
+    display = types.ModuleType("IPython.display")
+    vars(display).update(HTML=str, display=displayed.append)
+    sys.modules |= {"IPython": types.ModuleType("IPython"), "IPython.display": display}
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for name, source in cells.items():
+        if source.startswith("%%writefile "):
+            head, _, text = source.partition("\n")
+            Path(head.split()[1]).write_text(text, encoding="utf-8")
+        elif source.startswith(("!", "%")):
+            for line in source.splitlines():
+                shell(shlex.split(line[1:].format(**namespace)))
+        else:
+            exec(compile(source, name, "exec"), namespace)
+    return namespace, displayed
