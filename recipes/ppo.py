@@ -31,9 +31,11 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     from workbench.ppo.overoptimization import read_points
     from workbench.ppo.policy_files import load_policy, save_policy
     from workbench.ppo.trainer import PPOTrainer
+    from workbench.report.live import live_page
     from workbench.report.overoptimization_page import overoptimization_page
     from workbench.rewards.registry import load_run_reward
     from workbench.run.files import content_hash, write_text
+    from workbench.run.tracking import tracking
 
     config, folder = run.config, run.stage(PPO)
     assert config.ppo is not None
@@ -44,9 +46,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     reward = plan.reward or load_run_reward(run)
 
     # The policy does its own casting, so that sampling and scoring run in the same precision.
-    accelerator = Accelerator(mixed_precision="no", log_with=config.track, project_dir=str(folder))
-    if config.track:
-        accelerator.init_trackers(config.name)
+    accelerator = Accelerator(mixed_precision="no")
     set_seed(config.seed, device_specific=True)
     separate = config.ppo.value_model == "separate"
     trainer = PPOTrainer(
@@ -63,9 +63,8 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
         sanity_pair=config.reward.sanity_pair,
         paged_optimizer=use_paged_optimizer(config.policy, accelerator.device),
     )
-    metrics = trainer.train()
-    for tracker in accelerator.trackers:  # end_training would also end the process group, which evaluation needs
-        tracker.finish()
+    with live_page(run, PPO), tracking(run, PPO) as tracker:
+        metrics = trainer.train(tracker)
     if accelerator.is_main_process:
         save_policy(trainer.unwrapped, plan.tokenizer, folder)
         if plan.held_out is not None:

@@ -26,6 +26,7 @@ def run(run: Run, plan: RewardPlan) -> StageResult:
     """Train, save an ordinary transformers folder in the run's reward folder, and validate what was saved."""
     from transformers import set_seed
 
+    from workbench.report.live import live_page
     from workbench.report.reward_page import reward_page
     from workbench.rewards.training.datasets import training_sources
     from workbench.rewards.training.saving import save_reward_model, write_report
@@ -34,11 +35,13 @@ def run(run: Run, plan: RewardPlan) -> StageResult:
     from workbench.run.distributed import is_main_process, print_once
     from workbench.run.files import write_text
     from workbench.run.hf_trainer import run_trainer
+    from workbench.run.tracking import tracking
 
     train, folder = plan.train, run.stage(REWARD)
     set_seed(run.config.seed)
     trainer = make_reward_trainer(plan, folder)
-    run_trainer(trainer, folder, REWARD, last_files=checkpoint_files(train))
+    with live_page(run, REWARD), tracking(run, REWARD) as tracker:
+        run_trainer(trainer, folder, REWARD, tracker=tracker, last_files=checkpoint_files(train))
     save_reward_model(trainer, plan.tokenizer, folder, train.max_tokens)
 
     report = validate(plan, folder)

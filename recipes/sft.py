@@ -27,15 +27,18 @@ def run(run: Run, plan: SFTPlan) -> StageResult:
     from transformers import set_seed
 
     from workbench.models.loading import save_model
+    from workbench.report.live import live_page
     from workbench.run.files import writing
     from workbench.run.hf_trainer import remove_checkpoints, run_trainer
+    from workbench.run.tracking import tracking
     from workbench.sft.trainer import make_sft_trainer
 
     config, folder = run.config, run.stage(SFT)
     assert config.sft is not None
     set_seed(config.seed)
     trainer = make_sft_trainer(config, plan, folder)
-    run_trainer(trainer, folder, SFT)
+    with live_page(run, SFT), tracking(run, SFT) as tracker:
+        run_trainer(trainer, folder, SFT, tracker=tracker)
     metrics = {"loss": trainer.state.log_history[-1]["train_loss"], "steps": trainer.state.global_step}
     if plan.validation_rows:
         metrics["validation_loss"] = trainer.evaluate()["eval_loss"]

@@ -224,8 +224,8 @@ def test_the_reward_stage_trains_a_plain_classifier_that_ppo_and_the_evaluation_
     chain_run: Callable[[str], ChainRun],
 ) -> None:
     chain = chain_run("gpt2 adapters")
-    assert "toxic rate (reward)" in chain.printed
-    assert "toxic rate (toy_lexicon)" in chain.printed
+    assert "toxicity (reward)" in chain.printed
+    assert "toxicity (toy_lexicon)" in chain.printed
     model = AutoModelForSequenceClassification.from_pretrained(chain.folder / "reward")
     assert model.config.id2label == {0: "clean", 1: "rude"}
     record = json.loads((chain.folder / "reward" / "stage.json").read_text())
@@ -236,7 +236,7 @@ def test_the_reward_stage_trains_a_plain_classifier_that_ppo_and_the_evaluation_
 def test_metrics_go_to_a_tracker_by_one_key(chain_run: Callable[[str], ChainRun]) -> None:
     folder = chain_run("t5 adapters").folder
     events = [path.relative_to(folder).parts[0] for path in folder.rglob("events.out.tfevents*")]
-    assert set(events) == {"sft", "ppo"}
+    assert set(events) == {"sft", "ppo", "evaluation"}
 
 
 def test_a_torn_trainer_checkpoint_is_passed_over(chain_run: Callable[[str], ChainRun]) -> None:
@@ -248,7 +248,7 @@ def test_a_torn_trainer_checkpoint_is_passed_over(chain_run: Callable[[str], Cha
 def test_prompts_that_were_trained_on_are_counted_and_reported(chain_run: Callable[[str], ChainRun]) -> None:
     chain = chain_run("gpt2 full")
     assert "seen: 5 prompts" in chain.printed
-    assert "the training data contains 5 of them" in chain.printed
+    assert "the training data contains 5 of these prompts" in chain.printed
     results = read_results(chain.folder / "evaluation" / "results.json")
     assert {result.name: result.seen_in_training for result in results.sets} == {"test dialogues": 0, "seen": 5}
 

@@ -1,4 +1,4 @@
-"""Read the records of earlier stages that the report shows."""
+"""Read the records of finished stages: what the report shows of them, and what an evaluation found."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from workbench.config.derived import configured_stages
-from workbench.config.names import REWARD
+from workbench.config.names import EVALUATION, REWARD
 from workbench.run.folder import Run
 
 
@@ -26,3 +26,24 @@ def read_reward_report(run: Run) -> dict[str, Any] | None:
     if REWARD not in configured_stages(run.config) or not file.is_file():
         return None
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def outcome(run: Run) -> list[str]:
+    """Return the verdicts of the finished evaluation, and where its page is."""
+    metrics = run.record(EVALUATION)["metrics"]
+    verdicts = [f"{question}: {word}" for question, word in metrics.get("verdicts", {}).items()]
+    failed = [f"guards failed: {', '.join(metrics['failed_guards'])}"] if metrics.get("failed_guards") else []
+    return ["; ".join([", ".join(verdicts), *failed]), f"page {run.folder / EVALUATION / 'report.html'}"]
+
+
+def failure(run: Run) -> str | None:
+    """Return why the finished evaluation ends the command with exit code 1, or None."""
+    from workbench.evaluation.guards import fails
+    from workbench.evaluation.results import read_results
+
+    if run.config.evaluation.fail_on is None:
+        return None
+    results = read_results(run.folder / EVALUATION / "results.json")
+    verdicts = ", ".join(verdict.headline for verdict in results.verdicts)
+    failed = ", ".join(results.failed_guards) or "none"
+    return f"evaluation: {verdicts}; guards failed: {failed}" if fails(results) else None

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from workbench.run.distributed import any_process, fail_together, per_process
 from workbench.run.files import append_text, atomic_folder, remove_partial
 from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
+from workbench.run.tracking import NoTracker, Tracker
 
 MAX_NONFINITE_UPDATES = 3
 LOGGED_SAMPLES = 8
@@ -87,7 +89,7 @@ class PPOTrainer:
         """The policy without the multi-process wrapper."""
         return self.accelerator.unwrap_model(self.policy)
 
-    def train(self) -> dict[str, float]:
+    def train(self, tracker: Tracker | None = None) -> dict[str, float]:
         """Run from the last checkpoint, or from the start, to the end; return the last step's metrics.
 
         Raises Interrupted, with a checkpoint saved, if a signal asks it to stop.
@@ -117,7 +119,7 @@ class PPOTrainer:
                     state.metrics |= validation_metrics
                     state.validation_due = False
                 # Step 4: log.
-                self.log(state.metrics, samples if is_due else [])
+                self.log(state.metrics, samples if is_due else [], tracker or NoTracker())
                 signal.add(state.metrics)
                 self.warn(signal.warning())
                 progress.advance(note=progress_note(state.metrics))
@@ -280,27 +282,24 @@ class PPOTrainer:
                 with atomic_folder(self.folder / "best") as partial:
                     save_model(self.unwrapped.model, partial)
 
-    def log(self, metrics: dict[str, float], samples: list[Sample]) -> None:
+    def log(self, metrics: dict[str, float], samples: list[Sample], tracker: Tracker) -> None:
         """Append to metrics.jsonl and samples.jsonl, log to the tracker, and warn if the rewards diverge."""
         step = self.state.step
         with fail_together(self.accelerator):
             if self.accelerator.is_main_process:
                 if samples:
-                    self.log_samples(samples)
+                    lines = [sample.json_line(step) for sample in samples[:LOGGED_SAMPLES]]
+                    append_text(self.folder / "samples.jsonl", "".join(lines))
+                    tracker.log_samples([asdict(sample) for sample in samples[:LOGGED_SAMPLES]], step)
                 append_text(self.folder / "metrics.jsonl", json.dumps({"step": step} | metrics) + "\n")
                 if "validation/held_out_mean" in metrics:
                     self.warn(divergence_warning(read_points(self.folder / "metrics.jsonl")))
-            self.accelerator.log(metrics, step=step)
+                tracker.log(metrics, step)
 
     def warn(self, warning: str | None) -> None:
         """Print a warning, if there is one, once."""
         if warning is not None:
             self.accelerator.print(warning, flush=True)
-
-    def log_samples(self, samples: list[Sample]) -> None:
-        """Write the first few samples to samples.jsonl."""
-        lines = [sample.json_line(self.state.step) for sample in samples[:LOGGED_SAMPLES]]
-        append_text(self.folder / "samples.jsonl", "".join(lines))
 
     @contextmanager
     def saved_on_failure(self) -> Iterator[None]:

@@ -10,8 +10,9 @@ from importlib.resources import files
 INVISIBLE = (range(0x80, 0xA0), range(0x202A, 0x202F), range(0x2066, 0x206A), range(0xD800, 0xE000))
 
 
-def page(title: str, body: str, script: str = "") -> str:
-    """Return an HTML document; `body` is markup, `title` is text."""
+def page(title: str, body: str, script: str = "", *, refresh_seconds: int | None = None) -> str:
+    """Return an HTML document; `body` is markup, `title` is text. A browser reloads it every `refresh_seconds`."""
+    refresh = f'<meta http-equiv="refresh" content="{refresh_seconds}">' if refresh_seconds is not None else ""
     style = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -19,7 +20,7 @@ def page(title: str, body: str, script: str = "") -> str:
         # Nothing outside the file may load or run, whatever a model wrote.
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         "script-src 'unsafe-inline'; img-src data:\">"
-        f"<title>{text(title)}</title><style>{style}</style></head>\n<body><main>{body}</main>"
+        f"{refresh}<title>{text(title)}</title><style>{style}</style></head>\n<body><main>{body}</main>"
         + (f"<script>{script}</script>" if script else "")
         + "</body></html>\n"
     )

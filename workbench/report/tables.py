@@ -128,6 +128,19 @@ def count_of_prompts(prompts: int) -> str:
     return f"{prompts} prompt{'s' * (prompts != 1)}"
 
 
+def final_metrics(results: Results) -> dict[str, float | str]:
+    """Return the verdicts, the failed guards and every mean by set, metric and model, for an experiment tracker."""
+    metrics: dict[str, float | str] = {"failed_guards": ", ".join(results.failed_guards) or "none"}
+    for verdict in results.verdicts:
+        metrics[f"verdict/{verdict.question}"] = verdict.word
+    for result in results.sets:
+        for summary in result.summaries:
+            for model, mean in summary.means.items():
+                if mean is not None:
+                    metrics[f"{result.name}/{summary.metric.label}/{model}"] = mean
+    return metrics
+
+
 def insufficient_prompts(result: SetResult, results: Results) -> str | None:
     """Return how many prompts a small set lacks, judged by its main metric; None for a set of MINIMUM_PROMPTS."""
     if result.prompts >= MINIMUM_PROMPTS:

@@ -31,9 +31,11 @@ from workbench.run.distributed import (
     reset_accelerate,
     wait_for_everyone,
 )
+from workbench.run.estimates import expected_seconds
 from workbench.run.folder import Run, check_run, lock_run, open_run, prepare_folder
 from workbench.run.options import program
 from workbench.run.packages import check_not_hidden
+from workbench.run.progress import Following, followed_by
 from workbench.run.reuse import copy_stage, reused_stages, with_reused_settings
 from workbench.run.tracebacks import with_location
 
@@ -219,8 +221,10 @@ def execute(stages: Sequence[Stage], config: Config, force: str | None) -> None:
                 continue
             if run.finished(stage.name):
                 report_skipped(stage, run)
-            else:
-                run_stage(stage, run, plans.pop(stage.name))
+                continue
+            plan = plans.pop(stage.name)
+            with followed_by(Following(list(plans), expected_seconds(config, list(plans)))):
+                run_stage(stage, run, plan)
 
 
 def announce(line: str) -> None:

@@ -19,13 +19,14 @@ from workbench.errors import Interrupted, UserError, suggestion
 from workbench.run.files import write_text, writing
 from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
+from workbench.run.tracking import Tracker
 
 
 class StepCallback(TrainerCallback):
-    """Show progress, and let the trainer save and stop after a signal."""
+    """Show progress, log metrics, and let the trainer save and stop after a signal."""
 
-    def __init__(self, label: str, stop_requested: Callable[[], bool]) -> None:
-        self.label, self.stop_requested = label, stop_requested
+    def __init__(self, label: str, folder: Path, tracker: Tracker, stop_requested: Callable[[], bool]) -> None:
+        self.label, self.folder, self.tracker, self.stop_requested = label, folder, tracker, stop_requested
         self.progress: Progress | None = None
         self.note = ""
 
@@ -38,9 +39,13 @@ class StepCallback(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
-        """Show the last loss next to the progress."""
+        """Log the metrics, and show the last loss next to the progress."""
         if logs and "loss" in logs:
             self.note = f"loss {float(logs['loss']):.3f}"
+        if logs and state.is_world_process_zero:
+            write_log(self.folder, state)
+            numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
+            self.tracker.log(numbers, step=state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Advance the progress, and pass on a request to stop."""
@@ -50,8 +55,18 @@ class StepCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+def write_log(folder: Path, state: TrainerState) -> None:
+    """Write everything that the trainer has logged, also before a resume, to metrics.jsonl."""
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in state.log_history))
+
+
 def run_trainer(
-    trainer: Trainer, folder: Path, label: str, *, last_files: Sequence[str] = ("trainer_state.json",)
+    trainer: Trainer,
+    folder: Path,
+    label: str,
+    *,
+    tracker: Tracker,
+    last_files: Sequence[str] = ("trainer_state.json",),
 ) -> None:
     """Train from the last checkpoint in `folder`, or from the start, and write metrics.jsonl.
 
@@ -65,7 +80,7 @@ def run_trainer(
             shutil.rmtree(checkpoint)
     last = get_last_checkpoint(str(folder))
     with stop_requests() as stop_requested, writing(folder):
-        trainer.add_callback(StepCallback(label, stop_requested))
+        trainer.add_callback(StepCallback(label, folder, tracker, stop_requested))
         trainer.train(resume_from_checkpoint=last)
         if stop_requested() and trainer.state.global_step < trainer.state.max_steps:
             raise Interrupted(
@@ -75,8 +90,7 @@ def run_trainer(
     if not all(map(math.isfinite, map(float, losses))):
         raise UserError(f"{label}: the loss is not finite; lower {label}.learning_rate or use precision fp32")
     if trainer.is_world_process_zero():
-        lines = "".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history)
-        write_text(folder / "metrics.jsonl", lines)
+        write_log(folder, trainer.state)
 
 
 def check_trainer_args(key: str, extra: dict[str, Any]) -> None:
@@ -109,7 +123,6 @@ def training_arguments(
     seed: int,
     on_cpu: bool,
     paged: bool,
-    track: str | None,
     extra: dict[str, Any],
 ) -> dict[str, Any]:
     """Return keyword arguments for TrainingArguments; those in `extra` take precedence."""
@@ -134,7 +147,7 @@ def training_arguments(
         "save_strategy": "steps",
         "save_steps": save_every,
         "save_total_limit": 1,
-        "report_to": track or "none",
+        "report_to": "none",  # StepCallback logs to the run's tracker
         "disable_tqdm": True,
         "seed": seed,
         "use_cpu": on_cpu,

@@ -4,10 +4,44 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True)
+class Following:
+    """The stages that follow the one whose progress is shown."""
+
+    stages: Sequence[str] = ()
+    seconds: float | None = None
+    """How long they will take; None where nothing is known."""
+
+    def description(self, left: float) -> str:
+        """Return what is left of the whole command, given the seconds `left` of this stage; "" without stages."""
+        if not self.stages:
+            return ""
+        names = ", ".join(self.stages)
+        return f", then {names}" if self.seconds is None else f", about {clock(left + self.seconds)} with {names}"
+
+
+NOTHING = Following()
+FOLLOWING: ContextVar[Following] = ContextVar("FOLLOWING", default=NOTHING)
+
+
+@contextmanager
+def followed_by(following: Following) -> Iterator[None]:
+    """Show in every progress of the block what follows it."""
+    token = FOLLOWING.set(following)
+    try:
+        yield
+    finally:
+        FOLLOWING.reset(token)
 
 
 class Progress:
@@ -19,19 +53,24 @@ class Progress:
         self.started = time.monotonic()
         self.last_line = self.started - SECONDS_BETWEEN_LINES  # the first step prints a line
         self.first = done
+        self.following = FOLLOWING.get()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count `steps` more, and print the note next to the estimate."""
         self.done += steps
         if self.bar is not None:
-            self.bar.set_postfix_str(note, refresh=False)
+            following = self.following.description(self.seconds_left(time.monotonic())).removeprefix(", ")
+            self.bar.set_postfix_str(", ".join(filter(None, (note, following))), refresh=False)
             self.bar.update(steps)
         elif self.show and (self.done >= self.total or time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES):
             self.last_line = time.monotonic()
-            elapsed = self.last_line - self.started
-            left = elapsed / (self.done - self.first) * (self.total - self.done)
+            elapsed, left = self.last_line - self.started, self.seconds_left(self.last_line)
             line = f"{self.label} {self.done}/{self.total}, {clock(elapsed)} elapsed, {clock(left)} left"
-            print(f"{line}  {note}".rstrip(), file=sys.stderr, flush=True)
+            print(f"{line}{self.following.description(left)}  {note}".rstrip(), file=sys.stderr, flush=True)
+
+    def seconds_left(self, now: float) -> float:
+        """Return how long the remaining steps will take at the pace so far."""
+        return (now - self.started) / (self.done - self.first) * (self.total - self.done)
 
     def close(self) -> None:
         """Close the bar, which stays on the terminal."""

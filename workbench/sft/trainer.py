@@ -44,7 +44,6 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
         seed=config.seed,
         on_cpu=state.device.type == "cpu",
         paged=use_paged_optimizer(config.policy, state.device),
-        track=config.track,
         extra=sft.trainer_args,
     )
     to_features = encoder_decoder_features if model.config.is_encoder_decoder else decoder_features

@@ -28,7 +28,6 @@ class RewardPlan:
     reward: RewardConfig
     train: RewardTraining
     seed: int
-    track: str | None
     tokenizer: PreTrainedTokenizerBase
     rows: ClassifierRows | PreferenceRows
 
@@ -58,4 +57,4 @@ def plan_reward(config: Config) -> RewardPlan:
         )
     steps = -(-count // train.batch_size) * train.epochs
     summary = f"{steps:g} steps of {train.batch_size} from {count} rows, {train.model}, {aim}"
-    return RewardPlan([*rows.sizes, summary], reward, train, config.seed, config.track, tokenizer, rows)
+    return RewardPlan([*rows.sizes, summary], reward, train, config.seed, tokenizer, rows)

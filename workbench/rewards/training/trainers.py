@@ -144,7 +144,6 @@ def trainer_options(plan: RewardPlan, folder: Path, extra: dict[str, Any]) -> di
         seed=plan.seed,
         on_cpu=state.device.type == "cpu",
         paged=False,
-        track=plan.track,
         extra=extra | train.trainer_args,
     )
 
