@@ -40,10 +40,14 @@ class EvaluationPlan:
 def plan_evaluation(config: Config) -> EvaluationPlan:
     """Load prompts, tokenizers, reward and judges of the stage; raises UserError if they do not fit together."""
     settings = config.evaluation
+    with error_context("policy.model"):
+        tokenizers = {config.policy.model: load_policy_tokenizer(config.policy.model)}
     notes = check_further_models(config)
     further = further_models(config)
-    models = dict.fromkeys([config.policy.model, *further.values()])
-    tokenizers = {model: load_policy_tokenizer(model) for model in models}
+    for title, model in further.items():
+        if model not in tokenizers:
+            with error_context(f"evaluation.models.{title}"):
+                tokenizers[model] = load_policy_tokenizer(model)
     reward = None
     if config.reward is not None and config.reward.model is not None:
         with error_context("reward.model"):

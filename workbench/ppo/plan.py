@@ -39,7 +39,8 @@ def plan_ppo(config: Config) -> PPOPlan:
     ppo, reward = config.ppo, config.reward
     assert ppo is not None
     assert reward is not None
-    tokenizer = load_policy_tokenizer(config.policy.model)
+    with error_context("policy.model"):
+        tokenizer = load_policy_tokenizer(config.policy.model)
     limit = context_length(load_config(config.policy.model), tokenizer)
     reports: list[str] = []
 

@@ -195,10 +195,13 @@ def garbage_collection_paused() -> Iterator[None]:
 def select_stages(stages: Sequence[Stage], config: Config, force: str | None) -> list[Stage]:
     """Return the stages that the configuration has; raises UserError if it has none, or lacks the one to redo."""
     selected = [stage for stage in stages if stage.is_configured(config)]
+    configured = configured_stages(config)
     if not selected:
-        raise UserError(f"{stages[0].name}: the configuration has no such stage")
+        raise UserError(f"{stages[0].name}: the configuration has no such stage; it has {', '.join(configured)}")
     names = [stage.name for stage in selected]
     if force and first_redone(config, force) not in names:
+        if first_redone(config, force) not in configured:
+            raise UserError(f"--force {force}: the configuration has no such stage; it has {', '.join(configured)}")
         raise UserError(f"--force {force}: this command runs {', '.join(names)}; use recipes.{force} or recipes.detox")
     return selected
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.schema import Config, RewardConfig, RewardTraining
-from workbench.errors import UserError
+from workbench.errors import UserError, error_context
 from workbench.models.loading import context_length, load_config, load_tokenizer
 from workbench.rewards.registry import check_options
 from workbench.rewards.training.datasets import (
@@ -50,7 +50,8 @@ def plan_reward(config: Config) -> RewardPlan:
         rows, aim = load_classifier_rows(train, config.seed), f"rewards {train.target_label}"
         require_both_classes([label == train.target_label for label in rows.validation.labels])
         count = len(rows.training.texts)
-    tokenizer = load_tokenizer(train.model)
+    with error_context("reward.train.model"):
+        tokenizer = load_tokenizer(train.model)
     limit = context_length(load_config(train.model), tokenizer)
     if limit is not None and train.max_tokens > limit:
         raise UserError(
