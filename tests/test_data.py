@@ -177,7 +177,7 @@ BAD_SOURCES = {
     "column map, far off": ({"columns": {"prompt": "zzz"}}, r"line 1 has no column 'zzz'; the columns are [a-z, ]*$"),
     "key of the map": (
         {"template": "{dialogue}", "columns": {"dialog": "prompt"}},
-        r"no column 'dialogue'; the columns are prompt, response, text, label; columns maps one to dialog; call it dialog",
+        r"no column 'dialogue'; the columns are prompt, response, text, label; columns maps one to dialog;",
     ),
     "all too long": ({"max_prompt_tokens": 2}, r"all 1 rows dropped: prompts have 3 to 3 tokens \(at most 2 fit\)"),
     "context length": (

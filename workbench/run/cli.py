@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from workbench.config.derived import configured_stages
-from workbench.config.help import help_text
+from workbench.config.help import help_text, key_help, requested_help
 from workbench.config.names import PPO, REWARD, STAGES
 from workbench.config.parsing import dump, parse
 from workbench.config.schema import Config
@@ -118,8 +118,10 @@ def exit_for_closed_pipe() -> NoReturn:
 
 def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
     """Run or plan the stages that `argv` asks for."""
-    if "--help" in argv or "-h" in argv:
-        print_once(help_text(f"python -m recipes.{Path(sys.argv[0]).stem}", description, sections_of(stages)))
+    key = requested_help(argv)
+    if key is not None:
+        prog = f"python -m recipes.{Path(sys.argv[0]).stem}"
+        print_once(key_help(prog, key) if key else help_text(prog, description, sections_of(stages)))
         return
     config, options = parse(argv)
     if options.print_config:
