@@ -116,7 +116,7 @@ def test_tokens_have_their_log_ratios_and_join_to_the_text(architecture: str) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--evaluation.judges", json.dumps(TWO_LISTS)], "two judges are called lexicon"),
+        (["--evaluation.judges", json.dumps(TWO_LISTS)], "two entries are called lexicon"),
         (["--evaluation.judges", "[length]"], "evaluation.judges: length is not a judge"),
         (["--evaluation.judges", "[{model: length, option: 1}]"], r"evaluation.judges.*option"),
         (["--evaluation.samples", "0"], "evaluation.samples: 0"),
@@ -222,7 +222,7 @@ def test_any_reward_is_reported_as_a_score(trained: Path, in_project: Path) -> N
 @pytest.mark.parametrize(
     ("rewards", "message"),
     [
-        ("[length, length]", r"evaluation\.rewards: two rewards are called length"),
+        ("[length, length]", r"evaluation\.rewards: two entries are called length"),
         ("[lenght]", r"evaluation\.rewards: unknown reward 'lenght'; did you mean length"),
     ],
 )

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.schema import Config, Scorer
-from workbench.config.scorers import as_scorer
-from workbench.errors import UserError, error_context
+from workbench.config.scorers import as_scorer, by_name
+from workbench.errors import error_context
 from workbench.evaluation.judges import load_judges
 from workbench.evaluation.metrics.similarity import Encoder, load_encoder
 from workbench.evaluation.models import check_further_models, further_models, model_titles
 from workbench.evaluation.prompt_sets import LoadedSet, load_prompt_sets
 from workbench.models.loading import load_policy_tokenizer
 from workbench.rewards.contract import CheckedReward, Judge
-from workbench.rewards.registry import load_scorer
+from workbench.rewards.registry import ScorerLoader
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
         if model not in tokenizers:
             with error_context(f"evaluation.models.{title}"):
                 tokenizers[model] = load_policy_tokenizer(model)
-    reward = None
+    load, reward = ScorerLoader(), None
     if config.reward is not None and config.reward.model is not None:
         with error_context("reward.model"):
-            reward = load_scorer(Scorer(config.reward.model, config.reward.options))
-    loaded = load_judges(config, reward)
+            reward = load(Scorer(config.reward.model, config.reward.options))
+    loaded = load_judges(config, reward, load)
     encoder = None
     if settings.similarity is not None:
         with error_context("evaluation.similarity"):
@@ -65,18 +66,14 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
         for loaded_set in sets
     ]
     lines = [*reports, *notes, *loaded.notes, *sizes]
-    return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, load_rewards(config), encoder)
+    return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, load_rewards(config, load), encoder)
 
 
-def load_rewards(config: Config) -> dict[str, CheckedReward]:
+def load_rewards(config: Config, load: Callable[[Scorer], CheckedReward]) -> dict[str, CheckedReward]:
     """Load the rewards of `evaluation.rewards` by name; raises UserError for two of one name."""
-    rewards: dict[str, CheckedReward] = {}
-    for index, entry in enumerate(config.evaluation.rewards):
-        scorer = as_scorer(entry, f"evaluation.rewards[{index}]")
-        if scorer.model in rewards:
-            raise UserError(
-                f"evaluation.rewards: two rewards are called {scorer.model}; name one of them by its folder or hub id"
-            )
-        with error_context("evaluation.rewards"):
-            rewards[scorer.model] = load_scorer(scorer)
-    return rewards
+    entries = enumerate(config.evaluation.rewards)
+    named = by_name(
+        [as_scorer(entry, f"evaluation.rewards[{index}]") for index, entry in entries], "evaluation.rewards"
+    )
+    with error_context("evaluation.rewards"):
+        return {name: load(scorer) for name, scorer in named.items()}

@@ -262,12 +262,18 @@ def to_json(results: Results) -> dict[str, Any]:
 
 
 def from_json(data: Mapping[str, Any], path: str) -> Results:
-    """Return the results in a parsed results.json; raises UserError, with its `path`, for another version."""
+    """Return the results in a parsed results.json.
+
+    Raises UserError, with its `path`, for another version, and for a set without the comparison of the verdict.
+    """
     version = data.get("version") if isinstance(data, Mapping) else None
     if version != VERSION:
         raise UserError(f"{path}: results of version {version}, not {VERSION}; redo the stage with --force evaluation")
     try:
-        return _typed(Results, {name: value for name, value in data.items() if name != "version"})
+        results: Results = _typed(Results, {name: value for name, value in data.items() if name != "version"})
+        for result in results.sets:
+            result.comparison(results.before, results.after)
+        return results
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: corrupt: {one_line(error)}; redo the stage with --force evaluation") from error
 

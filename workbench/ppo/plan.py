@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from workbench.models.loading import context_length, load_config, load_policy_to
 from workbench.models.memory import model_plan
 from workbench.ppo.sampler import check_batch_size, check_columns
 from workbench.rewards.contract import CheckedReward
-from workbench.rewards.registry import load_scorer
+from workbench.rewards.registry import ScorerLoader
 
 MIN_HELD_OUT_PROMPTS = 10
 
@@ -55,11 +56,11 @@ def plan_ppo(config: Config) -> PPOPlan:
     check_batch_size(ppo, len(rows))
     validation_rows = load("ppo.validation", ppo.validation) if ppo.validation else []
     check_columns(rows, validation_rows)
-    reward_model = None
+    load_once, reward_model = ScorerLoader(), None
     if reward.model is not None:
         with error_context("reward.model"):
-            reward_model = load_scorer(Scorer(reward.model, reward.options))
-    held_out = load_held_out(reward.held_out, len(validation_rows)) if reward.held_out else None
+            reward_model = load_once(Scorer(reward.model, reward.options))
+    held_out = load_held_out(reward.held_out, len(validation_rows), load_once) if reward.held_out else None
     updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
     summary = (
         f"{ppo.steps} steps of {ppo.batch_size} from {len(rows)} prompts, {updates} optimizer steps each, "
@@ -69,7 +70,7 @@ def plan_ppo(config: Config) -> PPOPlan:
     return PPOPlan(lines, tokenizer, rows, validation_rows, reward_model, held_out)
 
 
-def load_held_out(scorer: Scorer, prompts: int) -> CheckedReward:
+def load_held_out(scorer: Scorer, prompts: int, load: Callable[[Scorer], CheckedReward]) -> CheckedReward:
     """Load the held-out reward; raises UserError if it would score too few validation prompts."""
     if prompts < MIN_HELD_OUT_PROMPTS:
         raise UserError(
@@ -77,4 +78,4 @@ def load_held_out(scorer: Scorer, prompts: int) -> CheckedReward:
             f"{MIN_HELD_OUT_PROMPTS}, or its curve is noise"
         )
     with error_context("reward.held_out"):
-        return load_scorer(scorer)
+        return load(scorer)

@@ -32,7 +32,7 @@ from workbench.run.distributed import (
 )
 from workbench.run.folder import Run, check_run, lock_run, open_run, prepare_folder
 from workbench.run.reuse import copy_stage, reused_stages, with_reused_settings
-from workbench.run.tracebacks import with_location
+from workbench.run.tracebacks import remove_traceback, with_location
 
 
 class Plan(Protocol):
@@ -254,6 +254,7 @@ def run_stage(stage: Stage, run: Run, plan: Plan) -> None:
     minutes = (time.monotonic() - start) / 60
     if is_main_process():
         run.finish(stage.name, minutes=minutes, inputs=result.inputs, metrics=result.metrics)
+        remove_traceback(run.folder)
     wait_for_everyone()
     print_once(f"{stage.name}: finished in {minutes:.1f} min -> {run.folder / stage.name}")
     reset_accelerate()
