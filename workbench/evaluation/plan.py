@@ -10,12 +10,13 @@ from transformers import PreTrainedTokenizerBase
 from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.schema import Config, Scorer
 from workbench.config.scorers import as_scorer, by_name
-from workbench.errors import error_context
+from workbench.errors import UserError, error_context
 from workbench.evaluation.judges import load_judges
 from workbench.evaluation.metrics.similarity import Encoder, load_encoder
 from workbench.evaluation.models import check_further_models, further_models, model_titles
 from workbench.evaluation.prompt_sets import LoadedSet, load_prompt_sets
 from workbench.models.loading import load_policy_tokenizer
+from workbench.ppo.rollout import reward_columns
 from workbench.rewards.contract import CheckedReward, Judge
 from workbench.rewards.registry import ScorerLoader
 
@@ -59,14 +60,26 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
         with error_context("evaluation.similarity"):
             encoder = load_encoder(settings.similarity)
     sets, reports = load_prompt_sets(config, tokenizers, further)
+    rewards = load_rewards(config, load)
+    for loaded_set in sets:
+        with error_context(f"evaluation.data.{loaded_set.name}"):
+            for scorer in [*([reward] if reward is not None else []), *rewards.values()]:
+                scorer.check_columns(reward_columns(loaded_set.rows))
+    has_references = {loaded_set.name: any(loaded_set.references) for loaded_set in sets}
+    if encoder is not None and not any(has_references.values()):
+        raise UserError(
+            "evaluation.similarity: it compares completions with references, and no set of evaluation.data has any; "
+            "map a column with columns: {reference: ...}, or remove it"
+        )
     titles, samples = model_titles(config), settings.samples * len(sampling_seeds(config))
     sizes = [
         f"{loaded_set.name}: {len(loaded_set.rows)} prompts x {len(titles)} models x {samples} completions, "
         f"up to {completion_limit(config)} tokens"
+        + ("" if has_references[loaded_set.name] else ", no column reference: no ROUGE, no BLEU")
         for loaded_set in sets
     ]
     lines = [*reports, *notes, *loaded.notes, *sizes]
-    return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, load_rewards(config, load), encoder)
+    return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, rewards, encoder)
 
 
 def load_rewards(config: Config, load: Callable[[Scorer], CheckedReward]) -> dict[str, CheckedReward]:

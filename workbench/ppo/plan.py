@@ -13,7 +13,9 @@ from workbench.data.prompts import load_configured_prompts
 from workbench.errors import UserError, error_context
 from workbench.models.loading import context_length, load_config, load_policy_tokenizer
 from workbench.models.memory import model_plan
+from workbench.ppo.rollout import reward_columns
 from workbench.ppo.sampler import check_batch_size, check_columns
+from workbench.ppo.selfcheck import check_sanity_pair
 from workbench.rewards.contract import CheckedReward
 from workbench.rewards.registry import ScorerLoader
 
@@ -61,6 +63,15 @@ def plan_ppo(config: Config) -> PPOPlan:
         with error_context("reward.model"):
             reward_model = load_once(Scorer(reward.model, reward.options))
     held_out = load_held_out(reward.held_out, len(validation_rows), load_once) if reward.held_out else None
+    if reward_model is not None:
+        with error_context("ppo.data"):
+            reward_model.check_columns(reward_columns(rows))
+        if reward.sanity_pair is not None and ppo.self_checks:
+            check_sanity_pair(reward_model, reward.sanity_pair, rows[0])
+    for scorer in (reward_model, held_out):
+        if scorer is not None and validation_rows:
+            with error_context("ppo.validation"):
+                scorer.check_columns(reward_columns(validation_rows))
     updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
     summary = (
         f"{ppo.steps} steps of {ppo.batch_size} from {len(rows)} prompts, {updates} optimizer steps each, "
