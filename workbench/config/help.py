@@ -129,7 +129,7 @@ def range_in_words(limits: Range | Length) -> str:
         is_exact = limits.minimum == limits.maximum
         return f", {limits.minimum} entries" if is_exact else f", at least {limits.minimum} entry"
     if limits.above is not None:
-        return f" above {limits.above:g}"
+        return f" above {limits.above:g}" + (f", at most {limits.maximum}" if limits.maximum is not None else "")
     if limits.minimum is not None and limits.maximum is not None:
         return f" from {limits.minimum} to {limits.maximum}"
     return f", at least {limits.minimum:g}"

@@ -77,7 +77,9 @@ def plan_ppo(config: Config) -> PPOPlan:
         f"{ppo.steps} steps of {ppo.batch_size} from {len(rows)} prompts, {updates} optimizer steps each, "
         f"reward {reward.model or 'trained'}, KL coefficient {ppo.kl_coef}"
     )
-    lines = [*reports, summary, *model_plan(config, ppo.micro_batch_size or ppo.minibatch_size)]
+    tokens = max(len(row["prompt_ids"]) for row in rows) + ppo.max_new_tokens
+    micro_batch_size = ppo.micro_batch_size or ppo.minibatch_size
+    lines = [*reports, summary, *model_plan(config, "ppo.micro_batch_size", micro_batch_size, tokens)]
     return PPOPlan(lines, tokenizer, rows, validation_rows, reward_model, held_out)
 
 

@@ -48,5 +48,7 @@ def plan_sft(config: Config) -> SFTPlan:
     validation_rows = load("sft.validation", sft.validation) if sft.validation else []
     steps = sft.max_steps or -(-len(train_rows) // sft.batch_size) * sft.epochs
     summary = f"{steps:g} steps of {sft.batch_size} rows from {len(train_rows)}"
-    lines = [*reports, summary, *model_plan(config, sft.micro_batch_size or sft.batch_size)]
+    tokens = max(len(row["prompt_ids"]) + len(row["response_ids"]) for row in train_rows)
+    rows = min(sft.micro_batch_size or sft.batch_size, len(train_rows))
+    lines = [*reports, summary, *model_plan(config, "sft.micro_batch_size", rows, tokens)]
     return SFTPlan(lines, tokenizer, train_rows, validation_rows)

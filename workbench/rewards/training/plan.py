@@ -58,5 +58,11 @@ def plan_reward(config: Config) -> RewardPlan:
             f"reward.train.max_tokens: {train.max_tokens}, but {train.model} reads at most {limit} tokens; lower it"
         )
     steps = -(-count // train.batch_size) * train.epochs
+    has_own_steps = "max_steps" in train.trainer_args
+    if train.early_stopping is not None and train.save_every > steps and not has_own_steps:
+        raise UserError(
+            f"reward.train.early_stopping: it evaluates each reward.train.save_every {train.save_every} steps, but "
+            f"training has only {steps:g}; lower reward.train.save_every"
+        )
     summary = f"{steps:g} steps of {train.batch_size} from {count} rows, {train.model}, {aim}"
     return RewardPlan([*rows.sizes, summary], reward, train, config.seed, config.track, tokenizer, rows)
