@@ -229,6 +229,27 @@ class Results:
         """The names of the guards that did not pass."""
         return [guard.name for guard in self.guards if not guard.passed]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a flat row for each mean: one per set, model and metric, for a data frame."""
+        return [
+            {"set": result.name, "neutral": result.neutral, "model": title, **_columns(summary.metric)}
+            | {"mean": mean, "seed_std": summary.seed_stds.get(title) if summary.seed_stds else None}
+            for result in self.sets
+            for summary in result.summaries
+            for title, mean in summary.means.items()
+        ]
+
+    def difference_rows(self) -> list[dict[str, Any]]:
+        """Return a flat row for each difference: one per set, comparison and metric, for a data frame."""
+        return [
+            {"set": result.name, "neutral": result.neutral, "before": comparison.before, "after": comparison.after}
+            | _columns(difference.metric)
+            | {name: value for name, value in vars(difference).items() if name != "metric"}
+            for result in self.sets
+            for comparison in result.comparisons
+            for difference in comparison.differences
+        ]
+
     def compared(self, *, neutral: bool) -> Iterator[tuple[SetResult, Comparison]]:
         """Yield each set that is neutral, or each that is not, with its comparison of `after` with `before`."""
         for result in self.sets:
@@ -278,10 +299,10 @@ def from_json(data: Mapping[str, Any], path: str) -> Results:
         raise UserError(f"{path}: corrupt: {one_line(error)}; redo the stage with --force evaluation") from error
 
 
-def read_results(file: Path) -> Results:
+def read_results(file: Path | str) -> Results:
     """Return the results in a results.json; raises UserError where it cannot be read."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {one_line(error)}; redo it with --force evaluation") from error
     return from_json(data, str(file))
@@ -298,6 +319,11 @@ def example_to_json(example: Example) -> dict[str, Any]:
     """Return a line of completions.jsonl as plain data."""
     scores = [{"metric": s.metric.name, "judge": s.metric.judge, "means": s.means} for s in example.scores]
     return dataclasses.asdict(dataclasses.replace(example, scores=[])) | {"scores": scores}
+
+
+def _columns(metric: Metric) -> dict[str, Any]:
+    """Return what identifies a metric as the columns of a row."""
+    return {"metric": metric.name, "judge": metric.judge, "direction": metric.direction}
 
 
 def _typed(kind: Any, value: Any) -> Any:

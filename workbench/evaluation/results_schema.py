@@ -10,6 +10,13 @@ import inspect
 
 from workbench.evaluation import results
 
+DATA_FRAMES = """\
+import pandas
+from workbench.evaluation.results import read_results
+
+means = pandas.DataFrame(read_results("runs/quickstart/evaluation/results.json").rows())
+differences = pandas.DataFrame(read_results("runs/quickstart/evaluation/results.json").difference_rows())
+"""
 HEAD = f"""# results.json and completions.jsonl
 
 An evaluation writes `results.json`, version {results.VERSION}, and a line of `completions.jsonl` for every prompt.
@@ -20,6 +27,13 @@ The fields are those of the dataclasses in `workbench/evaluation/results.py`, fr
 - A line of `completions.jsonl` is an `Example`; an entry of its `scores` is
   `{{"metric": NAME, "judge": NAME or null, "means": {{TITLE: VALUE}}}}`.
 - A metric is named by its `name` and `judge` together. `null` stands for a missing number; no file holds NaN.
+
+In pandas, one line each gives the means (a row per set, model and metric, with the columns `set`, `neutral`, `model`,
+`metric`, `judge`, `direction`, `mean` and `seed_std`) and the differences (a row per set, comparison and metric, with
+`before` and `after` in place of `model`, and the fields of a `Difference`):
+
+```python
+{DATA_FRAMES}```
 """
 
 
