@@ -126,9 +126,9 @@ def test_tokens_have_their_log_ratios_and_join_to_the_text(architecture: str) ->
         (["--evaluation.models", "{sft: toy:t5}"], r"evaluation.models.sft: this title is reserved"),
         (["--evaluation.models", "{data: toy:t5}"], r"evaluation.models.data: this title is reserved"),
         (["--evaluation.models", "{prompt: toy:t5}"], r"evaluation.models.prompt: this title is reserved"),
-        (["--evaluation.similarity", "./nowhere"], r"evaluation.similarity: \./nowhere: no such model folder"),
+        (["--evaluation.similarity", "./nowhere"], r"evaluation.similarity: \./nowhere: no such file or folder"),
         (["--evaluation.models", "{other: no/such/folder}"], "evaluation.models.other: no/such/folder"),
-        (["--evaluation.models", "{other: ./nowhere}"], r"evaluation.models.other: \./nowhere: no such model folder"),
+        (["--evaluation.models", "{other: ./nowhere}"], r"evaluation.models.other: \./nowhere: no such file or folder"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_anything_runs(

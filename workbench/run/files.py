@@ -22,6 +22,8 @@ def missing_path(path: str) -> str:
         missing = missing.parent
     siblings = sorted(name for name in os.listdir(missing.parent) if name[0] != ".") if missing.parent.is_dir() else []
     hint = suggestion(missing.name, siblings, str(missing).removesuffix(missing.name))
+    if missing.parent == Path() and "did you mean" not in hint:
+        hint = ""  # whatever else is in the working directory is no help
     return f"{path}: no such file or folder; {missing.parent.resolve()} has no {missing.name!r}{hint}"
 
 
