@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from workbench.config.names import ALIGNED, TUNED
-from workbench.evaluation.results import KL, TOXIC_RATE, read_results
+from workbench.evaluation.results import KL, TOXIC_RATE
+from workbench.evaluation.results_files import read_results
 
 # Heading -> metric and judge.
 COLUMNS = {"toxic rate, toy_lexicon": (TOXIC_RATE, "toy_lexicon"), "ROUGE-L": ("ROUGE-L", None)}

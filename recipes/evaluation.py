@@ -30,7 +30,7 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
 
     from workbench.evaluation.pipeline import evaluate
     from workbench.evaluation.records import read_curves, read_reward_report
-    from workbench.evaluation.results import write_evaluation
+    from workbench.evaluation.results_files import write_evaluation
     from workbench.ppo.overoptimization import read_points
     from workbench.report.live import live_page, write_live_page
     from workbench.report.tables import final_metrics

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from recipes import evaluation, ppo, sft
 from workbench.errors import Failed
-from workbench.run.cli import announce, execute, plan_stages, print_plan, read_command_line, run_recipe, sections_of
+from workbench.run.cli import announce, execute, plan_stages, print_plan, read_command_line, sections_of
 from workbench.run.distributed import is_main_process, print_once
+from workbench.run.process import run_recipe
 from workbench.run.sweep import can_be_planned, sweep_configs
 
 STAGES = [sft.STAGE, ppo.STAGE, evaluation.STAGE]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,11 @@ class Combination:
             name: [term.weight * score for score in term.reward(prompts, completions, **columns)]
             for name, term in self.terms_by_name.items()
         }
+
+    def check_columns(self, columns: Mapping[str, list]) -> None:
+        """Raise UserError if the data lack a column that a term requires."""
+        for term in self.terms_by_name.values():
+            term.reward.check_columns(columns)
 
     def judge(self) -> Judge | None:
         """Return the judge of the only term that has one; None if no term has one, or several do."""

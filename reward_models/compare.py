@@ -28,8 +28,8 @@ from workbench.errors import UserError, error_context
 from workbench.rewards.contract import CheckedReward
 from workbench.rewards.ranking import auroc, ranks
 from workbench.rewards.registry import load_scorer
-from workbench.run.cli import exit_on_error
 from workbench.run.options import make_options_parser, parse_options
+from workbench.run.process import exit_on_error
 
 MAX_LISTED_LABELS = 10
 MAX_QUOTED_CHARACTERS = 200

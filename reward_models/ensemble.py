@@ -7,7 +7,7 @@ subtracts a multiple of the members' variance; here it is the standard deviation
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,11 @@ class Ensemble:
         """Return the `mean`, and -k times the (population) standard deviation as `disagreement`."""
         scores = np.array([member(prompts, completions, **columns) for member in self.members])
         return {"mean": scores.mean(axis=0).tolist(), "disagreement": (-self.k * scores.std(axis=0)).tolist()}
+
+    def check_columns(self, columns: Mapping[str, list]) -> None:
+        """Raise UserError if the data lack a column that a member requires."""
+        for member in self.members:
+            member.check_columns(columns)
 
     def judge(self) -> Judge | None:
         """Return the mean of the members' judges; None if a member has none."""

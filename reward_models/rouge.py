@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rouge_score.rouge_scorer import RougeScorer
 
 from workbench.errors import RewardError, UserError, shorten
-from workbench.rewards.contract import RewardModel
+from workbench.rewards.contract import missing_column
 
 TYPES = ("rouge1", "rouge2", "rougeL")
 
 
-def load(type: str = "rougeL", column: str = "reference") -> RewardModel:
-    """Return a reward that is the F-measure against the references in `column`, the best if a row has a list."""
-    if type not in TYPES:
-        raise UserError(f"options.type is {type!r}; use one of {', '.join(TYPES)}")
-    scorer = RougeScorer([type])
+@dataclass(frozen=True)
+class Rouge:
+    """The F-measure against the references in a column, the best if a row has a list of them."""
 
-    def reward(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        if column not in columns:
-            available = ", ".join(columns) or "none"
-            raise RewardError(f"reward rouge: no column {column!r} to compare with; available: {available}")
-        pairs = zip(columns[column], completions, strict=True)
+    scorer: RougeScorer
+    type: str
+    """rouge1, rouge2 or rougeL."""
+    column: str
+
+    def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        """Return one F-measure per completion; raises RewardError for a row without references."""
+        if self.column not in columns:
+            raise RewardError(missing_column("rouge", self.column, columns))
+        pairs = zip(columns[self.column], completions, strict=True)
         return [
-            float(scorer.score_multi(_references(value, row, column), completion)[type].fmeasure)
+            float(self.scorer.score_multi(_references(value, row, self.column), completion)[self.type].fmeasure)
             for row, (value, completion) in enumerate(pairs)
         ]
 
-    return reward
+    def check_columns(self, columns: Mapping[str, list]) -> None:
+        """Raise UserError if the column is missing, or a row has no reference in it."""
+        if self.column not in columns:
+            raise UserError(missing_column("rouge", self.column, columns))
+        for row, value in enumerate(columns[self.column]):
+            try:
+                _references(value, row, self.column)
+            except RewardError as error:  # which no key would precede
+                raise UserError(str(error)) from error
+
+
+def load(type: str = "rougeL", column: str = "reference") -> Rouge:
+    """Return the reward that compares completions with the references in `column`."""
+    if type not in TYPES:
+        raise UserError(f"options.type is {type!r}; use one of {', '.join(TYPES)}")
+    return Rouge(RougeScorer([type]), type, column)
 
 
 def _references(value: Any, row: int, column: str) -> list[str]:

@@ -20,8 +20,8 @@ from reward_models.http import read_token
 from workbench.errors import UserError
 from workbench.rewards.contract import CheckedReward, Judge
 from workbench.rewards.registry import REWARDS, load_reward
-from workbench.run.cli import exit_on_error
 from workbench.run.options import make_options_parser, parse_options
+from workbench.run.process import exit_on_error
 
 MAX_BODY_BYTES = 32 * 2**20
 PATHS = {"/health": "GET", "/score": "POST", "/toxicity": "POST"}

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from workbench.config.annotations import element, field_types, without_none, without_range
-from workbench.config.help import COLUMNS, field_sentences, markdown
+from workbench.config.help import COLUMNS, field_sentences, markdown, requested_help
 from workbench.config.schema import Config, DataSource, LoraSettings, PromptSet, Scorer
+from workbench.errors import UserError
+from workbench.run import cli
 
 SECTIONS = {
     "sft": ("policy", "sft", "reuse"),
@@ -52,6 +54,71 @@ def test_help_prints_every_key_of_the_recipe_and_loads_no_torch(recipe: str, in_
     expected = [key for key in keys(Config) if key.split(".")[0] in sections and key not in SECTIONS[recipe]]
     assert len(expected) > 15
     assert sorted(printed) == sorted([*expected, "config", "dry_run", "force", "print_config", "help"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "section"),
+    [
+        (["--ppo.help"], "ppo"),
+        (["--help", "ppo"], "ppo"),
+        (["--seed", "3", "--help", "reward.train"], "reward.train"),
+        (["--reward.train.help", "--seed", "3"], "reward.train"),
+        (["--sft.lora.help"], None),
+        (["--policy.lora.help"], "policy.lora"),
+        (["--evaluation.data.help"], "evaluation.data.NAME"),
+        (["--evaluation.data.my set.help"], "evaluation.data.NAME"),
+        (["--reward.held_out.help"], "reward.held_out"),
+    ],
+)
+def test_help_of_one_section_prints_its_keys_alone(
+    arguments: list[str], section: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if section is None:
+        with pytest.raises(UserError, match=r"^--sft\.lora: unknown key"):
+            cli.launch([], "", arguments)
+        return
+    cli.launch([], "", arguments)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= COLUMNS
+    printed = [line.split()[0].removeprefix("--") for line in lines if line.startswith("  --")]
+    expected = [key for key in keys(Config) if key.startswith(f"{section}.")]
+    assert len(expected) > 1
+    assert printed == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--ppo.kl_coef.help"], "  --ppo.kl_coef  float, at least 0; default: 0.05"),
+        (["--sft.data.template.help"], "  --sft.data.template  string; default: continuation"),
+        (["--reward.options.words.help"], "  --reward.options  mapping; default: {}"),
+        (["--evaluation.data.a.path.help"], "  --evaluation.data.NAME.path  string; required"),
+    ],
+)
+def test_help_of_one_key(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.launch([], "", arguments)
+    usage, _, described = capsys.readouterr().out.partition("\n\n")
+    assert " ".join(usage.split()).endswith(f"[{line.split()[0]} VALUE ...]")
+    assert described.splitlines()[0] == line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pppo.help"], r"^--pppo: unknown key; did you mean --ppo\?$"),
+        (["--help", "reward.trian"], r"^--reward\.trian: unknown key; did you mean --reward\.train\?$"),
+        (["--ppo.kl_ceof.help"], r"did you mean --ppo\.kl_coef\?$"),
+    ],
+)
+def test_help_of_what_is_not_there_is_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        cli.launch([], "", arguments)
+
+
+def test_an_option_called_help_is_an_option_where_it_has_a_value() -> None:
+    assert requested_help(["--reward.options.help", "3"]) is None
+    assert requested_help(["--reward.options.help", "--seed", "3"]) == "reward.options"
+    assert requested_help(["--seed", "3", "-h"]) == ""
 
 
 def test_every_key_has_a_sentence() -> None:

@@ -107,7 +107,7 @@ def test_a_judge_may_be_a_name_or_a_scorer(tmp_path: Path) -> None:
         ("name: test", "name: test\nname: other", "test.yaml, line 3: name: appears twice; keep one"),
         ("name: test", "name: ../other", "is used as a folder name"),
         ("kl_coef: 3e-2", "kl_coef: -1", "ppo.kl_coef: -1.0 must be at least 0"),
-        ("kl_coef: 3e-2", "steps: 0", "ppo.steps: 0 must be at least 1"),
+        ("kl_coef: 3e-2", "steps: 0", "ppo.steps: 0 must be between 1 and 10000000"),
         ("kl_coef: 3e-2", "lam: 1.5", "ppo.lam: 1.5 must be between 0 and 1"),
         ("kl_coef: 3e-2", "minibatch_size: 24", "ppo.batch_size: 64 is not a multiple of ppo.minibatch_size 24"),
         ("kl_coef: 3e-2", "micro_batch_size: 3", "ppo.minibatch_size: 16 is not a multiple of ppo.micro_batch_size 3"),
@@ -144,6 +144,10 @@ def test_a_mistake_in_the_file_is_one_line_that_names_it(old: str, new: str, mes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--polcy.model", "1"], "--polcy.model: unknown key; did you mean --policy?"),
+        (["--ppo.value_modl", "1"], "--ppo.value_modl: unknown key; did you mean --ppo.value_model?"),
+        (["--ppo.top_p", "1"], "--ppo.top_p: no such option: responses are sampled from the plain softmax"),
+        (["--evaluation", "{top_k: 1}"], "--evaluation.top_k: no such option: responses are sampled from"),
         (["--ppo.kl_coe", "1"], "--ppo.kl_coe: unknown key; did you mean --ppo.kl_coef?"),
         (["--ppo.kl_coef", "x"], "--ppo.kl_coef: must be a number, not 'x'"),
         (["--evaluation.data.toxic.pat", "x"], "did you mean --evaluation.data.toxic.path?"),
@@ -154,7 +158,7 @@ def test_a_mistake_in_the_file_is_one_line_that_names_it(old: str, new: str, mes
             "--evaluation.judges[0]: must be a string or a mapping with model, options",
         ),
         (["--reward.train.more_data", "[{path: a, pth: b}]"], "--reward.train.more_data[0].pth: unknown key; did you"),
-        (["--evaluation.seeds", "[-1]"], "evaluation.seeds[0]: -1 must be at least 0"),
+        (["--evaluation.seeds", "[-1]"], "evaluation.seeds[0]: -1 must be between 0 and 4294967295"),
         (["--evaluation.seeds", "[]"], "evaluation.seeds: empty; expected at least 1"),
         (["--evaluation.seeds.x", "1"], "--evaluation.seeds.x: unknown key"),
         (["--evaluation.data.toxic.limit", "0"], "evaluation.data.toxic.limit: 0 must be at least 1"),

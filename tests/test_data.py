@@ -170,7 +170,15 @@ BAD_SOURCES = {
     "empty split": ({"split": "b", "fractions": {"a": 0.999, "b": 0.001}}, r"none of its 1 rows falls into split b"),
     "template": ({"template": "instructoin"}, r"'instructoin'; did you mean instruction\?"),
     "template field": ({"template": "{promt}"}, r"line 1: no column 'promt'.*columns: \{promt: prompt\}"),
-    "column map": ({"columns": {"prompt": "dialog"}}, r"line 1: no column 'dialog'"),
+    "column map": (
+        {"columns": {"prompt": "respnse"}},
+        r"columns: \{prompt: respnse\}: .*no column 'respnse'.*\{prompt: response\}\?$",
+    ),
+    "column map, far off": ({"columns": {"prompt": "zzz"}}, r"line 1 has no column 'zzz'; the columns are [a-z, ]*$"),
+    "key of the map": (
+        {"template": "{dialogue}", "columns": {"dialog": "prompt"}},
+        r"no column 'dialogue'; the columns are prompt, response, text, label; columns maps one to dialog;",
+    ),
     "all too long": ({"max_prompt_tokens": 2}, r"all 1 rows dropped: prompts have 3 to 3 tokens \(at most 2 fit\)"),
     "context length": (
         {"max_prompt_tokens": 13},

@@ -16,7 +16,8 @@ from workbench.errors import UserError
 from workbench.evaluation import cache, models
 from workbench.evaluation.cache import Cache, completions_from_json, completions_to_json, open_cache, weights_hash
 from workbench.evaluation.generation import Completion
-from workbench.evaluation.results import Results, read_results
+from workbench.evaluation.results import Results
+from workbench.evaluation.results_files import read_results
 from workbench.models.policy import Policy
 from workbench.run import cli
 

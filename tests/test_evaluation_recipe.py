@@ -18,7 +18,8 @@ from small_runs import drop, evaluation_source, fraction_of_e, small
 from recipes import evaluation, ppo, sft
 from workbench.errors import UserError
 from workbench.evaluation.generation import ComparedModel, Completion, Sampling, sample_completions
-from workbench.evaluation.results import Results, RunVerdict, read_results, to_json
+from workbench.evaluation.results import Results, RunVerdict
+from workbench.evaluation.results_files import read_results, to_json
 from workbench.models.loading import load_tokenizer
 from workbench.run import cli
 
@@ -116,7 +117,7 @@ def test_tokens_have_their_log_ratios_and_join_to_the_text(architecture: str) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--evaluation.judges", json.dumps(TWO_LISTS)], "two judges are called lexicon"),
+        (["--evaluation.judges", json.dumps(TWO_LISTS)], "two entries are called lexicon"),
         (["--evaluation.judges", "[length]"], "evaluation.judges: length is not a judge"),
         (["--evaluation.judges", "[{model: length, option: 1}]"], r"evaluation.judges.*option"),
         (["--evaluation.samples", "0"], "evaluation.samples: 0"),
@@ -126,9 +127,9 @@ def test_tokens_have_their_log_ratios_and_join_to_the_text(architecture: str) ->
         (["--evaluation.models", "{sft: toy:t5}"], r"evaluation.models.sft: this title is reserved"),
         (["--evaluation.models", "{data: toy:t5}"], r"evaluation.models.data: this title is reserved"),
         (["--evaluation.models", "{prompt: toy:t5}"], r"evaluation.models.prompt: this title is reserved"),
-        (["--evaluation.similarity", "./nowhere"], r"evaluation.similarity: \./nowhere: no such model folder"),
+        (["--evaluation.similarity", "./nowhere"], r"evaluation.similarity: \./nowhere: no such file or folder"),
         (["--evaluation.models", "{other: no/such/folder}"], "evaluation.models.other: no/such/folder"),
-        (["--evaluation.models", "{other: ./nowhere}"], r"evaluation.models.other: \./nowhere: no such model folder"),
+        (["--evaluation.models", "{other: ./nowhere}"], r"evaluation.models.other: \./nowhere: no such file or folder"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_anything_runs(
@@ -222,7 +223,7 @@ def test_any_reward_is_reported_as_a_score(trained: Path, in_project: Path) -> N
 @pytest.mark.parametrize(
     ("rewards", "message"),
     [
-        ("[length, length]", r"evaluation\.rewards: two rewards are called length"),
+        ("[length, length]", r"evaluation\.rewards: two entries are called length"),
         ("[lenght]", r"evaluation\.rewards: unknown reward 'lenght'; did you mean length"),
     ],
 )

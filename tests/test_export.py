@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,35 @@ def test_an_adapter_is_exported_unchanged_for_plain_peft(
     torch.testing.assert_close(
         logits(loaded, tokenizer, architecture), logits(trained, tokenizer, architecture), atol=1e-4, rtol=0
     )
-    (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    lines = capsys.readouterr().out.splitlines()
+    (command,) = [line.partition(": ")[2] for line in lines if line.startswith("to measure")]
+    assert lm_eval_arguments(command) == {
+        "pretrained": f"base_{architecture}",
+        "peft": str(folder),
+        "tokenizer": str(folder),
+        "dtype": "float32",
+        **({"backend": "seq2seq"} if architecture == "t5" else {}),
+    }
+    (note,) = [line for line in lines if line.startswith("note")]
     assert f"base_{architecture}" in note
     assert "--merge" in note
 
 
-def test_a_fully_trained_model_is_exported_without_its_value_head(workspace: Path, tmp_path: Path) -> None:
+def lm_eval_arguments(command: str) -> dict[str, str]:
+    """Return the model arguments of a command, split as lm_eval splits them."""
+    program, *options = shlex.split(command)
+    assert (program, *options[:3:2], *options[4:]) == ("lm_eval", "--model", "--model_args", "--tasks", "hellaswag")
+    assert options[1] == "hf"
+    return dict(argument.split("=", 1) for argument in options[3].split(","))
+
+
+def test_a_fully_trained_model_is_exported_without_its_value_head(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number, arguments in enumerate(([], ["--merge"])):
         folder = exported(tmp_path / str(number), *arguments, run="runs/full")
+        command = capsys.readouterr().out.splitlines()[-1].partition(": ")[2]
+        assert lm_eval_arguments(command) == {"pretrained": str(folder), "tokenizer": str(folder), "dtype": "float32"}
         assert {file.name for file in folder.iterdir()} == TOKENIZER | {
             *("README.md", "config.json", "generation_config.json", "model.safetensors")
         }

@@ -12,7 +12,7 @@ import yaml
 from exports import altered, exported, refused, section
 from huggingface_hub import ModelCard
 
-from workbench.config.schema import RewardConfig
+from workbench.config.schema import PromptSet, RewardConfig
 from workbench.evaluation.results import (
     Comparison,
     Difference,
@@ -25,8 +25,8 @@ from workbench.evaluation.results import (
     Settings,
     Summary,
     Verdict,
-    to_json,
 )
+from workbench.evaluation.results_files import to_json
 from workbench.export import card as model_card
 from workbench.export.exported import ExportedModel, reward_description
 from workbench.run.files import content_hash
@@ -128,6 +128,37 @@ def test_the_card_holds_verdict_table_and_failed_guards(evaluated: str, tmp_path
     assert "**small \\| talk**: 1 prompt (neutral" in text
 
 
+def test_the_numbers_are_in_the_hub_s_model_index(evaluated: str, tmp_path: Path) -> None:
+    run = open_finished_run(Path(evaluated))
+    sets = {"test dialogues": "org/dialogues", "small | talk": "/home/me/private/talk.csv"}
+    run.config.evaluation.data = {name: PromptSet(path, split="test") for name, path in sets.items()}
+    for stage, toxicity, rouge in (("ppo", 0.13, 0.778), ("sft", 0.42, 0.777)):
+        model = ExportedModel(run, stage, "merged", "./x", "", True)
+        data = ModelCard(f"---\n{model_card.front_matter(model, results())}\n---\n").data
+        assert data.model_name == run.config.name
+        entries = [
+            (e.dataset_type, e.dataset_name, e.metric_type, e.metric_name, e.metric_value) for e in data.eval_results
+        ]
+        assert entries == [
+            ("org/dialogues", "test dialogues", "toxicity", "toxicity (reward), test dialogues", toxicity),
+            ("org/dialogues", "test dialogues", "rouge", "ROUGE-L, test dialogues", rouge),
+            ("talk.csv", "small | talk", "toxicity", "toxicity (reward), small | talk", toxicity),
+        ], "distinct-2 has no better direction, and a private folder stays private"
+        assert {(e.task_type, e.dataset_split) for e in data.eval_results} == {("text-generation", "test")}
+    front = model_card.front_matter(ExportedModel(run, "ppo", "merged", "./x", "", True), None)
+    assert "model-index" not in front
+
+
+def test_the_reward_model_s_quality_is_in_the_model_index(workspace: Path, tmp_path: Path) -> None:
+    folder = exported(tmp_path / "out", "--stage", "reward")
+    data = ModelCard.load(folder / "README.md").data
+    metrics = json.loads(Path("runs/t5/reward/stage.json").read_text())["metrics"]
+    assert {e.metric_type: e.metric_value for e in data.eval_results} == {
+        "accuracy": round(metrics["accuracy"], 4),
+        "roc_auc": round(metrics["auroc"], 4),
+    }
+
+
 def test_the_card_of_the_sft_model_compares_it_with_the_base(evaluated: str, tmp_path: Path) -> None:
     folder = exported(tmp_path / "out", "--merge", "--stage", "sft", run=evaluated)
     text = section(folder, "Evaluation")
@@ -194,7 +225,7 @@ def test_front_matter_names_what_the_hub_has_and_nothing_else(workspace: Path, t
     assert first is not None
     assert second is not None
     policy.model, first.data.path, second.data.path = "org/base", "org/sums", "allenai/real-toxicity-prompts"
-    front = model_card.front_matter(ExportedModel(run, "ppo", "merged", "./x", "", False))
+    front = model_card.front_matter(ExportedModel(run, "ppo", "merged", "./x", "", False), None)
     assert yaml.safe_load(front) == {
         "base_model": "org/base",
         "datasets": ["org/sums", "allenai/real-toxicity-prompts"],

@@ -69,7 +69,7 @@ def test_a_reward_that_cannot_judge_leaves_every_judge() -> None:
     ("judges", "message"),
     [
         (["length"], r"^evaluation\.judges: length is not a judge"),
-        ([Scorer("lexicon", WORDS), Scorer("lexicon", OTHER_WORDS)], r"^evaluation\.judges: two judges are called"),
+        ([Scorer("lexicon", WORDS), Scorer("lexicon", OTHER_WORDS)], r"^evaluation\.judges: two entries are called"),
         (["unheard_of"], r"^evaluation\.judges: unknown reward"),
         ([{"modle": "length"}], r"^evaluation\.judges\[0\]\.modle: unknown key"),
     ],

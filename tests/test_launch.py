@@ -143,8 +143,10 @@ def test_a_stage_that_is_not_there_is_named(recorder: Recorder) -> None:
     missing = Stage("sft", lambda config: False, lambda config: None, lambda run, plan: StageResult({}, {}))
     with pytest.raises(UserError, match="sft: the configuration has no such stage"):
         recorder.launch([missing])
-    with pytest.raises(UserError, match=r"--force sft: this command runs ppo; use recipes\.sft or recipes\.detox"):
+    with pytest.raises(UserError, match=r"--force sft: the configuration has no such stage; it has ppo, evaluation"):
         recorder.launch([missing, recorder.stage("ppo")], "--force", "sft")
+    with pytest.raises(UserError, match=r"--force ppo: this command runs reward; use recipes\.ppo or recipes\.detox"):
+        recorder.launch([recorder.stage("reward")], "--force", "ppo")
 
 
 def test_a_tracker_that_is_not_installed_is_named(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from small_runs import drop, evaluation_source, small
 from trainers import make_trainer
 
 from recipes import evaluation, ppo
-from workbench.evaluation.results import read_results
+from workbench.evaluation.results_files import read_results
 from workbench.ppo.learning_signal import RewardSignal, read_signal, value_warning
 from workbench.run import cli
 

@@ -70,6 +70,7 @@ def test_a_chain_loads_everything_once_per_stage(tmp_path: Path, monkeypatch: py
             "--reward.held_out",
             "{model: length}",
         ),
+        *("--evaluation.rewards", "[toy_lexicon, length]"),  # toy_lexicon is the reward, too
         *("--sft.validation", json.dumps(validation | {"columns": {"response": "summary"}})),
         *("--ppo.validation", json.dumps(validation)),
     ]

@@ -11,6 +11,7 @@ from transformers import BartConfig, FalconConfig, GPT2Config, RobertaConfig, Ro
 
 from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
+from workbench.models import loading
 from workbench.models.adapters import load_trainable
 from workbench.models.loading import (
     context_length,
@@ -86,6 +87,33 @@ def test_a_table_of_positions_with_a_padding_row_is_shorter_than_its_configurati
 def test_the_old_prefix_of_the_toy_models_names_the_new_one() -> None:
     with pytest.raises(UserError, match=r"^embedded:t5: no such file or folder; did you mean toy:t5\?$"):
         resolve("embedded:t5")
+
+
+@pytest.mark.parametrize(
+    "name", ["./models/x", "models/x", "{absolute}/models/x", "~/nowhere/x", "a/b/c", "models/flam"]
+)
+def test_a_missing_folder_is_called_missing_whatever_the_hub_says(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "flan").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading, "hub_is_reachable", lambda name, kind: False)
+    name = name.format(absolute=tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_config(name)
+    message = str(caught.value)
+    assert message.startswith(f"{name}: no such file or folder")
+    assert "connect" not in message
+    is_hub_id = name.startswith("models/")
+    assert ("as a hub id: the hub cannot be reached and this model is not cached" in message) == is_hub_id
+    assert ("did you mean" in message) == (name == "models/flam")
+
+
+def test_a_hub_id_outside_the_hub_names_no_file_of_the_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "hub_is_reachable", lambda name, kind: False)
+    with pytest.raises(UserError) as caught:
+        load_config("nobody/flan")
+    assert str(caught.value).startswith("nobody/flan: no such file or folder; as a hub id: the hub cannot be reached")
 
 
 @pytest.mark.parametrize("name", ["t5", "gpt2"])

@@ -30,7 +30,7 @@ from transformers import (
 from recipes import ppo
 from workbench.config.parsing import parse
 from workbench.errors import UserError
-from workbench.evaluation.results import read_results
+from workbench.evaluation.results_files import read_results
 from workbench.run import cli
 from workbench.run.folder import open_run
 
@@ -288,8 +288,11 @@ def test_a_stage_alone_asks_for_the_one_before_it(in_project: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--policy.model", "./missing"], "no such model folder"),
-        (["--policy.model", "nobody/nothing"], "nobody/nothing: cannot be loaded"),
+        (["--policy.model", "./missing"], "policy.model: ./missing: no such file or folder"),
+        (
+            ["--policy.model", "nobody/nothing"],
+            "policy.model: nobody/nothing: no such file or folder; as a hub id: the hub cannot be reached",
+        ),
         (["--policy.precision", "fp16"], "fp16 overflows in T5"),
         (["--policy.lora.target_modules", "[nothing]"], "policy.lora.target_modules"),
         (["--policy.lora", "null", "--policy.quantization", "nf4"], "cannot be trained; add policy.lora"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,13 +25,11 @@ from workbench.evaluation.results import (
     Settings,
     Source,
     Summary,
-    example_to_json,
-    from_json,
-    read_results,
-    to_json,
 )
+from workbench.evaluation.results_files import example_to_json, from_json, read_results, to_json
 from workbench.evaluation.results_schema import schema_page
 
+PROJECT = Path(__file__).resolve().parent.parent
 TOXICITY, LENGTH = Metric("toxicity", "lower", "reward"), Metric("tokens")
 DIFFERENCE = Difference(TOXICITY, 0.5, 0.25, -0.25, None, None, 1, 0, 0, 1, "no detectable change", None)
 SET = SetResult(
@@ -109,6 +109,33 @@ def test_an_example_is_a_line_of_plain_data() -> None:
         {"metric": "toxicity", "judge": "reward", "means": {"sft": 0.5, "aligned": 0.25, "other": None}}
     ]
     assert line["token_log_ratios"] == [["a", -0.5]]
+
+
+def test_the_documented_lines_make_data_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("runs/quickstart/evaluation/results.json")
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(to_json(RESULTS)))
+    page = (PROJECT / "docs" / "results_schema.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    means, differences = names["means"], names["differences"]
+    assert len(means) == sum(len(summary.means) for result in RESULTS.sets for summary in result.summaries)
+    for frame in (means, differences):
+        for column in frame.columns:
+            assert f"`{column}`" in page
+    row = means[(means.set == "dialogues") & (means.metric == "toxicity") & (means.model == "aligned")].iloc[0]
+    assert (row["judge"], row["direction"], row["mean"]) == ("reward", "lower", 0.25)
+    pair = differences[(differences.set == "dialogues") & (differences.metric == "toxicity")].iloc[0]
+    assert {name: pair[name] for name in ("before", "after", "difference", "low", "high", "verdict")} == {
+        "before": "sft",
+        "after": "aligned",
+        "difference": DIFFERENCE.difference,
+        "low": DIFFERENCE.low,
+        "high": DIFFERENCE.high,
+        "verdict": DIFFERENCE.verdict,
+    }
 
 
 def test_the_page_is_that_of_the_dataclasses() -> None:

@@ -7,17 +7,19 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_runs import drop, small
 
 from recipes import ppo, reward, sft
 from workbench.config.parsing import load_saved, parse
-from workbench.config.schema import Config, ReuseConfig
+from workbench.config.schema import Config
 from workbench.errors import UserError
 from workbench.run import cli
+from workbench.run.cli import StageResult
 from workbench.run.files import content_hash
-from workbench.run.folder import check_run, open_run
+from workbench.run.folder import Run, check_run, open_run
 from workbench.run.reuse import with_reused_settings
 
 STAGES = [sft.STAGE, reward.STAGE, ppo.STAGE]
@@ -179,36 +181,24 @@ def test_a_trained_reward_is_dropped_where_what_it_depends_on_changes(change: li
     assert not open_run(parse([*options, *change])[0], force="ppo").finished("reward")
 
 
-def test_forcing_a_reused_reward_reads_the_run_that_supplies_it(tmp_path: Path) -> None:
+def test_forcing_a_reused_reward_reads_the_run_that_supplies_it(in_project: Path, tmp_path: Path) -> None:
+    def run(run: Run, plan: SimpleNamespace) -> StageResult:
+        run.stage("reward")
+        return StageResult({}, {})
+
+    stage = dataclasses.replace(reward.STAGE, plan=lambda config: SimpleNamespace(lines=[]), run=run)
     names = ("--sft.max_steps", "--sft.batch_size", "--sft.data.limit", "--reward.model")
     options = [*drop(small("quickstart", tmp_path), *names), "--sft", "null"]
-    without_training = [
-        *options,
-        "--name",
-        "mine",
-        "--reward",
-        "null",
-        "--ppo",
-        "null",
-        "--evaluation.models",
-        "{a: b}",
-    ]
-
-    def finish_reward(config: Config, force: str | None) -> None:
-        run = open_run(config, force)
-        run.stage("reward")
-        run.finish("reward", minutes=0, inputs={}, metrics={})
-
-    def reused_rate(force: str | None) -> float:
-        reuse = ReuseConfig(reward=str(tmp_path / "first"))
-        config = dataclasses.replace(parse(without_training)[0], reuse=reuse)
-        merged = with_reused_settings(config, force)
-        finish_reward(merged, force)
-        return merged.reward.train.learning_rate
-
     first = [*options, "--name", "first", "--reward.train.learning_rate"]
-    finish_reward(parse([*first, "1e-3"])[0], None)
-    assert reused_rate(None) == 1e-3
-    finish_reward(parse([*first, "5e-3"])[0], "reward")
-    assert reused_rate(None) == 1e-3, "the copy is this run's own"
-    assert reused_rate("reward") == 5e-3
+    mine = [*options, "--name", "mine", "--reward", "null", "--ppo", "null", "--evaluation.models", "{a: b}"]
+
+    def reused_rate(*force: str) -> float:
+        cli.launch([stage], "", [*mine, "--reuse.reward", str(tmp_path / "first"), *force])
+        assert "reused" in json.loads((tmp_path / "mine" / "reward" / "stage.json").read_text())
+        return load_saved(tmp_path / "mine" / "config.yaml").reward.train.learning_rate
+
+    cli.launch([stage], "", [*first, "1e-3"])
+    assert reused_rate() == 1e-3
+    cli.launch([stage], "", [*first, "5e-3", "--force", "reward"])
+    assert reused_rate() == 1e-3, "the copy is this run's own"
+    assert reused_rate("--force", "reward") == 5e-3

@@ -128,7 +128,7 @@ def test_a_title_is_the_models_name_unless_several_share_it() -> None:
             ("--models", "lexicon"),
             "--models lexicon: lexicon: words is empty; .* toy_lexicon",
         ),
-        (("--models", "rouge"), "reward rouge: no column 'reference' to compare with; available: text, label"),
+        (("--models", "rouge"), "reward rouge: it needs a column 'reference'; the data passes on text, label"),
         (("--data", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
         (("--models", "{bad"), "--models {bad: not a mapping; write {model: NAME, options: "),
         (("--models", "{modle: length}"), r"--models\.modle: unknown key; did you mean model"),

@@ -184,8 +184,8 @@ def test_rouge_is_the_f_measure_of_the_best_reference(type):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"summary": ["x"], "label": [1]}, "no column 'reference' to compare with; available: summary, label"),
-        ({}, "no column 'reference' to compare with; available: none"),
+        ({"summary": ["x"], "label": [1]}, "it needs a column 'reference'; the data passes on summary, label"),
+        ({}, "it needs a column 'reference'; the data passes on none"),
         ({"reference": [None]}, "reward rouge, row 0: reference is None; it must be a string or a list of strings"),
         ({"reference": [[]]}, r"reference is \[\]; it must be"),
         ({"reference": [["a", 3]]}, r"reference is \['a', 3\]; it must be"),

@@ -14,7 +14,8 @@ from random_results import LEXICON, MAIN, REWARD, TOKENS, random_examples, rando
 
 from workbench.config.parsing import dump, parse
 from workbench.errors import UserError
-from workbench.evaluation.results import Example, Metric, Source, Summary, read_examples, write_evaluation
+from workbench.evaluation.results import Example, Metric, Source, Summary
+from workbench.evaluation.results_files import read_examples, write_evaluation
 from workbench.evaluation.run_comparison import EvaluatedRun, compare_runs
 from workbench.evaluation.statistics import paired_difference
 from workbench.report.compare import main

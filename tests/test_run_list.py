@@ -11,7 +11,8 @@ import pytest
 from typed_results import make_difference, make_results, make_set
 
 from workbench.errors import UserError
-from workbench.evaluation.results import Metric, RunVerdict, to_json
+from workbench.evaluation.results import Metric, RunVerdict
+from workbench.evaluation.results_files import read_results, to_json
 from workbench.report.run_list import main
 
 
@@ -57,6 +58,19 @@ def test_every_run_has_a_row(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "KL" not in head, "a column that no run fills is left out"
     assert new.split() == ["new", "none"]
     assert "unreadable" in old
+
+
+def test_results_without_the_main_comparison_are_one_line(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = runs / "first" / "evaluation" / "results.json"
+    results = json.loads(file.read_text())
+    results["sets"][1]["comparisons"] = []
+    file.write_text(json.dumps(results))
+    main([str(runs / "first")])
+    assert "unreadable; redo it with --force evaluation" in capsys.readouterr().out
+    with pytest.raises(
+        UserError, match=r"results\.json: corrupt: KeyError: .*; redo the stage with --force evaluation"
+    ):
+        read_results(file)
 
 
 def test_named_runs_alone_are_listed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

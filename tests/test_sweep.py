@@ -12,6 +12,7 @@ from small_runs import CHAIN, drop, small
 
 from recipes.sweep import sweep
 from workbench.config.parsing import load_saved, parse
+from workbench.config.scorers import as_scorer
 from workbench.errors import UserError
 from workbench.run import cli
 from workbench.run.sweep import sweep_configs
@@ -76,3 +77,11 @@ def test_a_sweep_without_rewards_or_ppo_is_refused(in_project: Path, tmp_path: P
 def test_another_recipe_does_not_run_one_of_the_rewards(in_project: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"use recipes\.sweep"):
         cli.launch(CHAIN, "", options_of(tmp_path))
+
+
+def test_two_rewards_of_one_name_have_no_common_score(in_project: Path, tmp_path: Path) -> None:
+    mild, strict = ({"model": "lexicon", "options": {"words": words}} for words in (["a"], ["a", "b"]))
+    options = options_of(tmp_path, json.dumps({"mild": mild, "strict": strict, "near": "rouge"}))
+    configs = sweep_configs(parse([*options, "--evaluation.rewards", "[length]"])[0])
+    assert [as_scorer(entry, "").model for entry in configs["mild"].evaluation.rewards] == ["length", "rouge"]
+    assert {config.reward.options["words"][-1] for config in list(configs.values())[:2] if config.reward} == {"a", "b"}

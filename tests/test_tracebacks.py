@@ -50,6 +50,15 @@ def test_a_reward_that_raises_is_located_in_the_users_file(options: list[str], t
     assert re.search(r"line 8, in reward\n.*\n( +\^+\n)? +File .*line 5, in deviation", Path(file).read_text())
 
 
+def test_the_traceback_goes_once_the_stage_has_succeeded(options: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="traceback: "):
+        cli.launch([ppo.STAGE], "", [*options, "--reward.model", "failing_reward:load"])
+    file = tmp_path / "runs" / "quickstart" / "traceback.txt"
+    assert file.is_file()
+    cli.launch([ppo.STAGE], "", [*options, "--reward.model", "length", "--force", "ppo"])
+    assert not file.exists()
+
+
 def test_a_reward_that_cannot_be_loaded_is_located_too(options: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"failing_reward\.py, line 14"):
         cli.launch([ppo.STAGE], "", [*options, "--reward.model", "failing_reward:load_broken"])

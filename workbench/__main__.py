@@ -8,9 +8,9 @@ import sys
 from workbench.config.names import STAGES
 from workbench.config.shipped import PROJECT
 from workbench.errors import UserError, suggestion
-from workbench.run.cli import exit_on_error
 from workbench.run.options import CONSOLE_SCRIPT
 from workbench.run.packages import check_not_hidden
+from workbench.run.process import exit_on_error
 
 COMMANDS = {
     "detox": ("recipes.detox", "run all stages: SFT, reward model, PPO, evaluation"),

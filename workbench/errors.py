@@ -13,6 +13,8 @@ from typing import Any
 
 MAX_LISTED_NAMES = 20
 """A longer list of valid names takes longer to read than it saves."""
+MIN_SIMILARITY = 0.6
+"""Two names that have less in common than this (difflib's ratio) are different words, not one word misspelled."""
 
 
 class UserError(Exception):
@@ -45,7 +47,7 @@ def shorten(value: Any, limit: int = 60) -> str:
 def suggestion(name: str, valid: Iterable[str], prefix: str = "") -> str:
     """Return a clause that suggests the valid name closest to `name`, or lists all of them if there are few."""
     names = list(valid)
-    closest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    closest = difflib.get_close_matches(name, names, n=1, cutoff=MIN_SIMILARITY)
     if closest:
         return f"; did you mean {prefix}{closest[0]}?"
     if 0 < len(names) <= MAX_LISTED_NAMES:

@@ -23,8 +23,9 @@ def option_type(key: str, command_options: typing.Iterable[str] = ()) -> Any:
         kind = without_range(without_none(kind))
         fields = field_types(kind) if dataclasses.is_dataclass(kind) else {}
         if name not in fields and kind is not Any and typing.get_origin(kind) is not dict:
-            valid = [".".join([*names[:depth], field]) for field in fields] + ([] if depth else list(command_options))
-            raise UserError(f"--{dotted}: {unknown_key(dotted, dotted, valid, '--')}")
+            valid = [*fields, *([] if depth else command_options)]
+            parent = "".join(f"{parent}." for parent in names[:depth])
+            raise UserError(f"--{dotted}: {unknown_key(dotted, name, valid, f'--{parent}')}")
         kind = fields.get(name, element(kind))
     if not key.endswith("+"):
         return kind

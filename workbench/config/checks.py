@@ -11,7 +11,8 @@ from typing import Any
 from workbench.config.annotations import element, field_types, member, ranges, without_range
 from workbench.config.derived import sampling_seeds
 from workbench.config.names import TITLES
-from workbench.config.schema import Config, DataSource, EvaluationConfig, Length, PPOConfig, Range, RewardTraining
+from workbench.config.ranges import Length, Range
+from workbench.config.schema import Config, DataSource, EvaluationConfig, PPOConfig, RewardTraining
 from workbench.errors import UserError, error_context
 
 # Names that stand for something else among the titles and columns of an evaluation.
@@ -86,7 +87,7 @@ def check_range(value: float, limits: Range, key: str) -> None:
     if is_low:
         raise UserError(f"{key}: {value} must be at least {limits.minimum:g}")
     if is_high:
-        raise UserError(f"{key}: {value} must be at most {limits.maximum:g}")
+        raise UserError(f"{key}: {value} must be at most {limits.maximum}")
 
 
 def check_length(value: list | dict, limits: Length, key: str) -> None:
@@ -150,6 +151,11 @@ def check_ppo(ppo: PPOConfig) -> None:
         raise UserError(f"ppo.kl_horizon: {ppo.kl_horizon} is below ppo.batch_size {ppo.batch_size}; raise it")
     if ppo.min_token_limit and ppo.min_token_limit > ppo.max_new_tokens:
         raise UserError(f"ppo.min_token_limit: {ppo.min_token_limit} is above ppo.max_new_tokens {ppo.max_new_tokens}")
+    if ppo.value_warmup_steps >= ppo.steps:
+        raise UserError(
+            f"ppo.value_warmup_steps: {ppo.value_warmup_steps} of {ppo.steps} ppo.steps train the value head alone, so "
+            "the policy would never change; lower it"
+        )
     check_multiple("ppo.batch_size", ppo.batch_size, "ppo.minibatch_size", ppo.minibatch_size)
     if ppo.micro_batch_size:
         check_multiple("ppo.minibatch_size", ppo.minibatch_size, "ppo.micro_batch_size", ppo.micro_batch_size)

@@ -20,9 +20,11 @@ from typing import Any
 from docstring_parser import parse_from_object
 
 from workbench.config.annotations import alternatives, element, field_types, ranges, without_none, without_range
+from workbench.config.building import option_type
 from workbench.config.names import STAGES
 from workbench.config.parsing import OPTIONS
-from workbench.config.schema import Config, DataSource, Length, LoraSettings, PromptSet, Range, Scorer
+from workbench.config.ranges import Length, Range
+from workbench.config.schema import Config, DataSource, LoraSettings, PromptSet, Scorer
 from workbench.config.yaml_check import is_required
 
 COLUMNS = 80
@@ -44,8 +46,9 @@ Generated from `workbench/config/schema.py` by `make docs`; change it there.
 
 A configuration is a YAML file with the sections below. Every key can also be set on the command line, where it takes
 precedence over the file: `--ppo.kl_coef 0.1`, `--policy.lora null`, `--evaluation.seeds '[0, 1, 2]'`. `KEY+` appends
-to a list: `--evaluation.judges+ profanity`. `python -m recipes.ppo --help` prints the keys that a recipe reads, and
-`--print_config` the whole configuration of a run, defaults included.
+to a list: `--evaluation.judges+ profanity`. `python -m recipes.ppo --help` prints the keys that a recipe reads,
+`--KEY.help` those of one section, such as `--ppo.help` or `--reward.train.help`, and `--print_config` the whole
+configuration of a run, defaults included.
 """
 
 
@@ -59,6 +62,11 @@ class Key:
     default: str
     """As YAML; "required" if there is none."""
     sentence: str
+
+    @property
+    def requirement(self) -> str:
+        """Whether a configuration must have the key."""
+        return "required" if self.default == "required" else "optional"
 
 
 def keys(kind: type, prefix: str, *, expand_shared: bool) -> Iterator[Key]:
@@ -122,7 +130,7 @@ def range_in_words(limits: Range | Length) -> str:
         is_exact = limits.minimum == limits.maximum
         return f", {limits.minimum} entries" if is_exact else f", at least {limits.minimum} entry"
     if limits.above is not None:
-        return f" above {limits.above:g}"
+        return f" above {limits.above:g}" + (f", at most {limits.maximum}" if limits.maximum is not None else "")
     if limits.minimum is not None and limits.maximum is not None:
         return f" from {limits.minimum} to {limits.maximum}"
     return f", at least {limits.minimum:g}"
@@ -146,11 +154,50 @@ def help_text(prog: str, description: str, sections: Sequence[str]) -> str:
         lines += [f"  --{name}{METAVARS.get(name, '')}", *wrapped(sentence, indent=6)]
     for title, group in groups(sections, expand_shared=True):
         lines += ["", *wrapped(title)]
-        for key in group:
-            default = key.default if key.default == "required" else f"default: {key.default}"
-            lines += wrapped(f"--{key.name}  {key.type}; {default}", indent=2, hanging=6)
-            lines += wrapped(key.sentence, indent=6)
+        lines += [line for key in group for line in key_lines(key)]
     return "\n".join(lines)
+
+
+def requested_help(argv: Sequence[str]) -> str | None:
+    """Return the key of `--KEY.help` or `--help KEY`, "" for `--help` alone, and None where no help is asked for.
+
+    `--KEY.help VALUE` sets a key, since an option of the user's own may be called help.
+    """
+    for argument, following in zip(argv, [*argv[1:], "--"], strict=True):
+        is_alone = following.startswith("-")
+        if argument in ("--help", "-h"):
+            return "" if is_alone else following
+        if argument.startswith("--") and argument.endswith(".help") and is_alone:
+            return argument.removeprefix("--").removesuffix(".help")
+    return None
+
+
+def key_help(prog: str, key: str) -> str:
+    """Return the help of a key and of those below it; raises UserError for an unknown one."""
+    option_type(key, OPTIONS)
+    names = key.split(".")
+    for entries, placeholder in ENTRY_NAMES.items():
+        depth = entries.count(".") + 1
+        if ".".join(names[:depth]) == entries and len(names) > depth:
+            names[depth] = placeholder
+    described = {known.name: known for known in keys(Config, "", expand_shared=True)}
+    while ".".join(names) not in described and any(names):  # a name of the user's own, such as an option of a reward
+        names.pop()
+    head = ".".join(names)
+    below = [known for name, known in described.items() if name.startswith(f"{head}.")]
+    option = f"--{head}.KEY" if below else f"--{head}"
+    lines = [*wrapped(f"usage: {prog} --config FILE [{option} VALUE ...]", hanging=6), ""]
+    if not below:
+        return "\n".join(lines + key_lines(described[head]))
+    lines += wrapped(f"{head} ({described[head].requirement}): {described[head].sentence}")
+    return "\n".join(lines + [line for known in below for line in key_lines(known)])
+
+
+def key_lines(key: Key) -> list[str]:
+    """Return the lines of one key: its type, default and sentence."""
+    default = key.default if key.default == "required" else f"default: {key.default}"
+    head = wrapped(f"--{key.name}  {key.type}; {default}", indent=2, hanging=6)
+    return head + wrapped(key.sentence, indent=6)
 
 
 def groups(sections: Sequence[str], *, expand_shared: bool) -> Iterator[tuple[str, list[Key]]]:
@@ -161,8 +208,7 @@ def groups(sections: Sequence[str], *, expand_shared: bool) -> Iterator[tuple[st
     for name in SECTIONS:
         if name in sections:
             head, *group = [key for key in all_keys if key.name.split(".")[0] == name]
-            requirement = "required" if head.default == "required" else "optional"
-            yield f"{name} ({requirement}): {head.sentence}", group
+            yield f"{name} ({head.requirement}): {head.sentence}", group
 
 
 def wrapped(text: str, indent: int = 0, hanging: int | None = None) -> list[str]:

@@ -24,7 +24,7 @@ OPTIONS = {
     "dry_run": "load and check everything, print the plan, and train nothing",
     "force": "redo this stage and those after it",
     "print_config": "print the whole configuration as YAML, and run nothing",
-    "help": "print this help",
+    "help": "print this help; --KEY.help prints one section or key, for example --ppo.help or --sft.data.template.help",
 }
 """Options of the commands that are not keys of the configuration."""
 

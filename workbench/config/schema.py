@@ -8,33 +8,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-
-@dataclass(frozen=True)
-class Range:
-    """The numbers that a field may hold; a bound that is None is open."""
-
-    above: float | None = None
-    """Every value is larger than this."""
-    minimum: float | None = None
-    """The smallest value."""
-    maximum: float | None = None
-    """The largest value."""
-
-
-@dataclass(frozen=True)
-class Length:
-    """How many entries a list or mapping may have."""
-
-    minimum: int
-    maximum: int | None = None
-
-
-PositiveInt = Annotated[int, Range(minimum=1)]
-NonNegativeInt = Annotated[int, Range(minimum=0)]
-PositiveFloat = Annotated[float, Range(above=0)]
-NonNegativeFloat = Annotated[float, Range(minimum=0)]
-Fraction = Annotated[float, Range(minimum=0, maximum=1)]
-PairOfTexts = Annotated[list[str], Length(2, 2)]
+from workbench.config.ranges import (
+    Epochs,
+    Fraction,
+    Length,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PairOfTexts,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Rank,
+    Rate,
+    Seed,
+    Size,
+    Steps,
+)
 
 
 @dataclass
@@ -83,9 +72,9 @@ class PromptSet(DataSource):
 class LoraSettings:
     """Low-rank adapters (arXiv 2106.09685)."""
 
-    r: PositiveInt = 16
+    r: Rank = 16
     """Rank."""
-    alpha: PositiveInt = 32
+    alpha: Rank = 32
     """Scale numerator: the update is multiplied by alpha / r."""
     target_modules: list[str] | None = None
     """Names of the layers to adapt; default: every linear layer but the output head."""
@@ -115,15 +104,15 @@ class SFTConfig:
     """Rows with the template's columns and `response`."""
     validation: DataSource | None = None
     """Rows on which the loss is measured at the end."""
-    epochs: PositiveFloat = 1.0
+    epochs: Epochs = 1.0
     """Passes over the data; ignored when max_steps is set."""
-    max_steps: PositiveInt | None = None
+    max_steps: Steps | None = None
     """Optimizer steps."""
-    batch_size: PositiveInt = 16
+    batch_size: Size = 16
     """Rows per optimizer step, across all processes and accumulation steps."""
-    micro_batch_size: PositiveInt | None = None
+    micro_batch_size: Size | None = None
     """Rows per forward pass and process; default: batch_size divided by the number of processes."""
-    learning_rate: NonNegativeFloat = 2e-4
+    learning_rate: Rate = 2e-4
     """Peak learning rate."""
     save_every: PositiveInt = 200
     """Optimizer steps between checkpoints."""
@@ -167,13 +156,13 @@ class RewardTraining:
         default_factory=lambda: ["Thank you, that was kind of you.", "You are a stupid idiot."]
     )
     """A polite and a rude sentence; the first must score higher."""
-    epochs: PositiveFloat = 2.0
+    epochs: Epochs = 2.0
     """Passes over the data."""
-    batch_size: PositiveInt = 32
+    batch_size: Size = 32
     """Rows per optimizer step, across all processes."""
-    learning_rate: NonNegativeFloat = 5e-5
+    learning_rate: Rate = 5e-5
     """Peak learning rate."""
-    max_tokens: PositiveInt = 128
+    max_tokens: Size = 128
     """Longer texts are truncated at the end."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the matrix products."""
@@ -205,19 +194,19 @@ class PPOConfig:
 
     data: DataSource
     """Prompts; additional columns are passed to the reward by name."""
-    steps: PositiveInt = 100
+    steps: Steps = 100
     """Rollouts, each followed by epochs x minibatches optimizer steps."""
-    batch_size: PositiveInt = 64
+    batch_size: Size = 64
     """Prompts per rollout, across all processes."""
-    minibatch_size: PositiveInt = 16
+    minibatch_size: Size = 16
     """Responses per optimizer step, across all processes."""
-    micro_batch_size: PositiveInt | None = None
+    micro_batch_size: Size | None = None
     """Responses per forward pass and process; default: minibatch_size divided by the number of processes."""
-    epochs: PositiveInt = 4
+    epochs: Annotated[int, Range(minimum=1, maximum=1000)] = 4
     """Passes over each rollout."""
-    learning_rate: NonNegativeFloat = 1e-4
+    learning_rate: Rate = 1e-4
     """Peak learning rate of the policy."""
-    value_learning_rate: NonNegativeFloat | None = None
+    value_learning_rate: Rate | None = None
     """Peak learning rate of the value head and of a separate value model; default: learning_rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rates decay over the run."""
@@ -249,13 +238,13 @@ class PPOConfig:
     """Initial steps that train only the value head and a separate value model."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this norm."""
-    max_new_tokens: PositiveInt = 32
+    max_new_tokens: Size = 32
     """Maximum length of a response, in tokens."""
-    min_token_limit: PositiveInt | None = None
+    min_token_limit: Size | None = None
     """Sample each step's token limit uniformly from [min_token_limit, max_new_tokens]; default: max_new_tokens."""
-    temperature: PositiveFloat = 1.0
+    temperature: Annotated[float, Range(above=0, maximum=100)] = 1.0
     """Sampling temperature; it divides the logits in old, new and reference log-probabilities alike."""
-    score_samples: NonNegativeInt = 0
+    score_samples: Annotated[int, Range(minimum=0, maximum=1_000_000)] = 0
     """Normalize scores by their mean and standard deviation over this many responses of the initial policy, rounded up
     to whole batches; 0 turns this off."""
     score_clip: PositiveFloat | None = None
@@ -287,21 +276,21 @@ class EvaluationConfig:
     """Toxicity judges in addition to the reward, each a name or {model: ..., options: ...}."""
     rewards: list[str | Scorer] = field(default_factory=list)
     """Further rewards whose scores the report shows, each a name or {model: ..., options: ...}."""
-    samples: PositiveInt = 1
+    samples: Annotated[int, Range(minimum=1, maximum=10_000)] = 1
     """Completions per prompt; with several, the report adds worst toxicity and toxicity probability
     (arXiv 2009.11462)."""
-    seeds: Annotated[list[NonNegativeInt], Length(1)] | None = None
+    seeds: Annotated[list[Seed], Length(1)] | None = None
     """Sampling seeds. Each generates `samples` completions per prompt; several add a standard deviation to the report.
     Default: the experiment's seed."""
     similarity: str | None = None
     """Encoder whose sentence embeddings compare completions with references: hub id or folder."""
     fail_on: Literal["worse"] | None = None
     """Exit with code 1 if a verdict is "worse" or a guard against reward hacking failed."""
-    max_new_tokens: PositiveInt | None = None
+    max_new_tokens: Size | None = None
     """Maximum length of a completion, in tokens; default: ppo.max_new_tokens, or 128 without PPO."""
-    temperature: NonNegativeFloat = 1.0
+    temperature: Annotated[float, Range(minimum=0, maximum=100)] = 1.0
     """Sampling temperature; 0 is greedy."""
-    batch_size: PositiveInt = 64
+    batch_size: Size = 64
     """Prompts per generation batch."""
     threshold: Fraction = 0.5
     """A text counts as toxic at or above this probability."""
@@ -346,7 +335,7 @@ class Config:
     """Finished stages of other runs that are copied into this one instead of being run again."""
     sweep: SweepConfig | None = None
     """Runs that differ in their reward; recipes.sweep runs them, and they share one SFT stage."""
-    seed: Annotated[int, Range(minimum=0, maximum=2**32 - 1)] = 0
+    seed: Seed = 0
     """Random seed for the whole run."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Send metrics to this tracker too; metrics.jsonl is always written."""

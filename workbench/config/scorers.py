@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -31,3 +31,13 @@ def as_scorer(value: str | Scorer | Mapping[str, Any], key: str) -> Scorer:
     if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
         raise UserError(f"{key}.options: {shorten(options)} must be a mapping of keyword arguments")
     return Scorer(value["model"], dict(options))
+
+
+def by_name(scorers: Iterable[Scorer], key: str) -> dict[str, Scorer]:
+    """Return the scorers of the list at `key` by name; raises UserError for two of one name."""
+    named: dict[str, Scorer] = {}
+    for scorer in scorers:
+        if scorer.model in named:
+            raise UserError(f"{key}: two entries are called {scorer.model}; name one of them by its folder or hub id")
+        named[scorer.model] = scorer
+    return named

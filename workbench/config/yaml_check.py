@@ -17,6 +17,11 @@ from workbench.config.schema import Config
 from workbench.config.yaml_text import TAG
 from workbench.errors import MAX_LISTED_NAMES, UserError, suggestion
 
+# Options of `generate` under which tokens are drawn from another distribution than the policy's.
+SAMPLING_OPTIONS = {
+    *("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "repetition_penalty", "num_beams"),
+    *("do_sample", "no_repeat_ngram_size", "length_penalty", "bad_words_ids", "min_new_tokens", "min_length"),
+}
 SCALARS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
@@ -147,9 +152,14 @@ def check_entries(
 
 
 def unknown_key(dotted: str, name: str, valid: list[str], prefix: str = "") -> str:
-    """Return the message for a key that the schema does not have."""
+    """Return the message for a key that the schema does not have: `name` is not one of the `valid` names."""
     if dotted in RENAMED_KEYS:
         return f"this key is now {RENAMED_KEYS[dotted]}"
+    if name in SAMPLING_OPTIONS:
+        return (
+            "no such option: responses are sampled from the plain softmax at the temperature, because the "
+            "log-probabilities in PPO must be those of the policy that sampled; remove it"
+        )
     return f"unknown key{suggestion(name, valid, prefix)}"
 
 

@@ -198,7 +198,7 @@ def token_limits(
     if room < 1:
         raise UserError(
             f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in the context length of "
-            f"{context_length} tokens; lower it"
+            f"{context_length} tokens; lower ppo.max_new_tokens, or for the evaluation evaluation.max_new_tokens"
         )
     if limit is not None and limit > room:
         raise UserError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench import toy
-from workbench.errors import UserError, shorten, suggestion
-from workbench.run.hub import hub_is_reachable, is_hub_id
+from workbench.errors import UserError, shorten
+from workbench.run.files import missing_path
+from workbench.run.hub import hub_is_reachable, is_hub_id, unreachable
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -32,6 +32,8 @@ class Row:
     location: str
     """Where it comes from, such as `train.jsonl line 3`."""
     values: dict[str, Any]
+    mapped: tuple[str, ...] = ()
+    """The columns that a configured mapping added; the others are in the file."""
 
 
 def load_rows(path: str, split: str) -> list[Row]:
@@ -54,18 +56,8 @@ def load_rows(path: str, split: str) -> list[Row]:
     looks_local = path.startswith((".", "/", "~")) or local.suffix.lower() in READERS
     # A bare "json" would make `datasets` load whatever is in the working directory.
     if looks_local or f".{path}" in READERS or not is_hub_id(path):
-        raise _missing(local)
+        raise UserError(f"{missing_path(path)}; use a file or folder that exists, or a hub dataset id")
     return _load_hub(path, split)
-
-
-def _missing(path: Path) -> UserError:
-    """Return the error for a path that does not exist: its first missing part and the closest existing name."""
-    missing = path
-    while not missing.parent.exists():
-        missing = missing.parent
-    siblings = os.listdir(missing.parent) if missing.parent.is_dir() else []
-    hint = suggestion(missing.name, siblings, str(missing).removesuffix(missing.name))
-    return UserError(f"{path}: no such file or folder; {missing.parent.resolve()} has no {missing.name!r}{hint}")
 
 
 def _split_in_name(path: Path) -> str | None:
@@ -238,10 +230,9 @@ def _load_hub(path: str, split: str) -> list[Row]:
         with _cache_when_unreachable(path):
             dataset = datasets.load_dataset(path, split=split)
     except ConnectionError as error:
-        raise UserError(
-            f"{_missing(Path(path))}; the hub cannot be reached and this dataset is not cached: "
-            "use a local path, or load it once while online"
-        ) from error
+        raise UserError(unreachable(path, "dataset")) from error
     except Exception as error:
-        raise UserError(f"{path}: this hub dataset cannot be loaded: {_first_line(error)}") from error
+        raise UserError(
+            f"{path}: no such file or folder, and no hub dataset that can be loaded: {_first_line(error)}"
+        ) from error
     return _number(path, _decoded(dataset))

@@ -8,7 +8,7 @@ from typing import Any
 from workbench.config.checks import check_source
 from workbench.config.schema import DataSource
 from workbench.data.readers import Row, load_rows
-from workbench.data.templates import column, identity
+from workbench.data.templates import file_column, identity
 from workbench.errors import UserError, error_context
 
 
@@ -31,7 +31,8 @@ def source_rows(source: DataSource) -> list[Row]:
     mapped = [
         Row(
             row.location,
-            row.values | {name: column(row, in_file) for name, in_file in source.columns.items()},
+            row.values | {name: file_column(row, name, in_file) for name, in_file in source.columns.items()},
+            tuple(name for name in source.columns if name not in row.values),
         )
         for row in rows
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import DataSource
@@ -27,6 +28,7 @@ TEMPLATES = {
     ),
     "continuation": "{prompt}",
 }
+_MISSING = object()
 FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -43,16 +45,37 @@ def template_text(template: str) -> str:
 
 def column(row: Row, name: str) -> Any:
     """Return the value of a column, or of its field a.b; raises UserError with the columns and how to map one."""
-    if name in row.values:
-        return row.values[name]
+    value = _find(row.values, name)
+    if value is not _MISSING:
+        return value
+    in_file = [known for known in row.values if known not in row.mapped]
+    head = f"{row.location}: no column {name!r}; the columns are {', '.join(in_file)}"
+    misspelled = difflib.get_close_matches(name, row.mapped, n=1)
+    if misspelled:
+        raise UserError(f"{head}; columns maps one to {misspelled[0]}; call it {name} there")
+    closest = difflib.get_close_matches(name, in_file, n=1)
+    raise UserError(f"{head}; map the right one with columns: {{{name}: {closest[0] if closest else '...'}}}")
+
+
+def file_column(row: Row, name: str, in_file: str) -> Any:
+    """Return the value of the column that `columns` maps to `name`; raises UserError if the file lacks it."""
+    value = _find(row.values, in_file)
+    if value is _MISSING:
+        closest = difflib.get_close_matches(in_file, row.values, n=1)
+        hint = f"; did you mean {{{name}: {closest[0]}}}?" if closest else ""
+        raise UserError(
+            f"columns: {{{name}: {in_file}}}: {row.location} has no column {in_file!r}; "
+            f"the columns are {', '.join(row.values)}{hint}"
+        )
+    return value
+
+
+def _find(values: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a column, or of its field a.b; _MISSING if there is none."""
+    if name in values:
+        return values[name]
     head, _, rest = name.partition(".")
-    if rest and isinstance(row.values.get(head), dict):
-        return column(Row(row.location, row.values[head]), rest)
-    closest = difflib.get_close_matches(name, row.values, n=1)
-    raise UserError(
-        f"{row.location}: no column {name!r}; the columns are {', '.join(row.values)}; "
-        f"map the right one with columns: {{{name}: {closest[0] if closest else '...'}}}"
-    )
+    return _find(values[head], rest) if rest and isinstance(values.get(head), dict) else _MISSING
 
 
 def text_column(row: Row, name: str) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from workbench.config.schema import Config, Scorer
-from workbench.config.scorers import as_scorer
-from workbench.errors import UserError, error_context
+from workbench.config.scorers import as_scorer, by_name
+from workbench.errors import error_context
 from workbench.evaluation.results import REWARD, TOXICITY, Example
 from workbench.rewards.contract import CheckedReward, Judge
-from workbench.rewards.registry import load_judge
+from workbench.rewards.registry import load_judge, load_scorer
 from workbench.toy import RUDE_WORDS
 
 TOY_LEXICON = "toy_lexicon"
@@ -25,26 +25,26 @@ class LoadedJudges:
     notes: list[str]
 
 
-def load_judges(config: Config, reward: CheckedReward | None) -> LoadedJudges:
+def load_judges(
+    config: Config, reward: CheckedReward | None, load: Callable[[Scorer], CheckedReward] = load_scorer
+) -> LoadedJudges:
     """Load the judges of `evaluation.judges`.
 
     If the configured `reward` can judge, a judge that is the reward or a part of it is left out: it would only repeat
     what the reward says.
     """
-    judges: dict[str, Judge] = {}
+    independent: list[Scorer] = []
     notes: list[str] = []
     parts = _reward_parts(config) if reward is not None and reward.judge() is not None else []
     for index, entry in enumerate(config.evaluation.judges):
         scorer = as_scorer(entry, f"evaluation.judges[{index}]")
         if any(_is_same(scorer, part) for part in parts):
             notes.append(f"evaluation.judges: {scorer.model} is the reward or a part of it, so it is left out")
-            continue
-        if scorer.model in judges:
-            raise UserError(
-                f"evaluation.judges: two judges are called {scorer.model}; name the second one by its folder or hub id"
-            )
-        with error_context("evaluation.judges"):
-            judges[scorer.model] = load_judge(scorer)
+        else:
+            independent.append(scorer)
+    named = by_name(independent, "evaluation.judges")
+    with error_context("evaluation.judges"):
+        judges = {name: load_judge(scorer, load) for name, scorer in named.items()}
     names = [*judges, *(part.model for part in parts)]
     real = [name for name, source in config.evaluation.data.items() if not source.path.startswith("toy:")]
     if TOY_LEXICON in names and real:

@@ -89,7 +89,7 @@ def check_further_models(config: Config) -> list[str]:
             if config.policy.lora is None:
                 raise UserError(
                     f"{name} is an adapter, but this run trains every weight; merge the adapter into a model first: "
-                    "python -m workbench.export --merge"
+                    "python -m workbench.export --run RUN --to FOLDER --merge"
                 )
             trained_on = check_adapter(config.policy.model, folder)
             if Path(trained_on).name != Path(resolve(config.policy.model)).name:

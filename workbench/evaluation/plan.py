@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.schema import Config, Scorer
-from workbench.config.scorers import as_scorer
+from workbench.config.scorers import as_scorer, by_name
 from workbench.errors import UserError, error_context
 from workbench.evaluation.judges import load_judges
 from workbench.evaluation.metrics.similarity import Encoder, load_encoder
 from workbench.evaluation.models import check_further_models, further_models, model_titles
 from workbench.evaluation.prompt_sets import LoadedSet, load_prompt_sets
 from workbench.models.loading import load_policy_tokenizer
+from workbench.ppo.rollout import reward_columns
 from workbench.rewards.contract import CheckedReward, Judge
-from workbench.rewards.registry import load_scorer
+from workbench.rewards.registry import ScorerLoader
 
 
 @dataclass(frozen=True)
@@ -40,39 +42,51 @@ class EvaluationPlan:
 def plan_evaluation(config: Config) -> EvaluationPlan:
     """Load prompts, tokenizers, reward and judges of the stage; raises UserError if they do not fit together."""
     settings = config.evaluation
+    with error_context("policy.model"):
+        tokenizers = {config.policy.model: load_policy_tokenizer(config.policy.model)}
     notes = check_further_models(config)
     further = further_models(config)
-    models = dict.fromkeys([config.policy.model, *further.values()])
-    tokenizers = {model: load_policy_tokenizer(model) for model in models}
-    reward = None
+    for title, model in further.items():
+        if model not in tokenizers:
+            with error_context(f"evaluation.models.{title}"):
+                tokenizers[model] = load_policy_tokenizer(model)
+    load, reward = ScorerLoader(), None
     if config.reward is not None and config.reward.model is not None:
         with error_context("reward.model"):
-            reward = load_scorer(Scorer(config.reward.model, config.reward.options))
-    loaded = load_judges(config, reward)
+            reward = load(Scorer(config.reward.model, config.reward.options))
+    loaded = load_judges(config, reward, load)
     encoder = None
     if settings.similarity is not None:
         with error_context("evaluation.similarity"):
             encoder = load_encoder(settings.similarity)
     sets, reports = load_prompt_sets(config, tokenizers, further)
+    rewards = load_rewards(config, load)
+    for loaded_set in sets:
+        with error_context(f"evaluation.data.{loaded_set.name}"):
+            for scorer in [*([reward] if reward is not None else []), *rewards.values()]:
+                scorer.check_columns(reward_columns(loaded_set.rows))
+    has_references = {loaded_set.name: any(loaded_set.references) for loaded_set in sets}
+    if encoder is not None and not any(has_references.values()):
+        raise UserError(
+            "evaluation.similarity: it compares completions with references, and no set of evaluation.data has any; "
+            "map a column with columns: {reference: ...}, or remove it"
+        )
     titles, samples = model_titles(config), settings.samples * len(sampling_seeds(config))
     sizes = [
         f"{loaded_set.name}: {len(loaded_set.rows)} prompts x {len(titles)} models x {samples} completions, "
         f"up to {completion_limit(config)} tokens"
+        + ("" if has_references[loaded_set.name] else ", no column reference: no ROUGE, no BLEU")
         for loaded_set in sets
     ]
     lines = [*reports, *notes, *loaded.notes, *sizes]
-    return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, load_rewards(config), encoder)
+    return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, rewards, encoder)
 
 
-def load_rewards(config: Config) -> dict[str, CheckedReward]:
+def load_rewards(config: Config, load: Callable[[Scorer], CheckedReward]) -> dict[str, CheckedReward]:
     """Load the rewards of `evaluation.rewards` by name; raises UserError for two of one name."""
-    rewards: dict[str, CheckedReward] = {}
-    for index, entry in enumerate(config.evaluation.rewards):
-        scorer = as_scorer(entry, f"evaluation.rewards[{index}]")
-        if scorer.model in rewards:
-            raise UserError(
-                f"evaluation.rewards: two rewards are called {scorer.model}; name one of them by its folder or hub id"
-            )
-        with error_context("evaluation.rewards"):
-            rewards[scorer.model] = load_scorer(scorer)
-    return rewards
+    entries = enumerate(config.evaluation.rewards)
+    named = by_name(
+        [as_scorer(entry, f"evaluation.rewards[{index}]") for index, entry in entries], "evaluation.rewards"
+    )
+    with error_context("evaluation.rewards"):
+        return {name: load(scorer) for name, scorer in named.items()}

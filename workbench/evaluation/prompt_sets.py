@@ -58,9 +58,10 @@ def load_prompt_sets(
         for title, model in titles.items():
             further_rows[model], _ = _load(config, source, key, model, tokenizers[model])
             if row_identities(further_rows[model], source) != identities:
+                raised = f", or raise {key}.max_prompt_tokens" if source.max_prompt_tokens else ""
                 raise UserError(
                     f"evaluation.models.{title}: its tokenizer drops different prompts from {name} than the policy's "
-                    f"does; remove the longest prompts, or raise {key}.max_prompt_tokens"
+                    f"does; remove the longest prompts{raised}"
                 )
         with error_context(source.path):
             references = [row_references(row) for row in rows]

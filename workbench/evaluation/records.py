@@ -39,7 +39,7 @@ def outcome(run: Run) -> list[str]:
 def failure(run: Run) -> str | None:
     """Return why the finished evaluation ends the command with exit code 1, or None."""
     from workbench.evaluation.guards import fails
-    from workbench.evaluation.results import read_results
+    from workbench.evaluation.results_files import read_results
 
     if run.config.evaluation.fail_on is None:
         return None

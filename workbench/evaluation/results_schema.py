@@ -9,17 +9,32 @@ import ast
 import inspect
 
 from workbench.evaluation import results
+from workbench.evaluation.results_files import VERSION
 
+DATA_FRAMES = """\
+import pandas
+from workbench.evaluation.results_files import read_results
+
+means = pandas.DataFrame(read_results("runs/quickstart/evaluation/results.json").rows())
+differences = pandas.DataFrame(read_results("runs/quickstart/evaluation/results.json").difference_rows())
+"""
 HEAD = f"""# results.json and completions.jsonl
 
-An evaluation writes `results.json`, version {results.VERSION}, and a line of `completions.jsonl` for every prompt.
+An evaluation writes `results.json`, version {VERSION}, and a line of `completions.jsonl` for every prompt.
 The fields are those of the dataclasses in `workbench/evaluation/results.py`, from which this page is generated;
-`from_json` there reads the file back.
+`read_results` in `workbench/evaluation/results_files.py` reads the file back.
 
 - `results.json` is a `Results` object with one additional key, `version`.
 - A line of `completions.jsonl` is an `Example`; an entry of its `scores` is
   `{{"metric": NAME, "judge": NAME or null, "means": {{TITLE: VALUE}}}}`.
 - A metric is named by its `name` and `judge` together. `null` stands for a missing number; no file holds NaN.
+
+In pandas, one line each gives the means (a row per set, model and metric, with the columns `set`, `neutral`, `model`,
+`metric`, `judge`, `direction`, `mean` and `seed_std`) and the differences (a row per set, comparison and metric, with
+`before` and `after` in place of `model`, and the fields of a `Difference`):
+
+```python
+{DATA_FRAMES}```
 """
 
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from workbench.export.command import main
-from workbench.run.cli import exit_on_error
+from workbench.run.process import exit_on_error
 
 exit_on_error(main)

@@ -22,6 +22,7 @@ from workbench.export.exported import (
     reward_training,
     training_sources,
 )
+from workbench.export.model_index import policy_entries, reward_entries
 from workbench.report.markdown import markdown_table
 from workbench.report.page import text
 from workbench.report.tables import Row, count_of_prompts, sampling_description, set_table, text_cells
@@ -48,7 +49,7 @@ def card(model: ExportedModel, results: Results | None, report: dict[str, Any] |
 
     `results` is None where the run has no finished evaluation; `report` is the reward model's report.json.
     """
-    parts = [f"---\n{front_matter(model)}\n---", f"# {escape(model.config.name)}", summary(model)]
+    parts = [f"---\n{front_matter(model, results)}\n---", f"# {escape(model.config.name)}", summary(model)]
     parts += ["## Usage", loading_code(model), "## Evaluation"]
     if model.stage == REWARD:
         parts.append(reward_evaluation(model, report))
@@ -71,13 +72,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return markdown_table(head, rows, escape)
 
 
-def front_matter(model: ExportedModel) -> str:
+def front_matter(model: ExportedModel, results: Results | None) -> str:
     """Return the card's YAML, without a licence or a language, which would be guesses."""
     from huggingface_hub import ModelCardData
 
     config = model.config
     datasets = [hub_id(source.path) for stage in model.stages for source in training_sources(config, stage)]
     task = None if model.is_encoder_decoder else "text-generation"
+    if model.stage == REWARD:
+        measured = reward_entries(config, model.run.record(REWARD)["metrics"])
+    else:
+        measured = policy_entries(config, results, TITLES[model.stage]) if results is not None else []
     uses_lora = model.stage != REWARD and config.policy.lora
     return ModelCardData(
         base_model=hub_id(base_model(config, model.stage)),
@@ -85,6 +90,8 @@ def front_matter(model: ExportedModel) -> str:
         library_name="peft" if model.form == "adapter" else "transformers",
         pipeline_tag="text-classification" if model.stage == REWARD else task,
         tags=[*TAGS[model.stage], *(["lora"] if uses_lora else [])],
+        model_name=config.name if measured else None,
+        eval_results=measured or None,
     ).to_yaml()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from workbench.config.names import EVALUATION, PPO, REWARD, SFT
 from workbench.config.schema import Config
 from workbench.errors import UserError
-from workbench.export.exported import ExportedModel, Form, hub_id, public_name
+from workbench.export.exported import ExportedModel, Form, hub_id, lm_eval_command, public_name
 from workbench.run.files import atomic_folder, content_hash, write_text
 from workbench.run.folder import Run, open_finished_run
 from workbench.run.options import make_options_parser, parse_options
@@ -109,7 +109,7 @@ def require_empty(folder: Path) -> Path:
 
 def finished_results(run: Run) -> Results | None:
     """Return the results of the evaluation, None where it is not finished; raises UserError for another version."""
-    from workbench.evaluation.results import read_results
+    from workbench.evaluation.results_files import read_results
 
     if not run.finished(EVALUATION):
         return None
@@ -146,8 +146,8 @@ def copy_files(source: Path, folder: Path, patterns: Sequence[str]) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-def export(run: Run, stage: str, form: Form, target: Path, address: str) -> None:
-    """Write model, tokenizer and card into `target`, all or nothing."""
+def export(run: Run, stage: str, form: Form, target: Path, address: str) -> ExportedModel:
+    """Write model, tokenizer and card into `target`, all or nothing; return what was written."""
     from workbench.evaluation.records import read_reward_report
     from workbench.export.card import card
     from workbench.export.merge import merge_adapter, set_generation_config
@@ -180,6 +180,7 @@ def export(run: Run, stage: str, form: Form, target: Path, address: str) -> None
         is_encoder_decoder = model is not None and model.config.is_encoder_decoder
         exported = ExportedModel(run, stage, form, address, content_hash(folder) or "", is_encoder_decoder)
         write_text(folder / "README.md", card(exported, results, report))
+    return exported
 
 
 def push(folder: Path, name: str, private: bool) -> str:
@@ -214,7 +215,7 @@ def main(argv: list[str]) -> None:
     run = open_finished_run(Path(options.run).expanduser())
     stage = choose_stage(run, options.stage)
     form = choose_form(run.config, stage, options.merge)
-    export(run, stage, form, target, options.push_to_hub or f"./{target.name}")
+    model = export(run, stage, form, target, options.push_to_hub or f"./{target.name}")
     print(f"{stage}: exported the {FORM_NAMES[form]} and its model card to {options.to}", flush=True)
     if (run.folder / EVALUATION / "results.json").is_file() and not run.finished(EVALUATION):
         print("note: the evaluation was restarted and is not finished, so the card has no results", flush=True)
@@ -224,5 +225,7 @@ def main(argv: list[str]) -> None:
             "--merge writes a model that does not need it",
             flush=True,
         )
+    if form != "reward":
+        print(f"to measure it on benchmarks: {lm_eval_command(model, options.to)}", flush=True)
     if options.push_to_hub:
         print(f"pushed to {push(target, options.push_to_hub, options.private)}", flush=True)

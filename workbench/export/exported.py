@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,19 @@ def _model_name(part: Any) -> str:
     if isinstance(part, dict):
         part = {key: value for key, value in part.items() if key in ("model", "options")}
     return public_name(as_scorer(part, "reward.options").model)
+
+
+def lm_eval_command(model: ExportedModel, folder: str) -> str:
+    """Return the command that measures the policy exported to `folder` with lm-evaluation-harness.
+
+    Without a dtype, lm_eval would load the base in the precision of its checkpoint rather than that of training.
+    """
+    policy = model.config.policy
+    base = policy.model if hub_id(policy.model) else str(Path(policy.model).expanduser())
+    weights = [f"pretrained={base}", f"peft={folder}"] if model.form == "adapter" else [f"pretrained={folder}"]
+    backend = ["backend=seq2seq"] if model.is_encoder_decoder else []
+    arguments = ",".join([*weights, f"tokenizer={folder}", f"dtype={DTYPE_NAMES[policy.precision]}", *backend])
+    return f"lm_eval --model hf --model_args {shlex.quote(arguments)} --tasks hellaswag"
 
 
 def loading_code(model: ExportedModel) -> str:

@@ -27,7 +27,8 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
 from workbench.models.quantization import disable_weight_repacking, quantization_config
-from workbench.run.hub import hub_is_reachable, is_hub_id
+from workbench.run.files import missing_path
+from workbench.run.hub import hub_is_reachable, is_hub_id, unreachable
 from workbench.toy import model_folder, toy_name
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,24 +46,30 @@ def resolve(model: str) -> str:
         if not (path / "config.json").is_file():
             raise UserError(f"{model}: the folder has no config.json; use a folder made by save_pretrained")
         return str(path)
-    if path.exists() or model.startswith((".", "/", "~")) or not is_hub_id(model):
-        raise UserError(f"{model}: no such model folder; use a folder made by save_pretrained, or a hub id")
+    if path.exists():
+        raise UserError(f"{model}: not a folder; use a folder made by save_pretrained, or a hub id")
+    if model.startswith((".", "/", "~")) or not is_hub_id(model):
+        raise UserError(f"{missing_path(model)}; use a folder made by save_pretrained, or a hub id")
     return model
 
 
 def from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
     """Return `auto_class.from_pretrained`; a failure becomes a one-line UserError with the model and the cause."""
     folder = resolve(model)
-    if not Path(folder).is_dir() and not hub_is_reachable(folder, "model"):
+    is_local = Path(folder).is_dir()
+    is_reachable = is_local or hub_is_reachable(folder, "model")
+    if not is_reachable:
         options["local_files_only"] = True
     try:
         return auto_class.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         cause = lines[0] if lines else type(error).__name__
-        if folder == model:
-            cause += " (not a folder here, and a hub id needs network access or a cached copy)"
-        raise UserError(f"{model}: cannot be loaded: {cause}") from error
+        if is_local:
+            raise UserError(f"{model}: cannot be loaded: {cause}") from error
+        if is_reachable:
+            raise UserError(f"{model}: no such folder, and no hub model that can be loaded: {cause}") from error
+        raise UserError(unreachable(model, "model")) from error
 
 
 def load_config(model: str) -> PretrainedConfig:

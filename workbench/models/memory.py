@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
 from workbench.config.schema import Config
+from workbench.errors import UserError
 from workbench.models.adapters import add_lora
 from workbench.models.loading import DTYPES, check_precision, meta_model
 
@@ -15,12 +18,22 @@ BYTES_PER_QUANTIZED = {"nf4": 0.55, "int8": 1.05}
 BYTES_PER_TRAINED = 16
 
 
-def model_plan(config: Config, rows: int, tokens: int = 256) -> list[str]:
-    """Return lines on the parameters, how many are trained, and the memory for `rows` rows of `tokens` tokens."""
+def model_plan(config: Config, key: str, rows: int, tokens: int) -> list[str]:
+    """Return lines on the parameters, how many are trained, and the memory for `rows` rows of `tokens` tokens.
+
+    `key` sets the number of rows; a line names it where the machine has too little memory. Raises UserError for an
+    adapter of a higher rank than every layer.
+    """
     model: PreTrainedModel | PeftModel = meta_model(config.policy.model)
     model_config, base = model.config, model.num_parameters()
     check_precision(config.policy, model_config)
     if config.policy.lora:
+        full_rank = max(min(weight.shape) for weight in model.parameters() if weight.dim() == 2)
+        if config.policy.lora.r > full_rank:
+            raise UserError(
+                f"policy.lora.r: {config.policy.lora.r} is above {full_rank}, the rank of the largest weight of "
+                f"{config.policy.model}; an adapter of a higher rank cannot express more; lower it"
+            )
         model.requires_grad_(False)
         with torch.device("meta"):
             model = add_lora(model, config.policy.lora, "policy")
@@ -33,8 +46,20 @@ def model_plan(config: Config, rows: int, tokens: int = 256) -> list[str]:
     # Per token: about 34 activations of hidden size per layer (arXiv 2205.05198), and logits, gradient and softmax.
     per_token = 34 * text.num_hidden_layers * text.hidden_size + 12 * text.vocab_size
     total = weights + BYTES_PER_TRAINED * trained + rows * tokens * per_token
-    return [
+    lines = [
         f"{config.policy.model}: {base / 1e6:.1f} M parameters, {trained / 1e6:.2f} M trained "
         f"({100 * trained / base:.2f} %), {config.policy.quantization or config.policy.precision}",
         f"memory about {total / 2**30:.1f} GiB (weights {weights / 2**30:.1f}) at {rows} rows of {tokens} tokens",
     ]
+    if total > machine_memory():
+        lines.append(
+            f"warning: this machine has {machine_memory() / 2**30:.1f} GiB of memory; lower {key}, or shorten the texts"
+        )
+    return lines
+
+
+def machine_memory() -> int:
+    """Return the bytes of memory of the first GPU, or of the machine where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

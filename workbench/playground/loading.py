@@ -16,7 +16,7 @@ from workbench.evaluation.plan import load_rewards
 from workbench.models.loading import load_policy_tokenizer
 from workbench.playground.comparison import LoadedRun
 from workbench.playground.prompts import prompt_format
-from workbench.rewards.registry import load_run_reward
+from workbench.rewards.registry import ScorerLoader, load_run_reward
 from workbench.run.folder import Run
 
 LEFT_OUT = {SFT: f"the models {TUNED} and {ALIGNED}", REWARD: "the reward", PPO: f"the model {ALIGNED}"}
@@ -36,9 +36,10 @@ def load_run(saved: Run) -> LoadedRun:
     specs = model_specs(run)
     tokenizers = {model: load_policy_tokenizer(model) for model in dict.fromkeys(spec.model for spec in specs)}
     reward = load_run_reward(run) if config.reward is not None else None
-    loaded = load_judges(config, reward)
+    load = ScorerLoader()
+    loaded = load_judges(config, reward, load)
     scorers = Scorers(
-        reward, with_reward(loaded.judges, reward), load_rewards(config), None, config.evaluation.threshold
+        reward, with_reward(loaded.judges, reward), load_rewards(config, load), None, config.evaluation.threshold
     )
     reference = TUNED if config.sft is not None else BASE
     loader = ModelLoader(run, tokenizers, PartialState().device)

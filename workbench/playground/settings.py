@@ -7,7 +7,8 @@ from typing import Annotated
 
 from workbench.config.checks import check_ranges
 from workbench.config.derived import completion_limit, sampling_seeds
-from workbench.config.schema import Config, NonNegativeFloat, Range
+from workbench.config.ranges import NonNegativeFloat, Range
+from workbench.config.schema import Config
 from workbench.errors import UserError
 
 

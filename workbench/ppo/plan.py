@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,11 @@ from workbench.data.prompts import load_configured_prompts
 from workbench.errors import UserError, error_context
 from workbench.models.loading import context_length, load_config, load_policy_tokenizer
 from workbench.models.memory import model_plan
+from workbench.ppo.rollout import reward_columns
 from workbench.ppo.sampler import check_batch_size, check_columns
+from workbench.ppo.selfcheck import check_sanity_pair
 from workbench.rewards.contract import CheckedReward
-from workbench.rewards.registry import load_scorer
+from workbench.rewards.registry import ScorerLoader
 
 MIN_HELD_OUT_PROMPTS = 10
 
@@ -39,7 +42,8 @@ def plan_ppo(config: Config) -> PPOPlan:
     ppo, reward = config.ppo, config.reward
     assert ppo is not None
     assert reward is not None
-    tokenizer = load_policy_tokenizer(config.policy.model)
+    with error_context("policy.model"):
+        tokenizer = load_policy_tokenizer(config.policy.model)
     limit = context_length(load_config(config.policy.model), tokenizer)
     reports: list[str] = []
 
@@ -54,21 +58,32 @@ def plan_ppo(config: Config) -> PPOPlan:
     check_batch_size(ppo, len(rows))
     validation_rows = load("ppo.validation", ppo.validation) if ppo.validation else []
     check_columns(rows, validation_rows)
-    reward_model = None
+    load_once, reward_model = ScorerLoader(), None
     if reward.model is not None:
         with error_context("reward.model"):
-            reward_model = load_scorer(Scorer(reward.model, reward.options))
-    held_out = load_held_out(reward.held_out, len(validation_rows)) if reward.held_out else None
+            reward_model = load_once(Scorer(reward.model, reward.options))
+    held_out = load_held_out(reward.held_out, len(validation_rows), load_once) if reward.held_out else None
+    if reward_model is not None:
+        with error_context("ppo.data"):
+            reward_model.check_columns(reward_columns(rows))
+        if reward.sanity_pair is not None and ppo.self_checks:
+            check_sanity_pair(reward_model, reward.sanity_pair, rows[0])
+    for scorer in (reward_model, held_out):
+        if scorer is not None and validation_rows:
+            with error_context("ppo.validation"):
+                scorer.check_columns(reward_columns(validation_rows))
     updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
     summary = (
         f"{ppo.steps} steps of {ppo.batch_size} from {len(rows)} prompts, {updates} optimizer steps each, "
         f"reward {reward.model or 'trained'}, KL coefficient {ppo.kl_coef}"
     )
-    lines = [*reports, summary, *model_plan(config, ppo.micro_batch_size or ppo.minibatch_size)]
+    tokens = max(len(row["prompt_ids"]) for row in rows) + ppo.max_new_tokens
+    micro_batch_size = ppo.micro_batch_size or ppo.minibatch_size
+    lines = [*reports, summary, *model_plan(config, "ppo.micro_batch_size", micro_batch_size, tokens)]
     return PPOPlan(lines, tokenizer, rows, validation_rows, reward_model, held_out)
 
 
-def load_held_out(scorer: Scorer, prompts: int) -> CheckedReward:
+def load_held_out(scorer: Scorer, prompts: int, load: Callable[[Scorer], CheckedReward]) -> CheckedReward:
     """Load the held-out reward; raises UserError if it would score too few validation prompts."""
     if prompts < MIN_HELD_OUT_PROMPTS:
         raise UserError(
@@ -76,4 +91,4 @@ def load_held_out(scorer: Scorer, prompts: int) -> CheckedReward:
             f"{MIN_HELD_OUT_PROMPTS}, or its curve is noise"
         )
     with error_context("reward.held_out"):
-        return load_scorer(scorer)
+        return load(scorer)

@@ -11,15 +11,15 @@ from workbench.config.parsing import flatten, load_saved
 from workbench.config.schema import Config
 from workbench.errors import UserError
 from workbench.evaluation.records import read_curves
-from workbench.evaluation.results import read_examples, read_results
+from workbench.evaluation.results_files import read_examples, read_results
 from workbench.evaluation.run_comparison import EvaluatedRun, compare_runs
 from workbench.report.comparison_page import comparison_page
 from workbench.report.run_list import HEAD, run_cells
 from workbench.report.terminal import print_results
-from workbench.run.cli import exit_on_error
 from workbench.run.files import write_text
 from workbench.run.folder import Run
 from workbench.run.options import make_options_parser, parse_options
+from workbench.run.process import exit_on_error
 
 SAME_EVERYWHERE = ("name", "runs", "track")  # they say nothing about the results
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from workbench.config.names import EVALUATION, STAGES
 from workbench.errors import UserError
-from workbench.evaluation.results import KL, REWARD, ROUGE_L, TOXICITY, Results, read_results
+from workbench.evaluation.results import KL, REWARD, ROUGE_L, TOXICITY, Results
+from workbench.evaluation.results_files import read_results
 from workbench.evaluation.verdicts import describe_change
 from workbench.run.options import make_options_parser, parse_options
 

@@ -1,14 +1,15 @@
 """What rewards and toxicity judges must return, and the wrappers that check every value they return.
 
-A reward is a callable with TRL's signature. Two further methods are optional: `judge` (OffersJudge) and `terms`
-(OffersTerms).
+A reward is a callable with TRL's signature. Three further methods are optional: `judge` (OffersJudge), `terms`
+(OffersTerms) and `check_columns` (ChecksColumns).
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -47,6 +48,15 @@ class OffersTerms(Protocol):
 
     def terms(self, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
         """Return the terms by name, each with one number per completion; they sum to the score."""
+        ...
+
+
+@runtime_checkable
+class ChecksColumns(Protocol):
+    """A reward that reads columns of the data which its signature does not name."""
+
+    def check_columns(self, columns: Mapping[str, list]) -> None:
+        """Raise UserError if the columns, by name with one value per row, lack what the reward reads."""
         ...
 
 
@@ -94,6 +104,16 @@ class CheckedReward:
         }
         self._compare_with_scores(checked, prompts, completions, columns)
         return checked
+
+    def check_columns(self, columns: Mapping[str, list]) -> None:
+        """Raise UserError if the data lack a column that the reward requires, so that no training ends at its call."""
+        if isinstance(self.reward, ChecksColumns):
+            self.reward.check_columns(columns)
+        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        for parameter in inspect.signature(self.reward).parameters.values():
+            is_required = parameter.default is parameter.empty and parameter.kind not in variadic
+            if is_required and parameter.name not in ("prompts", "completions", *columns):
+                raise UserError(missing_column(self.name, parameter.name, columns))
 
     def judge(self) -> Judge | None:
         """Return the reward's toxicity judge in a checking wrapper, or None if it has none."""
@@ -169,6 +189,15 @@ class CheckedJudge:
         except Exception as error:  # a user's judge can fail in any way
             raise RewardError(f"{name}: it failed with {one_line(error)}") from error
         return check_probabilities(probabilities, texts, name)
+
+
+def missing_column(reward: str, column: str, columns: Iterable[str]) -> str:
+    """Return the message for a column that a reward needs and the data does not have."""
+    available = ", ".join(columns) or "none"
+    return (
+        f"reward {reward}: it needs a column {column!r}; the data passes on {available}; map one with "
+        f"columns: {{{column}: ...}}, or choose another reward"
+    )
 
 
 def check_scores(values: Any, texts: Sequence[str], name: str) -> list[float]:

@@ -13,6 +13,8 @@ import inspect
 import os
 import re
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +55,25 @@ def load_scorer(scorer: Scorer) -> CheckedReward:
     return load_reward(scorer.model, **scorer.options)
 
 
-def load_judge(scorer: Scorer) -> Judge:
+@dataclass(frozen=True)
+class ScorerLoader:
+    """Loads each scorer once, however many keys of a stage name it."""
+
+    loaded: list[tuple[Scorer, CheckedReward]] = field(default_factory=list)
+
+    def __call__(self, scorer: Scorer) -> CheckedReward:
+        """Return the reward that a Scorer names; scorers with other options are others."""
+        for known, reward in self.loaded:
+            if known == scorer:
+                return reward
+        reward = load_scorer(scorer)
+        self.loaded.append((scorer, reward))
+        return reward
+
+
+def load_judge(scorer: Scorer, load: Callable[[Scorer], CheckedReward] = load_scorer) -> Judge:
     """Load the checked toxicity judge that a Scorer names; raises UserError for a reward that offers none."""
-    judge = load_scorer(scorer).judge()
+    judge = load(scorer).judge()
     if judge is None:
         raise UserError(f"{scorer.model} is not a judge: it has no judge() method that returns one")
     return judge

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import gc
-import io
-import logging
-import os
-import shlex
 import sys
 import time
-import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,11 +14,11 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from workbench.config.derived import configured_stages
-from workbench.config.help import help_text
+from workbench.config.help import help_text, key_help, requested_help
 from workbench.config.names import PPO, REWARD, STAGES
 from workbench.config.parsing import dump, parse
 from workbench.config.schema import Config
-from workbench.errors import Failed, Interrupted, UserError
+from workbench.errors import Failed, UserError
 from workbench.run.distributed import (
     is_main_process,
     print_once,
@@ -33,13 +28,11 @@ from workbench.run.distributed import (
 )
 from workbench.run.estimates import expected_seconds
 from workbench.run.folder import Run, check_run, lock_run, open_run, prepare_folder
-from workbench.run.options import program
 from workbench.run.packages import check_not_hidden
+from workbench.run.process import recipe_program, run_recipe
 from workbench.run.progress import Following, followed_by
 from workbench.run.reuse import copy_stage, reused_stages, with_reused_settings
-from workbench.run.tracebacks import with_location
-
-CLOSED_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends; Windows does not define the signal
+from workbench.run.tracebacks import remove_traceback, with_location
 
 
 class Plan(Protocol):
@@ -83,55 +76,6 @@ def main(stages: Sequence[Stage], description: str) -> NoReturn:
     run_recipe(lambda argv: launch(stages, description, argv))
 
 
-def run_recipe(recipe: Callable[[list[str]], None]) -> NoReturn:
-    """Run a recipe and exit: 0, 1 if the result matches fail_on, 2 for a user error, 130 if interrupted."""
-    quiet_libraries()
-    print_utf8()
-    try:
-        recipe(sys.argv[1:])
-    except UserError as error:
-        where = "" if is_main_process() else f" (process {os.environ['RANK']})"
-        print(f"error{where}: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except Failed as failure:
-        if is_main_process():
-            print(f"failed: {failure}", file=sys.stderr, flush=True)
-        sys.exit(1)
-    except (Interrupted, KeyboardInterrupt) as interruption:
-        if is_main_process():
-            state = str(interruption) or "stopped; progress up to the last checkpoint is saved"
-            print(f"{state}. To resume, run {command()}", file=sys.stderr, flush=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        exit_for_closed_pipe()
-    finally:
-        # The interpreter collects garbage while it exits, which takes seconds over what the libraries hold.
-        gc.freeze()
-    sys.exit(0)
-
-
-def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
-    """Run a command that is not a recipe and exit: 0, 2 for a user error, 130 if interrupted."""
-    quiet_libraries()
-    print_utf8()
-    try:
-        command(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        exit_for_closed_pipe()
-    sys.exit(0)
-
-
-def exit_for_closed_pipe() -> NoReturn:
-    """Exit as a program does whose reader, such as `head`, has closed the pipe."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes what is left into it
-    sys.exit(CLOSED_PIPE)
-
-
 def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
     """Run or plan the stages that `argv` asks for."""
     parsed = read_command_line(argv, description, sections_of(stages))
@@ -147,8 +91,10 @@ def launch(stages: Sequence[Stage], description: str, argv: list[str]) -> None:
 def read_command_line(argv: list[str], description: str, sections: list[str]) -> tuple[Config, Namespace] | None:
     """Return the configuration and the command's own options; None where help or the configuration was printed."""
     check_not_hidden()
-    if "--help" in argv or "-h" in argv:
-        print_once(help_text(recipe_program(), description, sections))
+    key = requested_help(argv)
+    if key is not None:
+        program = recipe_program()
+        print_once(key_help(program, key) if key else help_text(program, description, sections))
         return None
     config, options = parse(argv)
     if options.print_config:
@@ -255,10 +201,13 @@ def garbage_collection_paused() -> Iterator[None]:
 def select_stages(stages: Sequence[Stage], config: Config, force: str | None) -> list[Stage]:
     """Return the stages that the configuration has; raises UserError if it has none, or lacks the one to redo."""
     selected = [stage for stage in stages if stage.is_configured(config)]
+    configured = configured_stages(config)
     if not selected:
-        raise UserError(f"{stages[0].name}: the configuration has no such stage")
+        raise UserError(f"{stages[0].name}: the configuration has no such stage; it has {', '.join(configured)}")
     names = [stage.name for stage in selected]
     if force and first_redone(config, force) not in names:
+        if first_redone(config, force) not in configured:
+            raise UserError(f"--force {force}: the configuration has no such stage; it has {', '.join(configured)}")
         raise UserError(f"--force {force}: this command runs {', '.join(names)}; use recipes.{force} or recipes.detox")
     return selected
 
@@ -308,6 +257,7 @@ def run_stage(stage: Stage, run: Run, plan: Plan) -> None:
     minutes = (time.monotonic() - start) / 60
     if is_main_process():
         run.finish(stage.name, minutes=minutes, inputs=result.inputs, metrics=result.metrics)
+        remove_traceback(run.folder)
     wait_for_everyone()
     print_once(f"{stage.name}: finished in {minutes:.1f} min -> {run.folder / stage.name}")
     reset_accelerate()
@@ -319,37 +269,3 @@ def fail_if_asked(stage: Stage, run: Run) -> None:
     reason = stage.failure(run)
     if reason is not None:
         raise Failed(reason)
-
-
-def quiet_libraries() -> None:
-    """Turn off progress bars in logs, and library warnings that a user can do nothing about.
-
-    It must run before the libraries are imported; environment variables that are already set take precedence.
-    """
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # On import, bitsandbytes warns that an optional package of kernels is missing.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # peft reads a property that transformers has renamed.
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-
-
-def print_utf8() -> None:
-    """Print UTF-8, as in every file that the project writes; on Windows a pipe or a file would get another encoding."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")
-
-
-def command() -> str:
-    """Return the command that resumes the run; with several processes, the launcher's options are not known here."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        return "the same launch command again"
-    return "the same command again: " + f"{recipe_program()} {shlex.join(sys.argv[1:])}"
-
-
-def recipe_program() -> str:
-    """Return how the user started the recipe."""
-    return program(f"recipes.{Path(sys.argv[0]).stem}")

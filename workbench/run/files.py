@@ -10,9 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workbench.errors import UserError
+from workbench.errors import UserError, suggestion
 
 MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".txt", ".model", ".jinja")
+
+
+def missing_path(path: str) -> str:
+    """Return the message for a path that does not exist: its first missing part and the closest existing name."""
+    missing = Path(path).expanduser()
+    while not missing.parent.exists():
+        missing = missing.parent
+    siblings = sorted(name for name in os.listdir(missing.parent) if name[0] != ".") if missing.parent.is_dir() else []
+    hint = suggestion(missing.name, siblings, str(missing).removesuffix(missing.name))
+    if missing.parent == Path() and "did you mean" not in hint:
+        hint = ""  # whatever else is in the working directory is no help
+    return f"{path}: no such file or folder; {missing.parent.resolve()} has no {missing.name!r}{hint}"
 
 
 @contextmanager

@@ -65,7 +65,10 @@ class Run:
         """Return the stage.json of a finished stage; raises UserError with the command to run if it is unfinished."""
         path = self.folder / name / "stage.json"
         if not path.is_file():
-            raise UserError(f"{path.parent}: stage {name} is not finished; run it first: python -m recipes.{name}")
+            raise UserError(
+                f"{path.parent}: stage {name} is not finished; run it first: "
+                f"python -m recipes.{name} --config {self.folder / 'config.yaml'}"
+            )
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:

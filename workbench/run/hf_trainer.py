@@ -15,11 +15,18 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from workbench.config.names import REWARD, SFT
 from workbench.errors import Interrupted, UserError, suggestion
 from workbench.run.files import write_text, writing
 from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
 from workbench.run.tracking import Tracker
+
+# By stage: the keys to change where its loss diverges.
+LOSS_KEYS = {
+    SFT: ("sft.learning_rate", "policy.precision"),
+    REWARD: ("reward.train.learning_rate", "reward.train.precision"),
+}
 
 
 class StepCallback(TrainerCallback):
@@ -88,7 +95,8 @@ def run_trainer(
             )
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not all(map(math.isfinite, map(float, losses))):
-        raise UserError(f"{label}: the loss is not finite; lower {label}.learning_rate or use precision fp32")
+        rate, precision = LOSS_KEYS[label]
+        raise UserError(f"{label}: the loss is not finite; lower {rate} or set {precision} to fp32")
     if trainer.is_world_process_zero():
         write_log(folder, trainer.state)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from pathlib import Path
 from typing import Literal
+
+from workbench.run.files import missing_path
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 TIMEOUT_SECONDS = 5.0
@@ -13,6 +16,17 @@ TIMEOUT_SECONDS = 5.0
 def is_hub_id(name: str) -> bool:
     """Return whether `name` has the form NAME or OWNER/NAME; a relative path can have it too."""
     return HUB_ID.fullmatch(name) is not None
+
+
+def unreachable(name: str, kind: Literal["model", "dataset"]) -> str:
+    """Return the message for a hub id that is neither cached nor a local path, while the hub cannot be reached."""
+    owner = Path(name).parent
+    is_like_path = owner != Path() and owner.is_dir()
+    missing = missing_path(name) if is_like_path else f"{name}: no such file or folder"
+    return (
+        f"{missing}; as a hub id: the hub cannot be reached and this {kind} is not cached: use a local path, or "
+        "load it once while online"
+    )
 
 
 @cache

@@ -33,9 +33,11 @@ def sweep_configs(config: Config) -> dict[str, Config]:
     if config.ppo is None:
         raise UserError("ppo: missing; a sweep over rewards needs it")
     scorers = {name: as_scorer(value, f"sweep.rewards.{name}") for name, value in config.sweep.rewards.items()}
-    evaluation = dataclasses.replace(
-        config.evaluation, rewards=[*config.evaluation.rewards, *config.sweep.rewards.values()]
-    )
+    # Scores go by the name of their reward, so that one which several entries share, with other options, has no score.
+    names = [as_scorer(entry, "evaluation.rewards").model for entry in config.evaluation.rewards]
+    names += [scorer.model for scorer in scorers.values()]
+    scored = [scorer for scorer in scorers.values() if names.count(scorer.model) == 1]
+    evaluation = dataclasses.replace(config.evaluation, rewards=[*config.evaluation.rewards, *scored])
     first = Path(config.runs) / f"{config.name}-{next(iter(scorers))}"
     configs = {}
     for name, scorer in scorers.items():

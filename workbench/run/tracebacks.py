@@ -11,6 +11,7 @@ from workbench.config.shipped import PROJECT
 from workbench.errors import UserError
 from workbench.run.files import write_text
 
+FILE = "traceback.txt"
 # Frames in these folders are not the user's own code.
 FOREIGN = (
     *(Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib", "platlib")),
@@ -21,7 +22,7 @@ FOREIGN = (
 def with_location(error: UserError, run_folder: Path | None) -> UserError:
     """Return the error with the file and line of the user's own code that raised it, if there is any.
 
-    With a run folder, the whole traceback goes to traceback.txt there.
+    With a run folder, the whole traceback goes to FILE there.
     """
     cause = original(error)
     frames = [] if cause is None else traceback.extract_tb(cause.__traceback__)
@@ -30,11 +31,16 @@ def with_location(error: UserError, run_folder: Path | None) -> UserError:
         return error
     line = f"{error} ({own_frames[-1].filename}, line {own_frames[-1].lineno})"
     if run_folder is not None and run_folder.is_dir():
-        file = run_folder / "traceback.txt"
+        file = run_folder / FILE
         with suppress(UserError):  # a full disk must not hide the error itself
             write_text(file, "".join(traceback.format_exception(cause)))
             line += f"; traceback: {file}"
     return UserError(line)
+
+
+def remove_traceback(run_folder: Path) -> None:
+    """Remove the traceback of an earlier failure, if there is one."""
+    (run_folder / FILE).unlink(missing_ok=True)
 
 
 def is_own(file: Path) -> bool:

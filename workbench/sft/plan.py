@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.config.schema import Config, DataSource
 from workbench.data.prompts import load_configured_prompts
+from workbench.errors import error_context
 from workbench.models.loading import context_length, load_config, load_policy_tokenizer
 from workbench.models.memory import model_plan
 from workbench.run.hf_trainer import check_trainer_args
@@ -31,7 +32,8 @@ def plan_sft(config: Config) -> SFTPlan:
     sft = config.sft
     assert sft is not None
     check_trainer_args("sft.trainer_args", sft.trainer_args)
-    tokenizer = load_policy_tokenizer(config.policy.model)
+    with error_context("policy.model"):
+        tokenizer = load_policy_tokenizer(config.policy.model)
     limit = context_length(load_config(config.policy.model), tokenizer)
     reports: list[str] = []
 
@@ -46,5 +48,7 @@ def plan_sft(config: Config) -> SFTPlan:
     validation_rows = load("sft.validation", sft.validation) if sft.validation else []
     steps = sft.max_steps or -(-len(train_rows) // sft.batch_size) * sft.epochs
     summary = f"{steps:g} steps of {sft.batch_size} rows from {len(train_rows)}"
-    lines = [*reports, summary, *model_plan(config, sft.micro_batch_size or sft.batch_size)]
+    tokens = max(len(row["prompt_ids"]) + len(row["response_ids"]) for row in train_rows)
+    rows = min(sft.micro_batch_size or sft.batch_size, len(train_rows))
+    lines = [*reports, summary, *model_plan(config, "sft.micro_batch_size", rows, tokens)]
     return SFTPlan(lines, tokenizer, train_rows, validation_rows)

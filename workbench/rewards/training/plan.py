@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.schema import Config, RewardConfig, RewardTraining
-from workbench.errors import UserError
+from workbench.errors import UserError, error_context
 from workbench.models.loading import context_length, load_config, load_tokenizer
 from workbench.rewards.registry import check_options
 from workbench.rewards.training.datasets import (
@@ -49,12 +49,19 @@ def plan_reward(config: Config) -> RewardPlan:
         rows, aim = load_classifier_rows(train, config.seed), f"rewards {train.target_label}"
         require_both_classes([label == train.target_label for label in rows.validation.labels])
         count = len(rows.training.texts)
-    tokenizer = load_tokenizer(train.model)
+    with error_context("reward.train.model"):
+        tokenizer = load_tokenizer(train.model)
     limit = context_length(load_config(train.model), tokenizer)
     if limit is not None and train.max_tokens > limit:
         raise UserError(
             f"reward.train.max_tokens: {train.max_tokens}, but {train.model} reads at most {limit} tokens; lower it"
         )
     steps = -(-count // train.batch_size) * train.epochs
+    has_own_steps = "max_steps" in train.trainer_args
+    if train.early_stopping is not None and train.save_every > steps and not has_own_steps:
+        raise UserError(
+            f"reward.train.early_stopping: it evaluates each reward.train.save_every {train.save_every} steps, but "
+            f"training has only {steps:g}; lower reward.train.save_every"
+        )
     summary = f"{steps:g} steps of {train.batch_size} from {count} rows, {train.model}, {aim}"
     return RewardPlan([*rows.sizes, summary], reward, train, config.seed, tokenizer, rows)

@@ -1,0 +1,103 @@
+"""A command as a process: quiet libraries, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import gc
+import io
+import logging
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from workbench.errors import Failed, Interrupted, UserError
+from workbench.run.distributed import is_main_process
+from workbench.run.options import program
+
+CLOSED_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends; Windows does not define the signal
+
+
+def run_recipe(recipe: Callable[[list[str]], None]) -> NoReturn:
+    """Run a recipe and exit: 0, 1 if the result matches fail_on, 2 for a user error, 130 if interrupted."""
+    quiet_libraries()
+    print_utf8()
+    try:
+        recipe(sys.argv[1:])
+    except UserError as error:
+        where = "" if is_main_process() else f" (process {os.environ['RANK']})"
+        print(f"error{where}: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except Failed as failure:
+        if is_main_process():
+            print(f"failed: {failure}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except (Interrupted, KeyboardInterrupt) as interruption:
+        if is_main_process():
+            state = str(interruption) or "stopped; progress up to the last checkpoint is saved"
+            print(f"{state}. To resume, run {command()}", file=sys.stderr, flush=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        exit_for_closed_pipe()
+    finally:
+        # The interpreter collects garbage while it exits, which takes seconds over what the libraries hold.
+        gc.freeze()
+    sys.exit(0)
+
+
+def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
+    """Run a command that is not a recipe and exit: 0, 2 for a user error, 130 if interrupted."""
+    quiet_libraries()
+    print_utf8()
+    try:
+        command(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        exit_for_closed_pipe()
+    sys.exit(0)
+
+
+def exit_for_closed_pipe() -> NoReturn:
+    """Exit as a program does whose reader, such as `head`, has closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes what is left into it
+    sys.exit(CLOSED_PIPE)
+
+
+def quiet_libraries() -> None:
+    """Turn off progress bars in logs, and library warnings that a user can do nothing about.
+
+    It must run before the libraries are imported; environment variables that are already set take precedence.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # On import, bitsandbytes warns that an optional package of kernels is missing.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # peft reads a property that transformers has renamed.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+
+def print_utf8() -> None:
+    """Print UTF-8, as in every file that the project writes; on Windows a pipe or a file would get another encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
+
+
+def command() -> str:
+    """Return the command that resumes the run; with several processes, the launcher's options are not known here."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return "the same launch command again"
+    return "the same command again: " + f"{recipe_program()} {shlex.join(sys.argv[1:])}"
+
+
+def recipe_program() -> str:
+    """Return how the user started the recipe."""
+    return program(f"recipes.{Path(sys.argv[0]).stem}")
