@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+import psutil
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -62,4 +61,4 @@ def machine_memory() -> int:
     """Return the bytes of memory of the first GPU, or of the machine where there is none."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return psutil.virtual_memory().total
