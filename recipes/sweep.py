@@ -16,9 +16,7 @@ STAGES = [sft.STAGE, ppo.STAGE, evaluation.STAGE]
 
 def sweep(argv: list[str]) -> None:
     """Run or plan the runs of the sweep that `argv` asks for; raises Failed at the end if a result matches fail_on."""
-    from workbench.report.compare import write_comparison
-
-    parsed = read_command_line(argv, __doc__ or "", ["sweep", *sections_of(STAGES)])
+    parsed = read_command_line(argv, __doc__ or "", ["reward", "sweep", *sections_of(STAGES)])
     if parsed is None:
         return
     announce("loading libraries and data to plan the runs ...")
@@ -40,6 +38,8 @@ def sweep(argv: list[str]) -> None:
         except Failed as failure:
             failures.append(str(failure))
     if is_main_process():
+        from workbench.report.compare import write_comparison
+
         folders = [Path(each.runs) / each.name for each in configs.values()]
         write_comparison(folders, Path(config.runs) / f"{config.name}-sweep.html")
     if failures:

@@ -22,6 +22,7 @@ SECTIONS = {
     "ppo": ("policy", "reward", "ppo"),
     "evaluation": ("policy", "evaluation"),
     "detox": ("policy", "sft", "reward", "ppo", "evaluation", "reuse"),
+    "sweep": ("policy", "sft", "reward", "ppo", "evaluation", "reuse", "sweep"),
 }
 
 

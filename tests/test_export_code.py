@@ -90,7 +90,15 @@ def test_the_code_of_a_classifier_s_card_gives_its_toxicity(
 def test_the_code_of_a_preference_model_s_card_gives_its_score(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, stage = with_reward("preference", ["score"], objective="preference", target_label=None)
+    run, stage = with_reward(
+        "preference",
+        ["score"],
+        objective="preference",
+        target_label=None,
+        clean_data=[],
+        clean_validation=None,
+        perturbation_rate=0.0,
+    )
     (stage / "calibration.json").unlink()
     folder = exported("out_preference", "--stage", "reward", run=run)
     assert not (folder / "calibration.json").exists()

@@ -18,6 +18,7 @@ from small_runs import CHAIN, small
 from workbench.errors import UserError
 from workbench.run import cli
 from workbench.run.folder import Run, lock_run
+from workbench.run.process import exit_on_error
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("workbench", "recipes", "reward_models", "benchmarks", "docs")
@@ -104,7 +105,7 @@ def test_output_is_utf8_where_a_pipe_would_have_another_encoding(tmp_path: Path)
 
     def run() -> None:
         sys.stdout = io.TextIOWrapper(log.open("wb"), encoding="cp1252")
-        cli.exit_on_error(lambda arguments: print("toxicity ↓", flush=True))
+        exit_on_error(lambda arguments: print("toxicity ↓", flush=True))
 
     assert exit_code(fork(run, tmp_path / "log")) == 0, (tmp_path / "log").read_text(encoding="utf-8")
     assert log.read_text(encoding="utf-8").strip() == "toxicity ↓"

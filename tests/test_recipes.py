@@ -178,16 +178,17 @@ def test_the_chain_runs_skips_and_leaves_what_plain_libraries_load(
 ) -> None:
     chain = chain_run(variant)
     run = chain.folder
-    assert "| base | sft | aligned |" in chain.printed
+    assert "base sft aligned aligned - sft, 95 %" in " ".join(chain.printed.split())
     assert "ROUGE-L" in chain.printed
-    assert "toxic rate (reward)" in chain.printed
-    assert ("toxic rate (toy_lexicon)" in chain.printed) == ("toy_lexicon is the reward" not in chain.printed)
+    assert "toxicity (reward)" in chain.printed
+    assert ("toxicity (toy_lexicon)" in chain.printed) == ("toy_lexicon is the reward" not in chain.printed)
     assert "10 prompts are too few for a verdict" in chain.printed
 
     cli.launch(CHAIN, "", chain.options)
     again = capsys.readouterr().out
     assert again.count("already finished, skipping") == (4 if variant == "gpt2 adapters" else 3)
-    assert "| base | sft | aligned |" in again, "the table is the result of the run"
+    assert "evaluation: toxicity: " in again, "the verdict is the result of the run"
+    assert f"evaluation: page {chain.folder / 'evaluation' / 'report.html'}" in again
 
     results = read_results(run / "evaluation" / "results.json")
     result = next(result for result in results.sets if result.name == "test dialogues")
@@ -276,7 +277,7 @@ def test_without_sft_the_base_is_the_reference_and_any_function_is_a_reward(
     options = drop(options, "--sft.max_steps", "--sft.batch_size", "--sft.data.limit")
     cli.launch(CHAIN, "", [*options, "--sft", "null"])
     printed = capsys.readouterr().out
-    assert "| base | aligned |" in printed
+    assert "base aligned aligned - base, 95 %" in " ".join(printed.split())
     assert "toxic rate (reward)" not in printed, "a function that cannot judge is not listed as a judge"
 
 

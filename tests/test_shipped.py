@@ -114,7 +114,7 @@ def test_every_command_exists_and_is_in_the_usage(capsys: pytest.CaptureFixture[
     usage = capsys.readouterr().out
     assert len(usage.splitlines()) == len(command_line.COMMANDS) + 5
     for name, (module, summary) in command_line.COMMANDS.items():
-        assert f"  {name:<12}{summary}\n" in usage
+        assert f"  {name:<16}{summary}\n" in usage
         assert find_spec(module) is not None
     with pytest.raises(UserError, match=r"^detx: no such command; did you mean detox\?$"):
         command_line.dispatch(["detx"])

@@ -28,7 +28,7 @@ from workbench.config.schema import Config, DataSource, LoraSettings, PromptSet,
 from workbench.config.yaml_check import is_required
 
 COLUMNS = 80
-SECTIONS = ("policy", *STAGES, "reuse")
+SECTIONS = ("policy", *STAGES, "reuse", "sweep")
 ENTRY_NAMES = {"evaluation.data": "NAME"}
 TYPES = {int: "integer", float: "float", bool: "bool", str: "string", Any: "any value"}
 SHARED_SECTIONS: dict[Any, str] = {

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
+from transformers.utils import logging
 
 from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
@@ -30,6 +31,9 @@ from workbench.models.quantization import disable_weight_repacking, quantization
 from workbench.run.files import missing_path
 from workbench.run.hub import hub_is_reachable, is_hub_id, unreachable
 from workbench.toy import model_folder, toy_name
+
+# Loading weights is not worth a bar of its own: it would stand between those of the stages. Downloads have another.
+logging.set_tqdm_hook(lambda factory, arguments, options: factory(*arguments, **options | {"disable": True}))
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Tokenizers without a limit report 1e30.

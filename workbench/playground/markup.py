@@ -17,7 +17,7 @@ MAX_SHADE = 70
 
 def stylesheet() -> str:
     """Return the page's CSS."""
-    return files(__package__).joinpath("style.css").read_text()
+    return files(__package__).joinpath("style.css").read_text(encoding="utf-8")
 
 
 def error_markup(message: str) -> str:
