@@ -18,6 +18,7 @@ from recipes.sweep import sweep
 from workbench.__main__ import RECIPES
 from workbench.config.parsing import parse
 from workbench.export.command import export_options
+from workbench.playground.command import playground_options
 from workbench.run import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,6 +132,9 @@ def test_every_command_is_one_that_runs(
     options = words[words.index("-m") + 2 :]
     if module == "workbench.export":
         assert export_options(options).merge
+        return
+    if module == "workbench.playground":
+        assert playground_options(options).run == "runs/quickstart"
         return
     config = Path(options[options.index("--config") + 1])
     assert config.is_file()

@@ -38,6 +38,7 @@ from workbench.ppo.rollout import Rollout, decode, score_tokens
 from workbench.ppo.trainer import PPOTrainer
 from workbench.run import cli
 from workbench.run.distributed import reset_accelerate
+from workbench.run.process import quiet_libraries
 
 PROCESSES = 2
 Kind = tuple[str, bool, str]  # architecture, lora, value_model
@@ -306,7 +307,7 @@ def run(folder: Path, rank: int, port: int, limit: int) -> None:
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": PROCESSES, "LOCAL_WORLD_SIZE": PROCESSES}
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
     os.environ |= {key: str(value) for key, value in (ranks | meeting).items()}
-    cli.quiet_libraries()
+    quiet_libraries()
     assert Accelerator(cpu=True).num_processes == PROCESSES
     for scenario in (updates, lengths, resumes, failures, evaluations, recipes):
         scenario_folder = folder / scenario.__name__
