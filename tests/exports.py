@@ -55,6 +55,7 @@ def make_runs(folder: Path) -> None:
         cli.launch([sft.STAGE, ppo.STAGE], "", [*options("gpt2"), "--name", "gpt2", *lexicon])
         cli.launch([sft.STAGE, ppo.STAGE], "", [*options("gpt2"), "--name", "full", *lexicon, "--policy.lora", "null"])
         small = ["--reward.train.data.limit", "640", "--reward.train.validation.limit", "40"]
+        small += ["--reward.train.epochs", "1", "--reward.train.clean_data", "[]"]
         cli.launch([sft.STAGE, reward.STAGE, ppo.STAGE], "", [*options("t5"), "--name", "t5", *small])
 
 

@@ -12,7 +12,8 @@ CONFIGS = Path(__file__).resolve().parent.parent / "recipes" / "configs"
 
 SMALL = [
     *("--sft.max_steps", "3", "--sft.batch_size", "8", "--sft.data.limit", "64"),
-    *("--reward.train.data.limit", "64", "--reward.train.validation.limit", "40"),
+    *("--reward.train.data.limit", "64", "--reward.train.validation.limit", "40", "--reward.train.epochs", "1"),
+    *("--reward.train.clean_data", "[]", "--reward.train.clean_validation.limit", "40"),
     *("--ppo.steps", "2", "--ppo.batch_size", "8", "--ppo.minibatch_size", "4", "--ppo.epochs", "1"),
     *("--ppo.data.limit", "64", "--ppo.max_new_tokens", "6", "--evaluation.batch_size", "10"),
 ]

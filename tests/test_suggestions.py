@@ -18,6 +18,7 @@ from workbench.errors import UserError, suggestion
 from workbench.run.hf_trainer import LOSS_KEYS
 
 PROJECT = Path(__file__).resolve().parent.parent
+FOLDERS = ("workbench", "recipes", "reward_models")
 KEY = re.compile(r"(?<![\w./-])(?:policy|sft|reward|ppo|evaluation|reuse)(?:\.[a-z]\w*)+")
 OPTION = re.compile(r"(?<![\w-])--([a-z][\w.]*+)(?!:)")  # not a variable of CSS
 MODULE = re.compile(r"python -m ([\w.]+\w)")
@@ -26,9 +27,9 @@ FILE = re.compile(r"\b(?:docs|recipes)/[\w./-]*\w")
 
 def sentences() -> Iterator[tuple[str, str]]:
     """Yield every string of the code that is not a docstring, with its place; {} stands for a value."""
-    for folder in ("workbench", "recipes", "reward_models"):
+    for folder in FOLDERS:
         for file in sorted((PROJECT / folder).rglob("*.py")):
-            tree = ast.parse(file.read_text())
+            tree = ast.parse(file.read_text(encoding="utf-8"))
             inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
             docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
             for node in ast.walk(tree):
@@ -44,7 +45,8 @@ def sentences() -> Iterator[tuple[str, str]]:
 def options_of_commands() -> set[str]:
     """Return the options of every command: those of the recipes, of argparse parsers, and of foreign commands."""
     declared = re.compile(r"""["']--([a-z_]+)["']""")
-    ours = {name for file in PROJECT.glob("*/**/*.py") for name in declared.findall(file.read_text())}
+    files = [file for folder in FOLDERS for file in (PROJECT / folder).rglob("*.py")]
+    ours = {name for file in files for name in declared.findall(file.read_text(encoding="utf-8"))}
     return {*OPTIONS, *ours, "num_cpu_threads_per_process", "model_args", "porcelain", "short", "error"}
 
 
