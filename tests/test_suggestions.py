@@ -47,7 +47,8 @@ def options_of_commands() -> set[str]:
     declared = re.compile(r"""["']--([a-z_]+)["']""")
     files = [file for folder in FOLDERS for file in (PROJECT / folder).rglob("*.py")]
     ours = {name for file in files for name in declared.findall(file.read_text(encoding="utf-8"))}
-    return {*OPTIONS, *ours, "num_cpu_threads_per_process", "model_args", "porcelain", "short", "error"}
+    foreign = ("num_cpu_threads_per_process", "multi_gpu", "num_processes", "model_args", "porcelain", "short", "error")
+    return {*OPTIONS, *ours, *foreign}
 
 
 def test_every_key_and_option_that_a_sentence_names_exists() -> None:
