@@ -47,8 +47,12 @@ def options_of_commands() -> set[str]:
     declared = re.compile(r"""["']--([a-z_]+)["']""")
     files = [file for folder in FOLDERS for file in (PROJECT / folder).rglob("*.py")]
     ours = {name for file in files for name in declared.findall(file.read_text(encoding="utf-8"))}
-    foreign = ("num_cpu_threads_per_process", "multi_gpu", "num_processes", "model_args", "porcelain", "short", "error")
-    return {*OPTIONS, *ours, *foreign}
+    launcher, lm_eval, git = (
+        "num_cpu_threads_per_process multi_gpu num_processes",
+        "model_args tasks",
+        "porcelain short error",
+    )
+    return {*OPTIONS, *ours, *f"{launcher} {lm_eval} {git}".split()}
 
 
 def test_every_key_and_option_that_a_sentence_names_exists() -> None:
