@@ -101,7 +101,7 @@ def test_only_common_prompts_count_and_it_is_said() -> None:
 def test_other_sampling_settings_are_said() -> None:
     examples = random_examples(40)
     comparison = compare_runs({"a": evaluated(examples), "b": evaluated(examples, temperature=0.5)})
-    assert [note for note in comparison.notes if note.startswith("temperature differs: ") and "0.5" in note]
+    assert [note for note in comparison.notes if "evaluation.temperature" in note and "b 0.5" in note]
 
 
 def test_runs_without_a_common_prompt_are_refused() -> None:

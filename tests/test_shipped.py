@@ -160,3 +160,17 @@ def test_an_installed_copy_inside_another_repository_has_no_commit(
     assert os.system(f"cd {tmp_path} && git init -q && git {identity} commit -q --allow-empty -m x") == 0
     monkeypatch.setattr(run_folder, "__file__", str(installed))
     assert run_folder.git_commit() is None
+
+
+def test_launch_explains_itself_and_a_misspelled_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    command_line.dispatch(["launch", "--help"])
+    assert capsys.readouterr().out.startswith("usage: workbench launch [ACCELERATE OPTIONS] {detox,")
+    with pytest.raises(UserError, match=r"no recipe; .*did you mean detox\?"):
+        command_line.dispatch(["launch", "detx"])
+
+
+@pytest.mark.parametrize("module", sorted({module for module, _ in command_line.COMMANDS.values()}))
+def test_a_usage_line_names_python_once(module: str) -> None:
+    source = (ROOT / f"{module.replace('.', '/')}.py", ROOT / module.replace(".", "/") / "command.py")
+    texts = [file.read_text(encoding="utf-8") for file in source if file.is_file()]
+    assert not [text for text in texts if 'make_options_parser("python' in text]

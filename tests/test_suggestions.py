@@ -87,7 +87,7 @@ def test_every_command_and_file_that_a_sentence_names_exists() -> None:
     assert named > 5
 
 
-@pytest.mark.parametrize("name", ["top_p", "top_k", "beam", "lr", "foo"])
+@pytest.mark.parametrize("name", ["top_p", "top_k", "beam", "foo"])
 def test_a_name_unlike_every_other_gets_no_suggestion(name: str, tmp_path: Path) -> None:
     for section in ("ppo.", "evaluation.", "sft.", ""):
         with pytest.raises(UserError) as caught:
@@ -98,3 +98,10 @@ def test_a_name_unlike_every_other_gets_no_suggestion(name: str, tmp_path: Path)
 def test_a_suggestion_depends_on_the_name_alone_not_on_the_section_before_it() -> None:
     assert suggestion("top_p", ["data", "steps", "temperature"]) == "; available: data, steps, temperature"
     assert suggestion("tempertaure", ["data", "temperature"], "--ppo.") == "; did you mean --ppo.temperature?"
+
+
+def test_a_short_name_for_the_learning_rate_is_known_and_a_strange_one_leads_to_the_help(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"did you mean --ppo\.learning_rate"):
+        load(tmp_path, GOOD, "--ppo.lr", "1")
+    with pytest.raises(UserError, match=r"--ppo\.foo: unknown key; --ppo\.help lists the keys"):
+        load(tmp_path, GOOD, "--ppo.foo", "1")

@@ -6,6 +6,7 @@ import dataclasses
 import io
 from pathlib import Path
 
+import pytest
 from random_results import random_examples, random_results, with_set
 from rich.console import Console
 from typed_results import make_difference, make_results, make_set
@@ -89,12 +90,19 @@ def test_more_models_than_fit_leave_the_two_that_are_compared() -> None:
     assert any("the training data contains 2 of these prompts" in line for line in lines)
 
 
-def test_the_next_steps_are_commands_for_this_run(tmp_path: Path, in_project: Path) -> None:
+def test_the_next_steps_are_commands_for_this_run(
+    tmp_path: Path, in_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, _ = parse(["--config", "recipes/configs/quickstart.yaml"])
     run = Run(tmp_path / "a run", config)
     steps = dict(next_steps(run, usual_results()))
     assert steps["page"] == str(run.folder / "evaluation" / "report.html")
-    assert steps["publish"] == f"python -m workbench.export --run '{run.folder}' --to FOLDER"
+    assert steps["publish"] == f"python -m workbench.export --run '{run.folder}' --to FOLDER --merge"
+    monkeypatch.setattr("sys.argv", ["workbench detox"])
+    installed = dict(next_steps(run, usual_results()))
+    assert installed["ask"] == f"workbench playground --run '{run.folder}'"
+    hub = dataclasses.replace(config, policy=dataclasses.replace(config.policy, model="google/flan-t5-base"))
+    assert dict(next_steps(Run(run.folder, hub), usual_results()))["publish"].endswith("--to FOLDER")
     untrained = dict(next_steps(run, make_results([], judges=[], titles=("base", "flan"))))
     assert set(untrained) == {"page", "compare"}
 

@@ -58,9 +58,14 @@ def launch(arguments: list[str]) -> None:
 
     What precedes the recipe's name goes to Accelerate. Raises UserError without a recipe.
     """
+    if {"--help", "-h"} & set(arguments) and not set(RECIPES) & set(arguments):
+        print(f"usage: {CONSOLE_SCRIPT} {LAUNCH} [ACCELERATE OPTIONS] {{{','.join(RECIPES)}}} [OPTIONS]")
+        print("accelerate launch --help describes the first options, and each recipe's --help the last")
+        return
     position = next((index for index, word in enumerate(arguments) if word in RECIPES), None)
     if position is None:
-        raise UserError(f"{LAUNCH}: no recipe; expected [ACCELERATE OPTIONS] {'|'.join(RECIPES)} [OPTIONS]")
+        near = next((near for word in arguments if (near := suggestion(word, RECIPES)).startswith("; did")), "")
+        raise UserError(f"{LAUNCH}: no recipe; expected [ACCELERATE OPTIONS] {'|'.join(RECIPES)} [OPTIONS]{near}")
     from accelerate.commands.launch import launch_command, launch_command_parser  # seconds
 
     settings = ["--quiet", "--config_file", str(ACCELERATE_CONFIG), *arguments[:position]]

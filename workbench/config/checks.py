@@ -96,9 +96,8 @@ def check_length(value: list | dict, limits: Length, key: str) -> None:
     if is_exact and len(value) != limits.minimum:
         raise UserError(f"{key}: {len(value)} entries; expected exactly {limits.minimum}")
     if len(value) < limits.minimum:
-        raise UserError(
-            f"{key}: {'empty' if not value else f'{len(value)} entries'}; expected at least {limits.minimum}"
-        )
+        count = {0: "empty", 1: "1 entry"}.get(len(value), f"{len(value)} entries")
+        raise UserError(f"{key}: {count}; expected at least {limits.minimum}")
     if limits.maximum is not None and len(value) > limits.maximum:
         raise UserError(f"{key}: {len(value)} entries; expected at most {limits.maximum}")
 

@@ -160,7 +160,10 @@ def unknown_key(dotted: str, name: str, valid: list[str], prefix: str = "") -> s
             "no such option: responses are sampled from the plain softmax at the temperature, because the "
             "log-probabilities in PPO must be those of the policy that sampled; remove it"
         )
-    return f"unknown key{suggestion(name, valid, prefix)}"
+    if name == "lr" and "learning_rate" in valid:
+        return f"unknown key; did you mean {prefix}learning_rate?"
+    section = dotted.rpartition(".")[0]
+    return f"unknown key{suggestion(name, valid, prefix) or f'; --{section}.help lists the keys'}"
 
 
 def check_required(

@@ -159,7 +159,8 @@ def comparison_notes(runs: Mapping[str, EvaluatedRun], results: Results, shares_
     for name in ("threshold", "temperature", "samples", "seeds", "max_new_tokens"):
         values = [getattr(each.settings, name) for each in every]
         if any(value != values[0] for value in values):
-            notes.append(f"{name} differs: {', '.join(map(str, values))}")
+            by_run = ", ".join(f"{title} {value}" for title, value in zip(runs, values, strict=True))
+            notes.append(f"the runs differ in evaluation.{name}: {by_run}")
     for set_result in results.sets:
         counts = [set_of(run, set_result.name).prompts for run in runs.values()]
         if any(count != set_result.prompts for count in counts):

@@ -124,10 +124,12 @@ def load_adapter(model: PreTrainedModel | PeftModel, name: str, folder: Path) ->
     """Return the model with one more frozen adapter; raises UserError for a corrupt one."""
     if not is_adapter(folder):
         raise UserError(f"{folder}: the folder has no adapter_config.json")
+    if not any((folder / f"adapter_model.{suffix}").is_file() for suffix in ("safetensors", "bin")):
+        raise UserError(f"{folder}: the folder has no adapter_model.safetensors")
     try:
         if not isinstance(model, PeftModel):
-            return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False)
-        model.load_adapter(folder, adapter_name=name)
+            return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=False)
+        model.load_adapter(str(folder), adapter_name=name)
     except LOADING_ERRORS as error:
         raise UserError(f"{folder}: the adapter cannot be loaded: {str(error).splitlines()[0]}") from error
     return model

@@ -24,7 +24,7 @@ PORT = 7860
 
 def make_playground_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = make_options_parser("python -m workbench.playground", __doc__ or "")
+    parser = make_options_parser("workbench.playground", __doc__ or "")
     parser.add_argument("--run", help="run folder, such as runs/quickstart")
     parser.add_argument("--prompt", metavar="TEXT", help="print the completions of this prompt; default: open a page")
     parser.add_argument("--raw", action="store_true", help="TEXT is the whole prompt, without the run's template")

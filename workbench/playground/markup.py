@@ -57,7 +57,7 @@ def legend_markup(reference: str) -> str:
     )
     return (
         f'<p class="legend"><span class="scale">{shades}</span> nats: the token\'s log-probability minus that under '
-        f"{text(reference)}. Hover over a token for its value.</p>"
+        f"{text(reference)}. Hover over a token for its value; \u25aa stands for one without text, such as the end.</p>"
     )
 
 
@@ -88,7 +88,7 @@ def sample_markup(sample: Sample, result: SideBySide) -> str:
 def completion_markup(sample: Sample) -> str:
     """Return the text of a completion, its tokens shaded where their log-ratios to the reference are known."""
     completion = sample.completion
-    if completion.token_log_ratios is not None:
+    if completion.text and completion.token_log_ratios is not None:
         content = "".join(token_markup(token, nats) for token, nats in completion.token_log_ratios)
     else:
         content = text(completion.text) if completion.text else '<em class="soft">(empty)</em>'

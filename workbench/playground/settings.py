@@ -11,6 +11,8 @@ from workbench.config.ranges import NonNegativeFloat, Range
 from workbench.config.schema import Config
 from workbench.errors import UserError
 
+MAX_NEW_TOKENS = 4096
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -18,7 +20,7 @@ class Settings:
 
     temperature: NonNegativeFloat
     """Sampling temperature; 0 is greedy."""
-    max_new_tokens: Annotated[int, Range(minimum=1, maximum=4096)]
+    max_new_tokens: Annotated[int, Range(minimum=1, maximum=MAX_NEW_TOKENS)]
     """Maximum length of a completion, in tokens."""
     seed: Annotated[int, Range(minimum=0, maximum=2**32 - 1)]
     """The models share the random numbers that it gives."""
@@ -27,8 +29,9 @@ class Settings:
 
 
 def default_settings(config: Config) -> Settings:
-    """Return how the run's evaluation samples, with one completion per model."""
-    return Settings(config.evaluation.temperature, completion_limit(config), sampling_seeds(config)[0])
+    """Return how the run's evaluation samples, with one completion of bounded length per model."""
+    limit = min(completion_limit(config), MAX_NEW_TOKENS)
+    return Settings(config.evaluation.temperature, limit, sampling_seeds(config)[0])
 
 
 def check_settings(settings: Settings) -> None:

@@ -26,7 +26,7 @@ SAME_EVERYWHERE = ("name", "runs", "track")  # they say nothing about the result
 
 def main(argv: list[str]) -> None:
     """Write the page of the runs that `argv` names, and print the differences; raises UserError where it cannot."""
-    parser = make_options_parser("python -m workbench.report.compare", __doc__ or "")
+    parser = make_options_parser("workbench.report.compare", __doc__ or "")
     parser.add_argument("runs", nargs="+", help="two or more run folders; each is compared with the first")
     parser.add_argument("--output", default="comparison.html", help="page to write (default: comparison.html)")
     options = parse_options(parser, argv, required={})

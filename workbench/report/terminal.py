@@ -25,6 +25,8 @@ from workbench.report.tables import (
     set_title,
 )
 from workbench.run.folder import Run
+from workbench.run.options import command_line
+from workbench.toy import toy_name
 
 STYLES: dict[Verdict, str] = {"better": "bold green", "worse": "bold red", "no detectable change": "bold yellow"}
 WORDS: dict[Verdict, str] = {"better": "better", "worse": "worse", "no detectable change": "none"}
@@ -57,11 +59,14 @@ def next_steps(run: Run, results: Results) -> list[tuple[str, str]]:
     name = shlex.quote(str(run.folder))
     steps = [
         ("page", str(run.folder / EVALUATION / "report.html")),
-        ("compare", f"python -m workbench.report.compare {name} OTHER_RUN"),
+        ("compare", f"{command_line('compare', 'workbench.report.compare')} {name} OTHER_RUN"),
     ]
     if TRAINED_BY.keys() & set(results.models):
-        steps.append(("ask", f"python -m workbench.playground --run {name}"))
-        steps.append(("publish", f"python -m workbench.export --run {name} --to FOLDER"))
+        steps.append(("ask", f"{command_line('playground', 'workbench.playground')} --run {name}"))
+        policy = run.config.policy
+        # An adapter of a toy model loads only with this project, so that its export is a merged model.
+        merge = " --merge" if policy.lora is not None and toy_name(policy.model) is not None else ""
+        steps.append(("publish", f"{command_line('export', 'workbench.export')} --run {name} --to FOLDER{merge}"))
     return steps
 
 

@@ -16,6 +16,12 @@ def program(module: str) -> str:
     return sys.argv[0] if sys.argv[0].startswith(f"{CONSOLE_SCRIPT} ") else f"python -m {module}"
 
 
+def command_line(name: str, module: str) -> str:
+    """Return how to start another command, in the form in which the user started this one."""
+    is_console_script = sys.argv[0].startswith(f"{CONSOLE_SCRIPT} ")
+    return f"{CONSOLE_SCRIPT} {name}" if is_console_script else f"python -m {module}"
+
+
 def make_options_parser(module: str, description: str) -> ArgumentParser:
     """Return an empty parser for `parse_options` of the command in `module`."""
     return ArgumentParser(prog=program(module), description=description, exit_on_error=False, allow_abbrev=False)
