@@ -98,6 +98,15 @@ def test_only_common_prompts_count_and_it_is_said() -> None:
     assert comparison.notes == ["dialogues: 35 prompts that all runs have, of 40"]
 
 
+def test_a_repeated_row_is_paired_with_its_own_repetition() -> None:
+    examples = [dataclasses.replace(example, prompt="same", references=[]) for example in random_examples(40)]
+    comparison = compare_runs({"a": evaluated(examples), "b": evaluated(examples)})
+    difference = comparison.results.sets[0].comparison("a", "b").find("toxicity", "lexicon")
+    assert difference is not None
+    assert (difference.prompts, difference.same) == (40, 40)
+    assert comparison.notes == []
+
+
 def test_other_sampling_settings_are_said() -> None:
     examples = random_examples(40)
     comparison = compare_runs({"a": evaluated(examples), "b": evaluated(examples, temperature=0.5)})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,10 +81,21 @@ def reward_source(results: Results) -> tuple[str | None, ...]:
 
 def common_examples(runs: Mapping[str, EvaluatedRun], name: str) -> list[list[Example]]:
     """Return the examples of a set (N, runs) whose prompt and references every run has, in the order of the first."""
-    by_run = [{(e.prompt, *e.references): e for e in run.examples if e.set == name} for run in runs.values()]
+    by_run = [by_prompt([e for e in run.examples if e.set == name]) for run in runs.values()]
     return [
-        [by_prompt[key] for by_prompt in by_run] for key in by_run[0] if all(key in by_prompt for by_prompt in by_run)
+        [by_prompt[key] for by_prompt in by_run] for key in by_run[0] if all(key in examples for examples in by_run)
     ]
+
+
+def by_prompt(examples: Sequence[Example]) -> dict[tuple[str, ...], Example]:
+    """Return the examples by prompt and references; those of a repeated row are told apart by their order."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    keyed = {}
+    for example in examples:
+        content = (example.prompt, *example.references)
+        keyed[*content, str(seen[content])] = example
+        seen[content] += 1
+    return keyed
 
 
 def merged_set(
