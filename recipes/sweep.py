@@ -7,7 +7,7 @@ from pathlib import Path
 from recipes import evaluation, ppo, sft
 from workbench.errors import Failed
 from workbench.run.cli import announce, execute, plan_stages, print_plan, read_command_line, sections_of
-from workbench.run.distributed import is_main_process, print_once
+from workbench.run.distributed import is_main_process, print_once, wait_for_everyone
 from workbench.run.process import run_recipe
 from workbench.run.sweep import can_be_planned, sweep_configs
 
@@ -42,6 +42,7 @@ def sweep(argv: list[str]) -> None:
 
         folders = [Path(each.runs) / each.name for each in configs.values()]
         write_comparison(folders, Path(config.runs) / f"{config.name}-sweep.html")
+    wait_for_everyone()  # a process that fails ends the others, also the one that writes the page
     if failures:
         raise Failed("; ".join(failures))
 

@@ -13,7 +13,7 @@ from workbench.config.parsing import dump, parse
 from workbench.config.schema import Config
 from workbench.errors import UserError
 from workbench.report import live
-from workbench.report.live import complete_lines, live_page, write_live_page
+from workbench.report.live import live_page, read_log, write_live_page
 from workbench.run.estimates import expected_seconds
 from workbench.run.folder import Run
 from workbench.run.progress import Following, Progress, followed_by
@@ -83,8 +83,8 @@ def test_a_page_that_cannot_be_written_stops_nothing(run: Run, monkeypatch: pyte
 
 
 def test_a_line_that_is_being_written_is_left_out(run: Run) -> None:
-    assert [line["step"] for line in complete_lines(run.folder / "ppo" / "samples.jsonl")] == [2]
-    assert complete_lines(run.folder / "nothing.jsonl") == []
+    assert [line["step"] for line in read_log(run.folder / "ppo" / "samples.jsonl")] == [2]
+    assert read_log(run.folder / "nothing.jsonl") == []
 
 
 @pytest.mark.parametrize(
@@ -131,3 +131,16 @@ def test_runs_of_other_policies_and_copied_stages_say_nothing(run: Run, tmp_path
     (tmp_path / "corrupt").mkdir()
     (tmp_path / "corrupt" / "config.yaml").write_text("nonsense: [")
     assert expected_seconds(run.config, ["ppo"]) is None
+
+
+def test_a_separator_inside_a_text_does_not_split_its_line(run: Run) -> None:
+    sample = {"step": 2, "completion": "one\u2028two\x85three"}
+    file = run.folder / "ppo" / "samples.jsonl"
+    file.write_text(json.dumps(sample, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_log(file) == [sample]
+
+
+def test_a_log_that_cannot_be_read_stops_nothing(run: Run) -> None:
+    (run.folder / "ppo" / "samples.jsonl").write_text("nonsense\n")
+    with live_page(run, "ppo"):
+        pass

@@ -157,13 +157,15 @@ def test_the_page_shows_runs_settings_curves_and_examples(
 
 
 def test_examples_are_read_as_they_were_written(folders: list[str]) -> None:
-    examples = random_examples(5)
+    examples = random_examples(5, prompt="one\u2028two\x85three")
     results = random_results(examples)
     write_evaluation(Path("."), results, examples)
     assert read_examples(Path("completions.jsonl"), results) == examples
     Path("completions.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"completions\.jsonl: cannot be read"):
         read_examples(Path("completions.jsonl"), results)
+    with pytest.raises(UserError, match=r"nothing\.jsonl: missing"):
+        read_examples(Path("nothing.jsonl"), results)
 
 
 @pytest.mark.parametrize(

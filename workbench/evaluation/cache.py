@@ -59,7 +59,7 @@ def open_cache(folder: Path) -> Cache:
     """Return the cache in a stage's folder; a line cut off by a crash is ignored."""
     file, entries = folder / FILE, {}
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}; delete it to resample the completions") from error
     for line in lines:

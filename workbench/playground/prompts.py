@@ -18,6 +18,7 @@ from workbench.data.sources import source_rows
 from workbench.data.templates import FIELD, require_text, template_text
 from workbench.errors import UserError, error_context, one_line
 from workbench.playground.settings import check_prompt
+from workbench.run.files import complete_lines
 from workbench.run.folder import Run
 
 MAX_EXAMPLES = 8
@@ -120,7 +121,7 @@ def read_examples(run: Run, prompt_format: PromptFormat) -> list[ExamplePrompt]:
     if not run.finished(EVALUATION) or not file.is_file():
         return []
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in complete_lines(file)]
         prompts = [(str(row["set"]), int(row["index"]), str(row["prompt"])) for row in rows]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file}: cannot be read: {one_line(error)}; redo it with --force evaluation") from error

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from workbench.run.files import complete_lines
+
 STEPS_BEFORE_WARNING = 3
 SCORE_MEAN, SCORE_STD = "objective/score_mean", "objective/score_std"
 # Equal scores can differ by a rounding of their mean.
@@ -74,4 +76,4 @@ def value_warning(file: Path) -> str | None:
 
 def read_steps(file: Path) -> list[dict[str, float]]:
     """Return the lines of a metrics.jsonl; none where there is no file."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    return [json.loads(line) for line in complete_lines(file)]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from workbench.run.files import complete_lines
+
 
 @dataclass(frozen=True)
 class Point:
@@ -31,7 +33,7 @@ def read_points(file: Path) -> list[Point]:
     """Read the points of a metrics.jsonl in the order of their steps; empty without a held-out reward."""
     if not file.is_file():
         return []
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in complete_lines(file)]
     return [Point(line["step"], *(line[name] for name in METRICS)) for line in lines if METRICS[-1] in line]
 
 

@@ -13,11 +13,10 @@ from typing import Any
 
 from workbench.config.derived import configured_stages
 from workbench.config.names import EVALUATION, PPO
-from workbench.errors import UserError
 from workbench.report.curves import training_plots
 from workbench.report.page import page, table, text
 from workbench.run.distributed import is_main_process
-from workbench.run.files import write_text
+from workbench.run.files import complete_lines, write_text
 from workbench.run.folder import Run
 
 SECONDS_BETWEEN_PAGES = 5.0
@@ -54,12 +53,18 @@ def live_page(run: Run, stage: str) -> Iterator[None]:
 def write_live_page(run: Run, running: str | None) -> None:
     """Write live.html from what the stages have logged so far; a browser reloads it while a stage is running.
 
-    A page that cannot be written is left out: nothing may stop the training that it is about.
+    A page that cannot be made or written is left out: nothing may stop the training that it is about.
     """
+    with suppress(Exception):
+        write_text(run.folder / "live.html", live_document(run, running))
+
+
+def live_document(run: Run, running: str | None) -> str:
+    """Return the page of what the stages have logged so far."""
     stages = configured_stages(run.config)
-    logs = {stage: complete_lines(run.folder / stage / "metrics.jsonl") for stage in stages}
+    logs = {stage: read_log(run.folder / stage / "metrics.jsonl") for stage in stages}
     rows = [[text(stage), stage_state(run, stage, logs[stage], running)] for stage in stages]
-    samples = complete_lines(run.folder / PPO / "samples.jsonl")[-SHOWN_SAMPLES:]
+    samples = read_log(run.folder / PPO / "samples.jsonl")[-SHOWN_SAMPLES:]
     columns = list(samples[-1]) if samples else []
     lines = [[f'<div class="text">{text(sample.get(column, ""))}</div>' for column in columns] for sample in samples]
     report = f"{EVALUATION}/report.html"
@@ -73,9 +78,7 @@ def write_live_page(run: Run, running: str | None) -> None:
     )
     # Between two stages, too, the browser goes on; only what is finished stays as it is.
     is_over = running is None and all(stage == EVALUATION or run.finished(stage) for stage in stages)
-    document = page(f"{run.config.name} live", body, refresh_seconds=None if is_over else round(SECONDS_BETWEEN_PAGES))
-    with suppress(UserError):
-        write_text(run.folder / "live.html", document)
+    return page(f"{run.config.name} live", body, refresh_seconds=None if is_over else round(SECONDS_BETWEEN_PAGES))
 
 
 def stage_state(run: Run, stage: str, log: Sequence[Mapping[str, Any]], running: str | None) -> str:
@@ -89,7 +92,6 @@ def stage_state(run: Run, stage: str, log: Sequence[Mapping[str, Any]], running:
     return f"stopped{at_step}" if steps else '<span class="soft">waiting</span>'
 
 
-def complete_lines(file: Path) -> list[dict[str, Any]]:
-    """Return the lines of a JSON Lines file, without one that is just being written."""
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """Return what a JSON Lines file holds so far."""
+    return [json.loads(line) for line in complete_lines(file)]

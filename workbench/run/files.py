@@ -66,6 +66,15 @@ def append_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def complete_lines(file: Path) -> list[str]:
+    """Return the lines of a JSON Lines file, without one that is just being written; none where there is no file.
+
+    Only a newline ends a line: str.splitlines would also split at separators (U+2028, U+0085) inside texts.
+    """
+    lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
+    return [line.decode("utf-8") for line in lines]
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces `path` if the block succeeds, and is removed if it fails."""
