@@ -32,7 +32,7 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
     from workbench.evaluation.records import read_curves, read_reward_report
     from workbench.evaluation.results_files import write_evaluation
     from workbench.ppo.overoptimization import read_points
-    from workbench.report.live import live_page, write_live_page
+    from workbench.report.live import live_page
     from workbench.report.tables import final_metrics
     from workbench.report.terminal import next_steps, print_results
     from workbench.report.writing import write_report
@@ -44,21 +44,20 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
             run.record(stage)  # raises UserError for a stage that is not finished
     with live_page(run, EVALUATION):
         evaluation = evaluate(run, plan, Accelerator())
-    if evaluation is None:
-        return StageResult({}, {})
-    results = evaluation.results
-    write_report(
-        folder,
-        results,
-        evaluation.examples,
-        judges=evaluation.judges,
-        curves=read_curves(run),
-        reward_report=read_reward_report(run),
-        held_out=read_points(run.folder / PPO / "metrics.jsonl") if config.ppo else [],
-        configuration=dump(config),
-    )
-    write_evaluation(folder, results, evaluation.examples)
-    write_live_page(run, running=None)
+        if evaluation is None:
+            return StageResult({}, {})
+        results = evaluation.results
+        write_report(
+            folder,
+            results,
+            evaluation.examples,
+            judges=evaluation.judges,
+            curves=read_curves(run),
+            reward_report=read_reward_report(run),
+            held_out=read_points(run.folder / PPO / "metrics.jsonl") if config.ppo else [],
+            configuration=dump(config),
+        )
+        write_evaluation(folder, results, evaluation.examples)
     with tracking(run, EVALUATION) as tracker:
         tracker.log(final_metrics(results), step=0)
     print_results(results, next_steps(run, results))

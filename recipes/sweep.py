@@ -9,7 +9,7 @@ from workbench.errors import Failed
 from workbench.run.cli import announce, execute, plan_stages, print_plan, read_command_line, sections_of
 from workbench.run.distributed import is_main_process, print_once, wait_for_everyone
 from workbench.run.process import run_recipe
-from workbench.run.sweep import can_be_planned, sweep_configs
+from workbench.run.sweep import sweep_configs, without_pending_sft
 
 STAGES = [sft.STAGE, ppo.STAGE, evaluation.STAGE]
 
@@ -26,7 +26,7 @@ def sweep(argv: list[str]) -> None:
     failures = []
     # All runs are planned first, so that a mistake in the last reward ends the sweep before the first one trains.
     for each in configs.values():
-        for stage, plan in plan_stages(STAGES, can_be_planned(each), options.force):
+        for stage, plan in plan_stages(STAGES, without_pending_sft(each, options.force), options.force):
             if options.dry_run:
                 print_plan(stage, plan)
     if options.dry_run:

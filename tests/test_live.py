@@ -13,8 +13,9 @@ from workbench.config.parsing import dump, parse
 from workbench.config.schema import Config
 from workbench.errors import UserError
 from workbench.report import live
-from workbench.report.live import live_page, read_log, write_live_page
-from workbench.run.estimates import expected_seconds
+from workbench.report.live import live_page, write_live_page
+from workbench.run.estimates import earlier_runs, expected_seconds
+from workbench.run.files import read_json_lines
 from workbench.run.folder import Run
 from workbench.run.progress import Following, Progress, followed_by
 
@@ -83,8 +84,8 @@ def test_a_page_that_cannot_be_written_stops_nothing(run: Run, monkeypatch: pyte
 
 
 def test_a_line_that_is_being_written_is_left_out(run: Run) -> None:
-    assert [line["step"] for line in read_log(run.folder / "ppo" / "samples.jsonl")] == [2]
-    assert read_log(run.folder / "nothing.jsonl") == []
+    assert [line["step"] for line in read_json_lines(run.folder / "ppo" / "samples.jsonl")] == [2]
+    assert read_json_lines(run.folder / "nothing.jsonl") == []
 
 
 @pytest.mark.parametrize(
@@ -114,12 +115,12 @@ def other_run(config: Config, folder: Path, name: str, minutes: dict[str, float]
 def test_the_time_of_a_stage_is_that_of_an_earlier_run_scaled_by_its_work(run: Run, tmp_path: Path) -> None:
     config = run.config
     assert config.ppo is not None
-    assert expected_seconds(config, ["ppo"]) is None
+    assert expected_seconds(config, ["ppo"], earlier_runs(config)) is None
     longer = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, steps=2 * config.ppo.steps))
     other_run(longer, tmp_path, "earlier", {"ppo": 8.0, "evaluation": 0.5})
-    assert expected_seconds(config, ["ppo", "evaluation"]) == pytest.approx(60 * 4.5)
-    assert expected_seconds(config, ["reward", "ppo"]) is None, "nothing is known of one of them"
-    assert expected_seconds(config, []) == 0
+    assert expected_seconds(config, ["ppo", "evaluation"], earlier_runs(config)) == pytest.approx(60 * 4.5)
+    assert expected_seconds(config, ["reward", "ppo"], earlier_runs(config)) is None, "nothing is known of one of them"
+    assert expected_seconds(config, [], earlier_runs(config)) == 0
 
 
 def test_runs_of_other_policies_and_copied_stages_say_nothing(run: Run, tmp_path: Path) -> None:
@@ -130,14 +131,14 @@ def test_runs_of_other_policies_and_copied_stages_say_nothing(run: Run, tmp_path
     (tmp_path / "copy" / "ppo" / "stage.json").write_text('{"minutes": 9.0, "reused": {}}')
     (tmp_path / "corrupt").mkdir()
     (tmp_path / "corrupt" / "config.yaml").write_text("nonsense: [")
-    assert expected_seconds(run.config, ["ppo"]) is None
+    assert expected_seconds(run.config, ["ppo"], earlier_runs(run.config)) is None
 
 
 def test_a_separator_inside_a_text_does_not_split_its_line(run: Run) -> None:
     sample = {"step": 2, "completion": "one\u2028two\x85three"}
     file = run.folder / "ppo" / "samples.jsonl"
     file.write_text(json.dumps(sample, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert read_log(file) == [sample]
+    assert read_json_lines(file) == [sample]
 
 
 def test_a_log_that_cannot_be_read_stops_nothing(run: Run) -> None:

@@ -46,45 +46,45 @@ def options_of_commands() -> set[str]:
     """Return the options of every command: those of the recipes, of argparse parsers, and of foreign commands."""
     declared = re.compile(r"""["']--([a-z_]+)["']""")
     files = [file for folder in FOLDERS for file in (PROJECT / folder).rglob("*.py")]
-    ours = {name for file in files for name in declared.findall(file.read_text(encoding="utf-8"))}
+    declared_names = {name for file in files for name in declared.findall(file.read_text(encoding="utf-8"))}
     launcher, lm_eval, git = (
         "num_cpu_threads_per_process multi_gpu num_processes",
         "model_args tasks",
         "porcelain short error",
     )
-    return {*OPTIONS, *ours, *f"{launcher} {lm_eval} {git}".split()}
+    return {*OPTIONS, *declared_names, *f"{launcher} {lm_eval} {git}".split()}
 
 
 def test_every_key_and_option_that_a_sentence_names_exists() -> None:
-    options, named = options_of_commands(), 0
+    options, mentions = options_of_commands(), 0
     for place, sentence in sentences():
         for key in KEY.findall(sentence):
-            named += 1
+            mentions += 1
             if key not in RENAMED_KEYS:
                 option_type(key.removesuffix(".NAME"))
         for option in OPTION.findall(sentence):
-            named += 1
+            mentions += 1
             if option not in options:
                 try:
                     option_type(option.rstrip(".").removesuffix(".help"))
                 except UserError as error:
                     pytest.fail(f"{place}: {error}")
-    assert named > 100
+    assert mentions > 100
     for key in (key for keys in LOSS_KEYS.values() for key in keys):
         option_type(key)
 
 
 def test_every_command_and_file_that_a_sentence_names_exists() -> None:
-    named = 0
+    mentions = 0
     for place, sentence in sentences():
         for module in MODULE.findall(sentence):
-            named += 1
+            mentions += 1
             # pip is always there, and setuptools warns of whoever looks for it after distutils.
             assert module == "pip" or importlib.util.find_spec(module), f"{place}: {module}"
         for file in FILE.findall(sentence):
-            named += 1
+            mentions += 1
             assert (PROJECT / file).exists(), f"{place}: {file}"
-    assert named > 5
+    assert mentions > 5
 
 
 @pytest.mark.parametrize("name", ["top_p", "top_k", "beam", "foo"])

@@ -44,6 +44,9 @@ def test_ten_rewards_cost_one_sft(in_project: Path, tmp_path: Path, capsys: pyte
     capsys.readouterr()
     sweep(two)
     assert capsys.readouterr().out.count("already finished, skipping") == 6, "a run that is there is not done again"
+    sweep([*two, "--sft.max_steps", "2", "--force", "sft"])
+    steps = [json.loads((run / "sft" / "stage.json").read_text())["metrics"]["steps"] for run in (near, short)]
+    assert steps == [2, 2], "other settings of the stage that they share"
 
 
 def test_a_mistake_in_the_last_reward_ends_the_sweep_before_the_first_run(in_project: Path, tmp_path: Path) -> None:

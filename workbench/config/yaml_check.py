@@ -162,8 +162,8 @@ def unknown_key(dotted: str, name: str, valid: list[str], prefix: str = "") -> s
         )
     if name == "lr" and "learning_rate" in valid:
         return f"unknown key; did you mean {prefix}learning_rate?"
-    section = dotted.rpartition(".")[0]
-    return f"unknown key{suggestion(name, valid, prefix) or f'; --{section}.help lists the keys'}"
+    option = ".".join([*dotted.split(".")[:-1], "help"])
+    return f"unknown key{suggestion(name, valid, prefix) or f'; --{option} lists the keys'}"
 
 
 def check_required(

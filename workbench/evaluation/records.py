@@ -7,16 +7,14 @@ from typing import Any
 
 from workbench.config.derived import configured_stages
 from workbench.config.names import EVALUATION, REWARD
-from workbench.run.files import complete_lines
+from workbench.run.files import read_json_lines
 from workbench.run.folder import Run
 
 
 def read_curves(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Return the lines of metrics.jsonl of each configured stage that has one, by stage."""
     files = {stage: run.folder / stage / "metrics.jsonl" for stage in configured_stages(run.config)}
-    return {
-        stage: [json.loads(line) for line in complete_lines(file)] for stage, file in files.items() if file.is_file()
-    }
+    return {stage: read_json_lines(file) for stage, file in files.items() if file.is_file()}
 
 
 def read_reward_report(run: Run) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from workbench.errors import UserError, one_line
 from workbench.evaluation.results import Example, Results, Summary
-from workbench.run.files import complete_lines, write_text
+from workbench.run.files import read_json_lines, write_text
 
 VERSION = 4
 
@@ -66,7 +66,7 @@ def read_examples(file: Path, results: Results) -> list[Example]:
         raise UserError(f"{file}: missing; redo it with --force evaluation")
     metrics = {(s.metric.name, s.metric.judge): s.metric for result in results.sets for s in result.summaries}
     try:
-        lines = [json.loads(line) for line in complete_lines(file)]
+        lines = read_json_lines(file)
         for line in lines:
             line["scores"] = [Summary(metrics[s["metric"], s["judge"]], s["means"], None) for s in line["scores"]]
             ratios = line["token_log_ratios"]

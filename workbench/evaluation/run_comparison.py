@@ -82,9 +82,7 @@ def reward_source(results: Results) -> tuple[str | None, ...]:
 def common_examples(runs: Mapping[str, EvaluatedRun], name: str) -> list[list[Example]]:
     """Return the examples of a set (N, runs) whose prompt and references every run has, in the order of the first."""
     by_run = [by_prompt([e for e in run.examples if e.set == name]) for run in runs.values()]
-    return [
-        [by_prompt[key] for by_prompt in by_run] for key in by_run[0] if all(key in examples for examples in by_run)
-    ]
+    return [[examples[key] for examples in by_run] for key in by_run[0] if all(key in examples for examples in by_run)]
 
 
 def by_prompt(examples: Sequence[Example]) -> dict[tuple[str, ...], Example]:
@@ -129,8 +127,8 @@ def pooled_summaries(result: SetResult, runs: Mapping[str, EvaluatedRun], prompt
     summaries = []
     for summary in result.summaries:
         if summary.metric.pooled:
-            found_in = {title: sets[title].summary(summary.metric.name) for title in runs}
-            means = {t: s.means.get(runs[t].results.after) for t, s in found_in.items() if s is not None}
+            pooled = {title: sets[title].summary(summary.metric.name) for title in runs}
+            means = {t: s.means.get(runs[t].results.after) for t, s in pooled.items() if s is not None}
             summaries.append(Summary(summary.metric, means, None))
     return summaries
 
@@ -169,7 +167,7 @@ def comparison_notes(runs: Mapping[str, EvaluatedRun], results: Results, shares_
         notes.append("the runs have different rewards, so the reward and what it says of toxicity are left out")
     every = [run.results for run in runs.values()]
     for name in ("threshold", "temperature", "samples", "seeds", "max_new_tokens"):
-        values = [getattr(each.settings, name) for each in every]
+        values = [vars(each.settings)[name] for each in every]
         if any(value != values[0] for value in values):
             by_run = ", ".join(f"{title} {value}" for title, value in zip(runs, values, strict=True))
             notes.append(f"the runs differ in evaluation.{name}: {by_run}")

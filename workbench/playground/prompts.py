@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +17,7 @@ from workbench.data.sources import source_rows
 from workbench.data.templates import FIELD, require_text, template_text
 from workbench.errors import UserError, error_context, one_line
 from workbench.playground.settings import check_prompt
-from workbench.run.files import complete_lines
+from workbench.run.files import read_json_lines
 from workbench.run.folder import Run
 
 MAX_EXAMPLES = 8
@@ -121,7 +120,7 @@ def read_examples(run: Run, prompt_format: PromptFormat) -> list[ExamplePrompt]:
     if not run.finished(EVALUATION) or not file.is_file():
         return []
     try:
-        rows = [json.loads(line) for line in complete_lines(file)]
+        rows = read_json_lines(file)
         prompts = [(str(row["set"]), int(row["index"]), str(row["prompt"])) for row in rows]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file}: cannot be read: {one_line(error)}; redo it with --force evaluation") from error

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workbench.run.files import complete_lines
+from workbench.run.files import read_json_lines
 
 STEPS_BEFORE_WARNING = 3
 SCORE_MEAN, SCORE_STD = "objective/score_mean", "objective/score_std"
@@ -55,7 +54,7 @@ class RewardSignal:
 def read_signal(file: Path, responses: int) -> RewardSignal:
     """Read the steps of a metrics.jsonl, each of so many responses."""
     signal = RewardSignal(responses)
-    for metrics in read_steps(file):
+    for metrics in read_json_lines(file):
         if SCORE_STD in metrics:
             signal.add(metrics)
     return signal
@@ -63,7 +62,7 @@ def read_signal(file: Path, responses: int) -> RewardSignal:
 
 def value_warning(file: Path) -> str | None:
     """Return a warning if the values at the end of a metrics.jsonl were worse than a constant, else None."""
-    explained = [metrics[EXPLAINED_VARIANCE] for metrics in read_steps(file) if EXPLAINED_VARIANCE in metrics]
+    explained = [metrics[EXPLAINED_VARIANCE] for metrics in read_json_lines(file) if EXPLAINED_VARIANCE in metrics]
     last = explained[-max(round(FRACTION_OF_STEPS * len(explained)), MIN_STEPS) :]
     if len(last) < MIN_STEPS or sum(last) >= 0:
         return None
@@ -72,8 +71,3 @@ def value_warning(file: Path) -> str | None:
         f"(explained variance {sum(last) / len(last):.2f}), which makes the advantages noisier; try "
         "ppo.value_model: separate, or a lower ppo.value_learning_rate"
     )
-
-
-def read_steps(file: Path) -> list[dict[str, float]]:
-    """Return the lines of a metrics.jsonl; none where there is no file."""
-    return [json.loads(line) for line in complete_lines(file)]

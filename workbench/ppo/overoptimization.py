@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.run.files import complete_lines
+from workbench.run.files import read_json_lines
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,7 @@ METRICS = ("validation/kl", "validation/score_mean", "validation/held_out_mean",
 
 def read_points(file: Path) -> list[Point]:
     """Read the points of a metrics.jsonl in the order of their steps; empty without a held-out reward."""
-    if not file.is_file():
-        return []
-    lines = [json.loads(line) for line in complete_lines(file)]
+    lines = read_json_lines(file)
     return [Point(line["step"], *(line[name] for name in METRICS)) for line in lines if METRICS[-1] in line]
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from workbench.config.derived import configured_stages
 from workbench.config.names import EVALUATION, PPO
+from workbench.evaluation.records import read_curves
 from workbench.report.curves import training_plots
 from workbench.report.page import page, table, text
 from workbench.run.distributed import is_main_process
-from workbench.run.files import complete_lines, write_text
+from workbench.run.files import read_json_lines, write_text
 from workbench.run.folder import Run
 
 SECONDS_BETWEEN_PAGES = 5.0
@@ -62,9 +61,9 @@ def write_live_page(run: Run, running: str | None) -> None:
 def live_document(run: Run, running: str | None) -> str:
     """Return the page of what the stages have logged so far."""
     stages = configured_stages(run.config)
-    logs = {stage: read_log(run.folder / stage / "metrics.jsonl") for stage in stages}
-    rows = [[text(stage), stage_state(run, stage, logs[stage], running)] for stage in stages]
-    samples = read_log(run.folder / PPO / "samples.jsonl")[-SHOWN_SAMPLES:]
+    logs = read_curves(run)
+    rows = [[text(stage), stage_state(run, stage, logs.get(stage, []), running)] for stage in stages]
+    samples = read_json_lines(run.folder / PPO / "samples.jsonl")[-SHOWN_SAMPLES:]
     columns = list(samples[-1]) if samples else []
     lines = [[f'<div class="text">{text(sample.get(column, ""))}</div>' for column in columns] for sample in samples]
     report = f"{EVALUATION}/report.html"
@@ -90,8 +89,3 @@ def stage_state(run: Run, stage: str, log: Sequence[Mapping[str, Any]], running:
     if stage == running:
         return f"<strong>running{at_step}</strong>"
     return f"stopped{at_step}" if steps else '<span class="soft">waiting</span>'
-
-
-def read_log(file: Path) -> list[dict[str, Any]]:
-    """Return what a JSON Lines file holds so far."""
-    return [json.loads(line) for line in complete_lines(file)]

@@ -26,7 +26,7 @@ from workbench.run.distributed import (
     reset_accelerate,
     wait_for_everyone,
 )
-from workbench.run.estimates import expected_seconds
+from workbench.run.estimates import earlier_runs, expected_seconds
 from workbench.run.folder import Run, check_run, lock_run, open_run, prepare_folder
 from workbench.run.packages import check_not_hidden
 from workbench.run.process import recipe_program, run_recipe
@@ -162,6 +162,7 @@ def execute(stages: Sequence[Stage], config: Config, force: str | None) -> None:
         stack.enter_context(located_errors(run.folder))
         for name, folder in to_copy.items():
             reuse(run, name, folder)
+        earlier = earlier_runs(config) if len(plans) > 1 else []
         for stage in stages:
             if stage.name in to_copy:
                 continue
@@ -169,7 +170,7 @@ def execute(stages: Sequence[Stage], config: Config, force: str | None) -> None:
                 report_skipped(stage, run)
                 continue
             plan = plans.pop(stage.name)
-            with followed_by(Following(list(plans), expected_seconds(config, list(plans)))):
+            with followed_by(Following(list(plans), expected_seconds(config, list(plans), earlier))):
                 run_stage(stage, run, plan)
 
 

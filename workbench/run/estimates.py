@@ -15,9 +15,8 @@ from workbench.errors import UserError
 MAX_RUNS = 20  # reading the configuration of a run takes a moment
 
 
-def expected_seconds(config: Config, stages: Sequence[str]) -> float | None:
+def expected_seconds(config: Config, stages: Sequence[str], earlier: Sequence[tuple[Config, Path]]) -> float | None:
     """Return how long the stages will take together; None where no earlier run says so for one of them."""
-    earlier = earlier_runs(config)
     total = 0.0
     for stage in stages:
         seconds = next(filter(None, (scaled_seconds(config, stage, *run) for run in earlier)), None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from workbench.errors import UserError, suggestion
 
@@ -66,13 +68,14 @@ def append_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def complete_lines(file: Path) -> list[str]:
-    """Return the lines of a JSON Lines file, without one that is just being written; none where there is no file.
+def read_json_lines(file: Path) -> list[Any]:
+    """Return the values of a JSON Lines file, without one that is just being written; none where there is no file.
 
-    Only a newline ends a line: str.splitlines would also split at separators (U+2028, U+0085) inside texts.
+    Only a newline ends a line: str.splitlines would also split at separators (U+2028, U+0085) inside texts. Raises
+    ValueError for a corrupt line.
     """
     lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
-    return [line.decode("utf-8") for line in lines]
+    return [json.loads(line) for line in lines]
 
 
 @contextmanager

@@ -25,7 +25,6 @@ from workbench.run.files import write_text, writing
 
 # These do not affect results: the folder, the tracker and the exit code.
 KEYS_THAT_MAY_CHANGE = ("name", "runs", "track", "evaluation.fail_on")
-SWEEP = "sweep"
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "evaluate")
 MAX_LISTED_CHANGES = 6
 
@@ -169,7 +168,7 @@ def check_unchanged(saved: Path, config: Config, redone: Sequence[str]) -> None:
 def first_affected(key: str, stages: Sequence[str]) -> str | None:
     """Return the first of the configured `stages` whose result depends on a key; None where none does."""
     section = key.split(".")[0]
-    if key in KEYS_THAT_MAY_CHANGE or section == SWEEP or (key.startswith("reward.train") and REWARD not in stages):
+    if key in KEYS_THAT_MAY_CHANGE or (key.startswith("reward.train") and REWARD not in stages):
         return None
     if section == REWARD and not key.startswith("reward.train"):
         section = PPO  # what is trained in the reward stage depends on reward.train alone

@@ -13,11 +13,11 @@ CONSOLE_SCRIPT = "workbench"
 
 def program(module: str) -> str:
     """Return how the user started the command: `workbench NAME`, or `python -m` with its module."""
-    return sys.argv[0] if sys.argv[0].startswith(f"{CONSOLE_SCRIPT} ") else f"python -m {module}"
+    return command_line(sys.argv[0].removeprefix(f"{CONSOLE_SCRIPT} "), module)
 
 
 def command_line(name: str, module: str) -> str:
-    """Return how to start another command, in the form in which the user started this one."""
+    """Return how to start a command, in the form in which the user started this one."""
     is_console_script = sys.argv[0].startswith(f"{CONSOLE_SCRIPT} ")
     return f"{CONSOLE_SCRIPT} {name}" if is_console_script else f"python -m {module}"
 

@@ -95,7 +95,7 @@ def command() -> str:
     """Return the command that resumes the run; with several processes, the launcher's options are not known here."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         return "the same launch command again"
-    return "the same command again: " + f"{recipe_program()} {shlex.join(sys.argv[1:])}"
+    return f"the same command again: {recipe_program()} {shlex.join(sys.argv[1:])}"
 
 
 def recipe_program() -> str:

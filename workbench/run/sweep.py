@@ -12,13 +12,13 @@ from workbench.config.scorers import as_scorer
 from workbench.errors import UserError
 
 
-def can_be_planned(config: Config) -> Config:
-    """Return the configuration of a run without the SFT stage of another run that is still to be trained.
+def without_pending_sft(config: Config, force: str | None) -> Config:
+    """Return the configuration of a run without the SFT stage of another run that the sweep has yet to train.
 
     The plan is the same, since the settings are.
     """
     folder = config.reuse.sft
-    if folder is None or config.sft is None or (Path(folder) / SFT / "stage.json").is_file():
+    if folder is None or config.sft is None or ((Path(folder) / SFT / "stage.json").is_file() and force != SFT):
         return config
     return dataclasses.replace(config, reuse=dataclasses.replace(config.reuse, sft=None))
 
