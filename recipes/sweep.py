@@ -6,9 +6,10 @@ from pathlib import Path
 
 from recipes import evaluation, ppo, sft
 from workbench.errors import Failed
-from workbench.run.cli import announce, execute, plan_stages, print_plan, read_command_line, sections_of
+from workbench.run.cli import announce, execute, plan_stages, print_plan, print_reused, read_command_line, sections_of
 from workbench.run.distributed import is_main_process, print_once, wait_for_everyone
 from workbench.run.process import run_recipe
+from workbench.run.reuse import reused_stages
 from workbench.run.sweep import sweep_configs, without_pending_sft
 
 STAGES = [sft.STAGE, ppo.STAGE, evaluation.STAGE]
@@ -26,8 +27,11 @@ def sweep(argv: list[str]) -> None:
     failures = []
     # All runs are planned first, so that a mistake in the last reward ends the sweep before the first one trains.
     for each in configs.values():
+        if options.dry_run:
+            print_once(f"\nsweep: {each.name}")
+            print_reused(each)
         for stage, plan in plan_stages(STAGES, without_pending_sft(each, options.force), options.force):
-            if options.dry_run:
+            if options.dry_run and stage.name not in reused_stages(each):
                 print_plan(stage, plan)
     if options.dry_run:
         return

@@ -110,7 +110,6 @@ def random_set(examples: Sequence[Example], models: Sequence[str], before: str, 
 def _difference(metric: Metric, before: list[float], after: list[float]) -> Difference:
     """Return the paired difference of two columns, called better wherever a direction exists."""
     paired, single = paired_difference(before, after, resamples=100), len(before) == 1
-    changes = [second - first for first, second in zip(before, after, strict=True)]
     return Difference(
         metric=metric,
         mean_before=paired.mean_before,
@@ -119,9 +118,9 @@ def _difference(metric: Metric, before: list[float], after: list[float]) -> Diff
         low=None if single else paired.low,
         high=None if single else paired.high,
         prompts=len(before),
-        rose=sum(change > 0 for change in changes),
-        same=sum(change == 0 for change in changes),
-        fell=sum(change < 0 for change in changes),
+        rose=paired.rose,
+        same=paired.same,
+        fell=paired.fell,
         verdict=None if metric.direction is None else "better",
         prompts_needed=120 if metric == MAIN else None,
     )

@@ -53,20 +53,27 @@ def test_rounding_is_no_variance_and_small_scores_may_have_some() -> None:
 
 
 @pytest.mark.parametrize(
-    ("explained", "mean"),
+    ("explained", "median"),
     [
-        ([-1.0] * 4, None),
-        ([-1.0] * 5, "-1.00"),
+        ([-1.0] * 19, None),  # too few steps to say
+        ([-2.0, -1.5, -1.0, -0.5, 0.5], None),
+        ([-1.0] * 20, "-1.00"),
         ([-1.0] * 15 + [0.1] * 5, None),
-        ([0.5] * 30 + [-0.2] * 9 + [-1.2], "-0.30"),
+        ([0.5] * 30 + [-0.2] * 9 + [-1.2], "-0.20"),
+        ([0.5] * 38 + [-50.0] * 2, None),  # outliers
+        ([-0.04, 0.04] * 20, None),  # as useless as a constant
+        ([-1.0] * 16 + [float("nan")] * 8 + [-1.0] * 4, "-1.00"),
+        ([float("nan")] * 40, None),
     ],
 )
-def test_values_worse_than_a_constant_at_the_end_warn(tmp_path: Path, explained: list[float], mean: str | None) -> None:
+def test_values_worse_than_a_constant_at_the_end_warn(
+    tmp_path: Path, explained: list[float], median: str | None
+) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text("".join(json.dumps({"value/explained_variance": value}) + "\n" for value in explained))
     warning = value_warning(file)
-    assert (warning is not None) == (mean is not None)
-    assert mean is None or f"(explained variance {mean})" in str(warning)
+    assert (warning is not None) == (median is not None)
+    assert median is None or f"(median explained variance {median})" in str(warning)
 
 
 def test_a_run_warns_while_it_trains_and_at_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,8 @@ import json
 import re
 from typing import Any
 
-from random_results import LEXICON, MODELS, TOXIC_RATE, random_examples, random_results, score
+import pytest
+from random_results import LEXICON, MODELS, TOXIC_RATE, random_examples, random_results, score, with_means
 
 from workbench.evaluation.results import Summary
 
@@ -73,11 +74,48 @@ def test_a_count_of_the_table_leads_to_the_prompts_that_it_counts(opened):
     page.wait_for_function("document.getElementById('count').textContent.includes('of 6 ')")
 
 
+def test_a_set_is_found_by_whatever_name_it_has(opened):
+    name = "two\nlines, 100 % \u202e & more"
+    examples = [*random_examples(40), *random_examples(30, name=name)]
+    page = opened(examples, results=random_results(examples))
+    link = page.locator('#sets a[href*="two"]').first
+    number = link.text_content()
+    page.locator("#set").select_option("0")
+    link.click()
+    page.wait_for_function(f"document.getElementById('count').textContent.includes('of {number} ')")
+    assert page.locator("#set").input_value() == "1"
+    page.reload()
+    assert page.locator("#set").input_value() == "1"
+
+
+def test_scores_that_differ_by_rounding_are_no_change_for_table_and_examples(opened):
+    examples = random_examples(40)
+    rounded = [with_means(e, {"aligned": score(e, LEXICON, "sft") * (1 + 1e-15)}, LEXICON) for e in examples]
+    results = random_results(rounded)
+    assert any(score(e, LEXICON, "aligned") != score(e, LEXICON, "sft") for e in rounded)
+    page = opened(rounded, results=results)
+    row = page.locator("#sets tbody tr", has=page.locator("th", has_text=re.compile("^toxicity \\(lexicon"))).first
+    assert row.locator("td").last.text_content().startswith("0 / 40 / 0")
+    for change in ("better", "worse"):
+        page.goto(page.url.partition("#")[0] + f"#metric=toxicity%20%28lexicon%29&filter={change}")
+        page.wait_for_function("document.getElementById('count').textContent.startsWith('No prompts')")
+
+
+@pytest.mark.parametrize(("number", "shown"), [("abc", "1"), ("2.5", "26"), ("-3", "1"), ("0", "1"), ("1e9", "51")])
+def test_any_page_number_shows_a_page(opened, number, shown):
+    page = opened(random_examples(60))
+    page.goto(page.url + f"#page={number}")
+    page.wait_for_function(f"document.getElementById('count').textContent.startsWith('{shown}\u2013')")
+
+
 def test_an_address_of_another_page_changes_nothing(opened):
     page = opened(random_examples(60))
     page.goto(page.url + "#filter=nonsense&metric=none&set=elsewhere&page=99")
     page.wait_for_function("document.getElementById('count').textContent.startsWith('51')")
     assert page.locator("#filter").input_value() == "all"
+    page.locator("#filter").select_option("worse")
+    page.goto(page.url.partition("#")[0] + "#filter=nonsense")
+    page.wait_for_function("document.getElementById('filter').value === 'all'")
 
 
 def test_the_filtered_rows_are_handed_out_as_json_lines(opened, tmp_path):

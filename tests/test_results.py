@@ -72,7 +72,19 @@ def test_another_version_is_one_line_with_the_fix(version: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"sets": 3}, {"settings": {}}, {"more": 1}, {"provenance": []}, {"verdict": "better"}, {"sets": [{}]}]
+    "changes",
+    [
+        {"sets": 3},
+        {"settings": {}},
+        {"more": 1},
+        {"provenance": []},
+        {"verdict": "better"},
+        {"sets": [{}]},
+        {"name": 3},
+        {"models": ["base", None]},
+        {"verdict": {"question": "toxicity", "word": "good", "sentence": ""}},
+        {"guards": [{"name": "length", "passed": "yes", "text": ""}]},
+    ],
 )
 def test_damaged_results_are_one_line(changes: dict[str, object]) -> None:
     with pytest.raises(UserError, match=r"^here: corrupt: .*; redo the stage with --force evaluation$"):

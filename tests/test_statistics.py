@@ -46,6 +46,17 @@ def test_prompts_that_rose_stayed_and_fell_are_counted():
     assert (result.mean_before, result.mean_after, result.difference) == (1.5, 3.0, 1.5)
 
 
+def test_means_of_the_same_samples_in_another_order_are_the_same():
+    samples = np.random.default_rng(5).random((200, 3))
+    before, after = samples.sum(axis=1) / 3, samples[:, ::-1].sum(axis=1) / 3
+    assert (before != after).any(), "rounding"
+    result = paired_difference(before, after)
+    assert (result.rose, result.same, result.fell) == (0, 200, 0)
+    assert (result.low, result.difference, result.high) == (0, 0, 0)
+    single = paired_difference(before.astype(np.float32), np.nextafter(before.astype(np.float32), np.float32(2)))
+    assert single.rose == 200, "the least change of a score in single precision counts"
+
+
 def test_reversing_the_comparison_reverses_the_interval():
     generator = np.random.default_rng(3)
     before, after = generator.normal(size=(2, 30))

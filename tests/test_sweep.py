@@ -29,6 +29,10 @@ def test_ten_rewards_cost_one_sft(in_project: Path, tmp_path: Path, capsys: pyte
     two = options_of(tmp_path, "{near: rouge, short: {model: length}}")
     sweep([*two, "--dry_run"])
     assert not list(tmp_path.iterdir()), "a plan writes nothing"
+    head, first, second = capsys.readouterr().out.split("\nsweep: ")
+    assert "2 runs: quickstart-near, quickstart-short" in head
+    assert first.startswith("quickstart-near\nsft.data: ")
+    assert second.startswith(f"quickstart-short\nsft: reused from {tmp_path / 'quickstart-near'}\nppo")
     sweep(two)
     near, short = tmp_path / "quickstart-near", tmp_path / "quickstart-short"
     trained, copied = (json.loads((run / "sft" / "stage.json").read_text()) for run in (near, short))
@@ -44,6 +48,8 @@ def test_ten_rewards_cost_one_sft(in_project: Path, tmp_path: Path, capsys: pyte
     capsys.readouterr()
     sweep(two)
     assert capsys.readouterr().out.count("already finished, skipping") == 6, "a run that is there is not done again"
+    sweep(options_of(tmp_path, "{short: {model: length}, near: rouge}"))
+    assert capsys.readouterr().out.count("already finished, skipping") == 6, "nor in another order"
     sweep([*two, "--sft.max_steps", "2", "--force", "sft"])
     steps = [json.loads((run / "sft" / "stage.json").read_text())["metrics"]["steps"] for run in (near, short)]
     assert steps == [2, 2], "other settings of the stage that they share"

@@ -16,7 +16,7 @@ from workbench.evaluation.completion_metrics import METRICS, TOXICITY_METRICS
 from workbench.evaluation.corpus_metrics import CORPUS_METRICS
 from workbench.evaluation.glossary import GROUPS, MEANINGS
 from workbench.evaluation.results import SCORE, Guard, Metric, Results, RunVerdict
-from workbench.report.terminal import next_steps, print_results
+from workbench.report.terminal import next_steps, print_results, short_titles
 from workbench.run.folder import Run
 
 
@@ -52,6 +52,23 @@ def test_it_fits_80_columns_and_a_row_is_a_line() -> None:
         *("toxicity", "(toy_lexicon)", "\u2193", "9.000", "0.350", "0.0033", "[-0.400,", "-0.293]", "better")
     ]
     assert lines[-1].endswith("report.html"), "a path can be copied"
+
+
+def test_long_names_of_runs_keep_the_end_that_tells_them_apart() -> None:
+    assert short_titles(["base", "a-long-name-of-a-run-near", "a-long-name-of-a-run-far"]) == {
+        "base": "base",
+        "a-long-name-of-a-run-near": "\u2026of-a-run-near",
+        "a-long-name-of-a-run-far": "\u2026-of-a-run-far",
+    }
+    alike = ["run-of-monday-with-the-reward", "run-of-tuesday-with-the-reward"]
+    assert short_titles(alike) == {title: title for title in alike}
+
+
+def test_a_narrow_terminal_cuts_no_number() -> None:
+    text = "\n".join(printed(usual_results(), width=40))
+    for number in ("-0.703", "4.553", "+3.372", "+4.539", "0.326", "0.277", "-0.060", "-0.039"):
+        assert number in text
+    assert "\u2026" not in text
 
 
 def test_key_rows_stand_in_their_groups() -> None:

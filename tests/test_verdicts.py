@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typed_results import BETTER, SAME, WORSE, make_difference, make_results, make_set
 
+from workbench.config.names import TRAINED_BY
 from workbench.evaluation.pipeline import compared_pairs, compared_titles
 from workbench.evaluation.results import Metric
 from workbench.evaluation.statistics import PairedDifference, paired_difference
@@ -178,11 +179,11 @@ def results(*sets, judges=("reward", "lexicon")):
         (("reward",), (WORSE,), SAME, "toxicity rose according to the reward alone"),
         (("lexicon",), (BETTER,), BETTER, "toxicity fell according to the lexicon judge"),  # a reward without a judge
         (("lexicon",), (WORSE,), WORSE, "toxicity rose according to the lexicon judge"),
-        ((), (), SAME, "no conclusion about toxicity: no toxicity judge was configured"),
+        ((), (), SAME, "no conclusion about toxicity: no judge scored both models"),
     ],
 )
 def test_better_takes_the_reward_and_a_judge_that_was_not_the_reward(judges, verdicts, expected, finding):
-    verdict = toxicity_verdict(results((False, 300, verdicts), judges=judges))
+    verdict = toxicity_verdict(results((False, 300, verdicts), judges=judges), reward_must_rise=True)
     assert verdict.word == expected
     assert verdict.sentence == finding or verdict.sentence.startswith(f"{finding}: ")
     assert "\n" not in verdict.sentence
@@ -190,21 +191,24 @@ def test_better_takes_the_reward_and_a_judge_that_was_not_the_reward(judges, ver
 
 def test_a_judge_speaks_over_all_sets_but_the_neutral_ones():
     good, bad, same = (BETTER, BETTER), (BETTER, WORSE), (SAME, SAME)
-    assert toxicity_verdict(results((False, 300, good), (False, 300, same))).word == BETTER
-    assert toxicity_verdict(results((False, 300, good), (False, 300, bad))).word == WORSE
-    assert toxicity_verdict(results((False, 300, good), (True, 300, bad))).word == BETTER
-    assert toxicity_verdict(results((False, 300, same), (True, 300, good))).word == SAME
-    only_neutral = toxicity_verdict(results((True, 300, good)))
+    assert toxicity_verdict(results((False, 300, good), (False, 300, same)), reward_must_rise=True).word == BETTER
+    assert toxicity_verdict(results((False, 300, good), (False, 300, bad)), reward_must_rise=True).word == WORSE
+    assert toxicity_verdict(results((False, 300, good), (True, 300, bad)), reward_must_rise=True).word == BETTER
+    assert toxicity_verdict(results((False, 300, same), (True, 300, good)), reward_must_rise=True).word == SAME
+    only_neutral = toxicity_verdict(results((True, 300, good)), reward_must_rise=True)
     assert only_neutral.word == SAME
     assert "every prompt set is neutral" in only_neutral.sentence
 
 
 def test_the_sentence_says_where_prompts_were_too_few():
-    few = toxicity_verdict(results((False, 11, (SAME, SAME)))).sentence
+    few = toxicity_verdict(results((False, 11, (SAME, SAME))), reward_must_rise=True).sentence
     assert "set 0: 11 prompts are too few to detect a change of this size: about 240 would be needed" in few
-    assert "set 0: 100 prompts are too few" in toxicity_verdict(results((False, 100, (SAME, SAME)))).sentence
-    assert "prompts" not in toxicity_verdict(results((False, 300, (SAME, SAME)))).sentence
-    assert "prompts" not in toxicity_verdict(results((False, 100, (BETTER, BETTER)))).sentence
+    assert (
+        "set 0: 100 prompts are too few"
+        in toxicity_verdict(results((False, 100, (SAME, SAME))), reward_must_rise=True).sentence
+    )
+    assert "prompts" not in toxicity_verdict(results((False, 300, (SAME, SAME))), reward_must_rise=True).sentence
+    assert "prompts" not in toxicity_verdict(results((False, 100, (BETTER, BETTER))), reward_must_rise=True).sentence
     assert "reward 0.400 -> 0.380 [-0.100, +0.100]" in few
 
 
@@ -215,7 +219,7 @@ def test_a_single_prompt_has_no_interval_to_print():
         for d in single.sets[0].comparisons[1].differences
     ]
     single = dataclasses.replace(single, sets=[make_set("set 0", differences, prompts=1)])
-    sentence = toxicity_verdict(single).sentence
+    sentence = toxicity_verdict(single, reward_must_rise=True).sentence
     assert sentence.endswith(
         "lexicon 0.400 -> 0.380 on set 0; set 0: 1 prompt is too few for a verdict, which takes at least 30"
     )
@@ -262,25 +266,36 @@ REWARD, ROUGE, LEXICON = ("reward", None), ("ROUGE-L", None), ("toxicity", "lexi
     ],
 )
 def test_a_run_answers_its_own_question_first(verdicts, judges, titles, expected):
-    answered = run_verdicts(measured(verdicts, judges=judges, titles=titles))
+    answered = run_verdicts(measured(verdicts, judges=judges, titles=titles), TRAINED_BY[titles[1]])
     assert {verdict.question: verdict.word for verdict in answered} == expected
     assert answered[0].question == next(iter(expected))
     assert all("\n" not in verdict.sentence for verdict in answered)
 
 
 def test_the_sentence_says_what_moved():
-    reward, toxicity = run_verdicts(measured({REWARD: SAME, LEXICON: BETTER}, judges=("lexicon",)))
+    reward, toxicity = run_verdicts(measured({REWARD: SAME, LEXICON: BETTER}, judges=("lexicon",)), "ppo")
     assert reward.sentence == "no detectable change in the reward: reward 0.400 -> 0.400 [-0.100, +0.100] on test"
     assert toxicity.sentence.startswith(
         "toxicity fell according to the lexicon judge, but the reward, which PPO optimized, did not rise there: "
     )
-    (task,) = run_verdicts(measured({ROUGE: BETTER}, titles=("base", "sft")))
+    (task,) = run_verdicts(measured({ROUGE: BETTER}, titles=("base", "sft")), "sft")
     assert task.headline == "task: better"
     assert task.sentence == "ROUGE-L rose: ROUGE-L 0.400 -> 0.700 [+0.200, +0.400] on test"
 
 
+def test_no_title_of_a_model_asks_a_question():
+    """A comparison of runs has their folders as titles, and those may be called like the models of a run."""
+    for titles in (("base", "sft"), ("sft", "aligned"), ("one", "two")):
+        differences = measured({REWARD: SAME, LEXICON: BETTER, ROUGE: WORSE}, judges=("lexicon",), titles=titles)
+        verdicts = run_verdicts(differences, None)
+        assert [v.headline for v in verdicts] == ["toxicity: better", f"reward: {SAME}", "task: worse"]
+        assert run_verdicts(differences, None, asked="task")[0].question == "task"
+    unmeasured = measured({LEXICON: BETTER}, judges=("lexicon",))
+    assert [v.question for v in run_verdicts(unmeasured, None, asked="task")] == ["toxicity"]
+
+
 def test_neutral_sets_answer_no_question():
-    (verdict,) = run_verdicts(measured({REWARD: BETTER, ROUGE: BETTER}, neutral=True))
+    (verdict,) = run_verdicts(measured({REWARD: BETTER, ROUGE: BETTER}, neutral=True), "ppo")
     assert (verdict.question, verdict.word) == ("toxicity", SAME)
 
 
@@ -288,18 +303,20 @@ def test_toxicity_and_the_reward_must_move_on_one_set():
     flat = measured({REWARD: SAME, LEXICON: BETTER}, judges=("lexicon",)).sets[0]
     other = measured({REWARD: BETTER, LEXICON: SAME}, judges=("lexicon",)).sets[0]
     apart = make_results([flat, dataclasses.replace(other, name="other")], judges=("lexicon",))
-    assert toxicity_verdict(apart).word == SAME
+    assert toxicity_verdict(apart, reward_must_rise=True).word == SAME
     both = measured({REWARD: BETTER, LEXICON: BETTER}, judges=("lexicon",)).sets[0]
     assert (
-        toxicity_verdict(make_results([flat, dataclasses.replace(both, name="both")], judges=("lexicon",))).word
+        toxicity_verdict(
+            make_results([flat, dataclasses.replace(both, name="both")], judges=("lexicon",)), reward_must_rise=True
+        ).word
         == BETTER
     )
 
 
 def test_an_evaluation_alone_is_about_what_it_measured():
     titles = ("base", "mine")
-    assert run_verdicts(measured({REWARD: BETTER}, titles=titles))[0].headline == "reward: better"
-    worse = run_verdicts(measured({LEXICON: WORSE, ROUGE: BETTER}, judges=("lexicon",), titles=titles))
+    assert run_verdicts(measured({REWARD: BETTER}, titles=titles), None)[0].headline == "reward: better"
+    worse = run_verdicts(measured({LEXICON: WORSE, ROUGE: BETTER}, judges=("lexicon",), titles=titles), None)
     assert [verdict.headline for verdict in worse] == ["toxicity: worse", "task: better"]
 
 

@@ -200,15 +200,16 @@ def is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == f"{TAG}null"
 
 
-def expected_form(kind: Any) -> str:
+def expected_form(annotation: Any) -> str:
     """Describe in words what a value of the type must be."""
-    members = [member for member in alternatives(kind) if member is not types.NoneType]
+    members = [member for member in alternatives(annotation) if member is not types.NoneType]
     if len(members) > 1:
         return " or ".join(expected_form(member) for member in members)
     kind = without_range(members[0])
     if dataclasses.is_dataclass(kind):
         names = list(field_types(kind))
-        return f"a mapping with {', '.join(names[:MAX_LISTED_NAMES])}{', ...' if len(names) > MAX_LISTED_NAMES else ''}"
+        listed = f"{', '.join(names[:MAX_LISTED_NAMES])}{', ...' if len(names) > MAX_LISTED_NAMES else ''}"
+        return f"a mapping with {listed}{', or null' if len(members) < len(alternatives(annotation)) else ''}"
     if typing.get_origin(kind) is typing.Literal:
         return f"one of {', '.join(typing.get_args(kind))}"
     return SCALARS.get(kind) or ("a list" if typing.get_origin(kind) is list else "a mapping")

@@ -16,7 +16,18 @@ import numpy as np
 from workbench.evaluation import metrics
 from workbench.evaluation.generation import Completion
 from workbench.evaluation.metrics.text_statistics import any_toxic, copy_rate, repetition, worst_toxicity
-from workbench.evaluation.results import KL, REWARD, ROUGE_L, TOXIC_RATE, TOXICITY, Direction
+from workbench.evaluation.results import (
+    BASE_NLL,
+    KL,
+    REWARD,
+    ROUGE_L,
+    SIMILARITY,
+    TOXIC_RATE,
+    TOXICITY,
+    TOXICITY_PROBABILITY,
+    WORST_TOXICITY,
+    Direction,
+)
 from workbench.ppo.rollout import reward_columns
 from workbench.rewards.contract import Judge, RewardModel
 
@@ -139,8 +150,8 @@ def base_nll_per_token(sampled: Sampled) -> Values | None:
 TOXICITY_METRICS: dict[str, ToxicityMetric] = {
     TOXICITY: ToxicityMetric(lambda probabilities, threshold: probabilities),
     TOXIC_RATE: ToxicityMetric(lambda probabilities, threshold: (probabilities >= threshold).astype(float)),
-    "worst toxicity": ToxicityMetric(lambda p, threshold: worst_toxicity(p)[..., None], several_samples=True),
-    "toxicity probability": ToxicityMetric(lambda p, limit: any_toxic(p, limit)[..., None], several_samples=True),
+    WORST_TOXICITY: ToxicityMetric(lambda p, threshold: worst_toxicity(p)[..., None], several_samples=True),
+    TOXICITY_PROBABILITY: ToxicityMetric(lambda p, limit: any_toxic(p, limit)[..., None], several_samples=True),
 }
 
 METRICS: dict[str, CompletionMetric] = {
@@ -149,9 +160,9 @@ METRICS: dict[str, CompletionMetric] = {
     "ROUGE-2": CompletionMetric("higher", rouge("rouge2")),
     ROUGE_L: CompletionMetric("higher", rouge("rougeL")),
     "ROUGE-Lsum": CompletionMetric("higher", rouge("rougeLsum")),
-    "similarity": CompletionMetric("higher", similarity),
+    SIMILARITY: CompletionMetric("higher", similarity),
     KL: CompletionMetric(None, kl),
-    "nats per token under the base": CompletionMetric(None, base_nll_per_token),
+    BASE_NLL: CompletionMetric(None, base_nll_per_token),
     "tokens": CompletionMetric(None, lambda sampled: [float(c.tokens) for c in sampled.completions]),
     "truncated rate": CompletionMetric("lower", lambda sampled: [float(c.truncated) for c in sampled.completions]),
     "empty rate": CompletionMetric("lower", lambda sampled: [float(not text) for text in sampled.texts]),

@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from workbench.evaluation.results import KL, PERPLEXITY, REWARD, ROUGE_L, SCORE, TOXIC_RATE, TOXICITY
+from workbench.evaluation.results import (
+    BASE_NLL,
+    KL,
+    PERPLEXITY,
+    REWARD,
+    ROUGE_L,
+    SCORE,
+    SIMILARITY,
+    TOXIC_RATE,
+    TOXICITY,
+    TOXICITY_PROBABILITY,
+    WORST_TOXICITY,
+)
 
 Group = Literal["goal", "task", "drift", "degeneration"]
 GROUPS: dict[Group, str] = {
@@ -30,8 +42,8 @@ class Meaning:
 MEANINGS: dict[str, Meaning] = {
     TOXICITY: Meaning("goal", "Mean probability of toxicity according to the judge.", is_key=True),
     TOXIC_RATE: Meaning("goal", "Fraction of completions that the judge gives the threshold or more."),
-    "worst toxicity": Meaning("goal", "Toxicity of a prompt's most toxic sample; it grows with the number of samples."),
-    "toxicity probability": Meaning("goal", "Fraction of prompts with at least one toxic sample."),
+    WORST_TOXICITY: Meaning("goal", "Toxicity of a prompt's most toxic sample; it grows with the number of samples."),
+    TOXICITY_PROBABILITY: Meaning("goal", "Fraction of prompts with at least one toxic sample."),
     REWARD: Meaning("goal", "Mean score of the reward that PPO optimizes, before clipping and scaling.", is_key=True),
     SCORE: Meaning("goal", "Mean score of a reward that PPO did not optimize.", is_key=True),
     "ROUGE-1": Meaning("task", "Words shared with the closest reference (F-measure, stemmed)."),
@@ -41,11 +53,11 @@ MEANINGS: dict[str, Meaning] = {
     ),
     "ROUGE-Lsum": Meaning("task", "ROUGE-L by line of the text."),
     "BLEU": Meaning("task", "Corpus BLEU against the references, in [0, 100] (sacrebleu)."),
-    "similarity": Meaning("task", "Cosine of the sentence embeddings of completion and reference.", is_key=True),
+    SIMILARITY: Meaning("task", "Cosine of the sentence embeddings of completion and reference.", is_key=True),
     KL: Meaning(
         "drift", "Estimated KL to the reference policy, which the penalty holds down, per response.", is_key=True
     ),
-    "nats per token under the base": Meaning("drift", "How unlikely the base finds the completions."),
+    BASE_NLL: Meaning("drift", "How unlikely the base finds the completions."),
     PERPLEXITY: Meaning("drift", "How surprising the base finds all completions together.", is_key=True),
     "tokens": Meaning("degeneration", "Length of a completion.", is_key=True),
     "truncated rate": Meaning("degeneration", "Fraction of completions cut off at the token limit."),

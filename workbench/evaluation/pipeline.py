@@ -93,7 +93,7 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
         other_verdicts=[],
         guards=[],
     )
-    verdict, *others = run_verdicts(results)
+    verdict, *others = run_verdicts(results, TRAINED_BY.get(after))
     results = dataclasses.replace(results, verdict=verdict, other_verdicts=others, guards=check_guards(results))
     return Evaluation(results, examples, dict(scorers.judges))
 

@@ -18,8 +18,9 @@ Question = Literal["toxicity", "reward", "task"]
 
 # Names of metrics that other code looks up; each is registered once, in completion_metrics.py or corpus_metrics.py.
 TOXICITY, TOXIC_RATE, REWARD, SCORE = "toxicity", "toxic rate", "reward", "score"
-ROUGE_L = "ROUGE-L"
-KL, PERPLEXITY = "KL to reference, nats", "perplexity under the base"
+WORST_TOXICITY, TOXICITY_PROBABILITY = "worst toxicity", "toxicity probability"
+ROUGE_L, SIMILARITY = "ROUGE-L", "similarity"
+KL, PERPLEXITY, BASE_NLL = "KL to reference, nats", "perplexity under the base", "nats per token under the base"
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from workbench.errors import UserError, one_line
+from workbench.errors import UserError, one_line, shorten
 from workbench.evaluation.results import Example, Results, Summary
 from workbench.run.files import read_json_lines, write_text
 
@@ -66,28 +69,72 @@ def read_examples(file: Path, results: Results) -> list[Example]:
         raise UserError(f"{file}: missing; redo it with --force evaluation")
     metrics = {(s.metric.name, s.metric.judge): s.metric for result in results.sets for s in result.summaries}
     try:
-        lines = read_json_lines(file)
-        for line in lines:
-            line["scores"] = [Summary(metrics[s["metric"], s["judge"]], s["means"], None) for s in line["scores"]]
-            ratios = line["token_log_ratios"]
-            line["token_log_ratios"] = ratios and [(token, nats) for token, nats in ratios]
-        return [Example(**line) for line in lines]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        examples = []
+        for line in read_json_lines(file):
+            scores = [
+                Summary(metrics[s["metric"], s["judge"]], _typed(dict[str, float | None], s["means"]), None)
+                for s in _instance(list, line["scores"])
+            ]
+            examples.append(dataclasses.replace(_typed(Example, line | {"scores": []}), scores=scores))
+        _check_complete(examples, results)
+        return examples
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{file}: cannot be read: {one_line(error)}; redo it with --force evaluation") from error
 
 
+def _check_complete(examples: Sequence[Example], results: Results) -> None:
+    """Raise ValueError unless there are all prompts of the results, with all samples of all models and with scores."""
+    samples = results.settings.samples * len(results.settings.seeds)
+    prompts = Counter(example.set for example in examples)
+    for result in results.sets:
+        if prompts[result.name] != result.prompts:
+            raise ValueError(f"{prompts[result.name]} of {result.prompts} prompts of {result.name}")
+    for example in examples:
+        where = f"prompt {example.index} of {example.set}"
+        texts = {title: len(texts) for title, texts in example.completions.items()}
+        if texts != dict.fromkeys(results.models, samples):
+            raise ValueError(f"{where}: completions of {texts}, not {samples} of each of {', '.join(results.models)}")
+        if not any(value is not None for score in example.scores for value in score.means.values()):
+            raise ValueError(f"{where}: no scores")
+
+
 def _typed(kind: Any, value: Any) -> Any:
-    """Convert plain data to the dataclasses, lists and mappings of the type `kind`."""
+    """Return plain data as the dataclasses, lists, tuples and mappings of the type `kind`.
+
+    Raises ValueError or TypeError where the data has another type.
+    """
+    arguments, origin = get_args(kind), get_origin(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
-        if unknown := set(value) - set(hints):
+        hints = _hints(kind)
+        if unknown := set(_instance(Mapping, value)) - set(hints):
             raise ValueError(f"unknown field {min(unknown)} in {kind.__name__}")
         return kind(**{name: _typed(hints[name], item) for name, item in value.items()})
-    arguments = get_args(kind)
-    if get_origin(kind) is list:
-        return [_typed(arguments[0], item) for item in value]
-    if get_origin(kind) is dict:
-        return {key: _typed(arguments[1], item) for key, item in value.items()}
-    if get_origin(kind) is Union or isinstance(kind, UnionType):
+    if origin is list:
+        return [_typed(arguments[0], item) for item in _instance(list, value)]
+    if origin is tuple:
+        return tuple(_typed(each, item) for each, item in zip(arguments, _instance(list, value), strict=True))
+    if origin is dict:
+        return {key: _typed(arguments[1], item) for key, item in _instance(Mapping, value).items()}
+    if origin is Union or isinstance(kind, UnionType):
         return None if value is None else _typed(arguments[0], value)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{shorten(value)} is not one of {', '.join(map(str, arguments))}")
+        return value
+    return _instance(kind, value)
+
+
+def _instance(kind: type, value: Any) -> Any:
+    """Return the value, an integer also as a number; raises ValueError where it has another type or is not finite."""
+    kinds = (int, float) if kind is float else kind
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{shorten(value)} is not of type {kind.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
     return value
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields."""
+    return get_type_hints(kind)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.errors import UserError
-from workbench.evaluation.results import REWARD, Example, Metric, Results, Scores, SetResult, Source, Summary
+from workbench.evaluation.comparability import EvaluatedRun, comparison_notes, differently_measured
+from workbench.evaluation.results import (
+    TOXICITY,
+    Example,
+    Metric,
+    Results,
+    Scores,
+    SetResult,
+    Summary,
+)
 from workbench.evaluation.scoring import compare, summarize
 from workbench.evaluation.verdicts import run_verdicts
-
-
-@dataclass(frozen=True)
-class EvaluatedRun:
-    """A run with a finished evaluation."""
-
-    results: Results
-    examples: list[Example]
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,12 @@ def compare_runs(runs: Mapping[str, EvaluatedRun]) -> RunComparison:
     Raises UserError where they have no prompt in common.
     """
     titles, every = list(runs), [run.results for run in runs.values()]
-    shares_reward = len({reward_source(results) for results in every}) == 1
-    judges = [judge for judge in every[0].settings.judges if all(judge in r.settings.judges for r in every)]
-    if not shares_reward:
-        judges = [judge for judge in judges if judge != REWARD]
+    different = differently_measured(runs)
     sets, examples = [], []
     for result in every[0].sets:
         common = common_examples(runs, result.name)
         if common:
-            merged = merged_set(result, runs, common, shares_reward)
+            merged = merged_set(result, runs, common, different)
             sets.append(merged)
             examples += merged_examples(titles, runs, common, merged)
     if not sets:
@@ -64,19 +63,17 @@ def compare_runs(runs: Mapping[str, EvaluatedRun]) -> RunComparison:
         models=titles,
         before=titles[0],
         after=titles[-1],
-        settings=dataclasses.replace(every[0].settings, judges=judges),
+        settings=dataclasses.replace(every[0].settings, judges=[]),
         sets=sets,
         guards=[],
     )
-    verdict, *others = run_verdicts(results)
+    compared = [comparison for neutral in (False, True) for _, comparison in results.compared(neutral=neutral)]
+    judges = [j for j in every[0].settings.judges if all(each.find(TOXICITY, j) for each in compared)]
+    results = dataclasses.replace(results, settings=dataclasses.replace(results.settings, judges=judges))
+    questions = {each.verdict.question for each in every}
+    verdict, *others = run_verdicts(results, trained_by=None, asked=questions.pop() if len(questions) == 1 else None)
     results = dataclasses.replace(results, verdict=verdict, other_verdicts=others)
-    return RunComparison(results, examples, comparison_notes(runs, results, shares_reward))
-
-
-def reward_source(results: Results) -> tuple[str | None, ...]:
-    """Return what identifies the reward of a run: its name, its origin and its content hash."""
-    sources = [source for source in results.provenance.sources if source.kind == "reward"]
-    return (results.settings.reward, *(value for source in sources for value in (source.origin, source.sha256)))
+    return RunComparison(results, examples, comparison_notes(runs, results, different))
 
 
 def common_examples(runs: Mapping[str, EvaluatedRun], name: str) -> list[list[Example]]:
@@ -97,14 +94,17 @@ def by_prompt(examples: Sequence[Example]) -> dict[tuple[str, ...], Example]:
 
 
 def merged_set(
-    result: SetResult, runs: Mapping[str, EvaluatedRun], common: Sequence[Sequence[Example]], shares_reward: bool
+    result: SetResult,
+    runs: Mapping[str, EvaluatedRun],
+    common: Sequence[Sequence[Example]],
+    different: Sequence[Metric],
 ) -> SetResult:
     """Return the results of one set: each run's last model on the common prompts, and the difference of every two."""
     scores: Scores = {}
     for column, (title, run) in enumerate(runs.items()):
         examples = [row[column] for row in common]
         for metric in dict.fromkeys(s.metric for example in examples for s in example.scores):
-            if shares_reward or REWARD not in (metric.name, metric.judge):
+            if metric not in different:
                 values = np.array([value_of(example, metric, run.results.after) for example in examples])
                 scores.setdefault(metric, {})[title] = values[:, None, None]
     comparisons = [compare(scores, *pair) for pair in itertools.combinations(runs, 2)]
@@ -114,19 +114,30 @@ def merged_set(
         result,
         prompts=len(common),
         seen_in_training=max(set_of(run, result.name).seen_in_training for run in runs.values()),
-        summaries=[*summarize(scores), *pooled_summaries(result, runs, len(common))],
+        reference_perplexity=common_value([set_of(r, result.name).reference_perplexity for r in runs.values()]),
+        summaries=[*summarize(scores), *pooled_summaries(result, runs, len(common), different)],
         comparisons=comparisons,
     )
 
 
-def pooled_summaries(result: SetResult, runs: Mapping[str, EvaluatedRun], prompts: int) -> list[Summary]:
+def common_value(values: Sequence[float | None]) -> float | None:
+    """Return the value that all runs have, to 1e-6 of it; None where they differ."""
+    first, *others = values
+    if first is None or any(other is None or not math.isclose(first, other, rel_tol=1e-6) for other in others):
+        return None
+    return first
+
+
+def pooled_summaries(
+    result: SetResult, runs: Mapping[str, EvaluatedRun], prompts: int, different: Sequence[Metric]
+) -> list[Summary]:
     """Return the metrics of all completions together, where every run measured them on the same prompts."""
     sets = {title: set_of(run, result.name) for title, run in runs.items()}
     if any(each.prompts != prompts for each in sets.values()):
         return []
     summaries = []
     for summary in result.summaries:
-        if summary.metric.pooled:
+        if summary.metric.pooled and summary.metric not in different:
             pooled = {title: sets[title].summary(summary.metric.name) for title in runs}
             means = {t: s.means.get(runs[t].results.after) for t, s in pooled.items() if s is not None}
             summaries.append(Summary(summary.metric, means, None))
@@ -158,37 +169,6 @@ def merged_examples(
         )
         for row in common
     ]
-
-
-def comparison_notes(runs: Mapping[str, EvaluatedRun], results: Results, shares_reward: bool) -> list[str]:
-    """Return why some of the comparison is left out, or has to be read with care."""
-    notes = []
-    if not shares_reward:
-        notes.append("the runs have different rewards, so the reward and what it says of toxicity are left out")
-    every = [run.results for run in runs.values()]
-    for name in ("threshold", "temperature", "samples", "seeds", "max_new_tokens"):
-        values = [vars(each.settings)[name] for each in every]
-        if any(value != values[0] for value in values):
-            by_run = ", ".join(f"{title} {value}" for title, value in zip(runs, values, strict=True))
-            notes.append(f"the runs differ in evaluation.{name}: {by_run}")
-    for set_result in results.sets:
-        counts = [set_of(run, set_result.name).prompts for run in runs.values()]
-        if any(count != set_result.prompts for count in counts):
-            notes.append(f"{set_result.name}: {set_result.prompts} prompts that all runs have, of {max(counts)}")
-    references = {tuple(source_hash(each, title) for title in ("base", "sft")) for each in every}
-    if len(references) > 1:
-        notes.append("the runs start from different policies, so each KL is to another reference")
-    return notes
-
-
-def source_hash(results: Results, name: str) -> tuple[str, str | None] | None:
-    """Return origin and hash of one of the run's sources; None if it has none of that name."""
-    return next(((s.origin, s.sha256) for s in results.provenance.sources if is_named(s, name)), None)
-
-
-def is_named(source: Source, name: str) -> bool:
-    """Return whether a source is the model of that title."""
-    return source.kind == "model" and source.name == name
 
 
 def set_of(run: EvaluatedRun, name: str) -> SetResult:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 CHUNK_ELEMENTS = 2_000_000  # resampled values held at once: 16 MB
+# Means of the same samples in another order differ by some 1e-16; two values of single precision that differ, by 6e-8.
+RELATIVE_TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,17 @@ class PairedDifference:
     rose: int
     """Prompts whose value rose."""
     same: int
-    """Prompts whose value stayed exactly the same."""
+    """Prompts whose value stayed the same, to rounding."""
     fell: int
     """Prompts whose value fell."""
+
+
+def paired_changes(before: ArrayLike, after: ArrayLike) -> np.ndarray:
+    """Return after - before (N,), exactly 0 where the two differ by no more than rounding."""
+    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    changes = second - first
+    changes[np.abs(changes) <= RELATIVE_TOLERANCE * np.maximum(np.abs(first), np.abs(second))] = 0.0
+    return changes
 
 
 def paired_difference(
@@ -41,7 +51,7 @@ def paired_difference(
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.ndim != 1 or first.shape != second.shape or first.size == 0:
         raise ValueError(f"before {first.shape} and after {second.shape} must be 1-D, non-empty and equally long")
-    differences = second - first
+    differences = paired_changes(first, second)
     if not np.isfinite(differences).all():
         raise ValueError(f"row {int(np.argmin(np.isfinite(differences)))} has a value that is not finite")
     low, high = np.nan, np.nan

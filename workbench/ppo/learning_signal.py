@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +16,9 @@ SCORE_MEAN, SCORE_STD = "objective/score_mean", "objective/score_std"
 # Equal scores can differ by a rounding of their mean.
 RELATIVE_TOLERANCE = 1e-6
 EXPLAINED_VARIANCE = "value/explained_variance"
-# The last quarter of a run, and at least so many steps, say whether the values have become useful.
-FRACTION_OF_STEPS, MIN_STEPS = 0.25, 5
+# The last quarter of a run of at least so many steps says whether the values have become useful; on a small batch the
+# explained variance of useless ones is a little below 0 as often as above.
+FRACTION_OF_STEPS, MIN_STEPS, MARGIN = 0.25, 20, 0.05
 
 
 @dataclass
@@ -61,13 +64,20 @@ def read_signal(file: Path, responses: int) -> RewardSignal:
 
 
 def value_warning(file: Path) -> str | None:
-    """Return a warning if the values at the end of a metrics.jsonl were worse than a constant, else None."""
-    explained = [metrics[EXPLAINED_VARIANCE] for metrics in read_json_lines(file) if EXPLAINED_VARIANCE in metrics]
-    last = explained[-max(round(FRACTION_OF_STEPS * len(explained)), MIN_STEPS) :]
-    if len(last) < MIN_STEPS or sum(last) >= 0:
+    """Return a warning if the values at the end of a metrics.jsonl were worse than a constant, else None.
+
+    A step whose returns are all equal has no explained variance, and does not count.
+    """
+    steps = [metrics.get(EXPLAINED_VARIANCE) for metrics in read_json_lines(file)]
+    explained = [value for value in steps if value is not None and math.isfinite(value)]
+    if len(explained) < MIN_STEPS:
+        return None
+    last = explained[-round(FRACTION_OF_STEPS * len(explained)) :]
+    median = statistics.median(last)
+    if median >= -MARGIN:
         return None
     return (
         f"ppo: warning: in the last {len(last)} steps the values predicted the returns worse than a constant would "
-        f"(explained variance {sum(last) / len(last):.2f}), which makes the advantages noisier; try "
+        f"(median explained variance {median:.2f}), which makes the advantages noisier; try "
         "ppo.value_model: separate, or a lower ppo.value_learning_rate"
     )

@@ -51,7 +51,7 @@ def write_comparison(folders: list[Path], output: Path) -> None:
         configs[title] = load_saved(folder / "config.yaml")
         results = read_results(folder / EVALUATION / "results.json")
         examples = read_examples(folder / EVALUATION / "completions.jsonl", results)
-        runs[title] = EvaluatedRun(results, examples)
+        runs[title] = EvaluatedRun(configs[title], results, examples)
     comparison = compare_runs(runs)
     document = comparison_page(
         comparison,

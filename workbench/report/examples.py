@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.evaluation.results import REWARD, TOXICITY, Example, Metric, Results
+from workbench.evaluation.statistics import paired_changes
 from workbench.report.blurring import toxic_parts
 from workbench.report.page import text
 from workbench.report.tables import main_metric, set_title
@@ -63,16 +64,15 @@ def _data(
         ],
         "threshold": threshold,
         "toxicWords": list(toxic_words),
-        "rows": [_row(example, sets[example.set], results.models, metrics, threshold) for example in examples],
+        "rows": [_row(example, sets[example.set], results, metrics) for example in examples],
     }
 
 
-def _row(
-    example: Example, set_number: int, models: Sequence[str], metrics: Sequence[Metric], threshold: float
-) -> dict[str, Any]:
+def _row(example: Example, set_number: int, results: Results, metrics: Sequence[Metric]) -> dict[str, Any]:
     """Return an example with lists instead of mappings by metric and model, and which of its texts are toxic."""
-    toxic = toxic_parts(example, threshold)
-    means = {summary.metric: summary.means for summary in example.scores}
+    models = results.models
+    toxic = toxic_parts(example, results.settings.threshold)
+    means = {summary.metric: _without_rounding(summary.means, results) for summary in example.scores}
     ratios = example.token_log_ratios
     return {
         "set": set_number,
@@ -90,8 +90,19 @@ def _row(
     }
 
 
+def _without_rounding(means: Mapping[str, float | None], results: Results) -> Mapping[str, float | None]:
+    """Return the means with one value before and after where they differ by rounding, so that no row counts as changed.
+
+    The counts of the tables are made from the same differences.
+    """
+    before, after = means.get(results.before), means.get(results.after)
+    if before is None or after is None or paired_changes([before], [after])[0] != 0:
+        return means
+    return {**means, results.after: before}
+
+
 def _rounded(value: float | None) -> float | None:
-    """Return a value as precise as single precision, so that no change is lost; None for one that is not finite."""
+    """Return a value so precise that no change is lost; None for one that is not finite."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.9g}")
 
 

@@ -58,8 +58,16 @@
   // The filters stand in the address, so that a selection can be kept and sent; what is uncovered does not.
   const ADDRESSED = ["query", "set", "filter", "order", "metric"];
   const initial = Object.fromEntries(ADDRESSED.map((id) => [id, controls[id].value]));
-  const nameOf = (control) => (control.options ? control.selectedOptions[0].textContent : control.value);
-  const inWords = (id) => (id === "set" || id === "metric" ? nameOf(controls[id]) : controls[id].value);
+  const NAMES = { set: data.sets, metric: metrics.map(({ label }) => label) }; // by the number in the control
+  const inWords = (id) => NAMES[id]?.[controls[id].value] ?? controls[id].value;
+
+  // The value of a control from its words; that at the start where it has no such value.
+  function fromWords(id, words) {
+    if (words === null) return initial[id];
+    if (id === "query") return words;
+    const value = id in NAMES ? String(NAMES[id].indexOf(words)) : words;
+    return [...controls[id].options].some((option) => option.value === value) ? value : initial[id];
+  }
 
   function writeAddress() {
     const changed = ADDRESSED.filter((id) => controls[id].value !== initial[id]);
@@ -73,18 +81,9 @@
   function readAddress() {
     const parameters = new URLSearchParams(location.hash.slice(1));
     if (![...ADDRESSED, "page"].some((id) => parameters.has(id))) return false;
-    for (const id of ADDRESSED) {
-      const wanted = parameters.get(id);
-      const option = [...(controls[id].options ?? [])].find(
-        ({ value, textContent }) => textContent === wanted || (value === wanted && id !== "set" && id !== "metric")
-      );
-      if (wanted === null) controls[id].value = initial[id];
-      else if (id === "query") controls.query.value = wanted;
-      else if (option) controls[id].value = option.value;
-    }
+    for (const id of ADDRESSED) controls[id].value = fromWords(id, parameters.get(id));
     select();
-    page = 0;
-    turn(Number(parameters.get("page") ?? 1) - 1);
+    turn(parameters.get("page") ?? 1);
     return true;
   }
 
@@ -364,8 +363,10 @@
     writeAddress();
   }
 
-  function turn(to) {
-    page = Math.min(Math.max(to, 0), Math.max(Math.ceil(selected.length / PER_PAGE), 1) - 1);
+  // Shows the page of that number, which a reader may have typed, or the nearest one.
+  function turn(number) {
+    const wanted = Math.trunc(Number(number)) || 1;
+    page = Math.min(Math.max(wanted, 1), Math.max(Math.ceil(selected.length / PER_PAGE), 1)) - 1;
     show();
     byId("count").focus({ preventScroll: true });
     byId("examples-tools").scrollIntoView();
@@ -379,9 +380,9 @@
 
   for (const id of ADDRESSED) controls[id].addEventListener("input", refresh);
   for (const id of ["unblur", "shade"]) controls[id]?.addEventListener("input", show);
-  byId("previous").addEventListener("click", () => turn(page - 1));
-  byId("next").addEventListener("click", () => turn(page + 1));
-  byId("page").addEventListener("change", (event) => turn(Number(event.target.value) - 1));
+  byId("previous").addEventListener("click", () => turn(page));
+  byId("next").addEventListener("click", () => turn(page + 2));
+  byId("page").addEventListener("change", (event) => turn(event.target.value));
   byId("download").addEventListener("click", download);
   addEventListener("hashchange", readAddress);
   byId("unscripted").hidden = true;

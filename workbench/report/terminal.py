@@ -30,7 +30,8 @@ from workbench.toy import toy_name
 
 STYLES: dict[Verdict, str] = {"better": "bold green", "worse": "bold red", "no detectable change": "bold yellow"}
 WORDS: dict[Verdict, str] = {"better": "better", "worse": "worse", "no detectable change": "none"}
-MAX_MODELS = 3  # more do not fit into 80 columns; the page has all
+MAX_MODELS, MAX_TITLE = 3, 14  # more do not fit into 80 columns; the page has all
+NARROW = 60  # columns; a narrower terminal has room for the two compared models alone
 
 
 def print_results(
@@ -46,7 +47,7 @@ def print_results(
     for verdict in results.verdicts:
         console.print(_verdict(verdict))
     for result in results.sets:
-        console.print(_set(result, results))
+        console.print(_set(result, results, console.width))
     if results.guards:
         console.print(_guards(results))
     for note in notes:
@@ -77,15 +78,17 @@ def _verdict(verdict: RunVerdict) -> RenderableType:
     )
 
 
-def _set(result: SetResult, results: Results) -> RenderableType:
+def _set(result: SetResult, results: Results, width: int) -> RenderableType:
     """Return the heading of a set, what is doubtful about it, and its key metrics by group."""
-    models = results.models if len(results.models) <= MAX_MODELS else [results.before, results.after]
+    fits = len(results.models) <= MAX_MODELS and width >= NARROW
+    models = results.models if fits else [results.before, results.after]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    titles = short_titles(results.models)
+    heads = [*(titles[model] for model in models), f"{titles[results.after]} - {titles[results.before]}, 95 %"]
     table.add_column("", overflow="fold")
-    for model in models:
-        table.add_column(Text(model), justify="right")
-    table.add_column(Text(f"{results.after} - {results.before}, 95 %"), justify="right")
-    table.add_column("")
+    for head in heads:
+        table.add_column(Text(head), justify="right", overflow="fold")
+    table.add_column("", overflow="fold")
     for group, rows in set_table(result, models, results.before, results.after).groups().items():
         key_rows = [row for row in rows if MEANINGS[row.metric.name].is_key]
         if key_rows:
@@ -102,6 +105,12 @@ def _set(result: SetResult, results: Results) -> RenderableType:
     if result.seen_in_training:
         warnings.append(Text(f"the training data contains {result.seen_in_training} of these prompts", "yellow"))
     return Group(heading, *warnings, table)
+
+
+def short_titles(titles: Sequence[str]) -> dict[str, str]:
+    """Return each title with the end of it that fits a column; all in full where two of them end alike."""
+    short = {title: title if len(title) <= MAX_TITLE else f"\u2026{title[1 - MAX_TITLE :]}" for title in titles}
+    return short if len(set(short.values())) == len(titles) else {title: title for title in titles}
 
 
 def _cells(row: Row) -> list[Text]:

@@ -105,8 +105,7 @@ def read_command_line(argv: list[str], description: str, sections: list[str]) ->
 
 def dry_run(stages: Sequence[Stage], config: Config, force: str | None) -> None:
     """Load and check everything that the stages need, and print their plans."""
-    for name, folder in reused_stages(config).items():
-        print_once(f"{name}: reused from {folder}")
+    print_reused(config)
     for stage, plan in plan_stages(stages, config, force):
         print_plan(stage, plan)
 
@@ -232,6 +231,12 @@ def print_plan(stage: Stage, plan: Plan) -> None:
     """Print what the stage is going to do; each line begins with the name of the stage, or with one of its keys."""
     for line in plan.lines:
         print_once(line if line.startswith(f"{stage.name}.") else f"{stage.name}: {line}")
+
+
+def print_reused(config: Config) -> None:
+    """Print which stages other runs supply."""
+    for name, folder in reused_stages(config).items():
+        print_once(f"{name}: reused from {folder}")
 
 
 def report_skipped(stage: Stage, run: Run) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from workbench.config.checks import check
 from workbench.config.names import SFT
+from workbench.config.parsing import load_saved
 from workbench.config.schema import Config, RewardConfig
 from workbench.config.scorers import as_scorer
 from workbench.errors import UserError
@@ -23,8 +24,20 @@ def without_pending_sft(config: Config, force: str | None) -> Config:
     return dataclasses.replace(config, reuse=dataclasses.replace(config.reuse, sft=None))
 
 
+def has_trained_sft(folder: Path) -> bool:
+    """Return whether the run in the folder has a finished SFT stage that is no copy of another run's."""
+    if not (folder / SFT / "stage.json").is_file():
+        return False
+    try:
+        return load_saved(folder / "config.yaml").reuse.sft is None
+    except (OSError, UserError):  # that run's own plan says what to do
+        return False
+
+
 def sweep_configs(config: Config) -> dict[str, Config]:
     """Return the configuration of each run by the name of its reward; the first trains the SFT stage for the others.
+
+    First comes the reward whose run has trained that stage before, so that the order of sweep.rewards may change.
 
     The rewards of the sweep stand in for reward.model and reward.train. Raises UserError without a sweep or PPO.
     """
@@ -37,10 +50,14 @@ def sweep_configs(config: Config) -> dict[str, Config]:
     names = [as_scorer(entry, "evaluation.rewards").model for entry in config.evaluation.rewards]
     names += [scorer.model for scorer in scorers.values()]
     scored = [scorer for scorer in scorers.values() if names.count(scorer.model) == 1]
+    scored.sort(key=lambda scorer: scorer.model)
     evaluation = dataclasses.replace(config.evaluation, rewards=[*config.evaluation.rewards, *scored])
-    first = Path(config.runs) / f"{config.name}-{next(iter(scorers))}"
+    folders = {name: Path(config.runs) / f"{config.name}-{name}" for name in scorers}
+    order = sorted(scorers, key=lambda name: not has_trained_sft(folders[name]))
+    first = folders[order[0]]
     configs = {}
-    for name, scorer in scorers.items():
+    for name in order:
+        scorer = scorers[name]
         reward = dataclasses.replace(
             config.reward or RewardConfig(), model=scorer.model, options=scorer.options, train=None
         )
