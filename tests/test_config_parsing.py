@@ -163,7 +163,7 @@ def test_a_mistake_in_the_file_is_one_line_that_names_it(old: str, new: str, mes
         (["--evaluation.seeds.x", "1"], "--evaluation.seeds.x: unknown key"),
         (["--evaluation.data.toxic.limit", "0"], "evaluation.data.toxic.limit: 0 must be at least 1"),
         (["--ppo.self_checks", "maybe"], "--ppo.self_checks: must be true or false, not 'maybe'"),
-        (["--policy.lora", "5"], "--policy.lora: must be a mapping with r, alpha, target_modules, not '5'"),
+        (["--policy.lora", "5"], "--policy.lora: must be a mapping with r, alpha, target_modules, or null, not '5'"),
         (["--policy.model", "null"], "--policy.model: must be a string, not null"),
         (["--ppo.columns", "{"], "--ppo.columns: unknown key"),
         (["--ppo.data.columns", "{"], "--ppo.data.columns, line 1: not valid YAML"),
