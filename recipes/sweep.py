@@ -22,7 +22,7 @@ def sweep(argv: list[str]) -> None:
         return
     announce("loading libraries and data to plan the runs ...")
     config, options = parsed
-    configs = sweep_configs(config)
+    configs = sweep_configs(config, options.force)
     print_once(f"sweep: {len(configs)} runs: {', '.join(each.name for each in configs.values())}")
     failures = []
     # All runs are planned first, so that a mistake in the last reward ends the sweep before the first one trains.

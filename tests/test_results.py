@@ -67,7 +67,7 @@ def test_results_come_back_from_json_as_they_were() -> None:
 @pytest.mark.parametrize("version", [3, None, "4"])
 def test_another_version_is_one_line_with_the_fix(version: object) -> None:
     data = to_json(RESULTS) | {"version": version}
-    with pytest.raises(UserError, match=rf"^here: results of version {version}, not 4; redo the stage with --force"):
+    with pytest.raises(UserError, match=rf"^here: results of version {version!r}, not 4; redo the stage with --force"):
         from_json(data, "here")
 
 
@@ -82,6 +82,7 @@ def test_another_version_is_one_line_with_the_fix(version: object) -> None:
         {"sets": [{}]},
         {"name": 3},
         {"models": ["base", None]},
+        {"after": "ghost"},
         {"verdict": {"question": "toxicity", "word": "good", "sentence": ""}},
         {"guards": [{"name": "length", "passed": "yes", "text": ""}]},
     ],

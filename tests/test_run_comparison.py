@@ -10,80 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evaluated_runs import changed, evaluated
 from random_results import (
-    DISTINCT,
     LEXICON,
-    MAIN,
-    MODELS,
-    REWARD,
     TOKENS,
-    TOXIC_RATE,
     random_examples,
     random_results,
     score,
-    with_means,
 )
 
 from workbench.config.parsing import dump, parse
-from workbench.config.schema import Config, EvaluationConfig, PolicyConfig, PromptSet, RewardConfig, Scorer
 from workbench.errors import UserError
-from workbench.evaluation.comparability import EvaluatedRun
-from workbench.evaluation.results import Example, Metric, RunVerdict, Source, Summary
 from workbench.evaluation.results_files import read_examples, write_evaluation
 from workbench.evaluation.run_comparison import compare_runs
 from workbench.evaluation.statistics import paired_difference
 from workbench.report.compare import main
 
 LEXICON_SCORE: dict[str, Any] = {"metric": "toxicity", "judge": "lexicon", "means": {}}
-
-
-def changed(examples: list[Example], metric: Metric, by: float) -> list[Example]:
-    """Return the examples with another value of a metric for the aligned model."""
-    return [
-        dataclasses.replace(
-            example,
-            completions=example.completions | {"aligned": ["another text"] * 2},
-            scores=[
-                Summary(s.metric, s.means | {"aligned": s.means["aligned"] + by * index / 20}, None)
-                if s.metric == metric
-                else s
-                for s in example.scores
-            ],
-        )
-        for index, example in enumerate(examples)
-    ]
-
-
-def evaluated(
-    examples: list[Example], reward: str = "toxicity", evaluation: dict[str, Any] | None = None, **settings: Any
-) -> EvaluatedRun:
-    """Return a run whose reward is of that name, with these settings of the evaluation."""
-    results = random_results(examples)
-    settings_of_run = dataclasses.replace(results.settings, reward=reward, **settings)
-    scorers = {"judges": [Scorer("lexicon", {"words": ["rude"]})]}
-    config = Config(
-        "run",
-        PolicyConfig("toy:t5"),
-        EvaluationConfig({name: PromptSet("x.jsonl") for name in "ab"}, **scorers | (evaluation or {})),
-        reward=RewardConfig(model=reward),
-    )
-    return EvaluatedRun(config, dataclasses.replace(results, settings=settings_of_run), examples)
-
-
-def without_judge(run: EvaluatedRun, judge: str) -> EvaluatedRun:
-    """Return the run as if a judge had not been configured."""
-    examples = [
-        dataclasses.replace(example, scores=[s for s in example.scores if s.metric.judge != judge])
-        for example in run.examples
-    ]
-    judges = [name for name in run.results.settings.judges if name != judge]
-    return evaluated(examples, judges=judges)
-
-
-def with_sets(run: EvaluatedRun, **changes: Any) -> EvaluatedRun:
-    """Return the run with other fields in each set of its results."""
-    sets = [dataclasses.replace(result, **changes) for result in run.results.sets]
-    return dataclasses.replace(run, results=dataclasses.replace(run.results, sets=sets))
 
 
 def test_the_difference_is_that_of_the_aligned_models_paired_by_prompt() -> None:
@@ -106,116 +49,6 @@ def test_every_two_runs_are_compared_the_last_with_the_first_at_the_top() -> Non
     runs = {name: evaluated(changed(examples, TOKENS, by)) for name, by in (("a", 0.0), ("b", 1.0), ("c", 2.0))}
     (result,) = compare_runs(runs).results.sets
     assert [(c.before, c.after) for c in result.comparisons] == [("a", "c"), ("a", "b"), ("b", "c")]
-
-
-def test_different_rewards_are_not_compared_by_their_own_scores() -> None:
-    examples = random_examples(40)
-    comparison = compare_runs({"a": evaluated(examples), "b": evaluated(examples, reward="length")})
-    metrics = {summary.metric for summary in comparison.results.sets[0].summaries}
-    assert MAIN not in metrics
-    assert REWARD not in metrics
-    assert {LEXICON, TOKENS} <= metrics
-    assert comparison.results.settings.judges == ["lexicon"]
-    assert "different rewards" in comparison.notes[0]
-
-
-def test_rewards_of_one_name_and_other_weights_are_different_rewards() -> None:
-    runs = {}
-    for name in "ab":
-        run = evaluated(random_examples(40), reward="trained")
-        provenance = run.results.provenance
-        sources = [source for source in provenance.sources if source.kind != "reward"]
-        provenance = dataclasses.replace(provenance, sources=[*sources, Source("reward", "reward", "reward", name)])
-        runs[name] = dataclasses.replace(run, results=dataclasses.replace(run.results, provenance=provenance))
-    assert "different rewards" in compare_runs(runs).notes[0]
-
-
-@pytest.mark.parametrize(
-    ("metric", "first", "second"),
-    [
-        (LEXICON, {"judges": [Scorer("lexicon", {"words": ["a"]})]}, {"judges": [Scorer("lexicon", {"words": ["b"]})]}),
-        (
-            Metric("score", "higher", "length"),
-            {"rewards": [Scorer("length", {"target": 5})]},
-            {"rewards": [Scorer("length", {"target": 9})]},
-        ),
-        (Metric("similarity", "higher"), {"similarity": "one-encoder"}, {"similarity": "another-encoder"}),
-    ],
-)
-def test_scores_of_one_name_and_other_options_are_not_compared(
-    metric: Metric, first: dict[str, Any], second: dict[str, Any]
-) -> None:
-    examples = [with_means(example, dict.fromkeys(MODELS, 0.5), metric) for example in random_examples(40)]
-    same = compare_runs({"a": evaluated(examples, evaluation=first), "b": evaluated(examples, evaluation=first)})
-    assert same.results.sets[0].comparison("a", "b").find(metric.name, metric.judge) is not None
-    assert same.notes == []
-    other = compare_runs({"a": evaluated(examples, evaluation=first), "b": evaluated(examples, evaluation=second)})
-    assert metric not in [summary.metric for summary in other.results.sets[0].summaries]
-    assert metric.judge not in other.results.settings.judges
-    assert other.notes == [f"measured with different settings, so left out: {metric.label}"]
-
-
-@pytest.mark.parametrize(
-    ("metric", "settings"),
-    [
-        (TOXIC_RATE, {"threshold": 0.9}),
-        (Metric("worst toxicity", "lower", "lexicon"), {"samples": 1}),
-        (DISTINCT, {"samples": 1}),
-    ],
-)
-def test_what_depends_on_a_setting_is_compared_only_under_one(metric: Metric, settings: dict[str, Any]) -> None:
-    examples = [
-        example if metric.pooled else with_means(example, dict.fromkeys(MODELS, 0.5), metric)
-        for example in random_examples(40)
-    ]
-    comparison = compare_runs({"a": evaluated(examples), "b": evaluated(examples, **settings)})
-    assert metric not in [summary.metric for summary in comparison.results.sets[0].summaries]
-    assert metric in [summary.metric for summary in evaluated(examples).results.sets[0].summaries]
-    assert f"left out: {metric.label}" in comparison.notes[0]
-    assert comparison.results.settings.judges == ["reward", "lexicon"], "the probabilities themselves are compared"
-
-
-def test_a_judge_that_only_some_runs_have_is_named() -> None:
-    examples = random_examples(40)
-    comparison = compare_runs({"a": evaluated(examples), "b": without_judge(evaluated(examples), "lexicon")})
-    assert comparison.results.settings.judges == ["reward"]
-    assert comparison.notes == ["toxicity according to lexicon was measured only in a"]
-    disjoint = {"a": without_judge(evaluated(examples), "reward"), "b": without_judge(evaluated(examples), "lexicon")}
-    comparison = compare_runs(disjoint)
-    assert [verdict.question for verdict in comparison.results.verdicts] == ["reward"], "toxicity cannot be answered"
-    assert len(comparison.notes) == 2
-
-
-def test_sets_and_references_that_differ_are_named() -> None:
-    examples = random_examples(40)
-    more = with_sets(evaluated([*examples, *random_examples(9, name="more")]), reference_perplexity=5.0)
-    comparison = compare_runs({"a": with_sets(evaluated(examples), reference_perplexity=5.0 + 1e-9), "b": more})
-    assert comparison.notes == ["more: left out, since only b evaluated it"]
-    assert comparison.results.sets[0].reference_perplexity == pytest.approx(5.0)
-    neutral = compare_runs({"a": evaluated(examples), "b": with_sets(evaluated(examples), neutral=True)})
-    assert neutral.notes == ["dialogues: neutral only in b; here it counts as not neutral, as in the first run"]
-    others = [dataclasses.replace(example, references=["other"]) for example in examples[:10]]
-    changed_references = compare_runs({"a": evaluated(examples), "b": evaluated([*others, *examples[10:]])})
-    assert changed_references.notes == ["dialogues: 30 prompts that all runs have with the same references, of 40"]
-    perplexities = {
-        name: with_sets(evaluated(examples), reference_perplexity=p) for name, p in (("a", 5.0), ("b", 6.0))
-    }
-    assert compare_runs(perplexities).results.sets[0].reference_perplexity is None
-
-
-@pytest.mark.parametrize("titles", [("base", "aligned"), ("base", "sft"), ("one", "two")])
-def test_what_a_run_is_called_does_not_change_the_verdict(titles: tuple[str, str]) -> None:
-    examples = random_examples(40)
-    lower = [with_means(e, {"aligned": score(e, LEXICON, "aligned") - 0.5}, LEXICON, MAIN) for e in examples]
-    runs = {title: evaluated(rows) for title, rows in zip(titles, (examples, lower), strict=True)}
-    assert compare_runs(runs).results.verdict.headline == "toxicity: better", "although the reward did not rise"
-    about_task = {
-        title: dataclasses.replace(
-            run, results=dataclasses.replace(run.results, verdict=RunVerdict("task", "better", ""))
-        )
-        for title, run in runs.items()
-    }
-    assert compare_runs(about_task).results.verdict.question == "toxicity", "no reference, no task"
 
 
 def test_only_common_prompts_count_and_it_is_said() -> None:
@@ -311,6 +144,7 @@ def test_examples_are_read_as_they_were_written(folders: list[str]) -> None:
         ({"scores": [{"metric": "toxicity", "judge": "lexicon", "means": {"base": None}}]}, "no scores"),
         ({"scores": [{"metric": "toxicity", "judge": "someone", "means": {}}]}, "someone"),
         ({"prompt_toxicity": True}, "True is not of type float"),
+        ({"prompt_toxicity": 10**400}, "too large"),
         ({"prompt_toxicity": float("nan")}, "nan is not a finite number"),
         ({"index": 0.5}, "0.5 is not of type int"),
         ({"token_log_ratios": [["a"]]}, "zip"),
@@ -319,7 +153,7 @@ def test_examples_are_read_as_they_were_written(folders: list[str]) -> None:
         (None, "4 of 5 prompts of dialogues"),
     ],
 )
-def test_a_damaged_file_is_one_line(changes: dict[str, Any] | None, reason: str, folders: list[str]) -> None:
+def test_damaged_completions_are_one_line(changes: dict[str, Any] | None, reason: str, folders: list[str]) -> None:
     examples = random_examples(5)
     results = random_results(examples)
     write_evaluation(Path("."), results, examples)
@@ -328,6 +162,13 @@ def test_a_damaged_file_is_one_line(changes: dict[str, Any] | None, reason: str,
     Path("completions.jsonl").write_text("\n".join([*damaged, *others]) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=rf"completions\.jsonl: cannot be read: .*{reason}.*--force evaluation"):
         read_examples(Path("completions.jsonl"), results)
+
+
+@pytest.mark.parametrize("line", ["{", '{"step": "one"}', "3", "\\xff", "[" * 9999])
+def test_a_damaged_log_is_one_line(line: str, folders: list[str]) -> None:
+    Path("runs/two/ppo/metrics.jsonl").write_bytes(line.encode("latin-1") + b"\n")
+    with pytest.raises(UserError, match=r"runs/two.*metrics\.jsonl.* corrupt"):
+        main(folders[:2])
 
 
 @pytest.mark.parametrize(

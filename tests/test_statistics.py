@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workbench.evaluation import statistics
-from workbench.evaluation.statistics import paired_difference, seed_std
+from workbench.evaluation.statistics import paired_difference, sample_means, seed_std
 from workbench.rewards.ranking import auroc
 
 
@@ -53,8 +53,12 @@ def test_means_of_the_same_samples_in_another_order_are_the_same():
     result = paired_difference(before, after)
     assert (result.rose, result.same, result.fell) == (0, 200, 0)
     assert (result.low, result.difference, result.high) == (0, 0, 0)
-    single = paired_difference(before.astype(np.float32), np.nextafter(before.astype(np.float32), np.float32(2)))
-    assert single.rose == 200, "the least change of a score in single precision counts"
+    single = before.astype(np.float32)
+    assert paired_difference(single, np.nextafter(single, np.float32(2))).same == 200, "single precision"
+    assert paired_difference(before, before * 1.0001).rose == 200
+    cancelled = np.array([[[0.1, 0.2, -0.3]], [[-0.3, 0.2, 0.1]]])
+    assert (cancelled.mean(axis=(1, 2)) != 0).any()
+    assert (sample_means(cancelled) == 0).all()
 
 
 def test_reversing_the_comparison_reverses_the_interval():

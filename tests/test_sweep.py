@@ -50,6 +50,11 @@ def test_ten_rewards_cost_one_sft(in_project: Path, tmp_path: Path, capsys: pyte
     assert capsys.readouterr().out.count("already finished, skipping") == 6, "a run that is there is not done again"
     sweep(options_of(tmp_path, "{short: {model: length}, near: rouge}"))
     assert capsys.readouterr().out.count("already finished, skipping") == 6, "nor in another order"
+    with pytest.raises(UserError, match=r"evaluation\.rewards: \[\] -> \[\{'model': 'toy_lexicon'.*--force evaluation"):
+        sweep(options_of(tmp_path, REWARDS))
+    fewer = options_of(tmp_path, "{short: {model: length}, clean: toy_lexicon}")
+    assert sweep_configs(parse(fewer)[0])["short"].reuse.sft == str(near), "the run that trained it is left out"
+    assert sweep_configs(parse(fewer)[0], "sft")["short"].reuse.sft is None
     sweep([*two, "--sft.max_steps", "2", "--force", "sft"])
     steps = [json.loads((run / "sft" / "stage.json").read_text())["metrics"]["steps"] for run in (near, short)]
     assert steps == [2, 2], "other settings of the stage that they share"

@@ -57,8 +57,8 @@ def test_it_fits_80_columns_and_a_row_is_a_line() -> None:
 def test_long_names_of_runs_keep_the_end_that_tells_them_apart() -> None:
     assert short_titles(["base", "a-long-name-of-a-run-near", "a-long-name-of-a-run-far"]) == {
         "base": "base",
-        "a-long-name-of-a-run-near": "\u2026of-a-run-near",
-        "a-long-name-of-a-run-far": "\u2026-of-a-run-far",
+        "a-long-name-of-a-run-near": "\u2026-run-near",
+        "a-long-name-of-a-run-far": "\u2026a-run-far",
     }
     alike = ["run-of-monday-with-the-reward", "run-of-tuesday-with-the-reward"]
     assert short_titles(alike) == {title: title for title in alike}

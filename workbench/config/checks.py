@@ -18,9 +18,6 @@ from workbench.errors import UserError, error_context
 # Names that stand for something else among the titles and columns of an evaluation.
 RESERVED_TITLES = {*TITLES, "reward", "data", "prompt", "reference"}
 
-# Control characters, line breaks, marks that reverse the text after them, lone surrogates: no title of a table.
-UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
 
 def check(config: Config) -> None:
     """Raise UserError for a value out of its range, and for settings that exclude each other."""
@@ -171,10 +168,6 @@ def check_evaluation(evaluation: EvaluationConfig, seeds: list[int]) -> None:
         )
     if len(set(seeds)) < len(seeds):
         raise UserError(f"evaluation.seeds: {seeds} lists a seed twice")
-    for key, names in (("evaluation.data", evaluation.data), ("evaluation.models", evaluation.models)):
-        unreadable = next((name for name in names if UNREADABLE.search(name)), None)
-        if unreadable is not None:
-            raise UserError(f"{key}: the name {unreadable!r} has a line break or an invisible character; remove it")
     reserved = RESERVED_TITLES & evaluation.models.keys()
     if reserved:
         raise UserError(f"evaluation.models.{min(reserved)}: this title is reserved; choose another one")

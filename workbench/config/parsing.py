@@ -100,10 +100,19 @@ def differences(before: Config, after: Config) -> list[str]:
     """Return "key: old -> new" for each value that differs."""
     old, new = flatten(dataclasses.asdict(before)), flatten(dataclasses.asdict(after))
     return [
-        f"{key}: {shorten(old.get(key), 40)} -> {shorten(new.get(key), 40)}"
+        f"{key}: {' -> '.join(shorten_pair(old.get(key), new.get(key)))}"
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
     ]
+
+
+def shorten_pair(old: Any, new: Any) -> tuple[str, str]:
+    """Return two different values in short, lists without what they have in common."""
+    if isinstance(old, list) and isinstance(new, list):
+        removed, added = ([entry for entry in one if entry not in other] for one, other in ((old, new), (new, old)))
+        if removed or added:
+            old, new = removed, added
+    return shorten(old, 40), shorten(new, 40)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from workbench.config.names import BASE, TUNED
-from workbench.config.schema import Config
+from workbench.config.schema import Config, Scorer
 from workbench.config.scorers import as_scorer, by_name
 from workbench.evaluation.results import (
     BASE_NLL,
@@ -23,6 +24,8 @@ from workbench.evaluation.results import (
     SetResult,
 )
 
+SAMPLING = ("temperature", "samples", "seeds", "max_new_tokens")
+
 
 @dataclass(frozen=True)
 class EvaluatedRun:
@@ -34,9 +37,21 @@ class EvaluatedRun:
 
 
 def differently_measured(runs: Mapping[str, EvaluatedRun]) -> list[Metric]:
-    """Return the metrics that have one name in all runs, but whose values cannot be compared between them."""
-    metrics = dict.fromkeys(s.metric for run in runs.values() for result in run.results.sets for s in result.summaries)
-    return [metric for metric in metrics if len({repr(measured_with(metric, run)) for run in runs.values()}) > 1]
+    """Return the metrics that have one name in several runs, but whose values cannot be compared between them."""
+    return [
+        metric
+        for metric, measured in runs_by_metric(runs).items()
+        if differs(measured_with(metric, run) for run in measured.values())
+    ]
+
+
+def runs_by_metric(runs: Mapping[str, EvaluatedRun]) -> dict[Metric, dict[str, EvaluatedRun]]:
+    """Return for each metric the runs that measured it, by title."""
+    measured: dict[Metric, dict[str, EvaluatedRun]] = {}
+    for title, run in runs.items():
+        for metric in dict.fromkeys(s.metric for result in run.results.sets for s in result.summaries):
+            measured.setdefault(metric, {})[title] = run
+    return measured
 
 
 def measured_with(metric: Metric, run: EvaluatedRun) -> list[object]:
@@ -48,53 +63,88 @@ def measured_with(metric: Metric, run: EvaluatedRun) -> list[object]:
     if metric.pooled or metric.name in (WORST_TOXICITY, TOXICITY_PROBABILITY):
         used.append(settings.samples)
     if metric.name in (PERPLEXITY, BASE_NLL):
-        used.append(source_of(run.results, BASE))
+        used.append(content_of(run.results, "model", BASE))
     if metric.name == SIMILARITY:
-        used.append(evaluation.similarity)
+        used += [evaluation.similarity, content_of(run.results, "encoder", SIMILARITY)]
     if REWARD in (metric.name, metric.judge):
-        used += [settings.reward, run.config.reward and run.config.reward.options]
-        used += [(s.origin, s.sha256) for s in run.results.provenance.sources if s.kind == "reward"]
+        used += reward_of(run)
     elif metric.judge is not None:
-        key = "evaluation.rewards" if metric.name == SCORE else "evaluation.judges"
+        kind = "score" if metric.name == SCORE else "judge"
         entries = evaluation.rewards if metric.name == SCORE else evaluation.judges
-        used.append(by_name((as_scorer(entry, key) for entry in entries), key).get(metric.judge))
+        scorers = by_name((as_scorer(entry, kind) for entry in entries), kind)
+        used += [canonical(scorers.get(metric.judge)), content_of(run.results, kind, metric.judge)]
     return used
+
+
+def reward_of(run: EvaluatedRun) -> list[object]:
+    """Return what identifies the reward of a run: its name or content, and its options."""
+    reward = run.config.reward
+    content = content_of(run.results, "reward", "reward")
+    return [content or run.results.settings.reward, canonical(reward.options if reward else None)]
+
+
+def canonical(value: Any) -> object:
+    """Return settings in one form, so that those that mean the same are equal: a bare name is a scorer, too."""
+    if isinstance(value, Scorer):
+        return canonical({"model": value.model, "options": value.options})
+    if isinstance(value, Mapping):
+        plain = {name: canonical(entry) for name, entry in value.items() if entry not in ({}, None)}
+        return plain["model"] if plain.keys() == {"model"} else plain
+    return [canonical(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def comparison_notes(runs: Mapping[str, EvaluatedRun], results: Results, different: Sequence[Metric]) -> list[str]:
     """Return why some of the comparison is left out, or has to be read with care."""
     notes = []
-    if any(REWARD in (metric.name, metric.judge) for metric in different):
+    with_reward = runs_by_metric(runs).get(Metric(REWARD, "higher"), {})
+    has_other_rewards = differs(reward_of(run) for run in with_reward.values())
+    if has_other_rewards:
         notes.append("the runs have different rewards, so the reward and what it says of toxicity are left out")
-    others = [metric.label for metric in different if REWARD not in (metric.name, metric.judge)]
+    others = [m.label for m in different if not (has_other_rewards and REWARD in (m.name, m.judge))]
     if others:
-        notes.append(f"measured with different settings, so left out: {', '.join(others)}")
-    notes += [*judge_notes(runs, different), *setting_notes(runs), *set_notes(runs, results)]
-    if differs([source_of(run.results, title) for title in (BASE, TUNED)] for run in runs.values()):
+        notes.append(f"measured with different settings or weights, so left out: {', '.join(others)}")
+    partial = {
+        metric.label: ", ".join(measured)
+        for metric, measured in runs_by_metric(runs).items()
+        if len(measured) < len(runs) and metric not in different
+    }
+    notes += [f"measured only in {titles}: {labels}" for titles, labels in grouped(partial).items()]
+    notes += [*judge_notes(runs, results), *setting_notes(runs), *set_notes(runs, results)]
+    if differs([content_of(run.results, "model", title) for title in (BASE, TUNED)] for run in runs.values()):
         notes.append("the runs start from different policies, so each KL is to another reference")
     return notes
 
 
-def judge_notes(runs: Mapping[str, EvaluatedRun], different: Sequence[Metric]) -> list[str]:
-    """Return which judges of toxicity only some runs have, so that the verdict leaves them out."""
-    judged = {title: run.results.settings.judges for title, run in runs.items()}
-    notes = []
-    for judge in dict.fromkeys(judge for judges in judged.values() for judge in judges):
-        with_judge = [title for title, judges in judged.items() if judge in judges]
-        if len(with_judge) < len(runs) and not any(metric.judge == judge for metric in different):
-            notes.append(f"toxicity according to {judge} was measured only in {', '.join(with_judge)}")
-    return notes
+def grouped(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys by value, each group as a list in words."""
+    groups: dict[str, list[str]] = {}
+    for label, value in labels.items():
+        groups.setdefault(value, []).append(label)
+    return {value: ", ".join(names) for value, names in groups.items()}
+
+
+def judge_notes(runs: Mapping[str, EvaluatedRun], results: Results) -> list[str]:
+    """Return which judges the table shows and the verdict leaves out, since they repeat the reward of some run."""
+    in_tables = {d.metric.judge for r in results.sets for c in r.comparisons for d in c.differences if d.metric.judge}
+    counted = {judge for run in runs.values() for judge in run.results.settings.judges}
+    left_out = [judge for judge in sorted(in_tables & counted) if judge not in results.settings.judges]
+    return [f"{judge} is a judge only in some of the runs, so the verdict leaves it out" for judge in left_out]
 
 
 def setting_notes(runs: Mapping[str, EvaluatedRun]) -> list[str]:
     """Return how the runs differ in what was sampled and what counts as toxic."""
     notes = []
-    for name in ("threshold", "temperature", "samples", "seeds", "max_new_tokens"):
+    for name in ("threshold", *SAMPLING):
         values = {title: vars(run.results.settings)[name] for title, run in runs.items()}
         if differs(values.values()):
             by_run = ", ".join(f"{title} {value}" for title, value in values.items())
             notes.append(f"the runs differ in evaluation.{name}: {by_run}")
     return notes
+
+
+def sampled_differently(runs: Mapping[str, EvaluatedRun]) -> bool:
+    """Return whether the runs differ in how their completions were sampled."""
+    return differs([vars(run.results.settings)[name] for name in SAMPLING] for run in runs.values())
 
 
 def set_notes(runs: Mapping[str, EvaluatedRun], results: Results) -> list[str]:
@@ -124,11 +174,11 @@ def sets_called(name: str, runs: Mapping[str, EvaluatedRun]) -> dict[str, SetRes
 
 def differs(values: Iterable[object]) -> bool:
     """Return whether the values are not all equal."""
-    first, *others = values
+    first, *others = [*values] or [None]
     return any(value != first for value in others)
 
 
-def source_of(results: Results, title: str) -> tuple[str, str | None] | None:
-    """Return origin and hash of one of the run's models; None if it has none of that title."""
-    sources = (s for s in results.provenance.sources if s.kind == "model" and s.name == title)
-    return next(((source.origin, source.sha256) for source in sources), None)
+def content_of(results: Results, kind: str, name: str) -> str | None:
+    """Return the hash of one of the run's sources, or its origin where it has none; None without such a source."""
+    sources = (source for source in results.provenance.sources if (source.kind, source.name) == (kind, name))
+    return next((source.sha256 or source.origin for source in sources), None)

@@ -82,21 +82,21 @@ def _reward_parts(config: Config) -> list[Scorer]:
     """Return the configured reward and all of its parts."""
     if config.reward is None or config.reward.model is None:
         return []
-    return list(_parts(Scorer(config.reward.model, config.reward.options)))
+    return list(scorer_parts(Scorer(config.reward.model, config.reward.options)))
 
 
-def _parts(scorer: Scorer) -> Iterator[Scorer]:
+def scorer_parts(scorer: Scorer) -> Iterator[Scorer]:
     """Yield a scorer and the scorers in its options: a model of its own, terms of a sum, members of an ensemble."""
     yield scorer
     for key in ("model", "terms", "members"):
         value = scorer.options.get(key, [])
         for part in value if isinstance(value, list | tuple) else [value]:
             if isinstance(part, Scorer):
-                yield from _parts(part)
+                yield from scorer_parts(part)
             elif isinstance(part, str):
                 yield Scorer(part)
             elif isinstance(part, Mapping) and isinstance(part.get("model"), str):
-                yield from _parts(Scorer(part["model"], dict(part.get("options") or {})))
+                yield from scorer_parts(Scorer(part["model"], dict(part.get("options") or {})))
 
 
 def _is_same(judge: Scorer, part: Scorer) -> bool:

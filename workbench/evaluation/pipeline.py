@@ -5,42 +5,37 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 
 from accelerate import Accelerator
 
 from workbench.config.derived import completion_limit, sampling_seeds
-from workbench.config.names import ALIGNED, BASE, REWARD, TRAINED_BY, TUNED
+from workbench.config.names import ALIGNED, BASE, TRAINED_BY, TUNED
 from workbench.config.schema import Config
 from workbench.evaluation.cached_sampling import SampledSet, sample_sets
 from workbench.evaluation.completion_metrics import Scorers
 from workbench.evaluation.guards import check_guards
 from workbench.evaluation.judges import copies_of_reward, with_reward
 from workbench.evaluation.metrics.similarity import similarity
-from workbench.evaluation.models import local_folder, model_titles, trained_folders
+from workbench.evaluation.models import model_titles
 from workbench.evaluation.plan import EvaluationPlan
 from workbench.evaluation.prompt_sets import LoadedSet
+from workbench.evaluation.provenance import provenance
 from workbench.evaluation.results import (
     Example,
-    Provenance,
     Results,
     RunVerdict,
     Scores,
     SetResult,
     Settings,
-    Source,
 )
 from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize, summarize_prompt
 from workbench.evaluation.verdicts import run_verdicts
 from workbench.rewards.contract import Judge
 from workbench.rewards.registry import load_run_reward
 from workbench.run.distributed import print_once
-from workbench.run.files import content_hash
-from workbench.run.folder import Run, git_commit, package_versions
+from workbench.run.folder import Run
 
 
 @dataclass(frozen=True)
@@ -167,30 +162,3 @@ def settings(config: Config, judges: list[str]) -> Settings:
         seeds=sampling_seeds(config),
         max_new_tokens=completion_limit(config),
     )
-
-
-def provenance(run: Run, device: str) -> Provenance:
-    """Return where the results come from: commit, versions, and hashes of models and data."""
-    config, trained = run.config, trained_folders(run)
-    sources = [_model(BASE, config.policy.model)]
-    sources += [Source(title, "model", TRAINED_BY[title], content_hash(folder)) for title, folder in trained.items()]
-    if config.reward:
-        folder = run.folder / REWARD if config.reward.model is None else Path(config.reward.model).expanduser()
-        sources.append(Source("reward", "reward", config.reward.model or REWARD, content_hash(folder)))
-    sources += [_model(title, name) for title, name in config.evaluation.models.items()]
-    for name, source in config.evaluation.data.items():
-        file = Path(source.path).expanduser()
-        sources.append(Source(name, "data", source.path, content_hash(file) if file.is_file() else None))
-    return Provenance(
-        date=datetime.now(UTC).date().isoformat(),
-        commit=git_commit(),
-        machine=f"{platform.machine()}, {device}",
-        versions=package_versions(),
-        sources=sources,
-    )
-
-
-def _model(title: str, name: str) -> Source:
-    """Return a model as a source."""
-    folder = local_folder(name)
-    return Source(title, "model", name, None if folder is None else content_hash(folder))

@@ -153,7 +153,7 @@ class Source:
     """A model or a data set that went into the evaluation, and its content hash."""
 
     name: str
-    kind: Literal["model", "reward", "data"]
+    kind: Literal["model", "reward", "judge", "score", "encoder", "data"]
     origin: str
     """Hub id, path, or toy:NAME."""
     sha256: str | None

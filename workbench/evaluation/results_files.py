@@ -31,13 +31,16 @@ def from_json(data: Mapping[str, Any], path: str) -> Results:
     """
     version = data.get("version") if isinstance(data, Mapping) else None
     if version != VERSION:
-        raise UserError(f"{path}: results of version {version}, not {VERSION}; redo the stage with --force evaluation")
+        other = shorten(version)
+        raise UserError(f"{path}: results of version {other}, not {VERSION}; redo the stage with --force evaluation")
     try:
         results: Results = _typed(Results, {name: value for name, value in data.items() if name != "version"})
         for result in results.sets:
             result.comparison(results.before, results.after)
+        if missing := {results.before, results.after} - set(results.models):
+            raise ValueError(f"no model {min(missing)}")
         return results
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: corrupt: {one_line(error)}; redo the stage with --force evaluation") from error
 
 
@@ -45,7 +48,7 @@ def read_results(file: Path | str) -> Results:
     """Return the results in a results.json; raises UserError where it cannot be read."""
     try:
         data = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read: {one_line(error)}; redo it with --force evaluation") from error
     return from_json(data, str(file))
 
@@ -78,7 +81,7 @@ def read_examples(file: Path, results: Results) -> list[Example]:
             examples.append(dataclasses.replace(_typed(Example, line | {"scores": []}), scores=scores))
         _check_complete(examples, results)
         return examples
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read: {one_line(error)}; redo it with --force evaluation") from error
 
 
@@ -125,9 +128,13 @@ def _typed(kind: Any, value: Any) -> Any:
 
 
 def _instance(kind: type, value: Any) -> Any:
-    """Return the value, an integer also as a number; raises ValueError where it has another type or is not finite."""
-    kinds = (int, float) if kind is float else kind
-    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+    """Return the value, an integer also as a number.
+
+    Raises ValueError where it has another type or is not finite, and OverflowError for an integer beyond all numbers.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and kind is float:
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{shorten(value)} is not of type {kind.__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is not a finite number")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.errors import UserError
-from workbench.evaluation.comparability import EvaluatedRun, comparison_notes, differently_measured
+from workbench.evaluation.comparability import EvaluatedRun, comparison_notes, differently_measured, sampled_differently
 from workbench.evaluation.results import (
     TOXICITY,
     Example,
@@ -38,6 +38,8 @@ class RunComparison:
     examples: list[Example]
     notes: list[str]
     """Why some of it cannot be compared, or only with care."""
+    sampling: str | None
+    """How the completions were sampled, where the runs differ in that; else the settings of the results say it."""
 
 
 def compare_runs(runs: Mapping[str, EvaluatedRun]) -> RunComparison:
@@ -68,12 +70,14 @@ def compare_runs(runs: Mapping[str, EvaluatedRun]) -> RunComparison:
         guards=[],
     )
     compared = [comparison for neutral in (False, True) for _, comparison in results.compared(neutral=neutral)]
-    judges = [j for j in every[0].settings.judges if all(each.find(TOXICITY, j) for each in compared)]
+    shared = [judge for judge in every[0].settings.judges if all(judge in r.settings.judges for r in every)]
+    judges = [judge for judge in shared if all(comparison.find(TOXICITY, judge) for comparison in compared)]
     results = dataclasses.replace(results, settings=dataclasses.replace(results.settings, judges=judges))
     questions = {each.verdict.question for each in every}
     verdict, *others = run_verdicts(results, trained_by=None, asked=questions.pop() if len(questions) == 1 else None)
     results = dataclasses.replace(results, verdict=verdict, other_verdicts=others)
-    return RunComparison(results, examples, comparison_notes(runs, results, different))
+    sampling = "sampled with different settings" if sampled_differently(runs) else None
+    return RunComparison(results, examples, comparison_notes(runs, results, different), sampling)
 
 
 def common_examples(runs: Mapping[str, EvaluatedRun], name: str) -> list[list[Example]]:
@@ -113,7 +117,7 @@ def merged_set(
     return dataclasses.replace(
         result,
         prompts=len(common),
-        seen_in_training=max(set_of(run, result.name).seen_in_training for run in runs.values()),
+        seen_in_training=min(max(set_of(r, result.name).seen_in_training for r in runs.values()), len(common)),
         reference_perplexity=common_value([set_of(r, result.name).reference_perplexity for r in runs.values()]),
         summaries=[*summarize(scores), *pooled_summaries(result, runs, len(common), different)],
         comparisons=comparisons,
@@ -149,11 +153,12 @@ def merged_examples(
 ) -> list[Example]:
     """Return the common examples with the completions of every run's last model."""
     lasts = [run.results.after for run in runs.values()]
+    samples = min(run.results.settings.samples * len(run.results.settings.seeds) for run in runs.values())
     metrics = [summary.metric for summary in merged.summaries if not summary.metric.pooled]
     return [
         dataclasses.replace(
             row[0],
-            completions={t: e.completions[last] for t, e, last in zip(titles, row, lasts, strict=True)},
+            completions={t: e.completions[last][:samples] for t, e, last in zip(titles, row, lasts, strict=True)},
             scores=[
                 Summary(
                     metric,

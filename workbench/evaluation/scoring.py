@@ -15,7 +15,7 @@ from workbench.evaluation.completion_metrics import METRICS, TOXICITY_METRICS, S
 from workbench.evaluation.corpus_metrics import measure_corpus
 from workbench.evaluation.generation import Completion
 from workbench.evaluation.results import SCORE, Comparison, Difference, Metric, Scores, Summary
-from workbench.evaluation.statistics import paired_difference, seed_std
+from workbench.evaluation.statistics import paired_difference, sample_means, seed_std
 from workbench.evaluation.verdicts import prompts_needed, verdict_of
 from workbench.rewards.contract import Judge
 
@@ -108,7 +108,7 @@ def compare(scores: Scores, before: str, after: str) -> Comparison:
     for metric, by_title in scores.items():
         if before not in by_title or after not in by_title:
             continue
-        pairs = np.stack([by_title[title].mean(axis=(1, 2)) for title in (before, after)])
+        pairs = np.stack([sample_means(by_title[title]) for title in (before, after)])
         pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
         if pairs.shape[1]:
             differences.append(_difference(metric, *pairs))
@@ -152,7 +152,7 @@ def prompt_toxicity(
 def _mean(values: np.ndarray) -> float | None:
     """Return the mean of the values that are not NaN; None where all are."""
     known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else None
+    return float(sample_means(known.reshape(1, -1, 1))[0]) if known.size else None
 
 
 def _seeds(by_title: Mapping[str, np.ndarray]) -> int:

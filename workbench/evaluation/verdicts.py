@@ -58,7 +58,8 @@ def prompts_needed(before: ArrayLike, after: ArrayLike, *, smallest: float = 0.0
     delta, deviation = max(abs(float(differences.mean())), smallest), float(differences.std(ddof=1))
     if delta == 0 or deviation == 0:
         return None
-    return max(MINIMUM_PROMPTS, math.ceil(((CONFIDENCE + POWER) * deviation / delta) ** 2))
+    count = ((CONFIDENCE + POWER) * deviation / delta) ** 2
+    return max(MINIMUM_PROMPTS, math.ceil(count)) if math.isfinite(count) else None
 
 
 def too_few(prompts: int, needed: int | None) -> str | None:

@@ -69,11 +69,11 @@ def value_warning(file: Path) -> str | None:
     A step whose returns are all equal has no explained variance, and does not count.
     """
     steps = [metrics.get(EXPLAINED_VARIANCE) for metrics in read_json_lines(file)]
-    explained = [value for value in steps if value is not None and math.isfinite(value)]
-    if len(explained) < MIN_STEPS:
+    if len(steps) < MIN_STEPS:
         return None
-    last = explained[-round(FRACTION_OF_STEPS * len(explained)) :]
-    median = statistics.median(last)
+    last = steps[-round(FRACTION_OF_STEPS * len(steps)) :]
+    explained = [value for value in last if value is not None and math.isfinite(value)]
+    median = statistics.median(explained) if explained else 0.0
     if median >= -MARGIN:
         return None
     return (

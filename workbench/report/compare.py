@@ -9,7 +9,7 @@ from pathlib import Path
 from workbench.config.names import EVALUATION
 from workbench.config.parsing import flatten, load_saved
 from workbench.config.schema import Config
-from workbench.errors import UserError
+from workbench.errors import UserError, one_line
 from workbench.evaluation.records import read_curves
 from workbench.evaluation.results_files import read_examples, read_results
 from workbench.evaluation.run_comparison import EvaluatedRun, compare_runs
@@ -27,7 +27,7 @@ SAME_EVERYWHERE = ("name", "runs", "track")  # they say nothing about the result
 def main(argv: list[str]) -> None:
     """Write the page of the runs that `argv` names, and print the differences; raises UserError where it cannot."""
     parser = make_options_parser("workbench.report.compare", __doc__ or "")
-    parser.add_argument("runs", nargs="+", help="two or more run folders; each is compared with the first")
+    parser.add_argument("runs", nargs="+", help="two or more run folders; every two are compared")
     parser.add_argument("--output", default="comparison.html", help="page to write (default: comparison.html)")
     options = parse_options(parser, argv, required={})
     write_comparison([Path(name) for name in options.runs], Path(options.output))
@@ -57,10 +57,27 @@ def write_comparison(folders: list[Path], output: Path) -> None:
         comparison,
         run_rows=[HEAD, *(run_cells(folder, title) for title, folder in titles.items())],
         settings=differing_settings(configs),
-        curves={title: read_curves(Run(folder, configs[title])) for title, folder in titles.items()},
+        curves={title: curves_of(Run(folder, configs[title])) for title, folder in titles.items()},
     )
     write_text(output, document)
-    print_results(comparison.results, [("page", str(output))], notes=comparison.notes)
+    print_results(comparison.results, [("page", str(output))], notes=comparison.notes, sampling=comparison.sampling)
+
+
+def curves_of(run: Run) -> dict[str, list[dict[str, float]]]:
+    """Return the lines of each stage's metrics.jsonl; raises UserError where one is corrupt."""
+    try:
+        curves = read_curves(run)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{run.folder}: a metrics.jsonl is corrupt: {one_line(error)}") from error
+    for stage, log in curves.items():
+        if not all(isinstance(line, dict) and all(map(is_number, line.values())) for line in log):
+            raise UserError(f"{run.folder / stage}/metrics.jsonl: corrupt: a metric is not a number")
+    return curves
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a number, or a metric that has none at that step."""
+    return value is None or isinstance(value, int | float)
 
 
 def run_titles(folders: list[Path]) -> dict[str, Path]:

@@ -384,7 +384,11 @@
   byId("next").addEventListener("click", () => turn(page + 2));
   byId("page").addEventListener("change", (event) => turn(event.target.value));
   byId("download").addEventListener("click", download);
-  addEventListener("hashchange", readAddress);
+  addEventListener("hashchange", () => {
+    if (readAddress() || location.hash) return;
+    for (const id of ADDRESSED) controls[id].value = initial[id]; // back to the page as it was opened
+    refresh();
+  });
   byId("unscripted").hidden = true;
   byId("examples-tools").hidden = false;
   if (!readAddress()) refresh();

@@ -13,6 +13,7 @@ from rich.text import Text
 from workbench.config.names import EVALUATION, TRAINED_BY
 from workbench.evaluation.glossary import MEANINGS
 from workbench.evaluation.results import Results, RunVerdict, SetResult, Verdict
+from workbench.report.page import visible_text
 from workbench.report.tables import (
     Row,
     count_of_prompts,
@@ -30,7 +31,7 @@ from workbench.toy import toy_name
 
 STYLES: dict[Verdict, str] = {"better": "bold green", "worse": "bold red", "no detectable change": "bold yellow"}
 WORDS: dict[Verdict, str] = {"better": "better", "worse": "worse", "no detectable change": "none"}
-MAX_MODELS, MAX_TITLE = 3, 14  # more do not fit into 80 columns; the page has all
+MAX_MODELS, MAX_TITLE = 3, 10  # more do not fit into 80 columns; the page has all
 NARROW = 60  # columns; a narrower terminal has room for the two compared models alone
 
 
@@ -40,18 +41,23 @@ def print_results(
     console: Console | None = None,
     *,
     notes: Sequence[str] = (),
+    sampling: str | None = None,
 ) -> None:
-    """Print a summary of the results and notes on it, then `next_steps`: what each is for, and its path or command."""
+    """Print a summary of the results and notes on it, then `next_steps`: what each is for, and its path or command.
+
+    `sampling` says how the completions were sampled; default: as the results' settings say.
+    """
+    sampling = sampling or sampling_description(results.settings)
     console = console or Console(highlight=False)
     console.print()
     for verdict in results.verdicts:
         console.print(_verdict(verdict))
     for result in results.sets:
-        console.print(_set(result, results, console.width))
+        console.print(_set(result, results, sampling, console.width))
     if results.guards:
         console.print(_guards(results))
     for note in notes:
-        console.print(Text(f"note: {note}", "yellow"))
+        console.print(Text(f"note: {visible_text(note)}", "yellow"))
     console.print(_next_steps(next_steps), soft_wrap=True)
 
 
@@ -78,12 +84,12 @@ def _verdict(verdict: RunVerdict) -> RenderableType:
     )
 
 
-def _set(result: SetResult, results: Results, width: int) -> RenderableType:
+def _set(result: SetResult, results: Results, sampling: str, width: int) -> RenderableType:
     """Return the heading of a set, what is doubtful about it, and its key metrics by group."""
     fits = len(results.models) <= MAX_MODELS and width >= NARROW
     models = results.models if fits else [results.before, results.after]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    titles = short_titles(results.models)
+    titles = {model: visible_text(short) for model, short in short_titles(results.models).items()}
     heads = [*(titles[model] for model in models), f"{titles[results.after]} - {titles[results.before]}, 95 %"]
     table.add_column("", overflow="fold")
     for head in heads:
@@ -97,8 +103,8 @@ def _set(result: SetResult, results: Results, width: int) -> RenderableType:
             table.add_row(*_cells(row))
     heading = Text.assemble(
         "\n",
-        (set_title(result), "bold"),
-        f": {count_of_prompts(result.prompts)}, {sampling_description(results.settings)}",
+        (visible_text(set_title(result)), "bold"),
+        f": {count_of_prompts(result.prompts)}, {sampling}",
     )
     warning = insufficient_prompts(result, results)
     warnings = [Text(warning, "yellow")] if warning else []

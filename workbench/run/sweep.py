@@ -24,21 +24,21 @@ def without_pending_sft(config: Config, force: str | None) -> Config:
     return dataclasses.replace(config, reuse=dataclasses.replace(config.reuse, sft=None))
 
 
-def has_trained_sft(folder: Path) -> bool:
-    """Return whether the run in the folder has a finished SFT stage that is no copy of another run's."""
+def sft_source(folder: Path) -> Path | None:
+    """Return the run whose SFT stage the run in the folder has: itself, or the one it copied; None if it has none."""
     if not (folder / SFT / "stage.json").is_file():
-        return False
+        return None
     try:
-        return load_saved(folder / "config.yaml").reuse.sft is None
+        copied = load_saved(folder / "config.yaml").reuse.sft
     except (OSError, UserError):  # that run's own plan says what to do
-        return False
+        return None
+    return folder if copied is None else Path(copied)
 
 
-def sweep_configs(config: Config) -> dict[str, Config]:
+def sweep_configs(config: Config, force: str | None = None) -> dict[str, Config]:
     """Return the configuration of each run by the name of its reward; the first trains the SFT stage for the others.
 
-    First comes the reward whose run has trained that stage before, so that the order of sweep.rewards may change.
-
+    Unless `force` redoes it, the SFT stage of an earlier sweep is kept, so that the rewards and their order may change.
     The rewards of the sweep stand in for reward.model and reward.train. Raises UserError without a sweep or PPO.
     """
     if config.sweep is None:
@@ -53,8 +53,10 @@ def sweep_configs(config: Config) -> dict[str, Config]:
     scored.sort(key=lambda scorer: scorer.model)
     evaluation = dataclasses.replace(config.evaluation, rewards=[*config.evaluation.rewards, *scored])
     folders = {name: Path(config.runs) / f"{config.name}-{name}" for name in scorers}
-    order = sorted(scorers, key=lambda name: not has_trained_sft(folders[name]))
-    first = folders[order[0]]
+    sources = [source for folder in folders.values() if force != SFT and (source := sft_source(folder)) is not None]
+    first = sources[0] if sources else folders[next(iter(scorers))]
+    trains = {name: folder.resolve() == first.resolve() for name, folder in folders.items()}
+    order = sorted(scorers, key=lambda name: not trains[name])
     configs = {}
     for name in order:
         scorer = scorers[name]
@@ -63,7 +65,7 @@ def sweep_configs(config: Config) -> dict[str, Config]:
         )
         run_name = f"{config.name}-{name}"
         reuse = dataclasses.replace(config.reuse, reward=None)
-        if config.sft is not None and reuse.sft is None and run_name != first.name:
+        if config.sft is not None and reuse.sft is None and not trains[name]:
             reuse = dataclasses.replace(reuse, sft=str(first))
         configs[name] = dataclasses.replace(
             config, name=run_name, reward=reward, evaluation=evaluation, reuse=reuse, sweep=None

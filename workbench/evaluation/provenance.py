@@ -1,0 +1,87 @@
+"""Where the results of an evaluation come from: commit, versions, and hashes of models, scorers and data."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from workbench.config.names import BASE, REWARD, TRAINED_BY
+from workbench.config.schema import Config, Scorer
+from workbench.config.scorers import as_scorer
+from workbench.evaluation.judges import scorer_parts
+from workbench.evaluation.models import local_folder, trained_folders
+from workbench.evaluation.results import Provenance, Source
+from workbench.run.files import content_hash
+from workbench.run.folder import Run, git_commit, package_versions
+
+
+def provenance(run: Run, device: str) -> Provenance:
+    """Return where the results come from."""
+    config = run.config
+    sources = [model_source(BASE, config.policy.model)]
+    for title, folder in trained_folders(run).items():
+        sources.append(Source(title, "model", TRAINED_BY[title], content_hash(folder)))
+    sources += [model_source(title, name) for title, name in config.evaluation.models.items()]
+    sources += scorer_sources(run)
+    for name, source in config.evaluation.data.items():
+        file = Path(source.path).expanduser()
+        sources.append(Source(name, "data", source.path, content_hash(file) if file.is_file() else None))
+    return Provenance(
+        date=datetime.now(UTC).date().isoformat(),
+        commit=git_commit(),
+        machine=f"{platform.machine()}, {device}",
+        versions=package_versions(),
+        sources=sources,
+    )
+
+
+def model_source(title: str, name: str) -> Source:
+    """Return a model as a source."""
+    folder = local_folder(name)
+    return Source(title, "model", name, None if folder is None else content_hash(folder))
+
+
+def scorer_sources(run: Run) -> list[Source]:
+    """Return the reward, the judges, the further rewards and the encoder of the similarity as sources."""
+    config: Config = run.config
+    evaluation, sources = config.evaluation, []
+    if config.reward:
+        model = config.reward.model or REWARD
+        scorer = Scorer(str(run.folder / REWARD) if config.reward.model is None else model, config.reward.options)
+        sources.append(Source("reward", "reward", model, scorer_hash(scorer)))
+    for entry in evaluation.judges:
+        scorer = as_scorer(entry, "evaluation.judges")
+        sources.append(Source(scorer.model, "judge", scorer.model, scorer_hash(scorer)))
+    for entry in evaluation.rewards:
+        scorer = as_scorer(entry, "evaluation.rewards")
+        sources.append(Source(scorer.model, "score", scorer.model, scorer_hash(scorer)))
+    if evaluation.similarity is not None:
+        encoder = evaluation.similarity
+        sources.append(Source("similarity", "encoder", encoder, content_hash(Path(encoder).expanduser())))
+    return sources
+
+
+def scorer_hash(scorer: Scorer) -> str | None:
+    """Return a hash of the folders, files and user modules that a scorer is made of; None where it needs none."""
+    files = [value for part in scorer_parts(scorer) for value in (part.model, *part.options.values())]
+    hashes = [digest for value in files if (digest := _file_hash(value)) is not None]
+    if len(hashes) < 2:
+        return hashes[0] if hashes else None
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _file_hash(value: Any) -> str | None:
+    """Return the hash of a folder, a file, or the module of package.module:object; None for anything else."""
+    if not isinstance(value, str) or "\0" in value:
+        return None
+    module = sys.modules.get(value.partition(":")[0]) if ":" in value else None
+    if module is not None and module.__file__ is not None:
+        return content_hash(Path(module.__file__))
+    try:
+        return content_hash(Path(value).expanduser())
+    except OSError:  # a text that is too long for a path
+        return None
