@@ -112,7 +112,7 @@ MUTATIONS = [
     Mutation("samples of a prompt left out one by one", "evaluation/corpus_metrics.py", "np.cumsum([0, *(len(row) for row in texts[:-1])])", "np.arange(len(texts))", CORPUS),
     Mutation("perplexity of the prompts' means", "evaluation/corpus_metrics.py", "for rest in total - sums]", "for rest in sums]", CORPUS),
     Mutation("seeds share their samples", "evaluation/scoring.py", "row[seed * samples : (seed + 1) * samples]", "row[:samples]", SCORING),
-    Mutation("the difference is that of the first sample", "evaluation/scoring.py", "by_title[title].mean(axis=(1, 2))", "by_title[title][:, 0, 0]", SCORING),
+    Mutation("the difference is that of the first sample", "evaluation/statistics.py", "means = values.mean(axis=(1, 2))", "means = values[:, 0, 0].copy()", SCORING),
     Mutation("the worst of all seeds together", "evaluation/completion_metrics.py", "worst_toxicity(p)[..., None]", "worst_toxicity(p.reshape(len(p), 1, -1)).repeat(p.shape[1], axis=1)[..., None]", SCORING),
     Mutation("rows without a reference score 0", "evaluation/completion_metrics.py", "np.full(len(self.completions), np.nan)", "np.zeros(len(self.completions))", SCORING),
     Mutation("rows without a value count in the mean", "evaluation/scoring.py", "known = values[np.isfinite(values)]", "known = np.nan_to_num(values)", SCORING),
