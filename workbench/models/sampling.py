@@ -1,27 +1,46 @@
 """Sampling from the softmax with a seed per row, and finding where a sampled response ends."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from workbench.models.noise import Streams, make_streams, sample_softmax
 
-class GumbelSampling(LogitsProcessor):
-    """Makes greedy decoding sample, by adding Gumbel noise to the logits, with a seed per row.
 
-    The argmax of logits plus Gumbel noise is an exact sample of the softmax (arXiv 1611.01144), and a row's noise
-    depends only on its seed, never on the other rows of the batch.
+class LogitsObserver(LogitsProcessor):
+    """Shows the logits of each step to a function, and leaves them as they are."""
+
+    def __init__(self, observe: Callable[[Tensor], None]) -> None:
+        self.observe = observe
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the logits (B, V)."""
+        self.observe(scores)
+        return scores
+
+
+class SeededSampling(LogitsProcessor):
+    """Makes greedy decoding sample, with a seed per row.
+
+    A row's sample depends on its logits and its seed alone, never on the other rows of the batch, and two models that
+    share the seed mostly agree where their distributions do.
     """
 
     def __init__(self, seeds: list[int], temperature: float) -> None:
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.temperature = temperature
+        self.seeds, self.temperature = seeds, temperature
+        self.streams: Streams | None = None
+        self.step = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return perturbed scores (B, V) for logits (B, V)."""
-        exponential = torch.stack(
-            [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self.generators]
-        )
-        return scores.float() / self.temperature - exponential.log().to(scores.device)
+        """Return scores (B, V) whose argmax is the token sampled from logits (B, V)."""
+        self.streams = self.streams or make_streams(self.seeds, scores.device)
+        logits = scores.float() / self.temperature
+        # On a GPU, waiting for the device takes longer than noise that nobody needs.
+        token = sample_softmax(logits, self.streams.at(self.step), prune=scores.device.type == "cpu")
+        self.step += 1
+        return only(token, logits)
 
 
 class InverseCDFSampling(LogitsProcessor):
@@ -40,7 +59,12 @@ class InverseCDFSampling(LogitsProcessor):
         cumulated = probabilities.cumsum(dim=-1, dtype=torch.float64)
         drawn = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * cumulated[:, -1:]
         token = torch.searchsorted(cumulated, drawn, right=True).clamp(max=scores.shape[1] - 1)
-        return torch.full_like(probabilities, -torch.inf).scatter_(1, token, 0.0)
+        return only(token.squeeze(1), probabilities)
+
+
+def only(token: Tensor, scores: Tensor) -> Tensor:
+    """Return scores (B, V) of 0 for a token (B,) and minus infinity for every other."""
+    return torch.full_like(scores, -torch.inf).scatter_(1, token.unsqueeze(1), 0.0)
 
 
 def mask_after_stop(response_ids: Tensor, stop_ids: Tensor) -> Tensor:
