@@ -1,0 +1,154 @@
+"""Run every part of PPO and evaluation on the simulated device, and print what it measured as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import simulated_cuda
+import tiny
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from trainers import CONFIG, e_rate, make_rows
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from workbench.config.schema import LoraSettings
+from workbench.evaluation.generation import ComparedModel, sample_batch
+from workbench.models.adapters import add_lora
+from workbench.models.architecture import check_architecture
+from workbench.models.loading import reset_generation_config
+from workbench.models.policy import Policy
+from workbench.ppo.trainer import PPOTrainer
+from workbench.rewards.contract import CheckedReward
+
+SCENARIOS = ("gpt2 lora", "gpt2 separate", "gpt2 full", "t5 lora", "t5 separate", "t5 full", "llama lora", "llama full")
+
+
+class OnSimulatedDevice(Accelerator):
+    """An accelerator of one process whose device is the simulated one."""
+
+    @property
+    def device(self) -> torch.device:
+        """The simulated device."""
+        return simulated_cuda.DEVICE
+
+
+def llama(seed: int = 0) -> LlamaForCausalLM:
+    """Return a tiny Llama with the tokenizer of the tiny GPT-2."""
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    vocabulary = len(tiny.tokenizer("gpt2"))
+    return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, max_position_embeddings=64, **sizes | ids))
+
+
+def make_policy(architecture: str, training: str, autocast: torch.dtype | None) -> Policy:
+    """Return a policy that is trained with adapters, in full, or with a value model of its own."""
+    if architecture != "llama":
+        made = tiny.policy(architecture, lora=training != "full", separate=training == "separate")
+        parts = {"reference": made.reference, "value_model": made.value_model}
+        return Policy(made.model, tiny.tokenizer(architecture), autocast=autocast, **parts)
+    base = llama()
+    reset_generation_config(base)
+    if training == "full":
+        return Policy(base, tiny.tokenizer("gpt2"), reference=llama().requires_grad_(False), autocast=autocast)
+    model = add_lora(base.requires_grad_(False), LoraSettings(r=4, alpha=8), "policy")
+    return Policy(model, tiny.tokenizer("gpt2"), autocast=autocast)
+
+
+def run_scenario(architecture: str, training: str, precision: str, on_device: bool) -> dict[str, Any]:
+    """Run a step of PPO, a validation and a comparison; return what they gave, and how often the host waited."""
+    autocast = {"fp32": None, "bf16": torch.bfloat16}[precision]
+    letters = "t5" if architecture == "t5" else "gpt2"
+    policy, tokenizer = make_policy(architecture, training, autocast), tiny.tokenizer(letters)
+    if on_device:
+        simulated_cuda.move(policy)
+        if policy.reference is not None:
+            simulated_cuda.move(policy.reference)
+    check_architecture(policy)
+    accelerator_class = OnSimulatedDevice if on_device else Accelerator
+    trainer = PPOTrainer(
+        policy,
+        tokenizer,
+        CheckedReward(e_rate, "test"),
+        make_rows(letters, 40),
+        dataclasses.replace(CONFIG, steps=1),
+        accelerator=accelerator_class(mixed_precision="no", cpu=True, device_placement=False),
+        folder=Path(tempfile.mkdtemp()),
+        seed=0,
+        validation_rows=make_rows(letters, 8),
+    )
+    simulated_cuda.waits.clear()
+    rows = trainer.batch(0)
+    ids, mask = policy.pad_prompts([row["prompt_ids"] for row in rows])
+    batch = policy.generate(ids, mask, max_new_tokens=8, temperature=1.0)
+    per_token = simulated_cuda.waits.total() / batch.response_ids.shape[1]
+    waits = simulated_cuda.waits
+    in_workbench = sum(count for place, count in waits.items() if "workbench/" in place)
+    metrics = trainer.update(trainer.rollout(rows))
+    validation, _ = trainer.validate()
+    compared = ComparedModel("policy", policy, "policy", tokenizer, policy, with_token_log_ratios=True)
+    completions = sample_batch(
+        compared,
+        [row["prompt_ids"] for row in rows[:4]],
+        max_new_tokens=6,
+        temperature=1.0,
+        seeds=[1, 2, 3, 4],
+        with_token_log_ratios=[True] * 4,
+    )
+    return {
+        "grad_norm": metrics["grad_norm"],
+        "kl": metrics["objective/kl_k3"],
+        "validation": validation["validation/score_mean"],
+        "texts": [completion.text for completion in completions],
+        "waits_per_token": per_token,
+        "waits_in_workbench": in_workbench,
+    }
+
+
+def run_mistakes() -> dict[str, str]:
+    """Return what the device says of tensors and generators that are on the CPU."""
+    policy = make_policy("gpt2", "lora", None)
+    simulated_cuda.move(policy)
+    ids = torch.ones(1, 3, dtype=torch.long)
+    refusals = {}
+    attempts: dict[str, Callable[[], Any]] = {
+        "cpu tensor": lambda: policy.model(ids),
+        "cpu generator": lambda: policy.value_head.weight.normal_(generator=torch.Generator()),
+    }
+    for name, attempt in attempts.items():
+        try:
+            with torch.no_grad():
+                attempt()
+        except RuntimeError as error:
+            refusals[name] = next(words for words in ("same device", "CPU generator") if words in str(error))
+    return refusals
+
+
+def main(what: str, precision: str, *scenarios: str) -> None:
+    """Print the results of scenarios, by default of all, on "cuda" or "cpu"; or what it says of "mistakes"."""
+    simulated_cuda.install()
+    with simulated_cuda.Simulated():
+        if what == "mistakes":
+            print(json.dumps(run_mistakes()))
+            return
+        results = {}
+        for scenario in scenarios or SCENARIOS:
+            results[scenario] = run_scenario(*scenario.split(), precision, what == "cuda")
+            AcceleratorState._reset_state(reset_partial_state=True)
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
