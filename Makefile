@@ -30,9 +30,9 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
 test: .venv/installed
 	$(BIN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# Tests that need a CUDA device.
-gpu: .venv/installed
-	$(BIN) -m pytest -m gpu
+# Tests that need a CUDA device, in the environment as it is: installing would replace its torch by the pinned CPU build.
+gpu:
+	$(or $(wildcard $(BIN)),$(PYTHON)) -m pytest -m gpu
 
 # Break one line at a time, in a copy of the tree; a test must fail.
 mutate: .venv/installed

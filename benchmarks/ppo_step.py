@@ -30,11 +30,12 @@ from transformers import (
 
 from workbench.config.schema import DataSource, LoraSettings, PolicyConfig, PPOConfig
 from workbench.models.adapters import load_trainable
-from workbench.models.loading import autocast_dtype
+from workbench.models.loading import policy_precision
 from workbench.models.policy import Policy
+from workbench.models.precision import autocast_dtype
 from workbench.ppo.trainer import PPOTrainer
 
-PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "auto": "auto"}
 SHAPES = {
     "gpt2": ({"n_layer": 6, "bos_token_id": 50256, "eos_token_id": 50256}, 50257, 50256, 50256),
     "t5": (
@@ -98,9 +99,10 @@ def make_trainer(options: argparse.Namespace, folder: Path) -> PPOTrainer:
     )
     accelerator = Accelerator(mixed_precision="no")
     parts = load_trainable(settings, None, device=accelerator.device)
+    precision = policy_precision(settings, accelerator.device, parts.model.config)
     tokens = torch.randint(5, len(tokenizer) - 5, (options.batch * 4, options.prompt))
     return PPOTrainer(
-        Policy(parts.model, tokenizer, reference=parts.reference, autocast=autocast_dtype(settings)),
+        Policy(parts.model, tokenizer, reference=parts.reference, autocast=autocast_dtype(precision)),
         tokenizer,
         lambda prompts, completions, **columns: [float(i % 3) for i in range(len(completions))],
         [{"prompt": "", "prompt_ids": row} for row in tokens.tolist()],
@@ -151,7 +153,7 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if trainer.accelerator.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated() / 2**30
-        rate = matrix_rate(getattr(torch, options.dtype), trainer.accelerator.device)
+        rate = matrix_rate(trainer.unwrapped.autocast_dtype or torch.float32, trainer.accelerator.device)
     generate, update = (median(times) for times in list(zip(*timed, strict=True))[:2])
     floor = counter.get_total_flops() / rate
     lengths = {timed[-1][2][f"response/length_{end}"] for end in ("min", "max")}

@@ -43,7 +43,7 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
         if section is not None:
             run.record(stage)  # raises UserError for a stage that is not finished
     with live_page(run, EVALUATION):
-        evaluation = evaluate(run, plan, Accelerator())
+        evaluation = evaluate(run, plan, Accelerator(mixed_precision="no"))
         if evaluation is None:
             return StageResult({}, {})
         results = evaluation.results

@@ -27,7 +27,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
-    from workbench.models.optimizer import use_paged_optimizer
+    from workbench.models.precision import precision_name
     from workbench.ppo.overoptimization import read_points
     from workbench.ppo.policy_files import load_policy, save_policy
     from workbench.ppo.trainer import PPOTrainer
@@ -61,7 +61,6 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
         validation_rows=plan.validation_rows,
         held_out=plan.held_out,
         sanity_pair=config.reward.sanity_pair,
-        paged_optimizer=use_paged_optimizer(config.policy, accelerator.device),
     )
     with live_page(run, PPO), tracking(run, PPO) as tracker:
         metrics = trainer.train(tracker)
@@ -71,6 +70,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
             write_text(folder / "overoptimization.html", overoptimization_page(read_points(folder / "metrics.jsonl")))
     accelerator.wait_for_everyone()
     inputs = {"model": config.policy.model, "sft": content_hash(sft) if sft else None, "data": config.ppo.data.path}
+    inputs["precision"] = precision_name(trainer.unwrapped.autocast_dtype)
     return StageResult(inputs, metrics)
 
 

@@ -34,7 +34,7 @@ def run(run: Run, plan: RewardPlan) -> StageResult:
     from workbench.rewards.training.validation import summary, validate
     from workbench.run.distributed import is_main_process, print_once
     from workbench.run.files import write_text
-    from workbench.run.hf_trainer import run_trainer
+    from workbench.run.hf_trainer import run_trainer, trained_precision
     from workbench.run.tracking import tracking
 
     train, folder = plan.train, run.stage(REWARD)
@@ -51,7 +51,11 @@ def run(run: Run, plan: RewardPlan) -> StageResult:
     for line in summary(report):
         print_once(f"{REWARD}: {line}")
     return StageResult(
-        inputs={"model": train.model, "data": [source.path for _, source in training_sources(train)]},
+        inputs={
+            "model": train.model,
+            "data": [source.path for _, source in training_sources(train)],
+            "precision": trained_precision(trainer),
+        },
         metrics={name: value for name, value in report.items() if isinstance(value, int | float)},
     )
 

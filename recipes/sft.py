@@ -29,7 +29,7 @@ def run(run: Run, plan: SFTPlan) -> StageResult:
     from workbench.models.loading import save_model
     from workbench.report.live import live_page
     from workbench.run.files import writing
-    from workbench.run.hf_trainer import remove_checkpoints, run_trainer
+    from workbench.run.hf_trainer import remove_checkpoints, run_trainer, trained_precision
     from workbench.run.tracking import tracking
     from workbench.sft.trainer import make_sft_trainer
 
@@ -48,7 +48,8 @@ def run(run: Run, plan: SFTPlan) -> StageResult:
             plan.tokenizer.save_pretrained(folder)
             remove_checkpoints(folder)
     trainer.accelerator.wait_for_everyone()
-    return StageResult({"model": config.policy.model, "data": config.sft.data.path}, metrics)
+    inputs = {"model": config.policy.model, "data": config.sft.data.path, "precision": trained_precision(trainer)}
+    return StageResult(inputs, metrics)
 
 
 STAGE = Stage(SFT, lambda config: SFT in configured_stages(config), plan, run, sections=("policy", SFT, "reuse"))

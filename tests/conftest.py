@@ -17,6 +17,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from workbench.models import precision
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -54,6 +56,9 @@ def refuse(self: socket.socket, address: object) -> None:
 def offline_and_seeded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Refuse the network, seed torch and forget Accelerate's global state."""
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # trainers set it
+    # `auto` would be bf16 on some machines, and fp32 on others.
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
     torch.manual_seed(0)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,38 @@ from workbench.config.schema import Config
 from workbench.errors import Failed, Interrupted, UserError
 from workbench.run import cli
 from workbench.run.cli import Stage, StageResult
+from workbench.run.distributed import check_launch
 from workbench.run.folder import Run
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"), [("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP")]
+)
+def test_a_launch_that_would_train_wrongly_is_refused(
+    variable: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(UserError, match=rf"launch: {name} is not supported; use data parallelism \(DDP\)"):
+        check_launch()
+    monkeypatch.setenv(variable, "false")
+    check_launch()
+
+
+def test_waiting_threads_give_their_core_away_before_torch_starts_them() -> None:
+    program = (
+        "import os, sys\n"
+        "import recipes.detox, workbench.run.process as process\n"
+        "def recipe(argv):\n"
+        "    assert 'torch' not in sys.modules, 'it would have read the variable'\n"
+        "    print(os.environ['OMP_WAIT_POLICY'])\n"
+        "process.run_recipe(recipe)\n"
+    )
+    for chosen, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | chosen
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout.strip()) == (0, expected), done.stderr
 
 
 @dataclass

@@ -51,6 +51,28 @@ def test_values_and_gradients_are_those_of_the_softmax(
     assert torch.allclose(gradient, expected_gradient.float(), atol=2e-5)
 
 
+@frozen_or_not
+def test_in_half_precision_what_all_logits_have_in_common_costs_no_precision(frozen: bool) -> None:
+    torch.manual_seed(0)
+    made, states, ids = nn.Linear(64, 500, bias=False), torch.randn(N, 64), torch.randint(0, 500, (N,))
+    with torch.no_grad():
+        made.weight.mul_(3)
+    plain, _ = reference(states, made, ids, 1.0)
+    offset = torch.randn(64)
+    with torch.no_grad():
+        made.weight += offset * 100 / (states @ offset).abs().mean()
+        made.weight.copy_(made.weight.bfloat16().float())
+    if frozen:
+        made = made.bfloat16().requires_grad_(False)
+    expected, _ = reference(states.bfloat16(), made, ids, 1.0)
+    assert (expected - plain).abs().mean() < 0.3, "the offset is common to all tokens, but for its rounding"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logprob, _ = head_logprobs(states.bfloat16(), made, ids, 1.0, entropy=False)
+        with torch.no_grad():
+            uncentered = token_logprobs(nn.functional.linear(states.bfloat16(), made.weight), ids, 1.0)
+    assert (logprob - expected).abs().mean() < 0.05 < 0.1 < (uncentered - expected).abs().mean()
+
+
 def test_a_trained_head_gets_its_gradient() -> None:
     made, states, ids = head(bias=True), torch.randn(N, H), torch.randint(0, V, (N,))
     logprob, entropy = head_logprobs(states, made, ids, 1.0, entropy=False)

@@ -200,10 +200,10 @@ def test_a_seeded_sample_depends_only_on_its_prompt_and_seed(architecture: str) 
 
 
 def test_seeded_sampling_follows_the_softmax() -> None:
-    from workbench.models.sampling import GumbelSampling
+    from workbench.models.sampling import SeededSampling
 
     logits = torch.tensor([2.0, 0.5, -1.0, 0.0])
-    draws = GumbelSampling(list(range(20_000)), temperature=0.7)(torch.empty(0), logits.repeat(20_000, 1)).argmax(-1)
+    draws = SeededSampling(list(range(20_000)), temperature=0.7)(torch.empty(0), logits.repeat(20_000, 1)).argmax(-1)
     frequencies = torch.bincount(draws, minlength=4) / 20_000
     assert torch.allclose(frequencies, torch.softmax(logits / 0.7, 0), atol=0.015)
 

@@ -95,8 +95,9 @@ def test_the_gradient_is_that_of_the_sums_over_tokens_by_their_count(tmp_path: P
         returns,
         run.config,
         minibatch_size=16,
-        micro_batch_size=4,
+        micro_batches=run.limits.computed,
         generator=torch.Generator(),
+        scaler=run.scaler,
     )
     assert metrics["grad_norm"] == pytest.approx(float(norm.norm()), rel=1e-4)
 

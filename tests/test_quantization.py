@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from safetensors.torch import load_file
 from small_runs import CHAIN, evaluation_source, small
 from trainers import lines
 
+from recipes import sft
 from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
 from workbench.models.adapters import load_adapters, load_trainable
@@ -62,8 +66,8 @@ def test_every_linear_layer_of_the_base_is_quantized_but_t5s_wo_and_the_head(nam
     model = load_model(settings(name, quantization), device=CPU)
     plain = {key.split(".")[-1] for key, module in model.named_modules() if type(module) is torch.nn.Linear}
     assert plain == ({"lm_head", "wo"} if name == "t5" else {"lm_head"})
-    # T5 overflows in wo; bitsandbytes leaves it out and it stays in fp32.
-    assert all(module.weight.dtype == torch.float32 for key, module in model.named_modules() if key.endswith(".wo"))
+    # transformers does not quantize T5's wo, which overflows in fp16 and not in bf16.
+    assert all(module.weight.dtype == torch.bfloat16 for key, module in model.named_modules() if key.endswith(".wo"))
     quantized = [module for module in model.modules() if isinstance(module, KINDS[quantization])]
     assert len(quantized) > 10
     if quantization == "nf4":
@@ -99,13 +103,44 @@ def test_base_sft_reference_and_policy_are_one_base_in_memory(name: str, quantiz
     assert torch.allclose(alone.eval().logprobs("sft", batch, 1.0), logprobs["sft"], atol=1e-2)
 
 
-def test_the_optimizer_is_paged_where_a_gpu_holds_a_quantized_base() -> None:
-    quantized, plain = settings("t5", "nf4"), PolicyConfig(model="toy:t5")
-    assert use_paged_optimizer(quantized, torch.device("cuda"))
-    assert not use_paged_optimizer(plain, torch.device("cuda"))
-    assert not use_paged_optimizer(quantized, CPU)
+class OnGPU(NamedTuple):
+    """A parameter on a GPU that is not there."""
+
+    count: int
+    requires_grad: bool = True
+    device: torch.device = torch.device("cuda", 0)
+
+    def numel(self) -> int:
+        """Return the number of elements."""
+        return self.count
+
+
+def test_the_optimizer_is_paged_where_its_state_would_fill_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=16 * 2**30))
+    assert use_paged_optimizer([OnGPU(130_000_000), OnGPU(10_000_000)])  # type: ignore[list-item]
+    assert not use_paged_optimizer([OnGPU(10_000_000), OnGPU(10**9, requires_grad=False)])  # type: ignore[list-item]
+    assert not use_paged_optimizer([OnGPU(10**9, device=CPU)])  # type: ignore[list-item]
+    assert not use_paged_optimizer([])
+
+
+@both
+@either
+def test_only_norms_and_biases_are_kept_in_fp32(name: str, quantization: str) -> None:
+    model = load_model(settings(name, quantization), device=CPU)
+    for key, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            assert parameter.dtype == torch.float32, key
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        assert module.weight.dtype == torch.bfloat16, "autocast would convert it at every token"
+
+
+def test_sft_trains_and_saves_its_adapter_in_fp32(in_project: Path, tmp_path: Path) -> None:
+    options = ["--policy.quantization", "nf4", "--policy.precision", "bf16", "--sft.max_steps", "1"]
+    cli.launch([sft.STAGE], "", small("quickstart_gpt2", tmp_path, *options))
+    weights = load_file(tmp_path / "quickstart_gpt2" / "sft" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
 def test_fp16_is_refused_for_t5_with_the_reason() -> None:
-    with pytest.raises(UserError, match=r"fp16 overflows in T5 \(loss 0.0 or NaN\); use bf16 or fp32"):
+    with pytest.raises(UserError, match=r"policy.precision: fp16 overflows in t5 \(loss 0.0 or NaN\); use auto, bf16"):
         load_model(PolicyConfig(model="toy:t5", quantization="nf4", precision="fp16"), device=CPU)

@@ -48,7 +48,7 @@ def test_a_launcher_that_left_cores_idle_is_named(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     cli.report_idle_cores()
     assert ("--num_cpu_threads_per_process 4" in capsys.readouterr().out) == is_reported

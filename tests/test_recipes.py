@@ -294,7 +294,7 @@ def test_a_stage_alone_asks_for_the_one_before_it(in_project: Path, tmp_path: Pa
             ["--policy.model", "nobody/nothing"],
             "policy.model: nobody/nothing: no such file or folder; as a hub id: the hub cannot be reached",
         ),
-        (["--policy.precision", "fp16"], "fp16 overflows in T5"),
+        (["--policy.precision", "fp16"], "policy.precision: fp16 overflows in t5"),
         (["--policy.lora.target_modules", "[nothing]"], "policy.lora.target_modules"),
         (["--policy.lora", "null", "--policy.quantization", "nf4"], "cannot be trained; add policy.lora"),
         (["--sft.data.path", "missing.jsonl"], "sft.data: missing.jsonl: no such file"),

@@ -58,6 +58,35 @@ def test_adapters_at_zero_gradient_are_refused_when_they_are_most(
         step(run)
 
 
+def half_precision(architecture: str) -> Policy:
+    """Return a policy whose products are in bf16."""
+    return Policy(tiny.policy(architecture, lora=True).model, tiny.tokenizer(architecture), autocast=torch.bfloat16)
+
+
+@both
+def test_another_order_of_summation_is_no_error(architecture: str, tmp_path: Path) -> None:
+    run = make_trainer(tmp_path, architecture, policy=half_precision(architecture), micro_batch_size=8)
+    rollout = run.rollout(run.batch(0))
+    noise = torch.randn(rollout.logprobs.shape, generator=torch.Generator().manual_seed(0)) * 0.065
+    assert noise[rollout.batch.response_mask].abs().max() > 0.15, "more than any single token may be off"
+    rollout.logprobs.add_(noise * rollout.batch.response_mask)
+    run.update(rollout)
+
+
+@both
+@pytest.mark.parametrize("is_half", [False, True])
+def test_dropout_is_an_error_in_any_precision(architecture: str, is_half: bool, tmp_path: Path) -> None:
+    policy = half_precision(architecture) if is_half else tiny.policy(architecture, lora=True)
+    for module in policy.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    run = make_trainer(tmp_path, architecture, policy=policy, micro_batch_size=8)
+    rollout = run.rollout(run.batch(0))
+    policy.train()
+    with pytest.raises(UserError, match="is dropout on"):
+        run.update(rollout)
+
+
 def test_a_sanity_pair_the_wrong_way_round_is_refused_unless_checks_are_off(tmp_path: Path) -> None:
     run = make_trainer(tmp_path, "gpt2")
     run.sanity_pair = ["xxx", "eee"]

@@ -90,8 +90,9 @@ class PolicyConfig:
     """Train adapters on a frozen base; null trains every parameter."""
     quantization: Literal["nf4", "int8"] | None = None
     """Load the frozen base in 4-bit or 8-bit (bitsandbytes); requires LoRA."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the matrix products; adapters, value head and optimizer stay in fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the matrix products; adapters, value head and optimizer stay in fp32. auto: bf16 where the hardware
+    has it, fp16 with loss scaling on older GPUs if the architecture stands it, else fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
@@ -164,8 +165,8 @@ class RewardTraining:
     """Peak learning rate."""
     max_tokens: Size = 128
     """Longer texts are truncated at the end."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the matrix products."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the matrix products; auto as in policy.precision."""
     save_every: PositiveInt = 200
     """Optimizer steps between checkpoints."""
     trainer_args: dict[str, Any] = field(default_factory=dict)
@@ -201,7 +202,10 @@ class PPOConfig:
     minibatch_size: Size = 16
     """Responses per optimizer step, across all processes."""
     micro_batch_size: Size | None = None
-    """Responses per forward pass and process; default: minibatch_size divided by the number of processes."""
+    """Responses per forward and backward pass and process; default: minibatch_size divided by the number of processes.
+    Where a GPU runs out of memory, it is halved, which changes no gradient."""
+    rollout_batch_size: Size | None = None
+    """Responses sampled at a time by each process; default: batch_size divided by the number of processes."""
     epochs: Annotated[int, Range(minimum=1, maximum=1000)] = 4
     """Passes over each rollout."""
     learning_rate: Rate = 1e-4

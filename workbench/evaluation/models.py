@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.config.names import ALIGNED, BASE, TRAINED_BY, TUNED
@@ -16,8 +17,10 @@ from workbench.config.schema import Config
 from workbench.errors import UserError, error_context
 from workbench.evaluation.generation import ComparedModel
 from workbench.models.adapters import check_adapter, is_adapter, load_adapter, load_adapters
-from workbench.models.loading import autocast_dtype, load_config, load_model, resolve
+from workbench.models.architecture import check_architecture
+from workbench.models.loading import load_config, load_model, policy_precision, resolve
 from workbench.models.policy import Policy
+from workbench.models.precision import autocast_dtype
 from workbench.run.folder import Run
 
 
@@ -105,7 +108,6 @@ class ModelLoader:
 
     def __init__(self, run: Run, tokenizers: Mapping[str, PreTrainedTokenizerBase], device: torch.device) -> None:
         self.policy_config, self.device, self.tokenizers = run.config.policy, device, tokenizers
-        self.autocast = autocast_dtype(run.config.policy)
         self.trained, self.adapters = trained_folders(run), further_adapters(run.config)
         # Further adapters are numbered: peft refuses a dot in a name, and a title may be "policy" or "reference".
         self.variants = {BASE: "base", TUNED: "sft", ALIGNED: "policy"} | {
@@ -122,14 +124,14 @@ class ModelLoader:
         """The policy that holds the base and any adapters."""
         model = self._full_model(self.policy_config.model)
         if self.policy_config.lora is None:
-            return Policy(model, self.tokenizer, reference=self._reference, autocast=self.autocast)
+            return self._policy(model, self.tokenizer, reference=self._reference)
         joined = model
         if self.trained:
             joined = load_adapters(model, {self.variants[title]: folder for title, folder in self.trained.items()})
         for title, folder in self.adapters.items():
             with error_context(f"evaluation.models.{title}"):
                 joined = load_adapter(joined, self.variants[title], folder)
-        return Policy(joined, self.tokenizer, autocast=self.autocast)
+        return self._policy(joined, self.tokenizer)
 
     def load(self, spec: ModelSpec) -> ComparedModel:
         """Load the model that a spec describes."""
@@ -138,13 +140,24 @@ class ModelLoader:
             with error_context(f"evaluation.models.{title}"):
                 config = dataclasses.replace(self.policy_config, model=spec.model, quantization=None)
                 tokenizer = self.tokenizers[spec.model]
-                policy = Policy(load_model(config, device=self.device), tokenizer, autocast=self.autocast)
+                policy = self._policy(load_model(config, device=self.device), tokenizer)
+                check_architecture(policy)
                 return ComparedModel(title, policy, "base", tokenizer, None, with_log_ratios)
         if self.policy_config.lora is None and title in self.trained:
             model = self._full_model(str(self.trained[title]))
-            policy = Policy(model, self.tokenizer, reference=self._reference, autocast=self.autocast)
+            policy = self._policy(model, self.tokenizer, reference=self._reference)
             return ComparedModel(title, policy, "policy", self.tokenizer, self.base, with_log_ratios)
         return ComparedModel(title, self.base, self.variants[title], self.tokenizer, self.base, with_log_ratios)
+
+    def _policy(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: PreTrainedModel | None = None,
+    ) -> Policy:
+        """Return the model as a policy in the configured precision."""
+        precision = policy_precision(self.policy_config, self.device, model.config)
+        return Policy(model, tokenizer, reference=reference, autocast=autocast_dtype(precision))
 
     @cached_property
     def _reference(self) -> PreTrainedModel:

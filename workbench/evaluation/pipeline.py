@@ -82,7 +82,7 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
         before=before,
         after=after,
         settings=settings(run.config, [judge for judge in scorers.judges if judge not in copies]),
-        provenance=provenance(run, accelerator.device.type),
+        provenance=provenance(run, accelerator.device),
         sets=sets,
         verdict=RunVerdict("task", "no detectable change", ""),  # replaced below, once the other results are known
         other_verdicts=[],

@@ -15,7 +15,8 @@ from workbench.evaluation.judges import load_judges
 from workbench.evaluation.metrics.similarity import Encoder, load_encoder
 from workbench.evaluation.models import check_further_models, further_models, model_titles
 from workbench.evaluation.prompt_sets import LoadedSet, load_prompt_sets
-from workbench.models.loading import load_policy_tokenizer
+from workbench.models.loading import load_config, load_policy_tokenizer
+from workbench.models.precision import machine_device, precision_lines
 from workbench.ppo.rollout import reward_columns
 from workbench.rewards.contract import CheckedReward, Judge
 from workbench.rewards.registry import ScorerLoader
@@ -78,7 +79,10 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
         + ("" if has_references[loaded_set.name] else ", no column reference: no ROUGE, no BLEU")
         for loaded_set in sets
     ]
-    lines = [*reports, *notes, *loaded.notes, *sizes]
+    precision = precision_lines(
+        "policy.precision", config.policy.precision, machine_device(), load_config(config.policy.model)
+    )
+    lines = [*reports, *notes, *loaded.notes, *sizes, *precision]
     return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, rewards, encoder)
 
 

@@ -9,17 +9,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from workbench.config.names import BASE, REWARD, TRAINED_BY
 from workbench.config.schema import Config, Scorer
 from workbench.config.scorers import as_scorer
 from workbench.evaluation.judges import scorer_parts
 from workbench.evaluation.models import local_folder, trained_folders
 from workbench.evaluation.results import Provenance, Source
+from workbench.models.loading import policy_precision
 from workbench.run.files import content_hash
 from workbench.run.folder import Run, git_commit, package_versions
 
 
-def provenance(run: Run, device: str) -> Provenance:
+def provenance(run: Run, device: torch.device) -> Provenance:
     """Return where the results come from."""
     config = run.config
     sources = [model_source(BASE, config.policy.model)]
@@ -33,7 +36,7 @@ def provenance(run: Run, device: str) -> Provenance:
     return Provenance(
         date=datetime.now(UTC).date().isoformat(),
         commit=git_commit(),
-        machine=f"{platform.machine()}, {device}",
+        machine=f"{platform.machine()}, {device.type}, {policy_precision(config.policy, device)}",
         versions=package_versions(),
         sources=sources,
     )

@@ -3,6 +3,7 @@
 # Imports that load torch are inside the functions, so that --help is fast.
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -82,6 +83,13 @@ def choose_stage(run: Run, requested: str | None) -> str:
     stage = requested or stages[0]
     run.record(stage)
     return stage
+
+
+def with_trained_precision(run: Run, stage: str) -> Run:
+    """Return the run with the precision that the stage was trained in, which `auto` chose there."""
+    precision = run.record(stage)["inputs"].get("precision", run.config.policy.precision)
+    policy = dataclasses.replace(run.config.policy, precision=precision)
+    return Run(run.folder, dataclasses.replace(run.config, policy=policy))
 
 
 def choose_form(config: Config, stage: str, merge: bool) -> Form:
@@ -214,6 +222,7 @@ def main(argv: list[str]) -> None:
     target = require_empty(Path(options.to).expanduser())
     run = open_finished_run(Path(options.run).expanduser())
     stage = choose_stage(run, options.stage)
+    run = with_trained_precision(run, stage)
     form = choose_form(run.config, stage, options.merge)
     model = export(run, stage, form, target, options.push_to_hub or f"./{target.name}")
     print(f"{stage}: exported the {FORM_NAMES[form]} and its model card to {options.to}", flush=True)

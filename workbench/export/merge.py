@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
 from workbench.models.adapters import load_adapters
-from workbench.models.loading import DTYPES, auto_class, from_pretrained, load_config, reset_generation_config, stop_ids
+from workbench.models.loading import auto_class, from_pretrained, load_config, reset_generation_config, stop_ids
+from workbench.models.precision import DTYPES
 
 PROBE_TOKENS = 16
 MAX_RELATIVE_DIFFERENCE = 1e-3  # of logits, relative to the largest; fp32 rounding is far below

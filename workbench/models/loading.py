@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, prepare_model_for_kbit_training
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -26,8 +26,9 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.utils import logging
 
 from workbench.config.schema import PolicyConfig
-from workbench.errors import UserError
-from workbench.models.quantization import disable_weight_repacking, quantization_config
+from workbench.errors import UserError, error_context
+from workbench.models.precision import DTYPES, resolve_precision
+from workbench.models.quantization import disable_weight_repacking, keep_vectors_in_fp32, quantization_config
 from workbench.run.files import missing_path
 from workbench.run.hub import hub_is_reachable, is_hub_id, unreachable
 from workbench.toy import model_folder, toy_name
@@ -35,7 +36,6 @@ from workbench.toy import model_folder, toy_name
 # Loading weights is not worth a bar of its own: it would stand between those of the stages. Downloads have another.
 logging.set_tqdm_hook(lambda factory, arguments, options: factory(*arguments, **options | {"disable": True}))
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Tokenizers without a limit report 1e30.
 MAX_CONTEXT_LENGTH = 10_000_000
 
@@ -121,15 +121,13 @@ def context_length(
     return None if limit > MAX_CONTEXT_LENGTH else limit
 
 
-def check_precision(policy: PolicyConfig, config: PretrainedConfig) -> None:
-    """Raise UserError for a precision that is known to fail with this architecture."""
-    if policy.precision == "fp16" and config.model_type in ("t5", "mt5", "umt5"):
-        raise UserError("policy.precision: fp16 overflows in T5 (loss 0.0 or NaN); use bf16 or fp32")
-    if policy.precision == "fp16":
-        raise UserError(
-            "policy.precision: fp16 needs loss scaling, which this PPO implementation does not support; use bf16 or "
-            "fp32"
-        )
+def policy_precision(policy: PolicyConfig, device: torch.device, config: PretrainedConfig | None = None) -> str:
+    """Return fp32, bf16 or fp16: the precision of the policy on a device; `config` is the model's, if loaded before.
+
+    Raises UserError for a precision that is known to fail with the architecture.
+    """
+    with error_context("policy.precision"):
+        return resolve_precision(policy.precision, device, config or load_config(policy.model))
 
 
 def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel:
@@ -138,23 +136,26 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
     Raises UserError for a precision that is known to fail.
     """
     config = load_config(policy.model)
-    check_precision(policy, config)
+    precision = policy_precision(policy, device, config)
     # A frozen base is kept in the precision it computes in; weights that are trained stay in fp32.
-    dtype = DTYPES[policy.precision] if policy.lora else torch.float32
+    dtype = DTYPES[precision] if policy.lora else torch.float32
     disable_dropout(config)
-    options: dict[str, Any] = {"dtype": dtype, "config": config} | attention(policy.precision, device)
+    options: dict[str, Any] = {"dtype": dtype, "config": config} | attention(precision, device)
     if policy.quantization:
-        quantization = quantization_config(policy.quantization, DTYPES[policy.precision])
+        quantization = quantization_config(policy.quantization, DTYPES[precision])
         options |= {"quantization_config": quantization, "device_map": {"": device}}
     model = from_pretrained(auto_class(config), policy.model, **options)
     if policy.quantization:
         disable_weight_repacking(model)
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        keep_vectors_in_fp32(model)
     else:
         model.to(device)
     if policy.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
+    if config.is_encoder_decoder:
+        # The loss of SFT shifts its labels by the configuration's own id.
+        model.config.decoder_start_token_id = start_id(model)
     fuse_kernels(model)
     model.requires_grad_(policy.lora is None)
     reset_generation_config(model)
@@ -222,6 +223,14 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     return sorted({tokenizer.eos_token_id, *listed})
 
 
+def start_id(model: PreTrainedModel) -> int | None:
+    """Return the id with which `generate` starts an encoder-decoder's response; None for a decoder."""
+    if not model.config.is_encoder_decoder:
+        return None
+    ids = (model.generation_config.decoder_start_token_id, model.config.decoder_start_token_id)
+    return next(int(first) for first in (*ids, model.generation_config.bos_token_id) if first is not None)
+
+
 def save_model(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     """Write an ordinary transformers model, or PEFT adapter, into `folder`.
 
@@ -237,8 +246,3 @@ def save_model(model: PreTrainedModel | PeftModel, folder: Path) -> None:
         file.replace(folder / file.name)
     if (folder / name).is_dir():
         (folder / name).rmdir()
-
-
-def autocast_dtype(policy: PolicyConfig) -> torch.dtype | None:
-    """Return the dtype of matrix products under autocast, or None for plain fp32."""
-    return None if policy.precision == "fp32" else DTYPES[policy.precision]

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from workbench.config.schema import Config
 from workbench.errors import UserError
 from workbench.models.adapters import add_lora
-from workbench.models.loading import DTYPES, check_precision, meta_model
+from workbench.models.loading import meta_model, policy_precision
+from workbench.models.precision import DTYPES, machine_device, precision_lines
 
 BYTES_PER_QUANTIZED = {"nf4": 0.55, "int8": 1.05}
 # fp32 weight, gradient and two moments of Adam.
@@ -25,7 +26,8 @@ def model_plan(config: Config, key: str, rows: int, tokens: int) -> list[str]:
     """
     model: PreTrainedModel | PeftModel = meta_model(config.policy.model)
     model_config, base = model.config, model.num_parameters()
-    check_precision(config.policy, model_config)
+    device = machine_device()
+    precision = policy_precision(config.policy, device, model_config)
     if config.policy.lora:
         full_rank = max(min(weight.shape) for weight in model.parameters() if weight.dim() == 2)
         if config.policy.lora.r > full_rank:
@@ -38,7 +40,7 @@ def model_plan(config: Config, key: str, rows: int, tokens: int) -> list[str]:
             model = add_lora(model, config.policy.lora, "policy")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     text = model_config.get_text_config(decoder=True)
-    per_weight = BYTES_PER_QUANTIZED.get(config.policy.quantization or "", DTYPES[config.policy.precision].itemsize)
+    per_weight = BYTES_PER_QUANTIZED.get(config.policy.quantization or "", DTYPES[precision].itemsize)
     if config.policy.lora is None:
         per_weight = 4
     weights = base * per_weight * (1 if config.policy.lora else 2)
@@ -47,9 +49,10 @@ def model_plan(config: Config, key: str, rows: int, tokens: int) -> list[str]:
     total = weights + BYTES_PER_TRAINED * trained + rows * tokens * per_token
     lines = [
         f"{config.policy.model}: {base / 1e6:.1f} M parameters, {trained / 1e6:.2f} M trained "
-        f"({100 * trained / base:.2f} %), {config.policy.quantization or config.policy.precision}",
+        f"({100 * trained / base:.2f} %), {config.policy.quantization or precision}",
         f"memory about {total / 2**30:.1f} GiB (weights {weights / 2**30:.1f}) at {rows} rows of {tokens} tokens",
     ]
+    lines += precision_lines("policy.precision", config.policy.precision, device, model_config)
     if total > machine_memory():
         lines.append(
             f"warning: this machine has {machine_memory() / 2**30:.1f} GiB of memory; lower {key}, or shorten the texts"

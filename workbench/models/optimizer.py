@@ -1,22 +1,30 @@
-"""The optimizer: AdamW, or its paged form for a quantized base on a GPU."""
+"""The optimizer: AdamW, or its paged form where its state would fill a GPU."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
-from workbench.config.schema import PolicyConfig
+BYTES_OF_STATE = 8  # two moments in fp32
+# Below, there is nothing worth moving to the host, and bitsandbytes waits for the device once per parameter.
+PAGED_FRACTION = 1 / 16
 
 
-def use_paged_optimizer(policy: PolicyConfig, device: torch.device) -> bool:
+def use_paged_optimizer(parameters: Iterable[nn.Parameter]) -> bool:
     """Return whether the optimizer's state may move to the host when a GPU is full (arXiv 2305.14314 section 3)."""
-    return policy.quantization is not None and device.type == "cuda"
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained or trained[0].device.type != "cuda":
+        return False
+    state = BYTES_OF_STATE * sum(parameter.numel() for parameter in trained)
+    return state > PAGED_FRACTION * torch.cuda.get_device_properties(trained[0].device).total_memory
 
 
-def make_optimizer(groups: list[dict[str, Any]], *, paged: bool) -> torch.optim.Optimizer:
-    """Return AdamW without weight decay for parameter groups with learning rates; `paged` uses bitsandbytes."""
-    if not paged:
+def make_optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return AdamW without weight decay for parameter groups with learning rates."""
+    if not use_paged_optimizer([parameter for group in groups for parameter in group["params"]]):
         return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
     from bitsandbytes.optim import PagedAdamW32bit
 

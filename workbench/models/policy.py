@@ -7,9 +7,9 @@ T response tokens, V vocabulary, H hidden size.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from peft import PeftModel
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from workbench.models.loading import stop_ids
+from workbench.models.loading import start_id, stop_ids
 from workbench.models.logprobs import (
     bypass_lm_head,
     capture_lm_head_input,
@@ -26,7 +26,7 @@ from workbench.models.logprobs import (
     head_logprobs,
     logits_logprobs,
 )
-from workbench.models.sampling import GumbelSampling, InverseCDFSampling, mask_after_stop
+from workbench.models.sampling import InverseCDFSampling, LogitsObserver, SeededSampling, mask_after_stop
 
 
 class TokenScores(NamedTuple):
@@ -80,7 +80,10 @@ class Policy(nn.Module):
         self.value_head.to(model.device)
         self.is_encoder_decoder: bool = model.config.is_encoder_decoder
         self.pad_id: int = tokenizer.pad_token_id
-        self.stop_ids = torch.tensor(stop_ids(self.base, tokenizer), device=model.device)
+        self.start_id: int | None = start_id(self.base)
+        self.stop_ids: Tensor
+        stops = torch.tensor(stop_ids(self.base, tokenizer), device=model.device)
+        self.register_buffer("stop_ids", stops, persistent=False)
         self.autocast_dtype = autocast
         self.model.get_output_embeddings().register_forward_pre_hook(contiguous_input)
         self.has_plain_head = self._check_plain_head()
@@ -91,6 +94,12 @@ class Policy(nn.Module):
         # torch registers every attribute that is a module, and would train, save and wrap the reference with the
         # policy; it does not look inside a tuple.
         self._unregistered_reference = (reference,)
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert the reference with the policy, which torch does not see."""
+        if self.reference is not None:
+            self.reference._apply(function, recurse)
+        return super()._apply(function, recurse)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -157,14 +166,16 @@ class Policy(nn.Module):
         max_new_tokens: int,
         temperature: float,
         seeds: list[int] | None = None,
+        observe: Callable[[Tensor], None] | None = None,
     ) -> Batch:
         """Sample responses (B, T) to prompts (B, P) from the plain softmax at `temperature`.
 
         With `seeds` (one per row) a row's sample depends only on its prompt and its seed; temperature 0 is greedy.
+        `observe` gets the logits (B, V) of each step.
         """
-        processors = LogitsProcessorList()
+        processors = LogitsProcessorList([] if observe is None else [LogitsObserver(observe)])
         if temperature > 0:
-            processors.append(InverseCDFSampling(temperature) if seeds is None else GumbelSampling(seeds, temperature))
+            processors.append(InverseCDFSampling(temperature) if seeds is None else SeededSampling(seeds, temperature))
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             pad_token_id=self.pad_id,
@@ -173,7 +184,7 @@ class Policy(nn.Module):
         )
         was_training = self.training
         self.eval()
-        with self._autocast():
+        with self.autocast():
             output = self.model.generate(
                 input_ids=prompt_ids,
                 attention_mask=prompt_mask.long(),
@@ -247,10 +258,10 @@ class Policy(nn.Module):
         ids = batch.response_ids[mask]
         if self.has_plain_head:
             states = self._states(model, batch)
-            with self._autocast():
+            with self.autocast():
                 logprobs, entropies = head_logprobs(states, head, ids, temperature, entropy=entropy)
         else:
-            with self._autocast(), capture_lm_head_input(head) as captured:
+            with self.autocast(), capture_lm_head_input(head) as captured:
                 logits = self._response_logits(model, batch)[mask]
             states = captured[0][mask]
             logprobs, entropies = logits_logprobs(logits, ids, temperature, entropy=entropy)
@@ -260,7 +271,7 @@ class Policy(nn.Module):
     def _states(self, model: PreTrainedModel | PeftModel, batch: Batch) -> Tensor:
         """Return the states (N, H) from which the head of `model` predicts the responses' N tokens."""
         head = model.get_output_embeddings()
-        with self._autocast(), capture_lm_head_input(head) as captured, bypass_lm_head(head):
+        with self.autocast(), capture_lm_head_input(head) as captured, bypass_lm_head(head):
             self._response_logits(model, batch)
         return captured[0][batch.response_mask]
 
@@ -268,7 +279,8 @@ class Policy(nn.Module):
         """Return the output (B, T, V) of the model's head for the states that predict the response tokens."""
         prompt_ids, prompt_mask, response_ids, response_mask = batch
         if self.is_encoder_decoder:
-            start = torch.full_like(response_ids[:, :1], self.base.config.decoder_start_token_id)
+            assert self.start_id is not None
+            start = torch.full_like(response_ids[:, :1], self.start_id)
             return model(
                 input_ids=prompt_ids,
                 attention_mask=prompt_mask.long(),
@@ -290,7 +302,8 @@ class Policy(nn.Module):
     def _check_plain_head(self) -> bool:
         """Return whether the model's logits are the output of a linear head, unchanged.
 
-        Some architectures scale or cap the logits afterwards, and some adapters wrap the head.
+        Some architectures scale or cap the logits afterwards, some add a bias (Bart, where it is usually zero), and
+        some adapters wrap the head.
         """
         head = self.model.get_output_embeddings()
         if type(head) is not nn.Linear:
@@ -300,14 +313,22 @@ class Policy(nn.Module):
         # Several tokens: the padding token may be embedded as zeros, and no cap or scale changes logits of zero.
         ids = torch.arange(min(16, head.out_features), device=self.device).unsqueeze(0)
         mask = torch.ones_like(ids, dtype=torch.bool)
+        batch = Batch(ids, mask, ids, mask)
         try:
-            with self._autocast():
-                logits = self._response_logits(self.model, Batch(ids, mask, ids, mask))
+            with self.autocast():
+                logits = self._response_logits(self.model, batch)
         finally:
             hook.remove()
-        return torch.equal(logits, outputs[0]) and bool(logits.amax() > logits.amin())
+        if not torch.equal(logits, outputs[0]) or not bool(logits.amax() > logits.amin()):
+            return False
+        try:
+            self._states(self.model, batch)
+        except RuntimeError:  # something after the head expects the shape of logits
+            return False
+        return True
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the model computes in its precision."""
         return torch.autocast(
             self.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=self.autocast_dtype is not None
         )

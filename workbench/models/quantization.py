@@ -28,3 +28,13 @@ def disable_weight_repacking(model: PreTrainedModel) -> None:
     for module in model.modules():
         if "support_avx512bf16_for_cpu" in vars(module):
             module.support_avx512bf16_for_cpu = False
+
+
+def keep_vectors_in_fp32(model: PreTrainedModel) -> None:
+    """Keep norms and biases in fp32, as peft's prepare_model_for_kbit_training does.
+
+    That would convert embeddings and output head as well, which autocast then converts back at every token.
+    """
+    for parameter in model.parameters():
+        if parameter.dim() == 1 and parameter.is_floating_point():
+            parameter.data = parameter.data.float()

@@ -40,8 +40,20 @@ class TrainState:
     """Highest validation objective so far."""
     validation_due: bool = False
     """Whether the validation of the last step is still pending."""
+    precision: str = "fp32"
+    """Precision of the last update."""
+    loss_scale: dict[str, float] = field(default_factory=dict)
+    """State of the loss scaling of fp16; empty in other precisions."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Metrics of the last step."""
+
+    def change_precision(self, precision: str) -> str | None:
+        """Go on in another precision; return a warning if it is another one."""
+        before, self.precision = self.precision, precision
+        if before == precision:
+            return None
+        self.loss_scale = {}
+        return f"ppo: warning: this machine goes on in {precision} what was begun in {before}; see policy.precision"
 
 
 def save(

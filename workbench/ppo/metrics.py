@@ -68,3 +68,11 @@ def speed_metrics(seconds: dict[str, float], episodes: int, mean_length: float) 
         "episodes_per_second": episodes_per_second,
         "tokens_per_second": mean_length * episodes_per_second,
     }
+
+
+def progress_note(metrics: dict[str, float]) -> str:
+    """Return the part of a step's metrics that the progress bar shows."""
+    return (
+        f"score {metrics['objective/score_mean']:.3f}, kl {metrics['objective/kl']:.2f}, "
+        f"length {metrics['response/length_mean']:.1f}"
+    )

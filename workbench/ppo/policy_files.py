@@ -10,9 +10,12 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.schema import PolicyConfig
+from workbench.errors import error_context
 from workbench.models.adapters import load_trainable
-from workbench.models.loading import autocast_dtype, save_model
+from workbench.models.architecture import check_architecture
+from workbench.models.loading import policy_precision, save_model
 from workbench.models.policy import Policy
+from workbench.models.precision import autocast_dtype
 from workbench.run.files import writing
 
 
@@ -27,16 +30,19 @@ def load_policy(
     """Load the policy that PPO starts from: a copy of the SFT stage in the folder `sft`, or the base without one.
 
     `separate_values` computes the values with a model, or with LoRA an adapter, of their own. Raises UserError for a
-    model that cannot be loaded.
+    model that cannot be loaded, or not be sampled and scored alike.
     """
     models = load_trainable(policy, sft, device=device, value_model=separate_values)
-    return Policy(
+    loaded = Policy(
         models.model,
         tokenizer,
         reference=models.reference,
         value_model=models.value_model,
-        autocast=autocast_dtype(policy),
+        autocast=autocast_dtype(policy_precision(policy, device, models.model.config)),
     )
+    with error_context("policy.model"):
+        check_architecture(loaded)
+    return loaded
 
 
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

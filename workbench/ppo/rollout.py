@@ -13,12 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.models.policy import Batch, Policy
 from workbench.models.sampling import is_truncated
+from workbench.ppo.micro_batches import RowLimits, sample_in_parts
 from workbench.rewards.contract import CheckedReward
 
 # Row fields that are not passed to the reward as columns, and the names of the reward's own arguments.
 ROW_FIELDS = frozenset({"prompt", "prompt_ids", "response", "response_ids", "prompts", "completions"})
-# A forward pass without gradients keeps no activations, so it can process this multiple of the rows.
-NO_GRADIENT_FACTOR = 4
 
 
 @dataclass(frozen=True)
@@ -70,17 +69,16 @@ def respond(
     *,
     max_new_tokens: int,
     temperature: float,
+    limits: RowLimits,
     seeds: list[int] | None = None,
 ) -> Responses:
     """Sample a response to each of `rows` (prompt, prompt_ids and the reward's columns) and score it.
 
-    With `seeds`, one per row, a response depends on nothing but its prompt and its seed.
+    With `seeds`, one per row, a response depends on nothing but its prompt and its seed. `limits` say how many rows are
+    sampled together.
     """
     start = time.perf_counter()
-    prompt_ids, prompt_mask = policy.pad_prompts([row["prompt_ids"] for row in rows])
-    batch = policy.generate(
-        prompt_ids, prompt_mask, max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds
-    )
+    batch = sample_in_parts(policy, rows, max_new_tokens, temperature, limits.sampled, seeds)
     generated = time.perf_counter()
     prompts = [row["prompt"] for row in rows]
     completions = decode(tokenizer, batch)
@@ -106,15 +104,22 @@ def collect(
     *,
     max_new_tokens: int,
     temperature: float,
-    micro_batch_size: int,
+    limits: RowLimits,
     seeds: list[int] | None = None,
 ) -> Rollout:
     """Sample and score a response to each of `rows`, as `respond` does, and run the models over the response tokens."""
     responses = respond(
-        policy, tokenizer, reward, rows, max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds
+        policy,
+        tokenizer,
+        reward,
+        rows,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        limits=limits,
+        seeds=seeds,
     )
     start, batch = time.perf_counter(), responses.batch
-    tokens = score_tokens(policy, batch, temperature, micro_batch_size)
+    tokens = limits.computed.run(lambda size: score_tokens(policy, batch, temperature, size))
     return Rollout(
         **vars(responses) | {"seconds": responses.seconds | {"forward": time.perf_counter() - start}},
         **tokens._asdict(),
@@ -126,17 +131,19 @@ def collect(
 def score_tokens(policy: Policy, batch: Batch, temperature: float, micro_batch_size: int) -> ResponseTokens:
     """Return what policy, reference and value head compute for the response tokens of `batch`.
 
-    Old log-probabilities come from here and not from the sampler: the update runs the same code, so that its first
-    ratio is 1.
+    Old log-probabilities come from here and not from the sampler: the update runs the same code on as many rows, so
+    that its first ratio is 1. Rows of about one length go together, without the padding that longer ones need.
     """
-    parts = []
-    size = NO_GRADIENT_FACTOR * micro_batch_size
-    for first in range(0, len(batch.prompt_ids), size):
-        part = batch.rows(slice(first, first + size))
+    lengths = batch.prompt_mask.sum(dim=1) + batch.response_mask.sum(dim=1)
+    scored = ResponseTokens(*(torch.zeros(batch.response_mask.shape, device=policy.device) for _ in range(4)))
+    for rows in lengths.argsort(descending=True, stable=True).split(micro_batch_size):
+        part = policy.trim(batch.rows(rows))
         scores = policy(part, temperature, entropy=True)
         ref_logprobs = policy.logprobs("reference", part, temperature)
-        parts.append((scores.logprobs, ref_logprobs, scores.values, scores.entropies))
-    return ResponseTokens(*map(torch.cat, zip(*parts, strict=True)))
+        columns = (scores.logprobs, ref_logprobs, scores.values, scores.entropies)
+        for whole, values in zip(scored, columns, strict=True):
+            whole[rows, : values.shape[1]] = values
+    return scored
 
 
 def reward_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

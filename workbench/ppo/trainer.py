@@ -20,10 +20,12 @@ from workbench.errors import Interrupted, UserError
 from workbench.models.loading import context_length, save_model
 from workbench.models.optimizer import make_optimizer
 from workbench.models.policy import Policy
+from workbench.models.precision import precision_name
 from workbench.ppo import algorithm, checkpoint
 from workbench.ppo.advantages import estimate_advantages
 from workbench.ppo.learning_signal import read_signal, value_warning
-from workbench.ppo.metrics import rollout_metrics, speed_metrics
+from workbench.ppo.metrics import progress_note, rollout_metrics, speed_metrics
+from workbench.ppo.micro_batches import row_limits
 from workbench.ppo.overoptimization import divergence_warning, read_points
 from workbench.ppo.rollout import Rollout, collect, respond
 from workbench.ppo.sampler import batch_indices, check_batch_size, check_columns, check_rows, derive_seed, token_limit
@@ -58,7 +60,6 @@ class PPOTrainer:
         validation_rows: Sequence[dict[str, Any]] = (),
         held_out: CheckedReward | None = None,
         sanity_pair: list[str] | None = None,
-        paged_optimizer: bool = False,
     ) -> None:
         """Take rows with prompt, prompt_ids and the reward's columns; checkpoints and logs go to `folder`.
 
@@ -70,7 +71,7 @@ class PPOTrainer:
         # Sizes per process.
         self.batch_size = per_process("ppo.batch_size", config.batch_size, processes)
         self.minibatch_size = per_process("ppo.minibatch_size", config.minibatch_size, processes)
-        self.micro_batch_size = min(config.micro_batch_size or self.minibatch_size, self.minibatch_size)
+        self.limits = row_limits(config, self.batch_size, self.minibatch_size, processes)
         self.reward = reward if isinstance(reward, CheckedReward) else CheckedReward(reward, "reward")
         self.held_out = held_out
         self.tokenizer, self.rows, self.config = tokenizer, rows, config
@@ -79,10 +80,11 @@ class PPOTrainer:
         self.context_length = None if policy.is_encoder_decoder else context_length(policy.base.config, tokenizer)
         groups = parameter_groups(policy, config.learning_rate, config.value_learning_rate)
         self.policy_parameters: list[nn.Parameter] = groups[0]["params"]
-        optimizer = make_optimizer(groups, paged=paged_optimizer)
+        optimizer = make_optimizer(groups)
         self.policy, self.optimizer = accelerator.prepare(policy, optimizer)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.state = checkpoint.TrainState(kl_coef=config.kl_coef)
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=policy.autocast_dtype == torch.float16)
+        self.state = checkpoint.TrainState(config.kl_coef, precision=precision_name(policy.autocast_dtype))
 
     @property
     def unwrapped(self) -> Policy:
@@ -159,7 +161,7 @@ class PPOTrainer:
             rows,
             max_new_tokens=limit,
             temperature=config.temperature,
-            micro_batch_size=self.micro_batch_size,
+            limits=self.limits,
         )
 
     def update(self, rollout: Rollout) -> dict[str, float]:
@@ -176,7 +178,6 @@ class PPOTrainer:
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * multiplier
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        seed = derive_seed(self.seed, state.step, self.accelerator.process_index)
         metrics |= update(
             self.policy,
             self.optimizer,
@@ -186,18 +187,22 @@ class PPOTrainer:
             estimates.returns,
             config,
             minibatch_size=self.minibatch_size,
-            micro_batch_size=self.micro_batch_size,
-            generator=torch.Generator().manual_seed(seed),
+            micro_batches=self.limits.computed,
+            generator=torch.Generator().manual_seed(derive_seed(self.seed, state.step, self.accelerator.process_index)),
+            scaler=self.scaler,
             frozen=self.policy_parameters if state.step < config.value_warmup_steps else (),
         )
         self.advance(metrics)
-        seconds = rollout.seconds | {"update": time.perf_counter() - start}
-        return metrics | speed_metrics(seconds, config.batch_size, metrics["response/length_mean"])
+        speed = rollout.seconds | {"update": time.perf_counter() - start}
+        return metrics | speed_metrics(speed, config.batch_size, metrics["response/length_mean"])
 
     def advance(self, metrics: dict[str, float]) -> None:
         """Count a finished update, and adapt the KL coefficient if it has a target."""
         config, state = self.config, self.state
-        is_nonfinite = metrics["skipped_steps"] == metrics["optimizer_steps"] > 0
+        state.loss_scale = self.scaler.state_dict()
+        # The scale of fp16 starts too high, and steps are skipped until it fits.
+        is_searching = metrics.get("loss_scale", 0.0) >= 1
+        is_nonfinite = metrics["skipped_steps"] == metrics["optimizer_steps"] > 0 and not is_searching
         state.nonfinite_updates = state.nonfinite_updates + 1 if is_nonfinite else 0
         state.step += 1
         if config.kl_target is not None:
@@ -214,7 +219,7 @@ class PPOTrainer:
             self.policy,
             self.accelerator,
             rollout,
-            rows=self.micro_batch_size,
+            rows=self.limits.computed.rows,
             temperature=self.config.temperature,
             kl_per_token=metrics["objective/kl_k3"] / metrics["response/length_mean"],
         )
@@ -249,6 +254,7 @@ class PPOTrainer:
                 self.batch(batch),
                 max_new_tokens=self.config.max_new_tokens,
                 temperature=self.config.temperature,
+                limits=self.limits,
             )
             scores.append(responses.scores)
         return torch.cat(scores)
@@ -265,6 +271,7 @@ class PPOTrainer:
                 self.config,
                 self.accelerator,
                 batch_size=self.batch_size,
+                limits=self.limits,
                 seed=self.seed,
             )
         # The configured coefficient is meant for normalized and scaled scores; these are raw.
@@ -331,18 +338,13 @@ class PPOTrainer:
             self.folder / "checkpoints", accelerator=self.accelerator, policy=self.policy, optimizer=self.optimizer
         )
         if state is not None:
-            self.state = state
             self.accelerator.print(f"ppo: resuming from step {state.step}")
+            self.warn(state.change_precision(self.state.precision))
+            self.state = state
+            if state.loss_scale:
+                self.scaler.load_state_dict(state.loss_scale)
         if self.accelerator.is_main_process:
             remove_partial(self.folder, "best")
             logged = self.state.step - self.state.validation_due
             for name in ("metrics.jsonl", "samples.jsonl"):
                 checkpoint.truncate_log(self.folder / name, logged)
-
-
-def progress_note(metrics: dict[str, float]) -> str:
-    """Return the part of a step's metrics that the progress bar shows."""
-    return (
-        f"score {metrics['objective/score_mean']:.3f}, kl {metrics['objective/kl']:.2f}, "
-        f"length {metrics['response/length_mean']:.1f}"
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from workbench.config.schema import PPOConfig
 from workbench.models.policy import Policy
 from workbench.ppo import algorithm
+from workbench.ppo.micro_batches import MicroBatches
 from workbench.ppo.rollout import Rollout
 
 # Quantities summed over the tokens of a micro batch, in the order of the vector that holds the sums.
@@ -37,32 +39,41 @@ def update(
     config: PPOConfig,
     *,
     minibatch_size: int,
-    micro_batch_size: int,
+    micro_batches: MicroBatches,
     generator: torch.Generator,
+    scaler: torch.amp.GradScaler,
     frozen: Sequence[nn.Parameter] = (),
 ) -> dict[str, float]:
     """Take the optimizer steps for `advantages` and `returns` (B, T) and return the metrics over all of them.
 
     `policy` is the module that `accelerator` prepared, so that gradients are averaged over processes; sizes are per
     process. A step whose gradient is not finite is skipped and counted; a minibatch past `target_kl` ends the update.
-    Parameters in `frozen` keep their values.
+    `scaler` keeps the gradients of fp16 within its range, and is disabled in other precisions. Parameters in `frozen`
+    keep their values.
     """
+
+    def accumulate(rows: Tensor, weight: float, size: int) -> tuple[Tensor, Tensor]:
+        """Add up the weighted gradients of rows, `size` at a time; return the sums and the largest ratio."""
+        sums, largest = torch.zeros(len(SUMS), device=accelerator.device), torch.zeros((), device=accelerator.device)
+        for micro_rows in rows.split(size):
+            is_last = bool(micro_rows[-1] == rows[-1])
+            with nullcontext() if is_last else accelerator.no_sync(policy):
+                micro = micro_loss(policy, accelerator, rollout, advantages, returns, micro_rows, config)
+                accelerator.backward(scaler.scale(micro.loss * weight))
+            sums += micro.sums
+            largest = torch.maximum(largest, micro.ratio_max)
+        return sums, largest
+
     total = torch.zeros(len(SUMS), device=accelerator.device)
     ratio_max = torch.zeros((), device=accelerator.device)
     steps = skipped = 0
     norm_sum, stopped_early = 0.0, False
     for rows in minibatches(len(rollout), config.epochs, minibatch_size, generator):
         tokens = accelerator.reduce(rollout.batch.response_mask[rows].sum(), "sum").item()
-        # Gradients are averaged over processes; this makes the average the mean over all tokens.
-        weight = accelerator.num_processes / max(tokens, 1)
-        sums = torch.zeros_like(total)
-        for micro_rows in rows.split(micro_batch_size):
-            is_last = bool(micro_rows[-1] == rows[-1])
-            with nullcontext() if is_last else accelerator.no_sync(policy):
-                micro = micro_loss(policy, accelerator, rollout, advantages, returns, micro_rows, config)
-                accelerator.backward(micro.loss * weight)
-            sums += micro.sums
-            ratio_max = torch.maximum(ratio_max, micro.ratio_max)
+        # Gradients are averaged over processes; the weight makes the average the mean over all tokens.
+        work = partial(accumulate, rows, accelerator.num_processes / max(tokens, 1))
+        sums, largest = micro_batches.run(work, undo=optimizer.zero_grad)
+        ratio_max = torch.maximum(ratio_max, largest)
         total += sums
         if config.target_kl is not None:
             approx_kl = accelerator.reduce(sums[SUMS.index("approx_kl")], "sum").item() / max(tokens, 1)
@@ -72,20 +83,23 @@ def update(
                 break
         for parameter in frozen:
             parameter.grad = None
+        scaler.unscale_(optimizer)
         norm = accelerator.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
         assert norm is not None
         steps += 1
         if torch.isfinite(norm):
-            optimizer.step()
+            scaler.step(optimizer)
             norm_sum += norm.item()
         else:
             skipped += 1
+        scaler.update()
         optimizer.zero_grad()
     return update_metrics(total, ratio_max, accelerator, with_entropy=bool(config.entropy_coef)) | {
         "grad_norm": norm_sum / max(steps - skipped, 1),
         "optimizer_steps": steps,
         "skipped_steps": skipped,
         "stopped_early": float(stopped_early),
+        **({"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}),
     }
 
 

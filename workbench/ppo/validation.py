@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.config.schema import PPOConfig
 from workbench.models.policy import Policy
+from workbench.ppo.micro_batches import RowLimits
 from workbench.ppo.rollout import Rollout, collect, reward_columns
 from workbench.ppo.sampler import derive_seed
 from workbench.rewards.contract import CheckedReward
@@ -54,6 +55,7 @@ def sample_validation(
     accelerator: Accelerator,
     *,
     batch_size: int,
+    limits: RowLimits,
     seed: int,
 ) -> list[Sample]:
     """Sample this process's part of the responses to `rows`; row i always has the same seed."""
@@ -69,7 +71,7 @@ def sample_validation(
                 batch_rows,
                 max_new_tokens=config.max_new_tokens,
                 temperature=config.temperature,
-                micro_batch_size=batch_size,
+                limits=limits,
                 seeds=[derive_seed(seed, index) for index in indices],
             )
             batch_samples = rollout_samples(rollout)

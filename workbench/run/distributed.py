@@ -19,12 +19,22 @@ if TYPE_CHECKING:
 PROCESS_TIMEOUT = timedelta(days=7)
 
 
+def check_launch() -> None:
+    """Raise UserError for a launch with a distributed method that would train wrongly or not at all."""
+    for variable, name in {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise UserError(
+                f"launch: {name} is not supported; use data parallelism (DDP): accelerate launch --config_file "
+                "accelerate_config.yaml --num_processes N"
+            )
+
+
 def report_idle_cores() -> None:
     """Print a note if `accelerate launch` limits a CPU run to one thread per process, which is its default."""
     import torch
 
     cores = (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", "1"))
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    launched = "ACCELERATE_DYNAMO_BACKEND" in os.environ
     if launched and os.environ.get("OMP_NUM_THREADS") == "1" and cores > 1 and not torch.cuda.is_available():
         print_once(
             f"note: using 1 thread on {cores} cores; "

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -101,6 +102,11 @@ def run_trainer(
         write_log(folder, trainer.state)
 
 
+def trained_precision(trainer: Trainer) -> str:
+    """Return the precision that a trainer computed in."""
+    return trainer.accelerator.mixed_precision.replace("no", "fp32")
+
+
 def check_trainer_args(key: str, extra: dict[str, Any]) -> None:
     """Raise UserError for a name that TrainingArguments does not have, and for output_dir, which the run sets."""
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
@@ -135,6 +141,9 @@ def training_arguments(
 ) -> dict[str, Any]:
     """Return keyword arguments for TrainingArguments; those in `extra` take precedence."""
     logging.getLogger("transformers.trainer").setLevel(logging.WARNING)
+    # transformers and Accelerate read the launcher's choice, or that of the user's accelerate file, from this variable
+    # and prefer it to fp32.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if precision == "fp32" else precision
     return {
         "output_dir": str(folder),
         "num_train_epochs": epochs,
@@ -148,6 +157,7 @@ def training_arguments(
         "weight_decay": 0.0,
         "optim": "paged_adamw_32bit" if paged else "adamw_torch_fused",
         "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
         # Always set, because TRL's default is True.
         "activation_checkpointing": checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,

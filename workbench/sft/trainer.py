@@ -12,9 +12,12 @@ from trl import SFTConfig as TRLConfig
 from trl import SFTTrainer
 
 from workbench.config.schema import Config
+from workbench.errors import error_context
 from workbench.models.adapters import add_lora
-from workbench.models.loading import load_model
+from workbench.models.architecture import check_architecture
+from workbench.models.loading import load_model, policy_precision
 from workbench.models.optimizer import use_paged_optimizer
+from workbench.models.policy import Policy
 from workbench.run.distributed import per_process
 from workbench.run.hf_trainer import training_arguments
 from workbench.sft.plan import SFTPlan
@@ -29,6 +32,8 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
     rows_per_process = per_process("sft.batch_size", sft.batch_size, state.num_processes)
     micro_batch_size = min(sft.micro_batch_size or rows_per_process, rows_per_process)
     model = load_model(config.policy, device=state.device)
+    with error_context("policy.model"):  # before the hours of training after which PPO would refuse the model
+        check_architecture(Policy(model, plan.tokenizer))
     if config.policy.lora:
         model = add_lora(model, config.policy.lora, "default")
     arguments = training_arguments(
@@ -38,12 +43,12 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
         batch_size=micro_batch_size,
         accumulation=rows_per_process // micro_batch_size,
         learning_rate=sft.learning_rate,
-        precision=config.policy.precision,
+        precision=policy_precision(config.policy, state.device, model.config),
         checkpointing=config.policy.gradient_checkpointing,
         save_every=sft.save_every,
         seed=config.seed,
         on_cpu=state.device.type == "cpu",
-        paged=use_paged_optimizer(config.policy, state.device),
+        paged=use_paged_optimizer(model.parameters()),
         extra=sft.trainer_args,
     )
     to_features = encoder_decoder_features if model.config.is_encoder_decoder else decoder_features
@@ -56,7 +61,11 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
     if model.config.is_encoder_decoder:
         collator = DataCollatorForSeq2Seq(plan.tokenizer, model, label_pad_token_id=IGNORED_LABEL)
         return Seq2SeqTrainer(model, Seq2SeqTrainingArguments(**arguments), data_collator=collator, **data)
-    return SFTTrainer(model, TRLConfig(**arguments, max_length=None, completion_only_loss=True), **data)
+    trainer = SFTTrainer(model, TRLConfig(**arguments, max_length=None, completion_only_loss=True), **data)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # TRL converts the adapters of a quantized base to bf16
+    return trainer
 
 
 def encoder_decoder_features(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench.config.schema import Config, RewardConfig, RewardTraining
 from workbench.errors import UserError, error_context
 from workbench.models.loading import context_length, load_config, load_tokenizer
+from workbench.models.precision import machine_device, precision_lines, resolve_precision
 from workbench.rewards.registry import check_options
 from workbench.rewards.training.datasets import (
     ClassifierRows,
@@ -51,7 +52,10 @@ def plan_reward(config: Config) -> RewardPlan:
         count = len(rows.training.texts)
     with error_context("reward.train.model"):
         tokenizer = load_tokenizer(train.model)
-    limit = context_length(load_config(train.model), tokenizer)
+    model_config, device = load_config(train.model), machine_device()
+    with error_context("reward.train.precision"):
+        resolve_precision(train.precision, device, model_config)
+    limit = context_length(model_config, tokenizer)
     if limit is not None and train.max_tokens > limit:
         raise UserError(
             f"reward.train.max_tokens: {train.max_tokens}, but {train.model} reads at most {limit} tokens; lower it"
@@ -64,4 +68,5 @@ def plan_reward(config: Config) -> RewardPlan:
             f"training has only {steps:g}; lower reward.train.save_every"
         )
     summary = f"{steps:g} steps of {train.batch_size} from {count} rows, {train.model}, {aim}"
-    return RewardPlan([*rows.sizes, summary], reward, train, config.seed, tokenizer, rows)
+    precision = precision_lines("reward.train.precision", train.precision, device, model_config)
+    return RewardPlan([*rows.sizes, summary, *precision], reward, train, config.seed, tokenizer, rows)

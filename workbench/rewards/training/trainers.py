@@ -25,9 +25,11 @@ from transformers import (
 )
 
 from workbench.config.schema import RewardTraining
+from workbench.errors import error_context
 from workbench.models.adapters import add_lora
 from workbench.models.batching import encode
-from workbench.models.loading import attention, from_pretrained
+from workbench.models.loading import attention, from_pretrained, load_config
+from workbench.models.precision import resolve_precision
 from workbench.rewards.preference_encoding import encode_preferences
 from workbench.rewards.ranking import auroc
 from workbench.rewards.training.averaging import AVERAGE_FILE, AverageWeights
@@ -114,9 +116,15 @@ def load_classification_model(
     """Load the model with a new classification layer, wrapped in an adapter if one is configured."""
     # A checkpoint that already classifies keeps its body and gets a new head if its number of labels differs.
     loading = {"dtype": torch.float32, "pad_token_id": tokenizer.pad_token_id, "ignore_mismatched_sizes": True} | labels
-    loading |= attention(train.precision, PartialState().device)
+    loading |= attention(training_precision(train), PartialState().device)
     model = from_pretrained(AutoModelForSequenceClassification, train.model, **loading)
     return add_lora(model, train.lora, "default", key="reward.train", classifier=True) if train.lora else model
+
+
+def training_precision(train: RewardTraining) -> str:
+    """Return fp32, bf16 or fp16: the precision of the training on this machine."""
+    with error_context("reward.train.precision"):
+        return resolve_precision(train.precision, PartialState().device, load_config(train.model))
 
 
 def trainer_options(plan: RewardPlan, folder: Path, extra: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +146,7 @@ def trainer_options(plan: RewardPlan, folder: Path, extra: dict[str, Any]) -> di
         batch_size=per_process("reward.train.batch_size", train.batch_size, state.num_processes),
         accumulation=1,
         learning_rate=train.learning_rate,
-        precision=train.precision,
+        precision=training_precision(train),
         checkpointing=False,
         save_every=train.save_every,
         seed=plan.seed,
