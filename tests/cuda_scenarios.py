@@ -27,7 +27,7 @@ from workbench.models.policy import Policy
 from workbench.ppo.trainer import PPOTrainer
 from workbench.rewards.contract import CheckedReward
 
-SCENARIOS = ("gpt2 lora", "gpt2 separate", "gpt2 full", "t5 lora", "t5 separate", "t5 full", "llama lora", "llama full")
+SCENARIOS = ("gpt2 lora", "gpt2 full", "t5 separate", "t5 full", "llama lora")
 
 
 class OnSimulatedDevice(Accelerator):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,10 @@ def test_the_memory_is_that_of_the_longest_texts_and_too_much_is_a_warning(
     if stage is ppo.STAGE:
         assert tokens("--ppo.max_new_tokens", "100") == tokens("--ppo.max_new_tokens", "40") + 60
     monkeypatch.setattr(memory, "machine_memory", lambda: 2**20)
-    assert [line for line in lines() if line.startswith(f"warning: this machine has 0.0 GiB of memory; lower {key}")]
+    warning = "warning: this machine has 0.0 GiB of memory; shorten the texts"
+    assert [line for line in lines() if line.startswith(warning)]
+    monkeypatch.setattr(memory, "machine_memory", lambda: 20 * 2**20)
+    assert [line for line in lines() if re.search(rf"memory; set {key} to \d+$", line)]
 
 
 def test_early_stopping_that_never_evaluates_is_refused(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_another_judge_scores_the_cached_completions(
         (["--evaluation.data", json.dumps({"other": evaluation_source(4)})], 12),
         (["--evaluation.data", json.dumps({"other": evaluation_source(10) | {"split": "validation"}})], 30),
         (["--evaluation.data", json.dumps({name: evaluation_source(10) for name in ("same", "again")})], 0),
-        (["--evaluation.models", "{other: toy:gpt2}"], 10),
+        (["--evaluation.models", "{other: toy:gpt2}"], 13),  # three are sampled to check the architecture
     ],
 )
 def test_what_completions_depend_on_has_them_sampled_anew(

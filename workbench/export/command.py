@@ -87,8 +87,9 @@ def choose_stage(run: Run, requested: str | None) -> str:
 
 def with_trained_precision(run: Run, stage: str) -> Run:
     """Return the run with the precision that the stage was trained in, which `auto` chose there."""
-    precision = run.record(stage)["inputs"].get("precision", run.config.policy.precision)
-    policy = dataclasses.replace(run.config.policy, precision=precision)
+    if run.config.policy.precision != "auto":
+        return run
+    policy = dataclasses.replace(run.config.policy, precision=run.record(stage)["inputs"]["precision"])
     return Run(run.folder, dataclasses.replace(run.config, policy=policy))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from workbench.config.names import PPO
 from workbench.config.schema import Config, DataSource, Scorer
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import UserError, error_context
@@ -77,9 +78,9 @@ def plan_ppo(config: Config) -> PPOPlan:
         f"{ppo.steps} steps of {ppo.batch_size} from {len(rows)} prompts, {updates} optimizer steps each, "
         f"reward {reward.model or 'trained'}, KL coefficient {ppo.kl_coef}"
     )
-    tokens = max(len(row["prompt_ids"]) for row in rows) + ppo.max_new_tokens
+    tokens = max(len(row["prompt_ids"]) for row in rows)
     micro_batch_size = ppo.micro_batch_size or ppo.minibatch_size
-    lines = [*reports, summary, *model_plan(config, "ppo.micro_batch_size", micro_batch_size, tokens)]
+    lines = [*reports, summary, *model_plan(config, PPO, micro_batch_size, tokens, ppo.max_new_tokens)]
     return PPOPlan(lines, tokenizer, rows, validation_rows, reward_model, held_out)
 
 

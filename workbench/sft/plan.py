@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from workbench.config.names import SFT
 from workbench.config.schema import Config, DataSource
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import error_context
@@ -48,7 +49,8 @@ def plan_sft(config: Config) -> SFTPlan:
     validation_rows = load("sft.validation", sft.validation) if sft.validation else []
     steps = sft.max_steps or -(-len(train_rows) // sft.batch_size) * sft.epochs
     summary = f"{steps:g} steps of {sft.batch_size} rows from {len(train_rows)}"
-    tokens = max(len(row["prompt_ids"]) + len(row["response_ids"]) for row in train_rows)
+    longest = max(train_rows, key=lambda row: len(row["prompt_ids"]) + len(row["response_ids"]))
+    tokens = (len(longest["prompt_ids"]), len(longest["response_ids"]))
     rows = min(sft.micro_batch_size or sft.batch_size, len(train_rows))
-    lines = [*reports, summary, *model_plan(config, "sft.micro_batch_size", rows, tokens)]
+    lines = [*reports, summary, *model_plan(config, SFT, rows, *tokens)]
     return SFTPlan(lines, tokenizer, train_rows, validation_rows)
