@@ -7,7 +7,7 @@ import inspect
 import multiprocessing
 import resource
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,17 +144,42 @@ def check_apart(name: str, class_name: str, kind: str) -> Family:
     return family
 
 
+def page(families: Sequence[Family]) -> str:
+    """Return the page with the table: what works, what is refused and why, and what was not built."""
+    heading = (
+        "# Families of models\n\n"
+        "Written by `python -m benchmarks.families --write docs/families.md`, which gives every architecture that\n"
+        "transformers generates text with a configuration of a few narrow layers and random weights, and runs the\n"
+        f"check that every model goes through before it is trained. transformers {transformers.__version__}, torch\n"
+        f"{torch.__version__}, on a CPU.\n"
+    )
+    parts = [heading]
+    for kind in ("causal", "encoder-decoder"):
+        members = [family for family in families if family.kind == kind]
+        works = sorted(family.name for family in members if family.result == WORKS)
+        others = [family for family in members if family.result != WORKS]
+        lines = [f"\n## {kind}\n", f"{len(works)} of {len(members)} work: {', '.join(works)}.\n"]
+        lines += ["| family | why not |", "|---|---|"]
+        lines += [f"| {family.name} | {family.result.replace('|', ' ')} |" for family in others]
+        parts.append("\n".join(lines) + "\n")
+    return "".join(parts)
+
+
 def main() -> None:
-    """Print the table, and write it to a file."""
+    """Print the result of each family, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", type=Path)
-    parser.add_argument("names", nargs="*")
+    parser.add_argument("--write", type=Path, help="page to write")
+    parser.add_argument("names", nargs="*", help="model types; default: all")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
+    results = []
     for name, class_name, kind in families():
         if not options.names or name in options.names:
-            print(*check_apart(name, class_name, kind), sep=" | ", flush=True)
+            results.append(check_apart(name, class_name, kind))
+            print(*results[-1], sep=" | ", flush=True)
+    if options.write:
+        options.write.write_text(page(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Mutation(NamedTuple):
     tests: str  # below tests/
 
 
-ALGORITHM, OPTIONS = "test_algorithm.py", "test_ppo_options.py"
+ALGORITHM, OPTIONS, NOISE = "test_algorithm.py", "test_ppo_options.py", "test_noise.py"
 POLICY, LOGPROBS, CHECKS = "test_policy.py", "test_logprobs.py", "test_selfcheck.py"
 PPO = "test_ppo.py"  # slow as a whole, so one test of it
 RESUMED = f"{PPO}::test_a_stopped_run_resumes_to_the_same_metrics_and_weights"
@@ -129,6 +129,13 @@ MUTATIONS = [
     Mutation("a judge that contradicts the reward is ignored", "evaluation/guards.py", "passed=bool(fell) and not rose", "passed=bool(fell)", "test_guards.py"),
     Mutation("runs are compared before their training", "evaluation/run_comparison.py", "value_of(example, metric, run.results.after)", "value_of(example, metric, run.results.before)", "test_run_comparison.py"),
     Mutation("scores of different rewards are compared", "evaluation/run_comparison.py", "if metric not in different:", "if True:", "test_run_comparison.py"),
+    Mutation("a block's other tokens may arrive before its earliest", "models/noise.py", "times = first + exponentials(", "times = exponentials(", NOISE),
+    Mutation("the first token of a block is always the earliest", "models/noise.py", "counters + WHICH) * sizes)", "counters + WHICH) * 0)", NOISE),
+    Mutation("half of a noise key is not used", "models/noise.py", "state += streams.second.unsqueeze(1)", "state += 0", NOISE),
+    Mutation("a block is skipped that could hold the sample", "models/noise.py", "> reached.unsqueeze(1)).nonzero", "> reached.unsqueeze(1) + 3).nonzero", NOISE),
+    Mutation("scaled gradients are clipped", "ppo/update.py", "        scaler.unscale_(optimizer)\n", "", "test_precision.py"),
+    Mutation("a centered head has the gradient of an uncentered one", "models/logprobs.py", "(weight[ids] - center - mean_weight)", "(weight[ids] - mean_weight)", LOGPROBS),
+    Mutation("a padded row may score otherwise", "models/architecture.py", "difference = mean_difference(scored, plain, batch.response_mask)", "difference = 0.0", "test_architecture.py"),
     Mutation("values worse than a constant pass", "ppo/learning_signal.py", "if median >= -MARGIN:", "if median >= -100:", "test_learning_signal.py"),
     Mutation("KL with the wrong sign", "evaluation/generation.py", "log_ratios.sum(dim=1).tolist(), (-base", "(-log_ratios).sum(dim=1).tolist(), (-base", TOKENS),
     Mutation("KL against the base", "evaluation/generation.py", 'policy.logprobs("reference",', 'policy.logprobs("base",', TOKENS),

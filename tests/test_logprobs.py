@@ -71,6 +71,13 @@ def test_in_half_precision_what_all_logits_have_in_common_costs_no_precision(fro
         with torch.no_grad():
             uncentered = token_logprobs(nn.functional.linear(states.bfloat16(), made.weight), ids, 1.0)
     assert (logprob - expected).abs().mean() < 0.05 < 0.1 < (uncentered - expected).abs().mean()
+    half, exact = (states.to(dtype).requires_grad_() for dtype in (torch.bfloat16, torch.float64))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        head_logprobs(half, made, ids, 1.0, entropy=False)[0].sum().backward()
+    reference(exact, made, ids, 1.0)[0].sum().backward()
+    assert half.grad is not None
+    assert exact.grad is not None
+    assert torch.cosine_similarity(half.grad.double().flatten(), exact.grad.flatten(), dim=0) > 0.995
 
 
 def test_a_trained_head_gets_its_gradient() -> None:
