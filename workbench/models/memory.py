@@ -163,10 +163,10 @@ def saved_bytes(
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         saved[storage._cdata] = storage.nbytes()
-        kept.append(tensor)  # an address is used again once its tensor is gone
+        alive.append(tensor)  # an address is used again once its tensor is gone
         return tensor
 
-    kept: list[Tensor] = []
+    alive: list[Tensor] = []
     with FakeTensorMode():
         real = give_shapes(model)
         prompts, responses = (torch.zeros(1, size, dtype=torch.long) for size in (prompt_tokens, response_tokens))
