@@ -18,6 +18,7 @@ from workbench.models.architecture import check_architecture
 from workbench.models.loading import load_model, policy_precision
 from workbench.models.optimizer import use_paged_optimizer
 from workbench.models.policy import Policy
+from workbench.models.precision import autocast_dtype
 from workbench.run.distributed import per_process
 from workbench.run.hf_trainer import training_arguments
 from workbench.sft.plan import SFTPlan
@@ -32,8 +33,9 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
     rows_per_process = per_process("sft.batch_size", sft.batch_size, state.num_processes)
     micro_batch_size = min(sft.micro_batch_size or rows_per_process, rows_per_process)
     model = load_model(config.policy, device=state.device)
+    precision = policy_precision(config.policy, state.device, model.config)
     with error_context("policy.model"):  # before the hours of training after which PPO would refuse the model
-        check_architecture(Policy(model, plan.tokenizer))
+        check_architecture(Policy(model, plan.tokenizer, autocast=autocast_dtype(precision)))
     if config.policy.lora:
         model = add_lora(model, config.policy.lora, "default")
     arguments = training_arguments(
@@ -43,7 +45,7 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
         batch_size=micro_batch_size,
         accumulation=rows_per_process // micro_batch_size,
         learning_rate=sft.learning_rate,
-        precision=policy_precision(config.policy, state.device, model.config),
+        precision=precision,
         checkpointing=config.policy.gradient_checkpointing,
         save_every=sft.save_every,
         seed=config.seed,
