@@ -1,4 +1,4 @@
-"""Check every architecture that transformers generates text with, on tiny random weights (docs/families.md)."""
+"""Check every architecture that transformers generates text with, on tiny random weights; --write makes a page."""
 
 from __future__ import annotations
 

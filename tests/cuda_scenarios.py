@@ -56,9 +56,9 @@ def llama(seed: int = 0) -> LlamaForCausalLM:
 def make_policy(architecture: str, training: str, autocast: torch.dtype | None) -> Policy:
     """Return a policy that is trained with adapters, in full, or with a value model of its own."""
     if architecture != "llama":
-        made = tiny.policy(architecture, lora=training != "full", separate=training == "separate")
-        parts = {"reference": made.reference, "value_model": made.value_model}
-        return Policy(made.model, tiny.tokenizer(architecture), autocast=autocast, **parts)
+        policy = tiny.policy(architecture, lora=training != "full", separate=training == "separate")
+        parts = {"reference": policy.reference, "value_model": policy.value_model}
+        return Policy(policy.model, tiny.tokenizer(architecture), autocast=autocast, **parts)
     base = llama()
     reset_generation_config(base)
     if training == "full":

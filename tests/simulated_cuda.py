@@ -88,14 +88,14 @@ def run(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         plain["device"] = torch.device("cpu")
     if name == "_to_copy":
         plain.pop("non_blocking", None)
-    result = operation(*tree_map(values_of, args), **tree_map(values_of, plain))
+    output = operation(*tree_map(values_of, args), **tree_map(values_of, plain))
     stays = target == "cuda" or (target is None and any(isinstance(tensor, OnDevice) for tensor in tensors))
     if not stays:
-        return result
+        return output
     written = written_argument(operation, args, kwargs)
     if written is not None:
         return written
-    return tree_map(lambda value: OnDevice(value) if type(value) is Tensor else value, result)
+    return tree_map(lambda value: OnDevice(value) if type(value) is Tensor else value, output)
 
 
 def check_devices(
@@ -168,11 +168,11 @@ def move(module: nn.Module) -> None:
 
 def install() -> None:
     """Make torch believe in the device, for the rest of the process."""
-    made: Callable[..., Tensor] = torch.tensor
+    make_on_cpu: Callable[..., Tensor] = torch.tensor
 
     def tensor(data: Any, *args: Any, device: Any = None, **kwargs: Any) -> Tensor:
         """Return a tensor that is made on the CPU and moved."""
-        on_cpu = made(data, *args, **kwargs)
+        on_cpu = make_on_cpu(data, *args, **kwargs)
         return on_cpu if device is None else on_cpu.to(device)
 
     properties = SimpleNamespace(total_memory=16 * 2**30, major=8, minor=0)

@@ -158,8 +158,8 @@ def test_settings_that_mean_the_same_are_one() -> None:
 def with_source(run: EvaluatedRun, source: Source) -> EvaluatedRun:
     """Return the run with a source in place of another of that kind and name."""
     provenance = run.results.provenance
-    kept = [s for s in provenance.sources if (s.kind, s.name) != (source.kind, source.name)]
-    results = dataclasses.replace(run.results, provenance=dataclasses.replace(provenance, sources=[*kept, source]))
+    others = [s for s in provenance.sources if (s.kind, s.name) != (source.kind, source.name)]
+    results = dataclasses.replace(run.results, provenance=dataclasses.replace(provenance, sources=[*others, source]))
     return dataclasses.replace(run, results=results)
 
 

@@ -59,11 +59,12 @@ def test_numbers_are_uniform_and_those_of_other_counters_steps_and_seeds_indepen
         assert abs(high_and_low - 0.5) < 3.5 * 0.5 / math.sqrt(count), name
 
 
-def test_no_number_is_so_large_that_it_decides_by_itself() -> None:
-    last = torch.tensor([[-1]], dtype=torch.int32)
-    numbers = ((last >> 9) & 0x7FFFFF).float().add(0.5).mul(2**-23)
-    assert numbers.item() < 1, "its exponential number would be 0, and its score infinite"
-    assert exponentials(make_streams(list(range(2000)), CPU), torch.arange(500).int().expand(2000, -1)).min() > 0
+def test_no_number_is_so_large_that_it_decides_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams, counters = make_streams([0], CPU), torch.zeros(1, 1, dtype=torch.int32)
+    for bits in (-1, 2**31 - 1, 0, -(2**31)):
+        monkeypatch.setattr(noise, "hash_counters", lambda *arguments, bits=bits: torch.tensor([[bits]]).int())
+        assert 0 < uniforms(streams, counters).item() < 1, "at 1 the exponential number is 0, and the score infinite"
+        assert exponentials(streams, counters).item() > 0
 
 
 @pytest.mark.parametrize("vocabulary", [3, 256, 600])

@@ -168,14 +168,14 @@ def saved_bytes(
 
     alive: list[Tensor] = []
     with FakeTensorMode():
-        real = give_shapes(model)
+        originals = give_shapes(model)
         prompts, responses = (torch.zeros(1, size, dtype=torch.long) for size in (prompt_tokens, response_tokens))
         enabled = torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None)
         with enabled, saved_tensors_hooks(count, lambda tensor: tensor):
-            loss = sft_loss(model, prompts, responses) if stage == SFT else ppo_loss(model, prompts, responses)
+            loss = sft_loss if stage == SFT else ppo_loss
+            loss(model, prompts, responses)
         parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-        take_back(model, real)
-    assert loss.dim() <= 1
+        replace_tensors(model, originals)
     # The loss of SFT makes a gradient as large as its logits in fp32.
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     logits_tokens = response_tokens if model.config.is_encoder_decoder else prompt_tokens + response_tokens
@@ -206,7 +206,7 @@ def ppo_loss(model: PreTrainedModel | PeftModel, prompts: Tensor, responses: Ten
 
 
 def give_shapes(model: nn.Module) -> dict[int, Tensor]:
-    """Replace parameters and buffers by tensors without values on the current fake device; return what was there."""
+    """Replace parameters and buffers by fake tensors; return the originals by the ids of those, for replace_tensors."""
     originals = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     made: dict[int, Tensor] = {}
     for key, tensor in originals.items():
@@ -216,13 +216,8 @@ def give_shapes(model: nn.Module) -> dict[int, Tensor]:
     return {id(made[key]): tensor for key, tensor in originals.items()}
 
 
-def take_back(model: nn.Module, originals: dict[int, Tensor]) -> None:
-    """Put back what `give_shapes` returned."""
-    replace_tensors(model, originals)
-
-
 def replace_tensors(model: nn.Module, by_id: dict[int, Tensor]) -> None:
-    """Replace parameters and buffers; those that several modules share stay shared."""
+    """Replace each parameter and buffer by the one of its id; those that several modules share stay shared."""
     for module in model.modules():
         tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for tensors in tables:

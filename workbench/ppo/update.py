@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -51,19 +51,6 @@ def update(
     `scaler` keeps the gradients of fp16 within its range, and is disabled in other precisions. Parameters in `frozen`
     keep their values.
     """
-
-    def accumulate(rows: Tensor, weight: float, size: int) -> tuple[Tensor, Tensor]:
-        """Add up the weighted gradients of rows, `size` at a time; return the sums and the largest ratio."""
-        sums, largest = torch.zeros(len(SUMS), device=accelerator.device), torch.zeros((), device=accelerator.device)
-        for micro_rows in rows.split(size):
-            is_last = bool(micro_rows[-1] == rows[-1])
-            with nullcontext() if is_last else accelerator.no_sync(policy):
-                micro = micro_loss(policy, accelerator, rollout, advantages, returns, micro_rows, config)
-                accelerator.backward(scaler.scale(micro.loss * weight))
-            sums += micro.sums
-            largest = torch.maximum(largest, micro.ratio_max)
-        return sums, largest
-
     total = torch.zeros(len(SUMS), device=accelerator.device)
     ratio_max = torch.zeros((), device=accelerator.device)
     steps = skipped = 0
@@ -71,7 +58,9 @@ def update(
     for rows in minibatches(len(rollout), config.epochs, minibatch_size, generator):
         tokens = accelerator.reduce(rollout.batch.response_mask[rows].sum(), "sum").item()
         # Gradients are averaged over processes; the weight makes the average the mean over all tokens.
-        work = partial(accumulate, rows, accelerator.num_processes / max(tokens, 1))
+        weight = accelerator.num_processes / max(tokens, 1)
+        losses = partial(micro_loss, policy, accelerator, rollout, advantages, returns, config)
+        work = partial(accumulate_gradients, policy, accelerator, scaler, losses, rows, weight)
         sums, largest = micro_batches.run(work, undo=optimizer.zero_grad)
         ratio_max = torch.maximum(ratio_max, largest)
         total += sums
@@ -103,14 +92,35 @@ def update(
     }
 
 
+def accumulate_gradients(
+    policy: nn.Module,
+    accelerator: Accelerator,
+    scaler: torch.amp.GradScaler,
+    losses: Callable[[Tensor], MicroBatch],
+    rows: Tensor,
+    weight: float,
+    size: int,
+) -> tuple[Tensor, Tensor]:
+    """Add up the gradients of the weighted losses of rows, `size` at a time; return the SUMS and the largest ratio."""
+    sums, largest = torch.zeros(len(SUMS), device=accelerator.device), torch.zeros((), device=accelerator.device)
+    for micro_rows in rows.split(size):
+        is_last = bool(micro_rows[-1] == rows[-1])
+        with nullcontext() if is_last else accelerator.no_sync(policy):
+            micro = losses(micro_rows)
+            accelerator.backward(scaler.scale(micro.loss * weight))
+        sums += micro.sums
+        largest = torch.maximum(largest, micro.ratio_max)
+    return sums, largest
+
+
 def micro_loss(
     policy: nn.Module,
     accelerator: Accelerator,
     rollout: Rollout,
     advantages: Tensor,
     returns: Tensor,
-    rows: Tensor,
     config: PPOConfig,
+    rows: Tensor,
 ) -> MicroBatch:
     """Run the policy over `rows` of the rollout and return the loss and the sums for its metrics."""
     module: Policy = accelerator.unwrap_model(policy)

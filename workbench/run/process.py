@@ -74,8 +74,8 @@ def exit_for_closed_pipe() -> NoReturn:
 def share_cores() -> None:
     """Let threads that wait for each other give their core away, before torch starts them.
 
-    By default they wait busily. With other work on the cores, those that wait then take the time of those that work: a
-    step takes sixty times as long rather than twice.
+    By default they wait busily. With other work on the cores, those that wait then take the time of those that work
+    (docs/performance.md has the measurement).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
