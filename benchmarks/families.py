@@ -22,11 +22,10 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from workbench.errors import UserError, one_line
-from workbench.models.architecture import check_architecture
+from workbench.models.architecture import checked_policy
 from workbench.models.loading import disable_dropout, reset_generation_config
-from workbench.models.policy import Policy
 
-MEMORY, SECONDS = 8 * 2**30, 60
+MEMORY, SECONDS = 8 * 2**30, 30
 VOCABULARY, PAD, STOP, START = 64, 1, 2, 3
 # Sizes by the names that configurations give them; what a configuration does not have is left out.
 SIZES: dict[str, Any] = {
@@ -119,7 +118,7 @@ def check_variant(class_name: str, changes: Mapping[str, Any]) -> str:
     except Exception as error:  # each family has errors of its own
         return f"{NOT_BUILT}: {one_line(error)[:100]}"
     try:
-        check_architecture(Policy(model, tokenizer()))
+        checked_policy(model, tokenizer())
     except UserError as error:
         return str(error)
     except Exception as error:

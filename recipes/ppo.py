@@ -28,12 +28,14 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     from accelerate.utils import set_seed
 
     from workbench.models.precision import precision_name
+    from workbench.models.sharding import shard_policy
     from workbench.ppo.overoptimization import read_points
     from workbench.ppo.policy_files import load_policy, save_policy
     from workbench.ppo.trainer import PPOTrainer
     from workbench.report.live import live_page
     from workbench.report.overoptimization_page import overoptimization_page
     from workbench.rewards.registry import load_run_reward
+    from workbench.run.distributed import is_sharded_launch
     from workbench.run.files import content_hash, write_text
     from workbench.run.tracking import tracking
 
@@ -49,8 +51,11 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     accelerator = Accelerator(mixed_precision="no")
     set_seed(config.seed, device_specific=True)
     separate = config.ppo.value_model == "separate"
+    policy = load_policy(config.policy, plan.tokenizer, device=accelerator.device, sft=sft, separate_values=separate)
+    if is_sharded_launch():
+        shard_policy(policy)
     trainer = PPOTrainer(
-        load_policy(config.policy, plan.tokenizer, device=accelerator.device, sft=sft, separate_values=separate),
+        policy,
         plan.tokenizer,
         reward,
         plan.rows,
@@ -64,10 +69,9 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     )
     with live_page(run, PPO), tracking(run, PPO) as tracker:
         metrics = trainer.train(tracker)
-    if accelerator.is_main_process:
-        save_policy(trainer.unwrapped, plan.tokenizer, folder)
-        if plan.held_out is not None:
-            write_text(folder / "overoptimization.html", overoptimization_page(read_points(folder / "metrics.jsonl")))
+    save_policy(trainer.unwrapped, plan.tokenizer, folder)
+    if accelerator.is_main_process and plan.held_out is not None:
+        write_text(folder / "overoptimization.html", overoptimization_page(read_points(folder / "metrics.jsonl")))
     accelerator.wait_for_everyone()
     inputs = {"model": config.policy.model, "sft": content_hash(sft) if sft else None, "data": config.ppo.data.path}
     inputs["precision"] = precision_name(trainer.unwrapped.autocast_dtype)

@@ -27,6 +27,7 @@ def run(run: Run, plan: SFTPlan) -> StageResult:
     from transformers import set_seed
 
     from workbench.models.loading import save_model
+    from workbench.models.sharding import full_state_dict
     from workbench.report.live import live_page
     from workbench.run.files import writing
     from workbench.run.hf_trainer import remove_checkpoints, run_trainer, trained_precision
@@ -42,9 +43,11 @@ def run(run: Run, plan: SFTPlan) -> StageResult:
     metrics = {"loss": trainer.state.log_history[-1]["train_loss"], "steps": trainer.state.global_step}
     if plan.validation_rows:
         metrics["validation_loss"] = trainer.evaluate()["eval_loss"]
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    weights = full_state_dict(model)
     if trainer.is_world_process_zero():
         with writing(folder):
-            save_model(trainer.accelerator.unwrap_model(trainer.model), folder)
+            save_model(model, folder, weights)
             plan.tokenizer.save_pretrained(folder)
             remove_checkpoints(folder)
     trainer.accelerator.wait_for_everyone()

@@ -12,6 +12,8 @@ from trainers import make_trainer, step
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    FSMTConfig,
+    FSMTForConditionalGeneration,
     GPT2LMHeadModel,
     PreTrainedModel,
     RobertaConfig,
@@ -22,7 +24,7 @@ from transformers import (
 )
 
 from workbench.errors import UserError
-from workbench.models.architecture import check_architecture
+from workbench.models.architecture import check_architecture, checked_policy
 from workbench.models.loading import disable_dropout, reset_generation_config
 from workbench.models.policy import Policy
 
@@ -120,6 +122,13 @@ def test_a_padding_token_without_an_embedding_is_refused() -> None:
     policy = Policy(tiny.model("gpt2"), tokenizer)
     with pytest.raises(UserError, match=rf"pads with token {VOCABULARY - 2}, but the model has embeddings for"):
         check_architecture(policy)
+
+
+def test_a_model_that_was_made_for_another_use_is_refused() -> None:
+    sizes = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    config = FSMTConfig(src_vocab_size=VOCABULARY, tgt_vocab_size=VOCABULARY, d_model=16, **sizes)
+    with pytest.raises(UserError, match=r"^fsmt cannot be sampled and scored: AttributeError: .*; use another model$"):
+        checked_policy(FSMTForConditionalGeneration(config), tiny.tokenizer("t5"))
 
 
 def test_a_model_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from configs import GOOD
 
 from workbench.config.schema import Config
 from workbench.errors import Failed, Interrupted, UserError
 from workbench.run import cli
 from workbench.run.cli import Stage, StageResult
-from workbench.run.distributed import check_launch
 from workbench.run.folder import Run
 
+ACCELERATE = Path(__file__).resolve().parent.parent / "recipes" / "accelerate"
 
-@pytest.mark.parametrize(
-    ("variable", "name"), [("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP")]
-)
-def test_a_launch_that_would_train_wrongly_is_refused(
-    variable: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(variable, "true")
-    with pytest.raises(UserError, match=rf"launch: {name} is not supported; use data parallelism \(DDP\)"):
-        check_launch()
-    monkeypatch.setenv(variable, "false")
-    check_launch()
+
+@pytest.mark.parametrize("file", sorted(ACCELERATE.glob("*.yaml")), ids=lambda file: file.stem)
+def test_accelerate_accepts_every_configuration_and_its_own_launch_line(file: Path) -> None:
+    commands = re.findall(r"^#   accelerate launch (.*) --config \.\.\.$", file.read_text(), re.MULTILINE)
+    assert len(commands) == (2 if file.stem == "two_machines" else 1)
+    for rank, command in enumerate(commands):
+        words = command.replace("recipes/accelerate", str(ACCELERATE)).split()
+        arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
+        assert arguments.module
+        assert arguments.training_script == "recipes.detox"
+        assert arguments.config_file == str(file)
+        assert arguments.mixed_precision == "no"
+        assert (arguments.multi_gpu, arguments.use_fsdp) == (
+            file.stem in ("multi_gpu", "two_machines"),
+            file.stem == "fsdp2",
+        )
+        assert (arguments.num_machines, arguments.machine_rank) == ((2, rank) if len(commands) == 2 else (1, 0))
+        if arguments.use_fsdp:
+            variables = prepare_multi_gpu_env(arguments)
+            assert (variables["ACCELERATE_USE_FSDP"], variables["FSDP_VERSION"]) == ("true", "2")
+            assert variables["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
 
 
 def test_waiting_threads_give_their_core_away_before_torch_starts_them() -> None:

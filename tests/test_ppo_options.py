@@ -18,6 +18,7 @@ from workbench.models.adapters import load_trainable
 from workbench.models.loading import load_policy_tokenizer, stop_ids
 from workbench.models.policy import Batch, Policy
 from workbench.ppo import algorithm
+from workbench.ppo.initial_scores import mean_and_deviation, score_initial_policy
 from workbench.ppo.rollout import Rollout
 from workbench.ppo.sampler import token_limit
 from workbench.ppo.trainer import PPOTrainer
@@ -152,7 +153,12 @@ def test_a_value_warm_up_moves_the_values_and_leaves_the_policy_to_the_bit(
 
 def test_scores_are_normalized_by_those_of_the_initial_policy(tmp_path: Path) -> None:
     run = make_trainer(tmp_path, "gpt2", score_samples=32, kl_coef=0.0)
-    initial, state = run.score_initial_policy(), run.state
+    run.measure_initial_scores()
+    initial = score_initial_policy(
+        run.unwrapped, run.tokenizer, run.reward, run.batch, run.config, run.limits, seed=run.seed, process=0
+    )
+    state = run.state
+    assert mean_and_deviation(initial) == (state.score_mean, state.score_std)
     rollout, metrics = step(run)
     assert len(initial) == 32
     assert state.score_std is not None

@@ -47,8 +47,9 @@ def test_every_scenario_comes_to_its_end(results: Path) -> None:
 
 
 def test_two_processes_of_the_launcher_print_once(in_project: Path) -> None:
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_config.yaml"]
-    several = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    configuration = "recipes/accelerate/multi_gpu.yaml"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration]
+    several = ["--num_processes", "2", "--main_process_port", "0"]
     recipe = ["-m", "recipes.ppo", "--config", "recipes/configs/quickstart.yaml", "--print_config"]
     output = subprocess.check_output(
         [*launcher, *several, *recipe], env=os.environ | {"ACCELERATE_USE_CPU": "true"}, text=True, timeout=LIMIT

@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,8 +30,9 @@ from recipes import evaluation, ppo
 from workbench.config.schema import DataSource, PPOConfig
 from workbench.errors import Interrupted, UserError
 from workbench.evaluation.generation import ComparedModel, Sampling, sample_completions
-from workbench.models.policy import Batch
+from workbench.models.policy import Batch, Policy
 from workbench.models.sampling import is_truncated
+from workbench.models.sharding import full_tensor
 from workbench.ppo import trainer as trainer_module
 from workbench.ppo import update as update_module
 from workbench.ppo.rollout import Rollout, decode, score_tokens
@@ -68,12 +69,14 @@ def name(architecture: str, lora: bool, value_model: str) -> str:
     return f"{architecture}-{'lora' if lora else 'full'}-{value_model}"
 
 
-def trainer(folder: Path, kind: Kind, **options: Any) -> PPOTrainer:
-    """Return a trainer of a tiny policy, the same in every process."""
+def trainer(folder: Path, kind: Kind, prepare: Callable[[Policy], None] | None = None, **options: Any) -> PPOTrainer:
+    """Return a trainer of a tiny policy, the same in every process, after `prepare` has changed it."""
     architecture, lora, value_model = kind
     torch.manual_seed(0)
     policy = tiny.policy(architecture, lora=lora, separate=value_model == "separate")
     torch.nn.init.normal_(policy.value_head.weight, std=0.1)
+    if prepare is not None:
+        prepare(policy)
     return make_trainer(folder, architecture, config=CONFIG, policy=policy, **options)
 
 
@@ -110,13 +113,16 @@ def minibatches_in_order(rows: int, epochs: int, size: int, generator: torch.Gen
         yield from (torch.cat(minibatch) for minibatch in zip(*parts, strict=True))
 
 
-def first_update(folder: Path, kind: Kind) -> tuple[dict[str, float], dict[str, Tensor]]:
+def first_update(
+    folder: Path, kind: Kind, prepare: Callable[[Policy], None] | None = None
+) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Return metrics and weights after the update on the same uneven rollout, however many processes divide it."""
     # Adam's step on a gradient near 0 is a fraction of the rate by rounding, which the tolerance of 1e-5 must exceed.
-    run = trainer(folder, kind, entropy_coef=0.01, value_clip_range=0.05, learning_rate=1e-3)
+    run = trainer(folder, kind, prepare, entropy_coef=0.01, value_clip_range=0.05, learning_rate=1e-3)
     with mock.patch.object(update_module, "minibatches", minibatches_in_order):
         metrics = run.update(uneven_rollout(run))
-    return metrics, {key: value.detach() for key, value in run.unwrapped.named_parameters() if value.requires_grad}
+    trained = {key: value for key, value in run.unwrapped.named_parameters() if value.requires_grad}
+    return metrics, {key: full_tensor(value.detach()) for key, value in trained.items()}
 
 
 def completions(architecture: str, prompts: int) -> list[list[dict[str, Any]]]:

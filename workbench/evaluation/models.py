@@ -17,7 +17,7 @@ from workbench.config.schema import Config
 from workbench.errors import UserError, error_context
 from workbench.evaluation.generation import ComparedModel
 from workbench.models.adapters import check_adapter, is_adapter, load_adapter, load_adapters
-from workbench.models.architecture import check_architecture
+from workbench.models.architecture import checked_policy
 from workbench.models.loading import load_config, load_model, policy_precision, resolve
 from workbench.models.policy import Policy
 from workbench.models.precision import autocast_dtype
@@ -124,7 +124,8 @@ class ModelLoader:
         """The policy that holds the base and any adapters."""
         model = self._full_model(self.policy_config.model)
         if self.policy_config.lora is None:
-            return self._policy(model, self.tokenizer, reference=self._reference)
+            with error_context("policy.model"):
+                return self._policy(model, self.tokenizer, reference=self._reference)
         joined = model
         if self.trained:
             joined = load_adapters(model, {self.variants[title]: folder for title, folder in self.trained.items()})
@@ -141,7 +142,6 @@ class ModelLoader:
                 config = dataclasses.replace(self.policy_config, model=spec.model, quantization=None)
                 tokenizer = self.tokenizers[spec.model]
                 policy = self._policy(load_model(config, device=self.device), tokenizer)
-                check_architecture(policy)
                 return ComparedModel(title, policy, "base", tokenizer, None, with_log_ratios)
         if self.policy_config.lora is None and title in self.trained:
             model = self._full_model(str(self.trained[title]))
@@ -157,7 +157,10 @@ class ModelLoader:
     ) -> Policy:
         """Return the model as a policy in the configured precision."""
         precision = policy_precision(self.policy_config, self.device, model.config)
-        return Policy(model, tokenizer, reference=reference, autocast=autocast_dtype(precision))
+        autocast = autocast_dtype(precision)
+        if isinstance(model, PeftModel):  # its adapters were trained on a model that was checked
+            return Policy(model, tokenizer, reference=reference, autocast=autocast)
+        return checked_policy(model, tokenizer, reference=reference, autocast=autocast)
 
     @cached_property
     def _reference(self) -> PreTrainedModel:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
+from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.errors import UserError, one_line
 from workbench.models.logprobs import token_logprobs
@@ -13,6 +19,23 @@ PROMPT_LENGTHS, RESPONSE_LENGTHS = (9, 4, 6), (5, 7, 6)
 FIRST_ID = 5  # special tokens come first
 # Mean differences in nats per token: of rounding alone, which half precision and quantized weights have more of.
 EXACT, ROUNDED = 1e-3, 0.3
+
+
+def checked_policy(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, **options: Any) -> Policy:
+    """Return the Policy of a model with its options; raises UserError as `check_architecture` does."""
+    with refused_in_one_line(model.config.model_type):
+        policy = Policy(model, tokenizer, **options)
+    check_architecture(policy)
+    return policy
+
+
+@contextmanager
+def refused_in_one_line(model_type: str) -> Iterator[None]:
+    """Turn what a model raises that was made for another use into a UserError."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
+        raise UserError(f"{model_type} cannot be sampled and scored: {one_line(error)}; use another model") from error
 
 
 @torch.no_grad()
@@ -42,12 +65,11 @@ def check_architecture(policy: Policy) -> None:
     was_training = policy.training
     policy.eval()
     try:
-        scored = policy.logprobs("policy", batch, 1.0)
-        plain = plain_logprobs(policy, prompts, responses, batch.response_mask)
-        drawn, drawn_logprobs = draw(policy, batch)
-        drawn_scored = policy.logprobs("policy", drawn, 1.0)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
-        raise UserError(f"{model_type} cannot be sampled and scored: {one_line(error)}; use another model") from error
+        with refused_in_one_line(model_type):
+            scored = policy.logprobs("policy", batch, 1.0)
+            plain = plain_logprobs(policy, prompts, responses, batch.response_mask)
+            drawn, drawn_logprobs = draw(policy, batch)
+            drawn_scored = policy.logprobs("policy", drawn, 1.0)
     finally:
         policy.train(was_training)
     difference = mean_difference(scored, plain, batch.response_mask)

@@ -231,13 +231,16 @@ def start_id(model: PreTrainedModel) -> int | None:
     return next(int(first) for first in (*ids, model.generation_config.bos_token_id) if first is not None)
 
 
-def save_model(model: PreTrainedModel | PeftModel, folder: Path) -> None:
+def save_model(
+    model: PreTrainedModel | PeftModel, folder: Path, state_dict: dict[str, torch.Tensor] | None = None
+) -> None:
     """Write an ordinary transformers model, or PEFT adapter, into `folder`.
 
     The active adapter's files are written to `folder` itself, where `PeftModel.from_pretrained(base, folder)` looks.
+    `state_dict` has the weights of a sharded model in full.
     """
     if not isinstance(model, PeftModel):
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state_dict)
         return
     name = model.active_adapter
     # Without the flag peft looks up the base on the hub, and may save the frozen embeddings with the adapter.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 BYTES_OF_STATE = 8  # two moments in fp32
 # Below, there is nothing worth moving to the host, and bitsandbytes waits for the device once per parameter.
@@ -16,8 +17,8 @@ PAGED_FRACTION = 1 / 16
 def use_paged_optimizer(parameters: Iterable[nn.Parameter]) -> bool:
     """Return whether the optimizer's state may move to the host when a GPU is full (arXiv 2305.14314 section 3)."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    if not trained or trained[0].device.type != "cuda":
-        return False
+    if not trained or trained[0].device.type != "cuda" or isinstance(trained[0], DTensor):
+        return False  # bitsandbytes does not know shards
     state = BYTES_OF_STATE * sum(parameter.numel() for parameter in trained)
     return state > PAGED_FRACTION * torch.cuda.get_device_properties(trained[0].device).total_memory
 

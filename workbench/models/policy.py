@@ -190,6 +190,7 @@ class Policy(nn.Module):
                 attention_mask=prompt_mask.long(),
                 generation_config=config,
                 logits_processor=processors,
+                synced_gpus=False,  # a sharded model is gathered, and processes may generate different lengths
             )
         self.train(was_training)
         response_ids = output[:, 1 if self.is_encoder_decoder else prompt_ids.shape[1] :]

@@ -17,6 +17,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from workbench.errors import UserError
+from workbench.models.sharding import full_tensor, is_sharded, like
 from workbench.run.distributed import fail_together
 from workbench.run.files import atomic_folder, content_hash, remove_partial, write_text, writing
 
@@ -67,18 +68,26 @@ def save(
 ) -> None:
     """Write `folder`/step_NNNNNN atomically, then remove all but the newest `keep`.
 
-    It holds the trainable parameters, optimizer, train state and every process's random states, with a checksum.
+    It holds the trainable parameters, optimizer, train state and every process's random states, with a checksum. A
+    sharded policy and its optimizer are saved in full, so that any number of processes can resume.
     """
     random_states = accelerator.gather_for_metrics([random_state()], use_gather_object=True)
+    # Taken from the optimizer, because switching adapters changes requires_grad.
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    named = accelerator.unwrap_model(policy).named_parameters()
+    is_main = accelerator.is_main_process
+    trainable = {name: full_on_cpu(p.detach(), keep=is_main) for name, p in named if id(p) in trained}
+    optimizer_state = optimizer.state_dict()
+    optimizer_state["state"] = {
+        index: {name: full_on_cpu(value, keep=is_main) for name, value in entries.items()}
+        for index, entries in optimizer_state["state"].items()
+    }
     with fail_together(accelerator):
-        if accelerator.is_main_process:
-            module = accelerator.unwrap_model(policy)
-            # Taken from the optimizer, because switching adapters changes requires_grad.
-            trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if is_main:
             content = {
                 "train_state": asdict(state),
-                "trainable": {name: p.detach().cpu() for name, p in module.named_parameters() if id(p) in trained},
-                "optimizer": optimizer.state_dict(),
+                "trainable": trainable,
+                "optimizer": optimizer_state,
                 "random": random_states,
             }
             checkpoint = folder / f"step_{state.step:06}"
@@ -97,7 +106,7 @@ def load_latest(
 ) -> TrainState | None:
     """Restore the newest intact checkpoint in place and return its train state; None if there is none.
 
-    Raises UserError if another version, or a different number of processes, saved it.
+    Another number of processes may have saved it. Raises UserError if another version did.
     """
     # One process decides for all.
     (name,) = broadcast_object_list([newest_intact(folder) if accelerator.is_main_process else None])
@@ -106,18 +115,31 @@ def load_latest(
     content = torch.load(folder / name / "state.pt", map_location="cpu", weights_only=True)
     if content.get("train_state", {}).keys() != {item.name for item in fields(TrainState)}:
         raise UserError(f"{folder / name}: saved by another version of this project; start over with --force ppo")
-    if len(content["random"]) != accelerator.num_processes:
-        raise UserError(
-            f"{folder / name}: saved by {len(content['random'])} processes, resumed by {accelerator.num_processes}; "
-            "launch with the same number"
+    before, now = len(content["random"]), accelerator.num_processes
+    if before != now:
+        accelerator.print(
+            f"ppo: warning: saved by {before} process{'es' * (before > 1)}, resumed by {now}: the steps from here on "
+            "draw other samples than they would have",
+            flush=True,
         )
     parameters = dict(accelerator.unwrap_model(policy).named_parameters())
     with torch.no_grad():
         for key, value in content["trainable"].items():
-            parameters[key].copy_(value)
+            parameters[key].copy_(like(value, parameters[key]))
+    if is_sharded(policy):
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for index, entries in content["optimizer"]["state"].items():
+            moments = {name: value for name, value in entries.items() if value.shape == trained[index].shape}
+            entries |= {name: like(value, trained[index]) for name, value in moments.items()}
     optimizer.load_state_dict(content["optimizer"])
-    restore_random_state(content["random"][accelerator.process_index])
+    restore_random_state(content["random"][accelerator.process_index % before])
     return TrainState(**content["train_state"])
+
+
+def full_on_cpu(value: Any, *, keep: bool) -> Any:
+    """Return a tensor in full on the CPU, or None on a process that does not keep it; every process must call it."""
+    whole = full_tensor(value)
+    return (whole.cpu() if isinstance(whole, torch.Tensor) else whole) if keep else None
 
 
 def newest_intact(folder: Path) -> str | None:
@@ -171,7 +193,8 @@ def random_state() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": state | {"state": state["state"] | {"key": torch.from_numpy(state["state"]["key"].astype("int64"))}},
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # Of this process's device alone: another machine may have another number of them.
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
 
 
@@ -181,5 +204,5 @@ def restore_random_state(state: dict[str, Any]) -> None:
     keys = state["numpy"]["state"]["key"].numpy().astype("uint32")
     numpy.random.set_state(state["numpy"] | {"state": state["numpy"]["state"] | {"key": keys}})
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0])

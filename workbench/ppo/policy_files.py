@@ -12,10 +12,12 @@ from transformers import PreTrainedTokenizerBase
 from workbench.config.schema import PolicyConfig
 from workbench.errors import error_context
 from workbench.models.adapters import load_trainable
-from workbench.models.architecture import check_architecture
+from workbench.models.architecture import checked_policy
 from workbench.models.loading import policy_precision, save_model
 from workbench.models.policy import Policy
 from workbench.models.precision import autocast_dtype
+from workbench.models.sharding import full_state_dict, full_tensor
+from workbench.run.distributed import is_main_process
 from workbench.run.files import writing
 
 
@@ -33,25 +35,31 @@ def load_policy(
     model that cannot be loaded, or not be sampled and scored alike.
     """
     models = load_trainable(policy, sft, device=device, value_model=separate_values)
-    loaded = Policy(
-        models.model,
-        tokenizer,
-        reference=models.reference,
-        value_model=models.value_model,
-        autocast=autocast_dtype(policy_precision(policy, device, models.model.config)),
-    )
     with error_context("policy.model"):
-        check_architecture(loaded)
-    return loaded
+        return checked_policy(
+            models.model,
+            tokenizer,
+            reference=models.reference,
+            value_model=models.value_model,
+            autocast=autocast_dtype(policy_precision(policy, device, models.model.config)),
+        )
 
 
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the adapter or model and its tokenizer, together with the weights that compute the values."""
+    """Write the adapter or model and its tokenizer, together with the weights that compute the values.
+
+    Every process must call it; the main process writes.
+    """
+    weights = full_state_dict(policy.model)
+    value_weights = None if policy.value_model is None else full_state_dict(policy.value_model)
+    value_head = {name: full_tensor(value) for name, value in policy.value_head.state_dict().items()}
+    if not is_main_process():
+        return
     with writing(folder):
-        save_model(policy.model, folder)
+        save_model(policy.model, folder, weights)
         tokenizer.save_pretrained(folder)
-        save_file(policy.value_head.state_dict(), folder / "value_head.safetensors")
+        save_file(value_head, folder / "value_head.safetensors")
         if policy.value_model is not None:
-            policy.value_model.save_pretrained(folder / "value")
+            save_model(policy.value_model, folder / "value", value_weights)
         elif isinstance(policy.model, PeftModel) and "value" in policy.model.peft_config:
             policy.model.save_pretrained(folder, selected_adapters=["value"], save_embedding_layers=False)

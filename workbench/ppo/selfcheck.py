@@ -10,6 +10,7 @@ from torch import nn
 
 from workbench.errors import UserError
 from workbench.models.policy import Policy, adapter_name
+from workbench.models.sharding import gathered
 from workbench.ppo.rollout import ROW_FIELDS, Rollout
 from workbench.rewards.contract import RewardModel
 
@@ -46,7 +47,8 @@ def check_start(
             f"(limit {limits.kl}); "
             "the policy must start as a copy of its reference: is dropout on, or was another adapter loaded?"
         )
-    check_reference(module)
+    with gathered(module):
+        check_reference(module)
     part = slice(0, rows)
     batch = rollout.batch.rows(part)
     mask, scores = batch.response_mask, policy(batch, temperature)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.schema import PPOConfig
@@ -21,13 +21,15 @@ from workbench.models.loading import context_length, save_model
 from workbench.models.optimizer import make_optimizer
 from workbench.models.policy import Policy
 from workbench.models.precision import precision_name
+from workbench.models.sharding import full_state_dict, gathered, loss_scaler, prepare
 from workbench.ppo import algorithm, checkpoint
 from workbench.ppo.advantages import estimate_advantages
+from workbench.ppo.initial_scores import mean_and_deviation, score_initial_policy
 from workbench.ppo.learning_signal import read_signal, value_warning
 from workbench.ppo.metrics import progress_note, rollout_metrics, speed_metrics
 from workbench.ppo.micro_batches import row_limits
 from workbench.ppo.overoptimization import divergence_warning, read_points
-from workbench.ppo.rollout import Rollout, collect, respond
+from workbench.ppo.rollout import Rollout, collect
 from workbench.ppo.sampler import batch_indices, check_batch_size, check_columns, check_rows, derive_seed, token_limit
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
 from workbench.ppo.update import parameter_groups, update
@@ -80,10 +82,9 @@ class PPOTrainer:
         self.context_length = None if policy.is_encoder_decoder else context_length(policy.base.config, tokenizer)
         groups = parameter_groups(policy, config.learning_rate, config.value_learning_rate)
         self.policy_parameters: list[nn.Parameter] = groups[0]["params"]
-        optimizer = make_optimizer(groups)
-        self.policy, self.optimizer = accelerator.prepare(policy, optimizer)
+        self.policy, self.optimizer = prepare(policy, make_optimizer(groups), accelerator)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=policy.autocast_dtype == torch.float16)
+        self.scaler = loss_scaler(policy)
         self.state = checkpoint.TrainState(config.kl_coef, precision=precision_name(policy.autocast_dtype))
 
     @property
@@ -154,15 +155,16 @@ class PPOTrainer:
         limit = token_limit(step, config.min_token_limit, config.max_new_tokens, self.seed)
         check_rows(rows, limit, self.context_length)
         torch.manual_seed(derive_seed(self.seed, step, self.accelerator.process_index))
-        return collect(
-            self.unwrapped,
-            self.tokenizer,
-            self.reward,
-            rows,
-            max_new_tokens=limit,
-            temperature=config.temperature,
-            limits=self.limits,
-        )
+        with gathered(self.unwrapped):
+            return collect(
+                self.unwrapped,
+                self.tokenizer,
+                self.reward,
+                rows,
+                max_new_tokens=limit,
+                temperature=config.temperature,
+                limits=self.limits,
+            )
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Improve the policy on a rollout and return the step's metrics."""
@@ -231,37 +233,22 @@ class PPOTrainer:
         """
         if not self.config.score_samples or self.state.score_std is not None:
             return
-        with self.saved_on_failure():
-            local = self.score_initial_policy()
-        scores = self.accelerator.gather(local)
-        std = scores.std(correction=0).item()
-        if std < 1e-6:
-            raise UserError(
-                f"ppo.score_samples: all {len(scores)} responses of the initial policy score {scores[0].item():g}, so "
-                "there is nothing to normalize by; set it to 0, or check the reward"
-            )
-        self.state.score_mean, self.state.score_std = scores.mean().item(), std
-
-    def score_initial_policy(self) -> Tensor:
-        """Return this process's part of the initial policy's scores."""
-        scores: list[Tensor] = []
-        for batch in range(-(-self.config.score_samples // self.config.batch_size)):
-            torch.manual_seed(derive_seed(self.seed, batch, self.accelerator.process_index, 1))
-            responses = respond(
+        with self.saved_on_failure(), gathered(self.unwrapped):
+            local = score_initial_policy(
                 self.unwrapped,
                 self.tokenizer,
                 self.reward,
-                self.batch(batch),
-                max_new_tokens=self.config.max_new_tokens,
-                temperature=self.config.temperature,
-                limits=self.limits,
+                self.batch,
+                self.config,
+                self.limits,
+                seed=self.seed,
+                process=self.accelerator.process_index,
             )
-            scores.append(responses.scores)
-        return torch.cat(scores)
+        self.state.score_mean, self.state.score_std = mean_and_deviation(self.accelerator.gather(local))
 
     def validate(self) -> tuple[dict[str, float], list[Sample]]:
         """Return metrics and samples of the policy on the validation prompts, over all processes."""
-        with self.saved_on_failure():
+        with self.saved_on_failure(), gathered(self.unwrapped):
             local = sample_validation(
                 self.unwrapped,
                 self.tokenizer,
@@ -284,10 +271,11 @@ class PPOTrainer:
         if best is not None and not objective > best:
             return
         self.state.best_objective = objective
+        weights = full_state_dict(self.unwrapped.model)
         with fail_together(self.accelerator):
             if self.accelerator.is_main_process:
                 with atomic_folder(self.folder / "best") as partial:
-                    save_model(self.unwrapped.model, partial)
+                    save_model(self.unwrapped.model, partial, weights)
 
     def log(self, metrics: dict[str, float], samples: list[Sample], tracker: Tracker) -> None:
         """Append to metrics.jsonl and samples.jsonl, log to the tracker, and warn if the rewards diverge."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from workbench.config.schema import PPOConfig
 from workbench.models.policy import Policy
+from workbench.models.sharding import full_tensor, is_sharded
 from workbench.ppo import algorithm
 from workbench.ppo.micro_batches import MicroBatches
 from workbench.ppo.rollout import Rollout
@@ -73,8 +74,7 @@ def update(
         for parameter in frozen:
             parameter.grad = None
         scaler.unscale_(optimizer)
-        norm = accelerator.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-        assert norm is not None
+        norm = full_tensor(accelerator.clip_grad_norm_(policy.parameters(), config.max_grad_norm))
         steps += 1
         if torch.isfinite(norm):
             scaler.step(optimizer)
@@ -105,7 +105,8 @@ def accumulate_gradients(
     sums, largest = torch.zeros(len(SUMS), device=accelerator.device), torch.zeros((), device=accelerator.device)
     for micro_rows in rows.split(size):
         is_last = bool(micro_rows[-1] == rows[-1])
-        with nullcontext() if is_last else accelerator.no_sync(policy):
+        # A sharded policy adds up shards of gradients: whole ones, as without the collective, may not fit.
+        with nullcontext() if is_last or is_sharded(policy) else accelerator.no_sync(policy):
             micro = losses(micro_rows)
             accelerator.backward(scaler.scale(micro.loss * weight))
         sums += micro.sums

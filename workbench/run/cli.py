@@ -20,8 +20,8 @@ from workbench.config.parsing import dump, parse
 from workbench.config.schema import Config
 from workbench.errors import Failed, UserError
 from workbench.run.distributed import (
-    check_launch,
     is_main_process,
+    prepare_launch,
     print_once,
     report_idle_cores,
     reset_accelerate,
@@ -127,7 +127,7 @@ def prepare(stages: Sequence[Stage], config: Config, force: str | None) -> tuple
 
     Raises UserError for what can be refused before anything is loaded.
     """
-    check_launch()
+    prepare_launch(config)
     if config.sweep is not None:
         raise UserError("sweep: this command runs one reward; use recipes.sweep, or leave sweep out")
     config = with_reused_settings(config, force)

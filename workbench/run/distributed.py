@@ -14,19 +14,74 @@ from workbench.errors import UserError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from workbench.config.schema import Config
+
+USE_FSDP = "ACCELERATE_USE_FSDP"
+
 # While the main process scores the completions of an evaluation, the others wait; torch's default is to give up after
 # ten minutes (GPUs) or thirty (CPUs).
 PROCESS_TIMEOUT = timedelta(days=7)
 
 
-def check_launch() -> None:
-    """Raise UserError for a launch with a distributed method that would train wrongly or not at all."""
-    for variable, name in {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}.items():
-        if os.environ.get(variable, "false").lower() in ("true", "1"):
-            raise UserError(
-                f"launch: {name} is not supported; use data parallelism (DDP): accelerate launch --config_file "
-                "accelerate_config.yaml --num_processes N"
-            )
+def prepare_launch(config: Config) -> None:
+    """Raise UserError for a launch that would train wrongly or not at all, and take over where models are sharded."""
+    if is_set("ACCELERATE_USE_DEEPSPEED"):
+        raise UserError(
+            "launch: DeepSpeed is not supported; where a model that is fine-tuned in full does not fit one GPU, use "
+            "FSDP2: accelerate launch --config_file recipes/accelerate/fsdp2.yaml"
+        )
+    if not is_set(USE_FSDP):
+        return
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        del os.environ[USE_FSDP]  # one process has nobody to share with
+        return
+    if not has_gpus():
+        raise UserError("launch: FSDP divides models among GPUs, and this machine has none")
+    if os.environ.get("FSDP_VERSION") != "2":
+        raise UserError("launch: only version 2 of FSDP is supported; set fsdp_version: 2")
+    if config.policy.lora is not None:
+        raise UserError(
+            "launch: FSDP divides models that are fine-tuned in full, and policy.lora is set; use "
+            "recipes/accelerate/multi_gpu.yaml, or set policy.lora to null"
+        )
+    for variable, key, instead in (
+        ("FSDP_OFFLOAD_PARAMS", "fsdp_offload_params", "set it to false"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "fsdp_activation_checkpointing", "use policy.gradient_checkpointing"),
+    ):
+        if is_set(variable):
+            raise UserError(f"launch: {key} is not supported; {instead}")
+    # Every process reads the weights: with this on, transformers leaves those of all but the first empty until FSDP
+    # has divided them, also where nothing is divided, as in rewards and judges.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    os.environ["FSDP_STATE_DICT_TYPE"] = "FULL_STATE_DICT"  # so that any number of processes resumes
+
+
+def has_gpus() -> bool:
+    """Return whether the processes compute on GPUs."""
+    import torch
+
+    return torch.cuda.is_available() and not is_set("ACCELERATE_USE_CPU")
+
+
+def is_sharded_launch() -> bool:
+    """Return whether models that are fine-tuned in full are divided among the processes."""
+    return is_set(USE_FSDP)
+
+
+def is_set(variable: str) -> bool:
+    """Return whether a variable of the launcher is on."""
+    return os.environ.get(variable, "false").lower() in ("true", "1")
+
+
+@contextmanager
+def data_parallel() -> Iterator[None]:
+    """Let the Accelerator that is made in the block copy models to every process, also where FSDP was launched."""
+    launched = os.environ.pop(USE_FSDP, None)
+    try:
+        yield
+    finally:
+        if launched is not None:
+            os.environ[USE_FSDP] = launched
 
 
 def report_idle_cores() -> None:
@@ -71,9 +126,13 @@ def is_main_process() -> bool:
 
 def reset_accelerate() -> None:
     """Reset Accelerate's global state, so that the next stage sets its own precision and plugins."""
-    from accelerate.state import AcceleratorState, GradientState
+    from accelerate.state import AcceleratorState, DistributedType, GradientState, PartialState
 
     AcceleratorState._reset_state()
+    # Resetting this one too would forget that a run is on CPUs.
+    state = PartialState()
+    if state.distributed_type == DistributedType.FSDP:
+        state.distributed_type = DistributedType.MULTI_GPU
     GradientState._reset_state()
     gc.collect()
 

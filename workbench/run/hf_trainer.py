@@ -23,6 +23,9 @@ from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
 from workbench.run.tracking import Tracker
 
+# What Accelerate calls the weights of a model that FSDP divides, in full, in a checkpoint.
+SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
+
 # By stage: the keys to change where its loss diverges.
 LOSS_KEYS = {
     SFT: ("sft.learning_rate", "policy.precision"),
@@ -87,6 +90,11 @@ def run_trainer(
         if not all((checkpoint / name).is_file() for name in last_files):
             shutil.rmtree(checkpoint)
     last = get_last_checkpoint(str(folder))
+    if last is not None and (Path(last) / SHARDED_WEIGHTS).is_file() != trainer.is_fsdp_enabled:
+        raise UserError(
+            f"{last}: saved {'without' if trainer.is_fsdp_enabled else 'with'} FSDP; resume with the launch that began "
+            f"the stage, or start over with --force {label}"
+        )
     with stop_requests() as stop_requested, writing(folder):
         trainer.add_callback(StepCallback(label, folder, tracker, stop_requested))
         trainer.train(resume_from_checkpoint=last)

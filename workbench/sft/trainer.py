@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
+from torch import Tensor, nn
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer
 from trl import SFTConfig as TRLConfig
 from trl import SFTTrainer
@@ -14,12 +15,12 @@ from trl import SFTTrainer
 from workbench.config.schema import Config
 from workbench.errors import error_context
 from workbench.models.adapters import add_lora
-from workbench.models.architecture import check_architecture
+from workbench.models.architecture import checked_policy
 from workbench.models.loading import load_model, policy_precision
 from workbench.models.optimizer import use_paged_optimizer
-from workbench.models.policy import Policy
 from workbench.models.precision import autocast_dtype
-from workbench.run.distributed import per_process
+from workbench.models.sharding import block_names, shard_model
+from workbench.run.distributed import is_sharded_launch, per_process
 from workbench.run.hf_trainer import training_arguments
 from workbench.sft.plan import SFTPlan
 
@@ -35,9 +36,12 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
     model = load_model(config.policy, device=state.device)
     precision = policy_precision(config.policy, state.device, model.config)
     with error_context("policy.model"):  # before the hours of training after which PPO would refuse the model
-        check_architecture(Policy(model, plan.tokenizer, autocast=autocast_dtype(precision)))
+        checked_policy(model, plan.tokenizer, autocast=autocast_dtype(precision))
     if config.policy.lora:
         model = add_lora(model, config.policy.lora, "default")
+    if is_sharded_launch():
+        # Accelerate's own way of dividing models fails where more than two modules share a weight, as in T5.
+        shard_model(model, block_names(model))
     arguments = training_arguments(
         folder,
         epochs=sft.epochs,
@@ -62,12 +66,24 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
     }
     if model.config.is_encoder_decoder:
         collator = DataCollatorForSeq2Seq(plan.tokenizer, model, label_pad_token_id=IGNORED_LABEL)
-        return Seq2SeqTrainer(model, Seq2SeqTrainingArguments(**arguments), data_collator=collator, **data)
+        options = Seq2SeqTrainingArguments(**arguments)
+        return Seq2SeqTrainer(model, options, data_collator=collator, compute_loss_func=token_loss, **data)
     trainer = SFTTrainer(model, TRLConfig(**arguments, max_length=None, completion_only_loss=True), **data)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # TRL converts the adapters of a quantized base to bf16
     return trainer
+
+
+def token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Return the cross-entropy of the labels (B, T), a mean over the tokens of all micro batches and processes.
+
+    An encoder-decoder's own loss is a mean over its micro batch: a row would count by what it is batched with.
+    """
+    total = nn.functional.cross_entropy(
+        outputs.logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+    )
+    return total / ((labels != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 def encoder_decoder_features(row: dict[str, Any]) -> dict[str, Any]:

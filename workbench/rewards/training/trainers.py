@@ -35,7 +35,7 @@ from workbench.rewards.ranking import auroc
 from workbench.rewards.training.averaging import AVERAGE_FILE, AverageWeights
 from workbench.rewards.training.datasets import ClassifierRows, LabeledTexts, Pair, PreferenceRows
 from workbench.rewards.training.plan import RewardPlan
-from workbench.run.distributed import per_process
+from workbench.run.distributed import data_parallel, per_process
 from workbench.run.hf_trainer import training_arguments
 
 BATCHES_PER_GROUP = 50
@@ -43,9 +43,10 @@ BATCHES_PER_GROUP = 50
 
 def make_reward_trainer(plan: RewardPlan, folder: Path) -> Trainer:
     """Return the trainer of the planned classifier or preference model, which keeps its checkpoints in `folder`."""
-    if isinstance(plan.rows, ClassifierRows):
-        return classifier_trainer(plan, plan.rows, folder)
-    return preference_trainer(plan, plan.rows, folder)
+    with data_parallel():
+        if isinstance(plan.rows, ClassifierRows):
+            return classifier_trainer(plan, plan.rows, folder)
+        return preference_trainer(plan, plan.rows, folder)
 
 
 def checkpoint_files(train: RewardTraining) -> list[str]:

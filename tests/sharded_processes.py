@@ -1,0 +1,225 @@
+"""What test_sharding starts in several processes, each scenario by its name; the first process writes the results."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import io
+import itertools
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import tiny
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, gather_object
+from small_runs import CHAIN, drop, small
+from torch import Tensor
+from trainers import make_rows
+from two_processes import Kind, first_update, name, trainer, uneven_rollout
+
+from recipes import ppo, sft
+from workbench.models.policy import Policy
+from workbench.models.sharding import full_tensor, gathered, shard_policy
+from workbench.ppo.checkpoint import load_latest
+from workbench.ppo.policy_files import save_policy
+from workbench.run import cli, distributed, hf_trainer
+from workbench.run.process import quiet_libraries
+
+KINDS: list[Kind] = list(itertools.product(tiny.ARCHITECTURES, (False,), ("shared", "separate")))
+# Kinds of runs that another number of processes resumes, the last one with adapters, which are not sharded.
+RESUMED: list[Kind] = [("gpt2", False, "separate"), ("t5", False, "shared"), ("gpt2", True, "shared")]
+RUN = {"batch_size": 8, "minibatch_size": 4, "epochs": 1, "checkpoint_every": 2, "checkpoints_kept": 9}
+ROLLOUTS = 200
+RECIPES = ("quickstart", "quickstart_gpt2")
+
+
+def updates(folder: Path) -> None:
+    """Take the first update of each kind as two_processes does, sharded."""
+    for kind in KINDS:
+        metrics, weights = first_update(folder / name(*kind), kind, prepare=shard_policy)
+        if Accelerator(cpu=True).is_main_process:
+            torch.save({"metrics": metrics, "weights": weights}, folder / f"{name(*kind)}.pt")
+
+
+def scaled_updates(folder: Path) -> None:
+    """Take updates in fp16 from a loss scale that overflows, whole and sharded."""
+    for sharded in (False, True):
+
+        def in_fp16(policy: Policy, sharded: bool = sharded) -> None:
+            policy.autocast_dtype = torch.float16
+            if sharded:
+                shard_policy(policy)
+
+        run = trainer(folder / str(sharded), KINDS[0], in_fp16, self_checks=False)
+        metrics = [run.update(uneven_rollout(run)) for _ in range(3)]
+        everyone = gather_object([[(step["loss_scale"], step["skipped_steps"], step["grad_norm"]) for step in metrics]])
+        if run.accelerator.is_main_process:
+            (folder / f"{sharded}.json").write_text(json.dumps(everyone))
+
+
+def rollouts(folder: Path) -> None:
+    """Sample with another number of forward passes, tokens and rows on each process, as an unsharded policy does."""
+    for architecture in tiny.ARCHITECTURES:
+        sharded, whole = (tiny.policy(architecture, lora=False) for _ in range(2))
+        shard_policy(sharded)
+        rank = PartialState().process_index
+        rows = make_rows(architecture, 6)
+        for step in range(ROLLOUTS // 2):
+            part = rows[: 1 + (step * (rank + 1)) % 5]
+            prompts = sharded.pad_prompts([row["prompt_ids"] for row in part])
+            options: dict[str, Any] = {
+                "max_new_tokens": 1 + (step + 3 * rank) % 7,
+                "temperature": 1.0,
+                "seeds": [100 * step + 10 * rank + row for row in range(len(part))],
+            }
+            with gathered(sharded):
+                for _ in range(1 + (step + rank) % 2):
+                    batch = sharded.generate(*prompts, **options)
+            assert torch.equal(batch.response_ids, whole.generate(*prompts, **options).response_ids), step
+            if step % 20 == 0:  # gathered and divided weights stay what they are
+                scores, expected = sharded(batch, 1.0), whole(batch, 1.0)
+                assert torch.allclose(scores.logprobs, expected.logprobs, atol=1e-6)
+        (folder / f"{architecture}-{rank}").touch()
+
+
+def weights_of(policy: Policy) -> dict[str, Tensor]:
+    """Return the trained weights in full."""
+    return {key: full_tensor(value.detach()).clone() for key, value in policy.named_parameters() if value.requires_grad}
+
+
+def runs(folder: Path) -> None:
+    """Train, resume in the middle, and save what is left as files."""
+    for kind in RESUMED:
+        prepare = None if kind[1] else shard_policy
+        whole = trainer(folder / name(*kind) / "whole", kind, prepare=prepare, validation=5, **RUN)
+        whole.train()
+        half, stopped = folder / name(*kind) / "half", folder / name(*kind) / "stopped"
+        if whole.accelerator.is_main_process:
+            shutil.copytree(folder / name(*kind) / "whole", half)
+            shutil.rmtree(half / "checkpoints" / "step_000004")
+            shutil.copytree(half, stopped)
+        whole.accelerator.wait_for_everyone()
+        resumed = trainer(stopped, kind, prepare=prepare, validation=5, **RUN)
+        resumed.train()
+        weights, again = weights_of(whole.unwrapped), weights_of(resumed.unwrapped)
+        save_policy(whole.unwrapped, whole.tokenizer, folder / name(*kind) / "saved")
+        if whole.accelerator.is_main_process:
+            equal = {key: torch.equal(value, again[key]) for key, value in weights.items()}
+            torch.save({"weights": weights, "equal": equal}, folder / f"{name(*kind)}.pt")
+
+
+def resumes(folder: Path) -> None:
+    """Resume runs of two processes, with another number of them, at their second step, and train to the end."""
+    for kind in RESUMED:
+        run = trainer(folder / name(*kind) / "half", kind, prepare=None if kind[1] else shard_policy, **RUN)
+        state = load_latest(
+            run.folder / "checkpoints", accelerator=run.accelerator, policy=run.policy, optimizer=run.optimizer
+        )
+        assert state is not None
+        restored = {"step": state.step, "weights": weights_of(run.unwrapped), "moments": moments(run.optimizer)}
+        run.train()
+        if run.accelerator.is_main_process:
+            torch.save(restored, folder / f"{name(*kind)}.pt")
+
+
+def moments(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the optimizer's moments in full, in the order of its parameters."""
+    entries = optimizer.state_dict()["state"].values()
+    return [full_tensor(entry[key]).clone() for entry in entries for key in ("exp_avg", "exp_avg_sq")]
+
+
+def start_on_gpus(self: PartialState, *arguments: Any, start: Any = PartialState.__init__, **options: Any) -> None:
+    """Say that the processes of a launch with FSDP have GPUs, where alone Accelerate shards."""
+    start(self, *arguments, **options)
+    if self.distributed_type == DistributedType.MULTI_CPU and "ACCELERATE_USE_FSDP" in os.environ:
+        self.distributed_type = DistributedType.MULTI_GPU
+
+
+def launch(stages: list[cli.Stage], options: list[str]) -> tuple[list[Any], list[str]]:
+    """Run a recipe as a launch with FSDP2 does; return every process's exit code and output."""
+    output = io.StringIO()
+    fsdp = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    with (
+        mock.patch.dict(os.environ, fsdp),
+        mock.patch.object(sys, "argv", ["recipes/detox.py", *options]),
+        mock.patch.object(PartialState, "__init__", start_on_gpus),
+        mock.patch.object(distributed, "has_gpus", return_value=True),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+    ):
+        try:
+            cli.main(stages, "")
+        except SystemExit as leaving:
+            code = leaving.code
+        AcceleratorState._reset_state(reset_partial_state=True)
+    Accelerator(cpu=True)
+    return gather_object([code]), gather_object([output.getvalue()])
+
+
+def recipe_options(recipe: str, folder: Path) -> list[str]:
+    """Return options of a small chain that fine-tunes in full; one of them trains its reward too."""
+    reward = ["--reward.model", "null"] if recipe == "quickstart" else []
+    options = small(recipe, folder, "--policy.lora", "null", *reward, "--sft.save_every", "2")
+    return drop(options, "--reward.train.data.limit")
+
+
+def chains(folder: Path) -> None:
+    """Run chains whose SFT stops before its last step, and again to their ends."""
+    for recipe in RECIPES:
+        options, commands = recipe_options(recipe, folder), {}
+        stages = CHAIN if recipe == "quickstart" else [sft.STAGE, ppo.STAGE]
+        with stopped_after(2):
+            commands["stopped"] = launch(stages, options)
+        if os.environ["RANK"] == "0":
+            shutil.copytree(folder / recipe, folder / "stopped" / recipe)
+        commands["resumed"] = launch(stages, options)
+        if os.environ["RANK"] == "0":
+            (folder / f"{recipe}.json").write_text(json.dumps(commands))
+
+
+@contextlib.contextmanager
+def stopped_after(steps: int) -> Iterator[None]:
+    """Stop a Hugging Face trainer as a signal does, after so many of its steps."""
+    calls = itertools.count(1)
+
+    @contextlib.contextmanager
+    def stop_requests() -> Iterator[Callable[[], bool]]:
+        yield lambda: next(calls) >= steps
+
+    with mock.patch.object(hf_trainer, "stop_requests", stop_requests):
+        yield
+
+
+def fine_tunings(folder: Path) -> None:
+    """Resume the SFT stages that chains of two processes stopped, with another number of them."""
+    for recipe in RECIPES:
+        commands = {"resumed": launch([sft.STAGE], recipe_options(recipe, folder))}
+        if os.environ["RANK"] == "0":
+            (folder / f"{recipe}.json").write_text(json.dumps(commands))
+
+
+def run(
+    folder: Path, rank: int, port: int, limit: int, processes: int, scenarios: list[Callable[[Path], None]]
+) -> None:
+    """Run the scenarios as one of the processes, which meet at the port; a hang ends itself after `limit` seconds."""
+    faulthandler.dump_traceback_later(limit, exit=True)
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {key: str(value) for key, value in (ranks | meeting).items()}
+    quiet_libraries()
+    assert Accelerator(cpu=True).num_processes == processes
+    for scenario in scenarios:
+        scenario_folder = folder / scenario.__name__
+        scenario_folder.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        scenario(scenario_folder)
+        print(f"{scenario.__name__}: done in {time.monotonic() - start:.1f} s", flush=True)

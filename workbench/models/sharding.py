@@ -1,0 +1,120 @@
+"""Shard a model that is fine-tuned in full over GPUs with FSDP2, and gather it where all of its weights are needed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from workbench.models.policy import Policy
+
+
+def shard_model(model: nn.Module, block_names: set[str]) -> None:
+    """Divide each parameter, its gradient and its optimizer state among the processes, in place.
+
+    Modules of the classes in `block_names` are gathered one after the other in forward and backward; everything else,
+    tied embeddings included, is gathered once. Make the optimizer afterwards.
+    """
+    # T5's blocks return the relative positions, a view that nothing changes in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    device = next(model.parameters()).device
+    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+    for module in model.modules():
+        if type(module).__name__ in block_names:
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def shard_policy(policy: Policy) -> None:
+    """Shard a policy with its value model and its reference, in place; see `gathered` before it samples."""
+    names = block_names(policy.base)
+    shard_model(policy, names)
+    # `generate` runs the blocks without Policy.forward; FSDP takes what runs first for the root.
+    register_fsdp_forward_method(policy, "generate")
+    if policy.reference is not None:
+        shard_model(policy.reference, names)
+
+
+def block_names(model: PreTrainedModel) -> set[str]:
+    """Return the class names of the blocks that a model consists of, which transformers keeps on one device."""
+    return set(model._no_split_modules or ())
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Return whether the parameters of a module are divided among the processes."""
+    return isinstance(module, FSDPModule)
+
+
+def prepare(
+    policy: Policy, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return policy and optimizer as they train on several processes; a sharded policy does so by itself."""
+    return (policy, optimizer) if is_sharded(policy) else accelerator.prepare(policy, optimizer)
+
+
+def loss_scaler(policy: Policy) -> torch.amp.GradScaler:
+    """Return the scaling of the loss that fp16 needs; it does nothing in other precisions."""
+    is_enabled = policy.autocast_dtype == torch.float16
+    if not is_sharded(policy):
+        return torch.amp.GradScaler(policy.device.type, enabled=is_enabled)
+    # The other one would judge each process's own shards of the gradients, and change each one's scale by itself.
+    warnings.filterwarnings("ignore", message="Found a non-scalar tensor with numel=1")  # the scale itself
+    return ShardedGradScaler(policy.device.type, enabled=is_enabled)
+
+
+@contextmanager
+def gathered(policy: Policy) -> Iterator[None]:
+    """Hold all weights of a sharded policy and its reference on every device, so that it samples without collectives.
+
+    Processes may then run different numbers of forward passes. A policy that is not sharded has all of its weights.
+    """
+    roots: list[nn.Module] = [policy] if policy.reference is None else [policy, policy.reference]
+    sharded = [module for root in roots for module in root.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.unshard()
+        module.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.reshard()
+            module.set_reshard_after_forward(True, recurse=False)
+
+
+def full_tensor(tensor: Any) -> Any:
+    """Return a tensor, put together from the shards of all processes if it has any; anything else as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Return a full tensor as `parameter` stores its values: on its device, and divided as it is."""
+    moved = tensor.to(parameter.device)
+    if not isinstance(parameter, DTensor):
+        return moved
+    # Every process has the whole tensor, so there is nothing to send.
+    return distribute_tensor(moved, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def full_state_dict(model: nn.Module) -> dict[str, Any] | None:
+    """Return the state dictionary of a sharded model in full on the main process; None for one that has it itself.
+
+    Every process must call it.
+    """
+    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        return None
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    # Gathering makes one tensor for each name of a tied weight, and they would be saved side by side.
+    first_names = {name for name, _ in model.named_parameters()}
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - first_names
+    return {name: value for name, value in weights.items() if name not in tied}
