@@ -16,6 +16,7 @@ from transformers import (
 from workbench.errors import UserError
 from workbench.models.batching import DEFAULT_CONTEXT_LENGTH, padded_batches
 from workbench.models.loading import context_length, from_pretrained, load_config, load_tokenizer
+from workbench.run.distributed import process_device
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,16 @@ class Network:
     batch_size: int
     max_tokens: int
     """Longer texts are truncated."""
+    device: str | None = None
+    """Where it computes; default: the process's own GPU, if there is one."""
 
     @torch.no_grad()
     def logits(self, rows: Sequence[list[int]]) -> torch.Tensor:
         """Return the logits (N, labels), fp32 on the CPU, of rows of token ids."""
         logits = torch.zeros(len(rows), self.model.config.num_labels)
-        for chosen, ids, mask in padded_batches(rows, self.batch_size, self.tokenizer.pad_token_id, self.model.device):
+        device = process_device(self.device)
+        self.model.to(device)  # a plan loads it on the CPU
+        for chosen, ids, mask in padded_batches(rows, self.batch_size, self.tokenizer.pad_token_id, device):
             with torch.autocast(ids.device.type, enabled=False):  # the policy's precision does not apply to the reward
                 output = self.model(input_ids=ids, attention_mask=mask)
             logits[chosen] = output.logits.float().cpu()
@@ -57,8 +62,7 @@ def load_network(model: str, *, batch_size: int, max_tokens: int | None, device:
     limit = context_length(network.config, tokenizer, network) or DEFAULT_CONTEXT_LENGTH
     if max_tokens is not None and not 0 < max_tokens <= limit:
         raise UserError(f"{model}: max_tokens is {max_tokens}, but the model accepts 1 to {limit} tokens")
-    network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    return Network(network, tokenizer, batch_size, max_tokens or limit)
+    return Network(network.eval(), tokenizer, batch_size, max_tokens or limit, device)
 
 
 def load_labels(model: str) -> tuple[list[str], PretrainedConfig]:

@@ -12,12 +12,14 @@ from typing import Any
 
 import simulated_cuda
 import tiny
+import tiny_classifiers
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from trainers import CONFIG, e_rate, make_rows
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from reward_models.classifier import load
 from workbench.config.schema import LoraSettings
 from workbench.evaluation.generation import ComparedModel, sample_batch
 from workbench.models.adapters import add_lora
@@ -117,6 +119,26 @@ def run_scenario(architecture: str, training: str, precision: str, on_device: bo
     }
 
 
+def run_rewards() -> dict[str, float]:
+    """Return by architecture how far a classifier's scores on the device are from those on the CPU."""
+    texts = tiny_classifiers.TEXTS
+    prompts = [""] * len(texts)
+    # Loaded before the device is there: transformers would not fill the buffers.
+    folders = {kind: tiny_classifiers.save(Path(tempfile.mkdtemp()), kind) for kind in tiny_classifiers.KINDS}
+    options: dict[str, Any] = {"target_label": "nothate", "batch_size": 3, "polarity_pair": None}
+    rewards = {kind: load(folder, **options) for kind, folder in folders.items()}
+    on_cpu = {kind: torch.tensor(reward(prompts, texts)) for kind, reward in rewards.items()}
+    simulated_cuda.install()
+    differences = {}
+    with simulated_cuda.Simulated():
+        for kind, reward in rewards.items():
+            network = dataclasses.replace(reward.network, device=str(simulated_cuda.DEVICE))
+            simulated_cuda.move(network.model)
+            on_device = torch.tensor(dataclasses.replace(reward, network=network)(prompts, texts))
+            differences[kind] = float((on_cpu[kind] - on_device).abs().max())
+    return differences
+
+
 def run_mistakes() -> dict[str, str]:
     """Return what the device says of tensors and generators that are on the CPU."""
     policy = make_policy("gpt2", "lora", None)
@@ -137,7 +159,10 @@ def run_mistakes() -> dict[str, str]:
 
 
 def main(what: str, precision: str, *scenarios: str) -> None:
-    """Print the results of scenarios, by default of all, on "cuda" or "cpu"; or what it says of "mistakes"."""
+    """Print results as JSON: of scenarios, by default all, on "cuda" or "cpu"; of "rewards"; or of "mistakes"."""
+    if what == "rewards":
+        print(json.dumps(run_rewards()))
+        return
     simulated_cuda.install()
     with simulated_cuda.Simulated():
         if what == "mistakes":

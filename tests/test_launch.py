@@ -6,18 +6,20 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 from configs import GOOD
 
 from workbench.config.schema import Config
 from workbench.errors import Failed, Interrupted, UserError
-from workbench.run import cli
+from workbench.run import cli, distributed
 from workbench.run.cli import Stage, StageResult
+from workbench.run.distributed import planned_on_cpu, process_device
 from workbench.run.folder import Run
 
 ACCELERATE = Path(__file__).resolve().parent.parent / "recipes" / "accelerate"
@@ -228,3 +230,36 @@ def test_the_exit_code_and_the_last_line(
         cli.main([], "")
     assert exit_.value.code == code
     assert capsys.readouterr().err.startswith(line)
+
+
+def test_a_plan_stays_off_the_gpus_and_a_run_uses_the_one_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "has_gpus", lambda: True)
+    for rank in ("0", "3"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with planned_on_cpu():
+            assert process_device() == process_device("cuda:1") == torch.device("cpu")
+        assert process_device() == torch.device("cuda", int(rank))
+        assert process_device("cuda:1") == torch.device("cuda", 1)
+    monkeypatch.setattr(distributed, "has_gpus", lambda: False)
+    assert process_device() == torch.device("cpu")
+
+
+def test_stages_are_planned_on_the_cpu(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "has_gpus", lambda: True)
+    devices: dict[str, str] = {}
+
+    def stage(recorded: Stage) -> Stage:
+        def plan(config: Config) -> object:
+            devices["plan"] = process_device().type
+            return recorded.plan(config)
+
+        def run(run: Run, plan: RecordedPlan) -> StageResult:
+            devices["run"] = process_device().type
+            return recorded.run(run, plan)
+
+        return replace(recorded, plan=plan, run=run)
+
+    recorder.launch([stage(recorder.stage("ppo"))], "--dry_run")
+    assert devices == {"plan": "cpu"}
+    recorder.launch([stage(recorder.stage("ppo"))])
+    assert devices == {"plan": "cpu", "run": "cuda"}

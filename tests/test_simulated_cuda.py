@@ -65,5 +65,11 @@ def test_half_precision_runs_there_too(guard: Path) -> None:
         check(name, measured)
 
 
+def test_a_reward_scores_there_what_it_scores_on_the_cpu(guard: Path) -> None:
+    differences = run(guard, "rewards", "fp32")
+    assert set(differences) == {"bert", "roberta", "gpt2", "t5"}
+    assert max(differences.values()) < 1e-5
+
+
 def test_a_tensor_that_was_left_on_the_cpu_is_an_error(guard: Path) -> None:
     assert run(guard, "mistakes", "fp32") == {"cpu tensor": "same device", "cpu generator": "CPU generator"}

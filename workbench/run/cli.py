@@ -21,6 +21,7 @@ from workbench.config.schema import Config
 from workbench.errors import Failed, UserError
 from workbench.run.distributed import (
     is_main_process,
+    planned_on_cpu,
     prepare_launch,
     print_once,
     report_idle_cores,
@@ -117,7 +118,7 @@ def plan_stages(stages: Sequence[Stage], config: Config, force: str | None) -> I
     reused = reused_stages(config)
     for stage in stages:
         if stage.name not in reused:
-            with located_errors(None), garbage_collection_paused():
+            with located_errors(None), garbage_collection_paused(), planned_on_cpu():
                 plan = stage.plan(config)
             yield stage, plan
 
@@ -151,7 +152,7 @@ def execute(stages: Sequence[Stage], config: Config, force: str | None) -> None:
     to_copy = {stage: folder for stage, folder in reused.items() if not is_already_done(run, stage, force)}
     if to_do:
         announce(f"loading libraries and data to plan {', '.join(stage.name for stage in to_do)} ...")
-    with located_errors(None), garbage_collection_paused():
+    with located_errors(None), garbage_collection_paused(), planned_on_cpu():
         plans = {stage.name: stage.plan(config) for stage in to_do}
     with ExitStack() as stack:
         if is_main_process():

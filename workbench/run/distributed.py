@@ -6,17 +6,20 @@ import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
     from workbench.config.schema import Config
 
 USE_FSDP = "ACCELERATE_USE_FSDP"
+IS_PLANNING = ContextVar("IS_PLANNING", default=False)
 
 # While the main process scores the completions of an evaluation, the others wait; torch's default is to give up after
 # ten minutes (GPUs) or thirty (CPUs).
@@ -61,6 +64,30 @@ def has_gpus() -> bool:
     import torch
 
     return torch.cuda.is_available() and not is_set("ACCELERATE_USE_CPU")
+
+
+def process_device(name: str | None = None) -> torch.device:
+    """Return the device on which this process scores texts: the one of that name, or by default its own GPU.
+
+    While stages are planned, and where there is no GPU, it is the CPU.
+    """
+    import torch
+
+    if name is not None and not IS_PLANNING.get():
+        return torch.device(name)
+    if IS_PLANNING.get() or not has_gpus():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextmanager
+def planned_on_cpu() -> Iterator[None]:
+    """Keep rewards and judges that are loaded and tried in the block off the GPUs, where SFT needs the memory."""
+    token = IS_PLANNING.set(True)
+    try:
+        yield
+    finally:
+        IS_PLANNING.reset(token)
 
 
 def is_sharded_launch() -> bool:
