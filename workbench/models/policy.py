@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
+from workbench.models.decoding import cache_implementation
 from workbench.models.loading import start_id, stop_ids
 from workbench.models.logprobs import (
     bypass_lm_head,
@@ -181,6 +182,7 @@ class Policy(nn.Module):
             pad_token_id=self.pad_id,
             eos_token_id=self.stop_ids.tolist(),
             use_cache=True,
+            cache_implementation=cache_implementation(self.base, max_new_tokens),
         )
         was_training = self.training
         self.eval()
