@@ -24,6 +24,8 @@ def plan(config: Config) -> PPOPlan:
 
 def run(run: Run, plan: PPOPlan) -> StageResult:
     """Train, and save an adapter or a model with its value head in the run's ppo folder."""
+    from dataclasses import replace
+
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
@@ -41,6 +43,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
 
     config, folder = run.config, run.stage(PPO)
     assert config.ppo is not None
+    ppo = replace(config.ppo, micro_batch_size=config.ppo.micro_batch_size or config.policy.micro_batch_size)
     assert config.reward is not None
     sft = run.folder / SFT if config.sft else None
     if sft:
@@ -59,7 +62,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
         plan.tokenizer,
         reward,
         plan.rows,
-        config.ppo,
+        ppo,
         accelerator=accelerator,
         folder=folder,
         seed=config.seed,

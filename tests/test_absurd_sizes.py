@@ -12,7 +12,7 @@ from small_runs import small
 from recipes import ppo, reward, sft
 from workbench.config.parsing import parse
 from workbench.errors import UserError
-from workbench.models import memory
+from workbench.models import memory_plan
 
 BILLION = "1000000000"
 TRAIN = "{model: m, data: {path: p}, validation: {path: p}, target_label: a, lora: {}}"
@@ -88,10 +88,10 @@ def test_the_memory_is_that_of_the_longest_texts_and_too_much_is_a_warning(
     assert not [line for line in lines() if "warning" in line]
     if stage is ppo.STAGE:
         assert tokens("--ppo.max_new_tokens", "100") == tokens("--ppo.max_new_tokens", "40") + 60
-    monkeypatch.setattr(memory, "machine_memory", lambda: 2**20)
+    monkeypatch.setattr(memory_plan, "machine_memory", lambda: 2**20)
     warning = "warning: this machine has 0.0 GiB of memory; shorten the texts"
     assert [line for line in lines() if line.startswith(warning)]
-    monkeypatch.setattr(memory, "machine_memory", lambda: 20 * 2**20)
+    monkeypatch.setattr(memory_plan, "machine_memory", lambda: 20 * 2**20)
     assert [line for line in lines() if re.search(rf"memory; set {key} to \d+$", line)]
 
 

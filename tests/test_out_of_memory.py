@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from trainers import both, make_trainer, step
+from accelerate import Accelerator
+from small_runs import small
+from trainers import both, make_rows, make_trainer, step
+from transformers import Trainer
 
+from recipes import reward, sft
 from workbench.errors import UserError
+from workbench.evaluation.generation import ComparedModel, Sampling, sample_completions
 from workbench.models.policy import Batch, Policy, TokenScores
+from workbench.run import cli
 
 
 class ShortOfMemory(Policy):
@@ -55,3 +61,40 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_no_gradient(
     assert all(torch.equal(one, other) for one, other in zip(halved, enough, strict=True))
     with pytest.raises(UserError, match=r"ppo.micro_batch_size: .*at 1 rows; turn on policy.gradient_checkpointing"):
         weights(0, rollout_batch_size=1)
+
+
+def test_the_evaluation_samples_fewer_at_a_time_and_the_same_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    def texts(room: int) -> list[str]:
+        policy = ShortOfMemory(tiny.policy("gpt2", lora=True).model, tiny.tokenizer("gpt2"))
+        policy.room = room
+        sampled = sample_completions(
+            ComparedModel("aligned", policy, "policy", tiny.tokenizer("gpt2"), policy, with_token_log_ratios=False),
+            make_rows("gpt2", 11),
+            Sampling(batch_size=8, max_new_tokens=6, temperature=1.0, seeds=(3,)),
+            accelerator=Accelerator(cpu=True),
+            label="test",
+        )
+        return [completion.text for row in sampled for completion in row]
+
+    enough = texts(100)
+    assert len(enough) == 11
+    capsys.readouterr()
+    assert texts(1) == enough
+    assert [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line] == [
+        "evaluation.batch_size: the device ran out of memory; from here on 4 rows at a time"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "key"), [("sft", r"sft\.micro_batch_size"), ("reward", r"reward\.train\.batch_size")]
+)
+def test_training_that_runs_out_of_memory_says_what_to_change(
+    stage: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*arguments: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(Trainer, "training_step", no_room)
+    options = small("quickstart", tmp_path, "--reward.model", "null")
+    with pytest.raises(UserError, match=rf"^{stage}: the device ran out of memory at \d+ rows; .*{key}"):
+        cli.launch([{"sft": sft.STAGE, "reward": reward.STAGE}[stage]], "", options)

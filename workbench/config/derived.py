@@ -22,6 +22,13 @@ def completion_limit(config: Config) -> int:
     return config.evaluation.max_new_tokens or (config.ppo.max_new_tokens if config.ppo else 128)
 
 
+def micro_batch_size(config: Config, stage: str, rows: int) -> int:
+    """Return how many of a process's `rows` per optimizer step SFT or PPO computes at a time."""
+    section = config.sft if stage == SFT else config.ppo
+    assert section is not None
+    return min(section.micro_batch_size or config.policy.micro_batch_size or rows, rows)
+
+
 def sampling_seeds(config: Config) -> list[int]:
     """Return the seeds of the evaluation's samples."""
     return config.evaluation.seeds or [config.seed]

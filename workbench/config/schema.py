@@ -95,6 +95,8 @@ class PolicyConfig:
     has it, fp16 with loss scaling on older GPUs if the architecture stands it, else fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    micro_batch_size: Size | None = None
+    """Rows per forward and backward pass and process, unless sft.micro_batch_size or ppo.micro_batch_size is set."""
 
 
 @dataclass

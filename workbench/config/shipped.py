@@ -26,6 +26,8 @@ def find_config(name: str) -> Path:
         return file
     if name in shipped:
         return shipped[name]
+    if (CONFIGS / f"{name}.yaml").is_file():  # of a folder, as hardware/t4
+        return CONFIGS / f"{name}.yaml"
     if file.stem in shipped:
         raise UserError(f"--config {name}: no such file; did you mean {file.stem}, which is shipped?")
     siblings = sorted(map(str, file.parent.glob("[!.]*.yaml"))) if file.parent.is_dir() else []

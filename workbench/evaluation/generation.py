@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench.errors import UserError
 from workbench.models.policy import Batch, Policy
 from workbench.models.sampling import is_truncated
+from workbench.ppo.micro_batches import MicroBatches
 from workbench.ppo.rollout import decode
 from workbench.ppo.sampler import derive_seed
 from workbench.run.progress import Progress
@@ -82,10 +84,12 @@ def sample_completions(
     jobs = [(index, seed) for index in range(len(rows)) for seed in seeds]
     sampled: list[Completion] = []
     progress = Progress(label, len(jobs), show=accelerator.is_main_process)
+    limit = MicroBatches(sampling.batch_size, "evaluation.batch_size", can_halve=True)
     with accelerator.split_between_processes(jobs) as local_jobs:
-        for first in range(0, len(local_jobs), sampling.batch_size):
-            part = local_jobs[first : first + sampling.batch_size]
-            sampled += sample_batch(
+
+        def sample(first: int, size: int) -> list[Completion]:
+            part = local_jobs[first : first + size]
+            return sample_batch(
                 model,
                 [rows[index]["prompt_ids"] for index, _ in part],
                 max_new_tokens=sampling.max_new_tokens,
@@ -93,7 +97,11 @@ def sample_completions(
                 seeds=[derive_seed(seed, index) for index, seed in part],
                 with_token_log_ratios=[model.with_token_log_ratios and seed == seeds[0] for _, seed in part],
             )
-            progress.advance(len(part) * accelerator.num_processes)
+
+        while len(sampled) < len(local_jobs):
+            first = len(sampled)
+            sampled += limit.run(partial(sample, first))
+            progress.advance((len(sampled) - first) * accelerator.num_processes)
     progress.close()
     gathered = gather_object(sampled)
     return [gathered[first : first + len(seeds)] for first in range(0, len(jobs), len(seeds))]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.derived import completion_limit, sampling_seeds
+from workbench.config.names import EVALUATION
 from workbench.config.schema import Config, Scorer
 from workbench.config.scorers import as_scorer, by_name
 from workbench.errors import UserError, error_context
@@ -16,6 +17,7 @@ from workbench.evaluation.metrics.similarity import Encoder, load_encoder
 from workbench.evaluation.models import check_further_models, further_models, model_titles
 from workbench.evaluation.prompt_sets import LoadedSet, load_prompt_sets
 from workbench.models.loading import load_config, load_policy_tokenizer
+from workbench.models.memory_plan import stage_memory_lines
 from workbench.models.precision import machine_device, precision_lines
 from workbench.ppo.rollout import reward_columns
 from workbench.rewards.contract import CheckedReward, Judge
@@ -82,7 +84,9 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
     precision = precision_lines(
         "policy.precision", config.policy.precision, machine_device(), load_config(config.policy.model)
     )
-    lines = [*reports, *notes, *loaded.notes, *sizes, *precision]
+    prompt_tokens = max(len(row["prompt_ids"]) for loaded_set in sets for row in loaded_set.rows)
+    memory = stage_memory_lines(config, EVALUATION, prompt_tokens, completion_limit(config))
+    lines = [*reports, *notes, *loaded.notes, *sizes, *memory, *precision]
     return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, rewards, encoder)
 
 

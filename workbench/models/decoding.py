@@ -9,8 +9,7 @@ from importlib.util import find_spec
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-
-MIN_COMPILED_TOKENS = 16  # fewer steps do not pay for compiling one
+MIN_COMPILED_TOKENS = 16  # compiling a step takes longer than a few of them
 
 
 def cache_implementation(model: PreTrainedModel, tokens: int) -> str | None:

@@ -1,10 +1,13 @@
-"""Predict the memory that a stage needs, from shapes alone: weights, what training adds to them, and activations.
+"""Count the bytes of weights, activations and caches, from shapes alone.
 
 Activations are counted: on tensors without values, a forward pass saves for the backward pass what a real one would.
 """
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,113 +16,49 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
-from transformers import PreTrainedModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from workbench.config.names import PPO, SFT
-from workbench.config.schema import Config
-from workbench.errors import UserError
-from workbench.models.adapters import add_lora
-from workbench.models.loading import fuse_kernels, meta_model, policy_precision
 from workbench.models.logprobs import bypass_lm_head, capture_lm_head_input, head_logprobs
-from workbench.models.precision import DTYPES, autocast_dtype, machine_device, precision_lines
+from workbench.models.precision import DTYPES
 
 # NF4 with double quantization: 4 bits, and of each 64 weights a scale in 8 bits, and of each 256 scales one in 32.
 BYTES_PER_QUANTIZED = {"nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8, "int8": 1.0}
-BYTES_OF_TRAINING = 12  # gradient and two moments of Adam, in fp32
+BYTES_OF_GRADIENT, BYTES_OF_MOMENTS = 4, 8  # of Adam, in fp32
+# The logits of a decoding step: as computed, in fp32, over the temperature, their softmax and its cumulative sum.
+STEP_COPIES = 5
+# TRL computes the loss of a decoder in tiles of so many tokens and logits; where there is no Triton kernel for it, with
+# so many of them at once.
+TILE_TOKENS, TILE_LOGITS, TILE_COPIES = 4096, 32768, 8
+# An allocator cannot reuse every gap between tensors that come and go (measured: docs/performance.md).
+FRAGMENTATION = 1.15
 GIB = 2**30
 
 
 @dataclass(frozen=True)
-class StageMemory:
-    """Bytes that a stage holds at its peak."""
+class Peak:
+    """Bytes that a stage holds at one of its peaks."""
 
     weights: float
+    """Of all models in memory."""
     training: float
-    """Gradients and the optimizer's moments."""
+    """Gradients, the optimizer's moments, and what a loss takes whatever the number of rows."""
     per_row: float
-    """Activations of one row, which the backward pass needs."""
+    """Activations, or caches, of one row."""
+    rows: int
+    key: str
+    """The setting that says how many rows are computed at a time."""
 
-    def total(self, rows: int) -> float:
-        """Return the bytes for a micro batch of so many rows."""
-        return self.weights + self.training + rows * self.per_row
+    @property
+    def total(self) -> float:
+        """All of its bytes."""
+        return self.weights + FRAGMENTATION * (self.training + self.rows * self.per_row)
 
     def largest(self, available: float) -> int:
-        """Return the largest micro batch that fits."""
-        return max(int((available - self.weights - self.training) // self.per_row), 0)
-
-
-def model_plan(config: Config, stage: str, rows: int, prompt_tokens: int, response_tokens: int) -> list[str]:
-    """Return lines on the parameters, how many are trained, and the memory for `rows` rows of the longest texts.
-
-    Raises UserError for an adapter of a higher rank than every layer.
-    """
-    model = planned_model(config)
-    base = sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    device = machine_device()
-    precision = policy_precision(config.policy, device, model.config)
-    memory = stage_memory(config, stage, model, precision, prompt_tokens, response_tokens)
-    lines = [
-        f"{config.policy.model}: {base / 1e6:.1f} M parameters, {trained / 1e6:.2f} M trained "
-        f"({100 * trained / base:.2f} %), {config.policy.quantization or precision}",
-        f"memory about {memory.total(rows) / GIB:.1f} GiB (weights {memory.weights / GIB:.1f}) at {rows} rows of "
-        f"{prompt_tokens + response_tokens} tokens",
-        *precision_lines("policy.precision", config.policy.precision, device, model.config),
-    ]
-    if memory.total(rows) > machine_memory():
-        largest = memory.largest(machine_memory())
-        remedy = "shorten the texts, or train a smaller model"
-        if largest:
-            remedy = f"set {stage}.micro_batch_size to {largest}"
-        lines.append(f"warning: this machine has {machine_memory() / GIB:.1f} GiB of memory; {remedy}")
-    return lines
-
-
-def planned_model(config: Config) -> PreTrainedModel | PeftModel:
-    """Return the policy without values, with its adapter; raises UserError for an adapter of too high a rank."""
-    model = meta_model(config.policy.model)
-    fuse_kernels(model)
-    lora = config.policy.lora
-    if lora is None:
-        return model
-    full_rank = max(min(weight.shape) for weight in model.parameters() if weight.dim() == 2)
-    if lora.r > full_rank:
-        raise UserError(
-            f"policy.lora.r: {lora.r} is above {full_rank}, the rank of the largest weight of {config.policy.model}; "
-            "an adapter of a higher rank cannot express more; lower it"
-        )
-    model.requires_grad_(False)
-    with torch.device("meta"):
-        return add_lora(model, lora, "policy")
-
-
-def stage_memory(
-    config: Config,
-    stage: str,
-    model: PreTrainedModel | PeftModel,
-    precision: str,
-    prompt_tokens: int,
-    response_tokens: int,
-) -> StageMemory:
-    """Return what the stage holds while it takes an optimizer step."""
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    weights = weight_bytes(model, precision, config.policy.quantization)
-    has_value_model = stage == PPO and config.ppo is not None and config.ppo.value_model == "separate"
-    copies = 1
-    if config.policy.lora is None and stage == PPO:
-        copies += 1  # the reference
-    if has_value_model:
-        weights += 4 * trained if config.policy.lora else 0
-        copies += config.policy.lora is None
-    make_differentiable(model, checkpointing=config.policy.gradient_checkpointing)
-    per_row = saved_bytes(model, stage, prompt_tokens, response_tokens, autocast_dtype(precision))
-    return StageMemory(
-        weights=copies * weights,
-        training=BYTES_OF_TRAINING * trained * (1 + has_value_model),
-        per_row=per_row * (1 + has_value_model),
-    )
+        """Return the largest number of rows that fits."""
+        return max(int(((available - self.weights) / FRAGMENTATION - self.training) // self.per_row), 0)
 
 
 def weight_bytes(model: PreTrainedModel | PeftModel, precision: str, quantization: str | None) -> float:
@@ -127,7 +66,8 @@ def weight_bytes(model: PreTrainedModel | PeftModel, precision: str, quantizatio
 
     Quantization leaves embeddings, output head, norms and biases as they are, and T5's wo.
     """
-    plain = {id(model.get_output_embeddings().weight)}
+    head = model.get_output_embeddings()
+    plain = set() if head is None else {id(head.weight)}
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     for name, module in base.named_modules():
         is_linear = isinstance(module, nn.Linear | Conv1D)
@@ -142,57 +82,132 @@ def weight_bytes(model: PreTrainedModel | PeftModel, precision: str, quantizatio
     return total
 
 
-def make_differentiable(model: PreTrainedModel | PeftModel, *, checkpointing: bool) -> None:
-    """Prepare the model for a forward pass as in training."""
+def checkpoint_activations(model: PreTrainedModel | PeftModel) -> None:
+    """Let the model recompute activations in the backward pass, as in training."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+
+
+class LiveBytes(TorchDispatchMode):
+    """Tracks, in a block, how many bytes of the tensors that are made in it are alive at once, a model's own aside."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.of_model = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+        self.alive: Counter[int] = Counter()
+        self.current = self.highest = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count the storages of its results."""
+        output = operation(*args, **(kwargs or {}))
+        for tensor in (output,) if isinstance(output, Tensor) else tree_leaves(output):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.of_model:
+                    self.count(tensor, storage._cdata, storage.nbytes())
+        return output
+
+    def count(self, tensor: Tensor, storage: int, size: int) -> None:
+        """Count a tensor's storage until the last tensor that shares it is gone."""
+        if not self.alive[storage]:
+            self.current += size
+            self.highest = max(self.highest, self.current)
+        self.alive[storage] += 1
+        weakref.finalize(tensor, self.release, storage, size)
+
+    def release(self, storage: int, size: int) -> None:
+        """Forget one of the tensors that share a storage."""
+        self.alive[storage] -= 1
+        if not self.alive[storage]:
+            del self.alive[storage]
+            self.current -= size
+
+
+def step_bytes(model: nn.Module, loss: Callable[[], Tensor], autocast: torch.dtype | None) -> int:
+    """Return the bytes that a loss, computed from fake tensors of the model's, and its gradients take at their peak."""
     model.train()
-    if checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
-
-
-def saved_bytes(
-    model: PreTrainedModel | PeftModel,
-    stage: str,
-    prompt_tokens: int,
-    response_tokens: int,
-    autocast: torch.dtype | None,
-) -> int:
-    """Return the bytes that the loss of one row saves for its gradient, and those of the gradient of its logits."""
-    saved: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage._cdata] = storage.nbytes()
-        alive.append(tensor)  # an address is used again once its tensor is gone
-        return tensor
-
-    alive: list[Tensor] = []
     with FakeTensorMode():
         originals = give_shapes(model)
-        prompts, responses = (torch.zeros(1, size, dtype=torch.long) for size in (prompt_tokens, response_tokens))
-        enabled = torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None)
-        with enabled, saved_tensors_hooks(count, lambda tensor: tensor):
-            loss = sft_loss if stage == SFT else ppo_loss
-            loss(model, prompts, responses)
-        parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        with LiveBytes(model) as live:
+            with on_cpu(autocast):
+                scalar = loss().float().sum()
+            scalar.backward()
         replace_tensors(model, originals)
-    # The loss of SFT makes a gradient as large as its logits in fp32.
-    vocabulary = model.config.get_text_config(decoder=True).vocab_size
-    logits_tokens = response_tokens if model.config.is_encoder_decoder else prompt_tokens + response_tokens
-    logits = logits_tokens * vocabulary * 4 if stage == SFT else 0
-    return sum(size for storage, size in saved.items() if storage not in parameters) + logits
+    return live.highest
 
 
-def sft_loss(model: PreTrainedModel | PeftModel, prompts: Tensor, responses: Tensor) -> Tensor:
-    """Return the loss of SFT."""
+def forward_bytes(model: nn.Module, score: Callable[[], Tensor], autocast: torch.dtype | None) -> int:
+    """Return the bytes that a forward pass without gradients takes at its peak."""
+    model.eval()
+    with FakeTensorMode(), torch.no_grad():
+        originals = give_shapes(model)
+        with LiveBytes(model) as live, on_cpu(autocast):
+            score()
+        replace_tensors(model, originals)
+    return live.highest
+
+
+def cache_bytes(
+    model: PreTrainedModel | PeftModel, prompt_tokens: int, response_tokens: int, autocast: torch.dtype | None
+) -> int:
+    """Return the bytes of the keys and values, or states, that one row has at the end of its response."""
+    model.eval()  # in training, checkpointing does without a cache
+    with FakeTensorMode(), torch.no_grad(), on_cpu(autocast):
+        originals = give_shapes(model)
+        prompts, responses = fake_rows(1, prompt_tokens, response_tokens)
+        if model.config.is_encoder_decoder:
+            output = model(input_ids=prompts, decoder_input_ids=responses, use_cache=True)
+        else:
+            output = model(input_ids=torch.cat((prompts, responses), dim=1), use_cache=True)
+        cache = output.past_key_values
+        caches = [cache]
+        if isinstance(cache, EncoderDecoderCache):
+            caches = [cache.self_attention_cache, cache.cross_attention_cache]
+        layers = [layer for part in caches if part is not None for layer in part.layers]
+        tensors = [value for layer in layers for value in vars(layer).values() if isinstance(value, Tensor)]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        replace_tensors(model, originals)
+    return size
+
+
+def on_cpu(autocast: torch.dtype | None) -> torch.autocast:
+    """Return the context in which a model computes in that dtype, or in fp32."""
+    return torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None)
+
+
+def fake_rows(rows: int, prompt_tokens: int, response_tokens: int) -> tuple[Tensor, Tensor]:
+    """Return ids of prompts (B, P) and responses (B, T)."""
+    return torch.zeros(rows, prompt_tokens, dtype=torch.long), torch.zeros(rows, response_tokens, dtype=torch.long)
+
+
+def tile_bytes(tokens: int, vocabulary: int, device: torch.device) -> int:
+    """Return the bytes of TRL's tiles for the loss of so many tokens."""
+    copies = 1 if device.type == "cuda" else TILE_COPIES
+    return copies * 4 * min(tokens, TILE_TOKENS) * min(vocabulary, TILE_LOGITS)
+
+
+def sft_loss(model: PreTrainedModel | PeftModel, rows: int, prompt_tokens: int, response_tokens: int) -> Tensor:
+    """Return the loss of SFT for rows of so many tokens; of a decoder, whose logits are tiled, its states."""
+    prompts, responses = fake_rows(rows, prompt_tokens, response_tokens)
     if model.config.is_encoder_decoder:
-        return model(input_ids=prompts, labels=responses).loss
-    ids = torch.cat((prompts, responses), dim=1)
-    return model(input_ids=ids, labels=ids, use_cache=False).loss
+        logits = model(input_ids=prompts, decoder_input_ids=responses, use_cache=False).logits
+        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), responses.flatten(), reduction="sum")
+    head = model.get_output_embeddings()
+    with capture_lm_head_input(head) as captured, bypass_lm_head(head):
+        model(input_ids=torch.cat((prompts, responses), dim=1), use_cache=False)
+    return captured[0]
 
 
-def ppo_loss(model: PreTrainedModel | PeftModel, prompts: Tensor, responses: Tensor) -> Tensor:
-    """Return the log-probabilities of the responses, from their states as in Policy.forward."""
+def classifier_loss(model: nn.Module, rows: int, tokens: int) -> Tensor:
+    """Return the logits of texts of so many tokens."""
+    ids = torch.ones(rows, tokens, dtype=torch.long)
+    logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return logits
+
+
+def ppo_loss(model: PreTrainedModel | PeftModel, rows: int, prompt_tokens: int, response_tokens: int) -> Tensor:
+    """Return the log-probabilities of responses of so many tokens, from their states as in Policy.forward."""
+    prompts, responses = fake_rows(rows, prompt_tokens, response_tokens)
     head = model.get_output_embeddings()
     with capture_lm_head_input(head) as captured, bypass_lm_head(head):
         if model.config.is_encoder_decoder:

@@ -13,7 +13,7 @@ from workbench.config.schema import Config, DataSource, Scorer
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import UserError, error_context
 from workbench.models.loading import context_length, load_config, load_policy_tokenizer
-from workbench.models.memory import model_plan
+from workbench.models.memory_plan import policy_lines
 from workbench.ppo.rollout import reward_columns
 from workbench.ppo.sampler import check_batch_size, check_columns
 from workbench.ppo.selfcheck import check_sanity_pair
@@ -79,8 +79,7 @@ def plan_ppo(config: Config) -> PPOPlan:
         f"reward {reward.model or 'trained'}, KL coefficient {ppo.kl_coef}"
     )
     tokens = max(len(row["prompt_ids"]) for row in rows)
-    micro_batch_size = ppo.micro_batch_size or ppo.minibatch_size
-    lines = [*reports, summary, *model_plan(config, PPO, micro_batch_size, tokens, ppo.max_new_tokens)]
+    lines = [*reports, summary, *policy_lines(config, PPO, tokens, ppo.max_new_tokens)]
     return PPOPlan(lines, tokenizer, rows, validation_rows, reward_model, held_out)
 
 

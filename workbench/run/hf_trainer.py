@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -26,6 +27,11 @@ from workbench.run.tracking import Tracker
 # What Accelerate calls the weights of a model that FSDP divides, in full, in a checkpoint.
 SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
 
+# By stage: what to change where the memory of the device does not suffice.
+MEMORY_KEYS = {
+    SFT: "set sft.micro_batch_size to fewer, which changes no gradient, or turn on policy.gradient_checkpointing",
+    REWARD: "lower reward.train.batch_size or reward.train.max_tokens, or set reward.train.lora",
+}
 # By stage: the keys to change where its loss diverges.
 LOSS_KEYS = {
     SFT: ("sft.learning_rate", "policy.precision"),
@@ -97,7 +103,11 @@ def run_trainer(
         )
     with stop_requests() as stop_requested, writing(folder):
         trainer.add_callback(StepCallback(label, folder, tracker, stop_requested))
-        trainer.train(resume_from_checkpoint=last)
+        try:
+            trainer.train(resume_from_checkpoint=last)
+        except torch.OutOfMemoryError as error:
+            rows = trainer.args.per_device_train_batch_size
+            raise UserError(f"{label}: the device ran out of memory at {rows} rows; {MEMORY_KEYS[label]}") from error
         if stop_requested() and trainer.state.global_step < trainer.state.max_steps:
             raise Interrupted(
                 f"{label} stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}"

@@ -12,7 +12,7 @@ from workbench.config.schema import Config, DataSource
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import error_context
 from workbench.models.loading import context_length, load_config, load_policy_tokenizer
-from workbench.models.memory import model_plan
+from workbench.models.memory_plan import policy_lines
 from workbench.run.hf_trainer import check_trainer_args
 
 
@@ -51,6 +51,5 @@ def plan_sft(config: Config) -> SFTPlan:
     summary = f"{steps:g} steps of {sft.batch_size} rows from {len(train_rows)}"
     longest = max(train_rows, key=lambda row: len(row["prompt_ids"]) + len(row["response_ids"]))
     tokens = (len(longest["prompt_ids"]), len(longest["response_ids"]))
-    rows = min(sft.micro_batch_size or sft.batch_size, len(train_rows))
-    lines = [*reports, summary, *model_plan(config, SFT, rows, *tokens)]
+    lines = [*reports, summary, *policy_lines(config, SFT, *tokens)]
     return SFTPlan(lines, tokenizer, train_rows, validation_rows)

@@ -12,6 +12,8 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTraining
 from trl import SFTConfig as TRLConfig
 from trl import SFTTrainer
 
+from workbench.config.derived import micro_batch_size
+from workbench.config.names import SFT
 from workbench.config.schema import Config
 from workbench.errors import error_context
 from workbench.models.adapters import add_lora
@@ -32,7 +34,9 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
     sft, state = config.sft, PartialState()
     assert sft is not None
     rows_per_process = per_process("sft.batch_size", sft.batch_size, state.num_processes)
-    micro_batch_size = min(sft.micro_batch_size or rows_per_process, rows_per_process)
+    largest = micro_batch_size(config, SFT, rows_per_process)
+    # As large as divides the rows: the trainer would leave a remainder out of the step.
+    rows = next(size for size in range(largest, 0, -1) if rows_per_process % size == 0)
     model = load_model(config.policy, device=state.device)
     precision = policy_precision(config.policy, state.device, model.config)
     with error_context("policy.model"):  # before the hours of training after which PPO would refuse the model
@@ -46,8 +50,8 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
         folder,
         epochs=sft.epochs,
         max_steps=sft.max_steps,
-        batch_size=micro_batch_size,
-        accumulation=rows_per_process // micro_batch_size,
+        batch_size=rows,
+        accumulation=rows_per_process // rows,
         learning_rate=sft.learning_rate,
         precision=precision,
         checkpointing=config.policy.gradient_checkpointing,

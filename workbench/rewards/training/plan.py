@@ -8,8 +8,11 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.config.schema import Config, RewardConfig, RewardTraining
 from workbench.errors import UserError, error_context
+from workbench.models.batching import encode
 from workbench.models.loading import context_length, load_config, load_tokenizer
+from workbench.models.memory_plan import memory_lines, reward_peak
 from workbench.models.precision import machine_device, precision_lines, resolve_precision
+from workbench.rewards.preference_encoding import encode_preferences
 from workbench.rewards.registry import check_options
 from workbench.rewards.training.datasets import (
     ClassifierRows,
@@ -19,6 +22,8 @@ from workbench.rewards.training.datasets import (
     require_both_classes,
 )
 from workbench.run.hf_trainer import check_trainer_args
+
+LONGEST_TEXTS = 32
 
 
 @dataclass(frozen=True)
@@ -69,4 +74,17 @@ def plan_reward(config: Config) -> RewardPlan:
         )
     summary = f"{steps:g} steps of {train.batch_size} from {count} rows, {train.model}, {aim}"
     precision = precision_lines("reward.train.precision", train.precision, device, model_config)
-    return RewardPlan([*rows.sizes, summary, *precision], reward, train, config.seed, tokenizer, rows)
+    tokens = longest_row(tokenizer, rows, train.max_tokens)
+    memory = memory_lines([reward_peak(train, tokens)], tokens)
+    return RewardPlan([*rows.sizes, summary, *memory, *precision], reward, train, config.seed, tokenizer, rows)
+
+
+def longest_row(tokenizer: PreTrainedTokenizerBase, rows: ClassifierRows | PreferenceRows, max_tokens: int) -> int:
+    """Return the number of tokens of the longest training text, among those with the most characters."""
+    if isinstance(rows, ClassifierRows):
+        texts = sorted(rows.training.texts, key=len)[-LONGEST_TEXTS:]
+        return max(map(len, encode(tokenizer, texts, max_tokens)))
+    pairs = sorted(rows.training, key=lambda pair: sum(map(len, pair)))
+    prompts, chosen, rejected = (list(column) for column in zip(*pairs[-LONGEST_TEXTS:], strict=True))
+    encoded = encode_preferences(tokenizer, prompts * 2, [*chosen, *rejected], max_tokens)
+    return max(map(len, encoded))
