@@ -22,7 +22,14 @@ from workbench.config.shipped import CONFIGS
 from workbench.errors import UserError
 from workbench.models import memory_plan
 from workbench.models.memory import GIB, LiveBytes, Peak, cache_bytes, forward_bytes, step_bytes
-from workbench.models.memory_plan import memory_lines, network_names, planned_model, policy_peaks, reward_peak
+from workbench.models.memory_plan import (
+    memory_lines,
+    network_names,
+    planned_model,
+    policy_peaks,
+    reward_peak,
+    stage_memory_lines,
+)
 
 HARDWARE = sorted((CONFIGS / "hardware").glob("*.yaml"))
 
@@ -123,6 +130,29 @@ def test_a_reward_takes_memory_by_its_longest_text(objective: str, tmp_path: Pat
     short, long = (reward_peak(train, tokens) for tokens in (16, 64))
     assert long.per_row > 3 * short.per_row
     assert long.weights == short.weights
+
+
+@pytest.mark.parametrize("kind", tiny_classifiers.KINDS)
+def test_every_kind_of_classifier_is_counted(kind: str, tmp_path: Path) -> None:
+    settings = config(tmp_path, "--reward.model", "null")
+    assert settings.reward is not None
+    assert settings.reward.train is not None
+    folder = tiny_classifiers.save(tmp_path / kind, kind)
+    assert reward_peak(dataclasses.replace(settings.reward.train, model=folder), 20).per_row > 0
+
+
+def test_a_model_whose_sizes_depend_on_values_is_not_counted_and_its_plan_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tmp_path)
+
+    def routed(*arguments: object) -> torch.Tensor:
+        return torch.ones(4).nonzero().float()
+
+    monkeypatch.setattr(memory_plan, "ppo_loss", routed)
+    memory_plan.COUNTED.clear()
+    (line,) = stage_memory_lines(settings, PPO, 41, 21)
+    assert line.startswith("memory not predicted: t5 computes sizes from values (")
 
 
 def test_the_networks_of_combined_rewards_are_found() -> None:

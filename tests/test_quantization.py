@@ -11,12 +11,13 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from safetensors.torch import load_file
-from small_runs import CHAIN, evaluation_source, small
+from small_runs import CHAIN, drop, evaluation_source, small
 from trainers import lines
 
-from recipes import sft
+from recipes import ppo, sft
 from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
+from workbench.models import precision
 from workbench.models.adapters import load_adapters, load_trainable
 from workbench.models.loading import load_model, load_policy_tokenizer
 from workbench.models.optimizer import use_paged_optimizer
@@ -24,6 +25,7 @@ from workbench.models.policy import Policy
 from workbench.run import cli
 
 CPU = torch.device("cpu")
+SFT_OPTIONS = ("--sft.max_steps", "--sft.batch_size", "--sft.data.limit")
 KINDS = {"nf4": Linear4bit, "int8": Linear8bitLt}
 both = pytest.mark.parametrize("name", ["t5", "gpt2"])
 either = pytest.mark.parametrize("quantization", KINDS)
@@ -144,3 +146,26 @@ def test_sft_trains_and_saves_its_adapter_in_fp32(in_project: Path, tmp_path: Pa
 def test_fp16_is_refused_for_t5_with_the_reason() -> None:
     with pytest.raises(UserError, match=r"policy.precision: fp16 overflows in t5 \(loss 0.0 or NaN\); use auto, bf16"):
         load_model(PolicyConfig(model="toy:t5", quantization="nf4", precision="fp16"), device=CPU)
+
+
+@both
+@pytest.mark.parametrize(("has_bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_four_bits_compute_in_what_auto_chooses(
+    name: str, has_bf16: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: has_bf16)
+    model = load_model(PolicyConfig(model=f"toy:{name}", quantization="nf4"), device=CPU)
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    assert {layer.compute_dtype for layer in layers} == {dtype}
+    assert model.get_output_embeddings().weight.dtype == dtype
+
+
+def test_four_bits_of_gpt2_train_in_fp16(tmp_path: Path) -> None:
+    """As on a T4, for which auto chooses it: the loss scale falls until gradients fit."""
+    options = ["--policy.quantization", "nf4", "--policy.precision", "fp16", "--reward.model", "length"]
+    options += ["--sft", "null", "--ppo.steps", "3", "--ppo.max_new_tokens", "4"]
+    cli.launch([ppo.STAGE], "", drop(small("quickstart_gpt2", tmp_path, *options), *SFT_OPTIONS))
+    steps = lines(tmp_path / "quickstart_gpt2" / "ppo" / "metrics.jsonl")
+    assert all(step["loss_scale"] > 0 for step in steps)
+    assert steps[-1]["skipped_steps"] < steps[-1]["optimizer_steps"]
+    assert steps[-1]["grad_norm"] > 0

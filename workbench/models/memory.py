@@ -15,7 +15,12 @@ import psutil
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import EncoderDecoderCache, PreTrainedModel
@@ -35,6 +40,8 @@ TILE_TOKENS, TILE_LOGITS, TILE_COPIES = 4096, 32768, 8
 # An allocator cannot reuse every gap between tensors that come and go (measured: docs/performance.md).
 FRAGMENTATION = 1.15
 GIB = 2**30
+# What a model without values raises where it computes sizes from values, as some mixtures of experts do.
+UNCOUNTABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 
 @dataclass(frozen=True)
@@ -198,11 +205,15 @@ def sft_loss(model: PreTrainedModel | PeftModel, rows: int, prompt_tokens: int, 
     return captured[0]
 
 
-def classifier_loss(model: nn.Module, rows: int, tokens: int) -> Tensor:
-    """Return the logits of texts of so many tokens."""
+def classifier_loss(model: PreTrainedModel | PeftModel, rows: int, tokens: int) -> Tensor:
+    """Return the last states of texts of so many tokens; the layer that classifies one of them is small."""
+    classifier = model.get_base_model() if isinstance(model, PeftModel) else model
     ids = torch.ones(rows, tokens, dtype=torch.long)
-    logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    return logits
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if classifier.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids
+    states: Tensor = classifier.base_model(**inputs).last_hidden_state
+    return states
 
 
 def ppo_loss(model: PreTrainedModel | PeftModel, rows: int, prompt_tokens: int, response_tokens: int) -> Tensor:

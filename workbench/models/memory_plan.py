@@ -15,7 +15,7 @@ from workbench.config.derived import configured_stages, micro_batch_size
 from workbench.config.names import EVALUATION, PPO, SFT
 from workbench.config.schema import Config, RewardTraining, Scorer
 from workbench.config.scorers import as_scorer
-from workbench.errors import UserError
+from workbench.errors import UserError, one_line
 from workbench.models.adapters import add_lora
 from workbench.models.loading import fuse_kernels, load_config, meta_model, policy_precision
 from workbench.models.memory import (
@@ -23,6 +23,7 @@ from workbench.models.memory import (
     BYTES_OF_MOMENTS,
     GIB,
     STEP_COPIES,
+    UNCOUNTABLE,
     Peak,
     cache_bytes,
     checkpoint_activations,
@@ -51,11 +52,10 @@ def policy_lines(config: Config, stage: str, prompt_tokens: int, response_tokens
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     device = machine_device()
     precision = policy_precision(config.policy, device, model.config)
-    peaks = policy_peaks(config, stage, model, precision, prompt_tokens, response_tokens)
     return [
         f"{config.policy.model}: {base / 1e6:.1f} M parameters, {trained / 1e6:.2f} M trained "
         f"({100 * trained / base:.2f} %), {config.policy.quantization or precision}",
-        *memory_lines(peaks, prompt_tokens + response_tokens),
+        *policy_memory_lines(config, stage, model, precision, prompt_tokens, response_tokens),
         *precision_lines("policy.precision", config.policy.precision, device, model.config),
     ]
 
@@ -64,8 +64,36 @@ def stage_memory_lines(config: Config, stage: str, prompt_tokens: int, response_
     """Return the lines on the memory of a stage alone."""
     model = planned_model(config)
     precision = policy_precision(config.policy, machine_device(), model.config)
-    peaks = policy_peaks(config, stage, model, precision, prompt_tokens, response_tokens)
+    return policy_memory_lines(config, stage, model, precision, prompt_tokens, response_tokens)
+
+
+def policy_memory_lines(
+    config: Config,
+    stage: str,
+    model: PreTrainedModel | PeftModel,
+    precision: str,
+    prompt_tokens: int,
+    response_tokens: int,
+) -> list[str]:
+    """Return the lines on the memory of a stage of the policy, or that it cannot be predicted."""
+    try:
+        peaks = policy_peaks(config, stage, model, precision, prompt_tokens, response_tokens)
+    except UNCOUNTABLE as error:
+        return [unpredicted(model.config.model_type, error)]
     return memory_lines(peaks, prompt_tokens + response_tokens)
+
+
+def reward_memory_lines(train: RewardTraining, tokens: int) -> list[str]:
+    """Return the lines on the memory of training a reward model, or that it cannot be predicted."""
+    try:
+        return memory_lines([reward_peak(train, tokens)], tokens)
+    except UNCOUNTABLE as error:
+        return [unpredicted(load_config(train.model).model_type, error)]
+
+
+def unpredicted(model_type: str, error: Exception) -> str:
+    """Return the line of a plan for an architecture whose memory cannot be counted from shapes."""
+    return f"memory not predicted: {model_type} computes sizes from values ({one_line(error)})"
 
 
 def memory_lines(peaks: Sequence[Peak], tokens: int) -> list[str]:

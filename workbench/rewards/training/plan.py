@@ -10,7 +10,7 @@ from workbench.config.schema import Config, RewardConfig, RewardTraining
 from workbench.errors import UserError, error_context
 from workbench.models.batching import encode
 from workbench.models.loading import context_length, load_config, load_tokenizer
-from workbench.models.memory_plan import memory_lines, reward_peak
+from workbench.models.memory_plan import reward_memory_lines
 from workbench.models.precision import machine_device, precision_lines, resolve_precision
 from workbench.rewards.preference_encoding import encode_preferences
 from workbench.rewards.registry import check_options
@@ -75,7 +75,7 @@ def plan_reward(config: Config) -> RewardPlan:
     summary = f"{steps:g} steps of {train.batch_size} from {count} rows, {train.model}, {aim}"
     precision = precision_lines("reward.train.precision", train.precision, device, model_config)
     tokens = longest_row(tokenizer, rows, train.max_tokens)
-    memory = memory_lines([reward_peak(train, tokens)], tokens)
+    memory = reward_memory_lines(train, tokens)
     return RewardPlan([*rows.sizes, summary, *memory, *precision], reward, train, config.seed, tokenizer, rows)
 
 
