@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 import torch
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks import ppo_step
@@ -52,6 +52,8 @@ def save_model(folder: Path, arch: str) -> None:
         _, vocabulary, pad, stop = ppo_step.SHAPES[arch]
     words = Tokenizer(models.WordLevel({f"t{index}": index for index in range(vocabulary)}, unk_token="t2"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if arch == "t5":  # its classifier reads the state at the end of the text
+        words.post_processor = processors.TemplateProcessing(single=f"$A t{stop}", special_tokens=[(f"t{stop}", stop)])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, eos_token=f"t{stop}", pad_token=f"t{pad}", unk_token="t2", model_max_length=512
     )
