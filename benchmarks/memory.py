@@ -83,7 +83,7 @@ def save_rows(file: Path) -> None:
         return " ".join(f"t{5 + next(words) % 1000}" for _ in range(length))
 
     rows = [{"prompt": text(PROMPT), "response": text(RESPONSE), "label": f"l{row % 2}"} for row in range(64)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def configuration(folder: Path, arch: str, training: str, precision: str, stage: str) -> Config:
@@ -130,7 +130,7 @@ def configuration(folder: Path, arch: str, training: str, precision: str, stage:
         },
     }
     file = folder / "config.yaml"
-    file.write_text(yaml.safe_dump(settings))
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
     config = parse(["--config", str(file)])[0]
     if stage != "reward":
         return config
@@ -152,7 +152,7 @@ def measure(stage: str, config: Config) -> float:
 def predict(stage: str, config: Config, precision: str, rows: Path) -> Peak:
     """Return the highest peak of the plan."""
     tokenizer = load_policy_tokenizer(config.policy.model)
-    texts = [json.loads(line) for line in rows.read_text().splitlines()]
+    texts = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     prompt, response = (max(len(tokenizer(row[name]).input_ids) for row in texts) for name in ("prompt", "response"))
     if stage == "reward":
         assert config.reward is not None

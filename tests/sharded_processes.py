@@ -27,6 +27,7 @@ from trainers import make_rows
 from two_processes import Kind, first_update, name, trainer, uneven_rollout
 
 from recipes import ppo, sft
+from reward_models import network
 from workbench.models.policy import Policy
 from workbench.models.sharding import full_tensor, gathered, shard_policy
 from workbench.ppo.checkpoint import load_latest
@@ -153,6 +154,7 @@ def launch(stages: list[cli.Stage], options: list[str]) -> tuple[list[Any], list
         mock.patch.object(sys, "argv", ["recipes/detox.py", *options]),
         mock.patch.object(PartialState, "__init__", start_on_gpus),
         mock.patch.object(distributed, "has_gpus", return_value=True),
+        mock.patch.object(network, "process_device", return_value=torch.device("cpu")),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
     ):
