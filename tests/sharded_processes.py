@@ -22,14 +22,15 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, gather_object
 from small_runs import CHAIN, drop, small
-from torch import Tensor
+from torch import Tensor, nn
 from trainers import make_rows
 from two_processes import Kind, first_update, name, trainer, uneven_rollout
 
 from recipes import ppo, sft
 from reward_models import network
+from workbench.errors import UserError
 from workbench.models.policy import Policy
-from workbench.models.sharding import full_tensor, gathered, shard_policy
+from workbench.models.sharding import full_tensor, gathered, shard_model, shard_policy
 from workbench.ppo.checkpoint import load_latest
 from workbench.ppo.policy_files import save_policy
 from workbench.run import cli, distributed, hf_trainer
@@ -67,6 +68,43 @@ def scaled_updates(folder: Path) -> None:
             (folder / f"{sharded}.json").write_text(json.dumps(everyone))
 
 
+class Inner(nn.Module):
+    """A block that another one contains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return new states."""
+        return self.layer(states).tanh()
+
+
+class Outer(nn.Module):
+    """A block with another one inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.layer = Inner(), nn.Linear(4, 4)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return new states."""
+        return self.layer(self.inner(states))
+
+
+def nested_blocks(folder: Path) -> None:
+    """Shard a model whose blocks contain blocks."""
+    torch.manual_seed(0)
+    sharded, whole = nn.Sequential(Outer(), Outer()), nn.Sequential(Outer(), Outer())
+    whole.load_state_dict(sharded.state_dict())
+    shard_model(sharded, {"Inner", "Outer"})
+    for model in (sharded, whole):
+        model(torch.ones(2, 4)).sum().backward()
+    for one, other in zip(sharded.parameters(), whole.parameters(), strict=True):
+        assert torch.allclose(full_tensor(one.grad), other.grad)
+    (folder / os.environ["RANK"]).touch()
+
+
 def rollouts(folder: Path) -> None:
     """Sample with another number of forward passes, tokens and rows on each process, as an unsharded policy does."""
     for architecture in tiny.ARCHITECTURES:
@@ -90,6 +128,21 @@ def rollouts(folder: Path) -> None:
                 scores, expected = sharded(batch, 1.0), whole(batch, 1.0)
                 assert torch.allclose(scores.logprobs, expected.logprobs, atol=1e-6)
         (folder / f"{architecture}-{rank}").touch()
+
+
+def failures(folder: Path) -> None:
+    """Fail on one process before it samples, where the other one is about to."""
+    run = trainer(folder / "run", KINDS[0], shard_policy, self_checks=False)
+    rows = run.batch(0)
+    if os.environ["RANK"] == "1":
+        rows = [rows[0] | {"prompt_ids": [1] * 64}, *rows[1:]]
+    try:
+        with run.saved_on_failure():
+            run.rollout(rows)
+        raise AssertionError("nothing failed")
+    except UserError as error:
+        errors = gather_object([str(error)])
+    (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(errors))
 
 
 def weights_of(policy: Policy) -> dict[str, Tensor]:

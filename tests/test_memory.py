@@ -152,7 +152,7 @@ def test_a_model_whose_sizes_depend_on_values_is_not_counted_and_its_plan_says_s
     monkeypatch.setattr(memory_plan, "ppo_loss", routed)
     memory_plan.COUNTED.clear()
     (line,) = stage_memory_lines(settings, PPO, 41, 21)
-    assert line.startswith("memory not predicted: t5 computes sizes from values (")
+    assert line.startswith("memory not predicted: t5 cannot be run without values (")
 
 
 def test_the_networks_of_combined_rewards_are_found() -> None:

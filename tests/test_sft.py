@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file
 from small_runs import small
 
 from recipes import sft
 from workbench.run import cli
-from workbench.sft.trainer import IGNORED_LABEL, token_loss
+from workbench.sft.trainer import IGNORED_LABEL, decoder_inputs, token_loss
 
 
 def fine_tuned(recipe: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[str, torch.Tensor]:
@@ -39,6 +40,14 @@ def test_a_step_is_the_mean_over_its_tokens_whatever_the_micro_batch(
         parts = fine_tuned(recipe, tmp_path / key, monkeypatch, f"--{key}.micro_batch_size", size)
         for name, weight in whole.items():
             assert torch.allclose(weight, parts[name], rtol=0, atol=1e-5), name
+
+
+def test_the_decoder_reads_the_labels_one_later() -> None:
+    model = tiny.model("t5")
+    labels = torch.tensor([[5, 6, 1], [7, 1, IGNORED_LABEL]])
+    batch = decoder_inputs(dict, 0, 0)({"labels": labels})
+    assert torch.equal(batch["decoder_input_ids"], model.prepare_decoder_input_ids_from_labels(labels))
+    assert torch.equal(decoder_inputs(dict, 9, 0)({"labels": labels})["decoder_input_ids"][:, 0], torch.tensor([9, 9]))
 
 
 def test_the_loss_of_an_encoder_decoder_is_that_of_its_tokens() -> None:

@@ -56,10 +56,8 @@ def start(folder: Path, processes: int, scenarios: list[Callable[[Path], None]])
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where two processes leave their results, with every scenario in one start."""
     folder = tmp_path_factory.mktemp("two")
-    scenarios = sharded_processes
-    start(
-        folder, 2, [scenarios.updates, scenarios.scaled_updates, scenarios.rollouts, scenarios.runs, scenarios.chains]
-    )
+    names = ("updates", "scaled_updates", "nested_blocks", "rollouts", "failures", "runs", "chains")
+    start(folder, 2, [getattr(sharded_processes, name) for name in names])
     return folder
 
 
@@ -105,6 +103,17 @@ def test_the_loss_scale_of_fp16_is_the_same_on_every_process(of_two: Path) -> No
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_rollouts_of_uneven_lengths_sample_as_one_process_does_and_never_hang(architecture: str, of_two: Path) -> None:
     assert all((of_two / "rollouts" / f"{architecture}-{rank}").is_file() for rank in range(2))
+
+
+def test_a_block_inside_another_has_the_same_gradients(of_two: Path) -> None:
+    for rank in range(2):
+        assert (of_two / "nested_blocks" / str(rank)).is_file()
+
+
+def test_a_failure_before_sampling_is_the_end_of_both(of_two: Path) -> None:
+    first, second = json.loads((of_two / "failures" / "0.json").read_text())
+    assert first == "stopped because another process failed; see its error"
+    assert "64" in second
 
 
 @resumed

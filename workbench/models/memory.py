@@ -15,12 +15,7 @@ import psutil
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import EncoderDecoderCache, PreTrainedModel
@@ -40,8 +35,8 @@ TILE_TOKENS, TILE_LOGITS, TILE_COPIES = 4096, 32768, 8
 # An allocator cannot reuse every gap between tensors that come and go (measured: docs/performance.md).
 FRAGMENTATION = 1.15
 GIB = 2**30
-# What a model without values raises where it computes sizes from values, as some mixtures of experts do.
-UNCOUNTABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
+# What a model without values may raise, as where it computes sizes from values; an estimate must not end a plan.
+UNCOUNTABLE = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError)
 
 
 @dataclass(frozen=True)

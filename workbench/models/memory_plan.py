@@ -93,7 +93,7 @@ def reward_memory_lines(train: RewardTraining, tokens: int) -> list[str]:
 
 def unpredicted(model_type: str, error: Exception) -> str:
     """Return the line of a plan for an architecture whose memory cannot be counted from shapes."""
-    return f"memory not predicted: {model_type} computes sizes from values ({one_line(error)})"
+    return f"memory not predicted: {model_type} cannot be run without values ({one_line(error)[:100]})"
 
 
 def memory_lines(peaks: Sequence[Peak], tokens: int) -> list[str]:

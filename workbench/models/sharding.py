@@ -30,7 +30,7 @@ def shard_model(model: nn.Module, block_names: set[str]) -> None:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     device = next(model.parameters()).device
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
-    for module in model.modules():
+    for module in reversed(list(model.modules())):  # a block inside another one first
         if type(module).__name__ in block_names:
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)

@@ -233,7 +233,7 @@ class PPOTrainer:
         """
         if not self.config.score_samples or self.state.score_std is not None:
             return
-        with self.saved_on_failure(), gathered(self.unwrapped):
+        with self.saved_on_failure():
             local = score_initial_policy(
                 self.unwrapped,
                 self.tokenizer,
@@ -248,7 +248,7 @@ class PPOTrainer:
 
     def validate(self) -> tuple[dict[str, float], list[Sample]]:
         """Return metrics and samples of the policy on the validation prompts, over all processes."""
-        with self.saved_on_failure(), gathered(self.unwrapped):
+        with self.saved_on_failure():
             local = sample_validation(
                 self.unwrapped,
                 self.tokenizer,
@@ -301,7 +301,8 @@ class PPOTrainer:
         """Save a checkpoint and stop all processes if the block, which calls a reward, fails on any of them."""
         random_state = checkpoint.random_state()
         try:
-            with fail_together(self.accelerator):
+            # A sharded policy is gathered before one process can fail alone: the others would wait for it.
+            with gathered(self.unwrapped), fail_together(self.accelerator):
                 yield
         except Exception:
             checkpoint.restore_random_state(random_state)  # a resumed run repeats the block from its start

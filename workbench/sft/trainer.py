@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor, nn
@@ -69,14 +71,32 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
         "processing_class": plan.tokenizer,
     }
     if model.config.is_encoder_decoder:
-        collator = DataCollatorForSeq2Seq(plan.tokenizer, model, label_pad_token_id=IGNORED_LABEL)
+        collate = decoder_inputs(
+            DataCollatorForSeq2Seq(plan.tokenizer, label_pad_token_id=IGNORED_LABEL),
+            model.config.decoder_start_token_id,
+            plan.tokenizer.pad_token_id,
+        )
         options = Seq2SeqTrainingArguments(**arguments)
-        return Seq2SeqTrainer(model, options, data_collator=collator, compute_loss_func=token_loss, **data)
+        return Seq2SeqTrainer(model, options, data_collator=collate, compute_loss_func=token_loss, **data)
     trainer = SFTTrainer(model, TRLConfig(**arguments, max_length=None, completion_only_loss=True), **data)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # TRL converts the adapters of a quantized base to bf16
     return trainer
+
+
+def decoder_inputs(collate: Callable[[Any], Any], start_id: int, pad_id: int) -> Callable[[Any], Any]:
+    """Return a collator that adds the decoder's inputs (B, T), the labels one later; not every model does it itself."""
+
+    def collate_with_inputs(features: Any) -> Any:
+        batch = collate(features)
+        labels = batch["labels"]
+        start = torch.full_like(labels[:, :1], start_id)
+        shifted = torch.cat((start, labels[:, :-1]), dim=1)
+        batch["decoder_input_ids"] = shifted.masked_fill(shifted == IGNORED_LABEL, pad_id)
+        return batch
+
+    return collate_with_inputs
 
 
 def token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
