@@ -3,9 +3,10 @@
 # torch and transformers are imported inside the functions, so that --help is instant.
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from workbench.config.derived import configured_stages
+from workbench.config.derived import configured_stages, micro_batch_size
 from workbench.config.names import PPO, REWARD, SFT
 from workbench.config.schema import Config
 from workbench.run.cli import Stage, StageResult, main
@@ -24,8 +25,6 @@ def plan(config: Config) -> PPOPlan:
 
 def run(run: Run, plan: PPOPlan) -> StageResult:
     """Train, and save an adapter or a model with its value head in the run's ppo folder."""
-    from dataclasses import replace
-
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
@@ -43,7 +42,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
 
     config, folder = run.config, run.stage(PPO)
     assert config.ppo is not None
-    ppo = replace(config.ppo, micro_batch_size=config.ppo.micro_batch_size or config.policy.micro_batch_size)
+    ppo = replace(config.ppo, micro_batch_size=micro_batch_size(config, PPO, config.ppo.minibatch_size))
     assert config.reward is not None
     sft = run.folder / SFT if config.sft else None
     if sft:

@@ -97,7 +97,7 @@ def run_scenario(architecture: str, training: str, precision: str, on_device: bo
     batch = policy.generate(ids, mask, max_new_tokens=8, temperature=1.0)
     per_token = simulated_cuda.waits.total() / batch.response_ids.shape[1]
     waits = simulated_cuda.waits
-    in_workbench = sum(count for place, count in waits.items() if "workbench/" in place)
+    in_workbench = sum(count for code_line, count in waits.items() if "workbench/" in code_line)
     metrics = trainer.update(trainer.rollout(rows))
     validation, _ = trainer.validate()
     compared = ComparedModel("policy", policy, "policy", tokenizer, policy, with_token_log_ratios=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import io
 import itertools
 import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,20 +19,22 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, gather_object
+from safetensors.torch import load_file
 from small_runs import CHAIN, drop, small
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from trainers import make_rows
 from two_processes import Kind, first_update, name, trainer, uneven_rollout
 
 from recipes import ppo, sft
 from reward_models import network
 from workbench.errors import UserError
+from workbench.models.loading import save_model
 from workbench.models.policy import Policy
-from workbench.models.sharding import full_tensor, gathered, shard_model, shard_policy
+from workbench.models.sharding import full_state_dict, full_tensor, gathered, shard_model, shard_policy
 from workbench.ppo.checkpoint import load_latest
 from workbench.ppo.policy_files import save_policy
 from workbench.run import cli, distributed, hf_trainer
-from workbench.run.process import quiet_libraries
 
 KINDS: list[Kind] = list(itertools.product(tiny.ARCHITECTURES, (False,), ("shared", "separate")))
 # Kinds of runs that another number of processes resumes, the last one with adapters, which are not sharded.
@@ -103,6 +103,24 @@ def nested_blocks(folder: Path) -> None:
     for one, other in zip(sharded.parameters(), whole.parameters(), strict=True):
         assert torch.allclose(full_tensor(one.grad), other.grad)
     (folder / os.environ["RANK"]).touch()
+
+
+def models_without_blocks(folder: Path) -> None:
+    """Save a model that is divided as a whole, after a forward pass that leaves it gathered, and one with blocks."""
+    for blocks in ({"GPT2Block"}, set()):
+        model = tiny.model("gpt2")
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        shard_model(model, blocks)
+        with torch.no_grad():
+            model(input_ids=torch.ones(2, 4, dtype=torch.long))
+        weights = full_state_dict(model)
+        assert weights is not None
+        if os.environ["RANK"] == "0":
+            save_model(model, folder / f"{len(blocks)}", weights)
+            saved = load_file(folder / f"{len(blocks)}" / "model.safetensors")
+            assert all(torch.equal(value, before[name]) for name, value in saved.items())
+            (folder / f"{len(blocks)}.txt").write_text(str(len(saved)))
+        PartialState().wait_for_everyone()
 
 
 def rollouts(folder: Path) -> None:
@@ -207,6 +225,7 @@ def launch(stages: list[cli.Stage], options: list[str]) -> tuple[list[Any], list
         mock.patch.object(sys, "argv", ["recipes/detox.py", *options]),
         mock.patch.object(PartialState, "__init__", start_on_gpus),
         mock.patch.object(distributed, "has_gpus", return_value=True),
+        mock.patch.object(FSDPModule, "set_requires_gradient_sync", side_effect=AssertionError("whole gradients")),
         mock.patch.object(network, "process_device", return_value=torch.device("cpu")),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
@@ -223,7 +242,8 @@ def launch(stages: list[cli.Stage], options: list[str]) -> tuple[list[Any], list
 def recipe_options(recipe: str, folder: Path) -> list[str]:
     """Return options of a small chain that fine-tunes in full; one of them trains its reward too."""
     reward = ["--reward.model", "null"] if recipe == "quickstart" else []
-    options = small(recipe, folder, "--policy.lora", "null", *reward, "--sft.save_every", "2")
+    fine_tuning = ["--sft.save_every", "2", "--sft.micro_batch_size", "2"]
+    options = small(recipe, folder, "--policy.lora", "null", *reward, *fine_tuning)
     return drop(options, "--reward.train.data.limit")
 
 
@@ -262,19 +282,13 @@ def fine_tunings(folder: Path) -> None:
             (folder / f"{recipe}.json").write_text(json.dumps(commands))
 
 
-def run(
-    folder: Path, rank: int, port: int, limit: int, processes: int, scenarios: list[Callable[[Path], None]]
-) -> None:
-    """Run the scenarios as one of the processes, which meet at the port; a hang ends itself after `limit` seconds."""
-    faulthandler.dump_traceback_later(limit, exit=True)
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-    os.environ |= {key: str(value) for key, value in (ranks | meeting).items()}
-    quiet_libraries()
-    assert Accelerator(cpu=True).num_processes == processes
-    for scenario in scenarios:
-        scenario_folder = folder / scenario.__name__
-        scenario_folder.mkdir(parents=True, exist_ok=True)
-        start = time.monotonic()
-        scenario(scenario_folder)
-        print(f"{scenario.__name__}: done in {time.monotonic() - start:.1f} s", flush=True)
+OF_TWO = (
+    updates,
+    scaled_updates,
+    nested_blocks,
+    models_without_blocks,
+    rollouts,
+    failures,
+    runs,
+    chains,
+)

@@ -142,8 +142,8 @@ def count_wait(what: str) -> None:
     """Count a wait at the place in the code that asked for it."""
     frames = [frame for frame in traceback.extract_stack() if "/torch/" not in frame.filename]
     places = [f"{frame.filename.split('site-packages/')[-1]}:{frame.lineno}" for frame in frames]
-    place = next((place for place in reversed(places) if "simulated_cuda.py" not in place), "autograd")
-    waits[f"{what} at {place}"] += 1
+    code_line = next((line for line in reversed(places) if "simulated_cuda.py" not in line), "autograd")
+    waits[f"{what} at {code_line}"] += 1
 
 
 def values_of(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.optim import PagedAdamW32bit
 from killed_runs import be_killed, die_at_call, die_before_renaming, die_in_save, number_of_calls
 from stopped_runs import UninterruptedOutcome, finish, interrupt, trainer, uninterrupted
 from trainers import lines
@@ -162,3 +163,26 @@ def test_as_many_checkpoints_are_kept_as_asked_for_and_at_every_moment_one(
         for _ in range(2):  # a reward that fails right after a checkpoint has it saved again
             run.save_checkpoint()
         assert names(folder) == [f"step_{number:06}" for number in range(max(1, step - count + 1), step + 1)]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:bitsandbytes", "ignore::UserWarning")
+@pytest.mark.parametrize("from_paged", [False, True])
+def test_the_moments_of_one_optimizer_go_on_in_the_other(from_paged: bool) -> None:
+    weight = torch.nn.Parameter(torch.randn(8, 8))
+    paged = PagedAdamW32bit([weight], lr=1e-3)
+    plain = torch.optim.AdamW([weight], lr=1e-3)
+    first, second = torch.rand(8, 8), torch.rand(8, 8)
+    step = torch.tensor(3.0)
+    of_paged = {"step": 3, "state1": first, "state2": second}
+    of_plain = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+    entries = of_paged if from_paged else of_plain
+    assert (checkpoint.is_paged(paged), checkpoint.is_paged(plain)) == (True, False)
+    for optimizer, expected in ((plain, of_plain), (paged, of_paged)):
+        state = checkpoint.moments_like(entries, weight, is_paged=checkpoint.is_paged(optimizer))
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": {0: state}})
+        loaded = optimizer.state[weight]
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(torch.as_tensor(loaded[name]), torch.as_tensor(expected[name])) for name in expected)
+    weight.grad = torch.ones(8, 8)
+    plain.step()
+    assert plain.state[weight]["step"] == 4

@@ -10,6 +10,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 from small_runs import small
+from transformers.trainer_pt_utils import LabelSmoother
 
 from recipes import sft
 from workbench.run import cli
@@ -48,6 +49,24 @@ def test_the_decoder_reads_the_labels_one_later() -> None:
     batch = decoder_inputs(dict, 0, 0)({"labels": labels})
     assert torch.equal(batch["decoder_input_ids"], model.prepare_decoder_input_ids_from_labels(labels))
     assert torch.equal(decoder_inputs(dict, 9, 0)({"labels": labels})["decoder_input_ids"][:, 0], torch.tensor([9, 9]))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_label_smoothing_is_that_of_the_trainer(smoothing: float) -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(3, 5, 7), torch.randint(7, (3, 5))
+    labels[0, 3:] = IGNORED_LABEL
+    outputs = {"logits": logits}
+    expected = LabelSmoother(epsilon=smoothing, ignore_index=IGNORED_LABEL)(outputs, labels.clone())
+    loss = token_loss(type("Outputs", (), outputs), labels, label_smoothing=smoothing)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_trainer_gets_its_label_smoothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = fine_tuned("quickstart", tmp_path / "plain", monkeypatch)
+    options = ("--sft.trainer_args", "{optim: sgd, label_smoothing_factor: 0.5}")
+    smooth = fine_tuned("quickstart", tmp_path / "smooth", monkeypatch, *options)
+    assert max((plain[name] - smooth[name]).abs().max() for name in plain) > 1e-3
 
 
 def test_the_loss_of_an_encoder_decoder_is_that_of_its_tokens() -> None:

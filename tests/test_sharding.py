@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,13 @@ recipes = pytest.mark.parametrize("recipe", sharded_processes.RECIPES)
 pytestmark = pytest.mark.timeout(LIMIT + 60)
 
 
-def start(folder: Path, processes: int, scenarios: list[Callable[[Path], None]]) -> None:
+def start(folder: Path, processes: int, scenarios: Sequence[Callable[[Path], None]]) -> None:
     """Run scenarios in so many processes, and leave their exit codes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     options = {"limit": LIMIT, "processes": processes, "scenarios": scenarios}
     children = [
-        fork(partial(sharded_processes.run, folder, rank, port, **options), folder / "log") for rank in range(processes)
+        fork(partial(two_processes.run, folder, rank, port, **options), folder / "log") for rank in range(processes)
     ]
     (folder / "codes").write_text(json.dumps([exit_code(child) for child in children]))
 
@@ -56,8 +56,7 @@ def start(folder: Path, processes: int, scenarios: list[Callable[[Path], None]])
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where two processes leave their results, with every scenario in one start."""
     folder = tmp_path_factory.mktemp("two")
-    names = ("updates", "scaled_updates", "nested_blocks", "rollouts", "failures", "runs", "chains")
-    start(folder, 2, [getattr(sharded_processes, name) for name in names])
+    start(folder, 2, sharded_processes.OF_TWO)
     return folder
 
 
@@ -80,14 +79,8 @@ def test_every_scenario_comes_to_its_end(of_two: Path, of_four: Path) -> None:
 
 @kinds
 def test_a_sharded_update_is_that_of_one_process(kind: two_processes.Kind, of_two: Path, tmp_path: Path) -> None:
-    metrics, weights = two_processes.first_update(tmp_path, kind)
-    sharded = torch.load(of_two / "updates" / f"{two_processes.name(*kind)}.pt")
-    assert set(weights) == set(sharded["weights"])
-    for name, value in weights.items():
-        assert torch.allclose(value, sharded["weights"][name], rtol=0, atol=1e-5), name
-    assert set(metrics) == set(sharded["metrics"])
-    for name, value in untimed(metrics).items():
-        assert sharded["metrics"][name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+    file = of_two / "updates" / f"{two_processes.name(*kind)}.pt"
+    metrics = two_processes.check_first_update(tmp_path, kind, file)
     assert metrics["policy/clip_fraction"] > 0  # it moved far enough for a difference to show
 
 
@@ -108,6 +101,11 @@ def test_rollouts_of_uneven_lengths_sample_as_one_process_does_and_never_hang(ar
 def test_a_block_inside_another_has_the_same_gradients(of_two: Path) -> None:
     for rank in range(2):
         assert (of_two / "nested_blocks" / str(rank)).is_file()
+
+
+def test_a_gathered_model_is_saved_whole_with_and_without_blocks(of_two: Path) -> None:
+    counts = [int((of_two / "models_without_blocks" / f"{blocks}.txt").read_text()) for blocks in (0, 1)]
+    assert counts[0] == counts[1] > 10
 
 
 def test_a_failure_before_sampling_is_the_end_of_both(of_two: Path) -> None:
@@ -281,6 +279,7 @@ def test_weights_are_read_by_every_process_and_one_process_shares_nothing(
     with mock.patch.dict(os.environ, FSDP | {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}):
         prepare_launch(config)
         assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
+        assert os.environ["FSDP_AUTO_WRAP_POLICY"] == "NO_WRAP"
         assert distributed.is_sharded_launch()
         with distributed.data_parallel():
             assert not distributed.is_sharded_launch()

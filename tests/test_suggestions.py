@@ -57,7 +57,7 @@ def options_of_commands() -> set[str]:
 
 def test_every_key_and_option_that_a_sentence_names_exists() -> None:
     options, mentions = options_of_commands(), 0
-    for place, sentence in sentences():
+    for source, sentence in sentences():
         for key in KEY.findall(sentence):
             mentions += 1
             if key not in RENAMED_KEYS:
@@ -68,7 +68,7 @@ def test_every_key_and_option_that_a_sentence_names_exists() -> None:
                 try:
                     option_type(option.rstrip(".").removesuffix(".help"))
                 except UserError as error:
-                    pytest.fail(f"{place}: {error}")
+                    pytest.fail(f"{source}: {error}")
     assert mentions > 100
     for key in (key for keys in LOSS_KEYS.values() for key in keys):
         option_type(key)
@@ -76,14 +76,14 @@ def test_every_key_and_option_that_a_sentence_names_exists() -> None:
 
 def test_every_command_and_file_that_a_sentence_names_exists() -> None:
     mentions = 0
-    for place, sentence in sentences():
+    for source, sentence in sentences():
         for module in MODULE.findall(sentence):
             mentions += 1
             # pip is always there, and setuptools warns of whoever looks for it after distutils.
-            assert module == "pip" or importlib.util.find_spec(module), f"{place}: {module}"
+            assert module == "pip" or importlib.util.find_spec(module), f"{source}: {module}"
         for file in FILE.findall(sentence):
             mentions += 1
-            assert (PROJECT / file).exists(), f"{place}: {file}"
+            assert (PROJECT / file).exists(), f"{source}: {file}"
     assert mentions > 5
 
 

@@ -13,18 +13,19 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import tiny
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from small_runs import drop, small
 from torch import Tensor
-from trainers import e_rate, make_rows, make_trainer
+from trainers import e_rate, make_rows, make_trainer, untimed
 
 from recipes import evaluation, ppo
 from workbench.config.schema import DataSource, PPOConfig
@@ -307,17 +308,40 @@ def recipes(folder: Path) -> None:
         (folder / "commands.json").write_text(json.dumps({"outputs": outputs, "codes": codes}))
 
 
-def run(folder: Path, rank: int, port: int, limit: int) -> None:
-    """Run every scenario as one of the processes, which meet at the port; a hang ends itself after `limit` seconds."""
+SCENARIOS = (updates, lengths, resumes, failures, evaluations, recipes)
+
+
+def run(
+    folder: Path,
+    rank: int,
+    port: int,
+    limit: int,
+    processes: int = PROCESSES,
+    scenarios: Sequence[Callable[[Path], None]] = SCENARIOS,
+) -> None:
+    """Run the scenarios as one of the processes, which meet at the port; a hang ends itself after `limit` seconds."""
     faulthandler.dump_traceback_later(limit, exit=True)
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": PROCESSES, "LOCAL_WORLD_SIZE": PROCESSES}
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
     os.environ |= {key: str(value) for key, value in (ranks | meeting).items()}
     quiet_libraries()
-    assert Accelerator(cpu=True).num_processes == PROCESSES
-    for scenario in (updates, lengths, resumes, failures, evaluations, recipes):
+    assert Accelerator(cpu=True).num_processes == processes
+    for scenario in scenarios:
         scenario_folder = folder / scenario.__name__
         scenario_folder.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         scenario(scenario_folder)
         print(f"{scenario.__name__}: done in {time.monotonic() - start:.1f} s", flush=True)
+
+
+def check_first_update(folder: Path, kind: Kind, file: Path) -> dict[str, float]:
+    """Assert that the metrics and weights in a file are those of one process's first update; return its metrics."""
+    metrics, weights = first_update(folder, kind)
+    of_several = torch.load(file)
+    assert set(weights) == set(of_several["weights"])
+    for key, value in weights.items():
+        assert torch.allclose(value, of_several["weights"][key], rtol=0, atol=1e-5), key
+    assert set(metrics) == set(of_several["metrics"])
+    for key, value in untimed(metrics).items():
+        assert of_several["metrics"][key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
+    return metrics

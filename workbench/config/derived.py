@@ -26,7 +26,11 @@ def micro_batch_size(config: Config, stage: str, rows: int) -> int:
     """Return how many of a process's `rows` per optimizer step SFT or PPO computes at a time."""
     section = config.sft if stage == SFT else config.ppo
     assert section is not None
-    return min(section.micro_batch_size or config.policy.micro_batch_size or rows, rows)
+    largest = min(section.micro_batch_size or config.policy.micro_batch_size or rows, rows)
+    if stage == PPO:
+        return largest
+    # The trainer of SFT would leave a remainder out of the step.
+    return next(size for size in range(largest, 0, -1) if rows % size == 0)
 
 
 def sampling_seeds(config: Config) -> list[int]:

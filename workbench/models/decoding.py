@@ -6,8 +6,9 @@ import os
 import shutil
 from importlib.util import find_spec
 
-from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
+
+from workbench.models.sharding import is_sharded
 
 MIN_COMPILED_TOKENS = 16  # compiling a step takes longer than a few of them
 
@@ -19,8 +20,7 @@ def cache_implementation(model: PreTrainedModel, tokens: int) -> str | None:
     and a machine that can compile.
     """
     is_quantized = hasattr(model, "hf_quantizer")  # transformers sets it then
-    is_sharded = any(isinstance(module, FSDPModule) for module in model.modules())
-    suits = model.device.type == "cuda" and model._can_compile_fullgraph and not is_quantized and not is_sharded
+    suits = model.device.type == "cuda" and model._can_compile_fullgraph and not is_quantized and not is_sharded(model)
     return "static" if suits and tokens >= MIN_COMPILED_TOKENS and can_compile() else None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -21,6 +22,12 @@ def use_paged_optimizer(parameters: Iterable[nn.Parameter]) -> bool:
         return False  # bitsandbytes does not know shards
     state = BYTES_OF_STATE * sum(parameter.numel() for parameter in trained)
     return state > PAGED_FRACTION * torch.cuda.get_device_properties(trained[0].device).total_memory
+
+
+def is_paged(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether the optimizer, which Accelerate may have wrapped, is the paged one."""
+    inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+    return not isinstance(inner, torch.optim.AdamW)
 
 
 def make_optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

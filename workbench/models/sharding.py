@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +17,8 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from workbench.models.policy import Policy
+if TYPE_CHECKING:
+    from workbench.models.policy import Policy
 
 
 def shard_model(model: nn.Module, block_names: set[str]) -> None:
@@ -52,8 +53,10 @@ def block_names(model: PreTrainedModel) -> set[str]:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Return whether the parameters of a module are divided among the processes."""
-    return isinstance(module, FSDPModule)
+    """Return whether the parameters of a module, or of a part of it, are divided among the processes."""
+    # Either may be missing: a gathered model has no divided parameters, and part of a model need not have blocks.
+    has_blocks = any(isinstance(part, FSDPModule) for part in module.modules())
+    return has_blocks or any(isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
 def prepare(
@@ -89,7 +92,8 @@ def gathered(policy: Policy) -> Iterator[None]:
     finally:
         for module in sharded:
             module.reshard()
-            module.set_reshard_after_forward(True, recurse=False)
+            # What a root holds itself is needed again right after its forward pass, for the backward pass.
+            module.set_reshard_after_forward(module not in roots, recurse=False)
 
 
 def full_tensor(tensor: Any) -> Any:
@@ -111,7 +115,7 @@ def full_state_dict(model: nn.Module) -> dict[str, Any] | None:
 
     Every process must call it.
     """
-    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+    if not is_sharded(model):
         return None
     weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     # Gathering makes one tensor for each name of a tied weight, and they would be saved side by side.

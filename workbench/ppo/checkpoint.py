@@ -17,11 +17,14 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from workbench.errors import UserError
-from workbench.models.sharding import full_tensor, is_sharded, like
+from workbench.models.optimizer import is_paged
+from workbench.models.sharding import full_tensor, like
 from workbench.run.distributed import fail_together
 from workbench.run.files import atomic_folder, content_hash, remove_partial, write_text, writing
 
 NAME = re.compile(r"step_(\d{6})")
+# What torch's AdamW and bitsandbytes' paged one call their moments.
+MOMENTS = (("exp_avg", "state1"), ("exp_avg_sq", "state2"))
 
 
 @dataclass
@@ -126,14 +129,29 @@ def load_latest(
     with torch.no_grad():
         for key, value in content["trainable"].items():
             parameters[key].copy_(like(value, parameters[key]))
-    if is_sharded(policy):
-        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for index, entries in content["optimizer"]["state"].items():
-            moments = {name: value for name, value in entries.items() if value.shape == trained[index].shape}
-            entries |= {name: like(value, trained[index]) for name, value in moments.items()}
-    optimizer.load_state_dict(content["optimizer"])
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    restored = optimizer.state_dict() | {
+        "state": {
+            index: moments_like(entries, trained[index], is_paged=is_paged(optimizer))
+            for index, entries in content["optimizer"]["state"].items()
+        }
+    }
+    optimizer.load_state_dict(restored)
     restore_random_state(content["random"][accelerator.process_index % before])
     return TrainState(**content["train_state"])
+
+
+def moments_like(entries: dict[str, Any], parameter: torch.Tensor, *, is_paged: bool) -> dict[str, Any]:
+    """Return a parameter's state as its optimizer stores it, which may be the other one than the one that saved it."""
+    first, second = (entries[torch_name] if torch_name in entries else entries[paged] for torch_name, paged in MOMENTS)
+    step = entries["step"]
+    if is_paged:
+        return {"step": int(step), "state1": first, "state2": second}
+    return {
+        "step": torch.as_tensor(step, dtype=torch.float32),
+        "exp_avg": like(first, parameter),
+        "exp_avg_sq": like(second, parameter),
+    }
 
 
 def full_on_cpu(value: Any, *, keep: bool) -> Any:

@@ -103,10 +103,11 @@ def accumulate_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Add up the gradients of the weighted losses of rows, `size` at a time; return the SUMS and the largest ratio."""
     sums, largest = torch.zeros(len(SUMS), device=accelerator.device), torch.zeros((), device=accelerator.device)
+    # A sharded policy adds up shards of gradients: whole ones, as without the collective, may not fit.
+    adds_shards = is_sharded(policy)
     for micro_rows in rows.split(size):
         is_last = bool(micro_rows[-1] == rows[-1])
-        # A sharded policy adds up shards of gradients: whole ones, as without the collective, may not fit.
-        with nullcontext() if is_last or is_sharded(policy) else accelerator.no_sync(policy):
+        with nullcontext() if is_last or adds_shards else accelerator.no_sync(policy):
             micro = losses(micro_rows)
             accelerator.backward(scaler.scale(micro.loss * weight))
         sums += micro.sums

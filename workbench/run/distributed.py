@@ -57,6 +57,8 @@ def prepare_launch(config: Config) -> None:
     # has divided them, also where nothing is divided, as in rewards and judges.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     os.environ["FSDP_STATE_DICT_TYPE"] = "FULL_STATE_DICT"  # so that any number of processes resumes
+    # Models are divided before Accelerate sees them; it would refuse one that lacks a block its architecture names.
+    os.environ["FSDP_AUTO_WRAP_POLICY"] = "NO_WRAP"
 
 
 def has_gpus() -> bool:

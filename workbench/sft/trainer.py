@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,19 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
     sft, state = config.sft, PartialState()
     assert sft is not None
     rows_per_process = per_process("sft.batch_size", sft.batch_size, state.num_processes)
-    largest = micro_batch_size(config, SFT, rows_per_process)
-    # As large as divides the rows: the trainer would leave a remainder out of the step.
-    rows = next(size for size in range(largest, 0, -1) if rows_per_process % size == 0)
+    rows = micro_batch_size(config, SFT, rows_per_process)
     model = load_model(config.policy, device=state.device)
     precision = policy_precision(config.policy, state.device, model.config)
     with error_context("policy.model"):  # before the hours of training after which PPO would refuse the model
         checked_policy(model, plan.tokenizer, autocast=autocast_dtype(precision))
     if config.policy.lora:
         model = add_lora(model, config.policy.lora, "default")
+    extra = sft.trainer_args
     if is_sharded_launch():
         # Accelerate's own way of dividing models fails where more than two modules share a weight, as in T5.
         shard_model(model, block_names(model))
+        # Else every process holds whole gradients until the last micro batch of a step.
+        extra = {"accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}}} | extra
     arguments = training_arguments(
         folder,
         epochs=sft.epochs,
@@ -61,7 +63,7 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
         seed=config.seed,
         on_cpu=state.device.type == "cpu",
         paged=use_paged_optimizer(model.parameters()),
-        extra=sft.trainer_args,
+        extra=extra,
     )
     to_features = encoder_decoder_features if model.config.is_encoder_decoder else decoder_features
     validation = [to_features(row) for row in plan.validation_rows]
@@ -77,7 +79,8 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
             plan.tokenizer.pad_token_id,
         )
         options = Seq2SeqTrainingArguments(**arguments)
-        return Seq2SeqTrainer(model, options, data_collator=collate, compute_loss_func=token_loss, **data)
+        loss = partial(token_loss, label_smoothing=options.label_smoothing_factor)
+        return Seq2SeqTrainer(model, options, data_collator=collate, compute_loss_func=loss, **data)
     trainer = SFTTrainer(model, TRLConfig(**arguments, max_length=None, completion_only_loss=True), **data)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -99,13 +102,19 @@ def decoder_inputs(collate: Callable[[Any], Any], start_id: int, pad_id: int) ->
     return collate_with_inputs
 
 
-def token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+def token_loss(
+    outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None, *, label_smoothing: float = 0.0
+) -> Tensor:
     """Return the cross-entropy of the labels (B, T), a mean over the tokens of all micro batches and processes.
 
     An encoder-decoder's own loss is a mean over its micro batch: a row would count by what it is batched with.
     """
     total = nn.functional.cross_entropy(
-        outputs.logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+        outputs.logits.flatten(0, 1).float(),
+        labels.flatten(),
+        ignore_index=IGNORED_LABEL,
+        reduction="sum",
+        label_smoothing=label_smoothing,
     )
     return total / ((labels != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch)
 
