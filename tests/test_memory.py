@@ -13,22 +13,22 @@ import torch
 from small_runs import small
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import Qwen2Config
+from transformers import MambaConfig, MambaForCausalLM, Qwen2Config
 
 from workbench.config.names import EVALUATION, PPO, SFT
 from workbench.config.parsing import parse
 from workbench.config.schema import Config, Scorer
 from workbench.config.shipped import CONFIGS
 from workbench.errors import UserError
-from workbench.models import memory_plan
+from workbench.models import memory, memory_plan
 from workbench.models.memory import GIB, LiveBytes, Peak, cache_bytes, forward_bytes, step_bytes
 from workbench.models.memory_plan import (
-    memory_lines,
     network_names,
     planned_model,
     policy_peaks,
     reward_peak,
     stage_memory_lines,
+    with_value,
 )
 
 HARDWARE = sorted((CONFIGS / "hardware").glob("*.yaml"))
@@ -163,14 +163,35 @@ def test_the_networks_of_combined_rewards_are_found() -> None:
     assert network_names(Scorer("owner/name")) == ["owner/name"]
 
 
-def test_each_peak_that_does_not_fit_names_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_plan, "machine_memory", lambda: 4 * GIB)
-    step = Peak(GIB, GIB, GIB, 8, "ppo.micro_batch_size")
-    sampled = Peak(GIB, GIB, GIB / 100, 64, "ppo.rollout_batch_size")
-    assert memory_lines([step, sampled], 99) == [
-        "memory about 11.3 GiB (weights 1.0) at 8 rows of 99 tokens",
-        "warning: this machine has 4.0 GiB of memory; set ppo.micro_batch_size to 1",
-    ]
+def test_what_does_not_fit_names_rows_that_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(tmp_path, "--policy.lora", "null", "--ppo.minibatch_size", "8", "--ppo.value_model", "shared")
+    for stage, key in ((SFT, "sft.micro_batch_size"), (PPO, "ppo.micro_batch_size")):
+        whole = peaks(settings, stage)[0]
+        fewer = peaks(with_value(settings, key, 2), stage)[0]
+        # Where two rows fit and four do not; gradients that wait for later micro batches included.
+        limit = int((fewer.total + peaks(with_value(settings, key, 4), stage)[0].total) / 2)
+        assert fewer.total < limit < whole.total
+        monkeypatch.setattr(memory_plan, "machine_memory", lambda limit=limit: limit)
+        lines = stage_memory_lines(settings, stage, 40, 20)
+        assert lines[0].startswith("memory about ")
+        assert lines[1].endswith(f" GiB of memory; set {key} to 2")
+        changed = parse([*small("quickstart", tmp_path, "--policy.lora", "null"), f"--{key}", "2"])[0]
+        assert [line for line in stage_memory_lines(changed, stage, 40, 20) if key in line] == []
+    monkeypatch.setattr(memory_plan, "machine_memory", lambda: 1)
+    assert "shorten the texts, or take a smaller model" in stage_memory_lines(settings, SFT, 40, 20)[1]
+
+
+def test_processes_on_cpus_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    whole = memory.machine_memory()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory.machine_memory() == whole // 4
+
+
+def test_states_without_a_cache_of_keys_are_counted() -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "conv_kernel": 3}
+    model = MambaForCausalLM(MambaConfig(vocab_size=30, **shape))
+    assert cache_bytes(model, 5, 3, None) == 2 * 32 * (4 + 3) * 4  # layers, inner width, states, bytes
 
 
 @pytest.mark.parametrize("file", HARDWARE, ids=lambda file: file.stem)

@@ -165,6 +165,7 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
 def meta_model(model: str) -> PreTrainedModel:
     """Return the model at a hub id, folder or toy:NAME on the "meta" device: its shapes without its weights."""
     config = load_config(model)
+    disable_dropout(config)
     with torch.device("meta"):
         shapes: PreTrainedModel = auto_class(config).from_config(config)
     with suppress(UserError):  # without that file, config.json names the stop tokens

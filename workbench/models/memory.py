@@ -5,6 +5,7 @@ Activations are counted: on tensors without values, a forward pass saves for the
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -57,10 +58,6 @@ class Peak:
     def total(self) -> float:
         """All of its bytes."""
         return self.weights + FRAGMENTATION * (self.training + self.rows * self.per_row)
-
-    def largest(self, available: float) -> int:
-        """Return the largest number of rows that fits."""
-        return max(int(((available - self.weights) / FRAGMENTATION - self.training) // self.per_row), 0)
 
 
 def weight_bytes(model: PreTrainedModel | PeftModel, precision: str, quantization: str | None) -> float:
@@ -161,12 +158,12 @@ def cache_bytes(
             output = model(input_ids=prompts, decoder_input_ids=responses, use_cache=True)
         else:
             output = model(input_ids=torch.cat((prompts, responses), dim=1), use_cache=True)
-        cache = output.past_key_values
+        cache = output.get("past_key_values") or output.get("cache_params")  # Mamba's has states
         caches = [cache]
         if isinstance(cache, EncoderDecoderCache):
             caches = [cache.self_attention_cache, cache.cross_attention_cache]
         layers = [layer for part in caches if part is not None for layer in part.layers]
-        tensors = [value for layer in layers for value in vars(layer).values() if isinstance(value, Tensor)]
+        tensors = [value for layer in layers for value in tree_leaves(vars(layer)) if isinstance(value, Tensor)]
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         replace_tensors(model, originals)
     return size
@@ -248,7 +245,7 @@ def replace_tensors(model: nn.Module, by_id: dict[int, Tensor]) -> None:
 
 
 def machine_memory() -> int:
-    """Return the bytes of memory of the first GPU, or of the machine where there is none."""
+    """Return the bytes of memory of the first GPU, or where there is none, this process's part of the machine's."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
-    return psutil.virtual_memory().total
+    return psutil.virtual_memory().total // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

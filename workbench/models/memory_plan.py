@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -55,49 +56,40 @@ def policy_lines(config: Config, stage: str, prompt_tokens: int, response_tokens
     return [
         f"{config.policy.model}: {base / 1e6:.1f} M parameters, {trained / 1e6:.2f} M trained "
         f"({100 * trained / base:.2f} %), {config.policy.quantization or precision}",
-        *policy_memory_lines(config, stage, model, precision, prompt_tokens, response_tokens),
+        *stage_memory_lines(config, stage, prompt_tokens, response_tokens),
         *precision_lines("policy.precision", config.policy.precision, device, model.config),
     ]
 
 
 def stage_memory_lines(config: Config, stage: str, prompt_tokens: int, response_tokens: int) -> list[str]:
-    """Return the lines on the memory of a stage alone."""
-    model = planned_model(config)
-    precision = policy_precision(config.policy, machine_device(), model.config)
-    return policy_memory_lines(config, stage, model, precision, prompt_tokens, response_tokens)
+    """Return lines on the memory of a stage of the policy, and for each peak that does not fit what to lower."""
+
+    def count(changed: Config) -> list[Peak]:
+        model = planned_model(changed)
+        precision = policy_precision(changed.policy, machine_device(), model.config)
+        return policy_peaks(changed, stage, model, precision, prompt_tokens, response_tokens)
+
+    return memory_lines(count, config, config.policy.model, prompt_tokens + response_tokens)
 
 
-def policy_memory_lines(
-    config: Config,
-    stage: str,
-    model: PreTrainedModel | PeftModel,
-    precision: str,
-    prompt_tokens: int,
-    response_tokens: int,
-) -> list[str]:
-    """Return the lines on the memory of a stage of the policy, or that it cannot be predicted."""
+def reward_memory_lines(config: Config, train: RewardTraining, tokens: int) -> list[str]:
+    """Return lines on the memory of training a reward model, and if it does not fit what to lower."""
+
+    def count(changed: Config) -> list[Peak]:
+        assert changed.reward is not None
+        assert changed.reward.train is not None
+        return [reward_peak(changed.reward.train, tokens)]
+
+    return memory_lines(count, config, train.model, tokens)
+
+
+def memory_lines(count: Callable[[Config], list[Peak]], config: Config, model: str, tokens: int) -> list[str]:
+    """Return a line on the highest of the peaks that `count` returns, and a warning for each that does not fit."""
     try:
-        peaks = policy_peaks(config, stage, model, precision, prompt_tokens, response_tokens)
+        peaks = count(config)
     except UNCOUNTABLE as error:
-        return [unpredicted(model.config.model_type, error)]
-    return memory_lines(peaks, prompt_tokens + response_tokens)
-
-
-def reward_memory_lines(train: RewardTraining, tokens: int) -> list[str]:
-    """Return the lines on the memory of training a reward model, or that it cannot be predicted."""
-    try:
-        return memory_lines([reward_peak(train, tokens)], tokens)
-    except UNCOUNTABLE as error:
-        return [unpredicted(load_config(train.model).model_type, error)]
-
-
-def unpredicted(model_type: str, error: Exception) -> str:
-    """Return the line of a plan for an architecture whose memory cannot be counted from shapes."""
-    return f"memory not predicted: {model_type} cannot be run without values ({one_line(error)[:100]})"
-
-
-def memory_lines(peaks: Sequence[Peak], tokens: int) -> list[str]:
-    """Return a line on the highest of a stage's peaks, and for each that does not fit a warning with what to lower."""
+        model_type = load_config(model).model_type
+        return [f"memory not predicted: {model_type} cannot be run without values ({one_line(error)[:100]})"]
     highest = max(peaks, key=lambda peak: peak.total)
     lines = [
         f"memory about {highest.total / GIB:.1f} GiB (weights {highest.weights / GIB:.1f}) at {highest.rows} rows of "
@@ -106,10 +98,26 @@ def memory_lines(peaks: Sequence[Peak], tokens: int) -> list[str]:
     available = machine_memory()
     for peak in peaks:
         if peak.total > available:
-            largest = peak.largest(available)
-            remedy = f"set {peak.key} to {largest}" if largest else "shorten the texts, or take a smaller model"
+            rows = fitting_rows(count, config, peak, available)
+            remedy = f"set {peak.key} to {rows}" if rows else "shorten the texts, or take a smaller model"
             lines.append(f"warning: this machine has {available / GIB:.1f} GiB of memory; {remedy}")
     return lines
+
+
+def fitting_rows(count: Callable[[Config], list[Peak]], config: Config, peak: Peak, available: float) -> int:
+    """Return the largest part of the peak's rows with which it fits, or 0; fewer rows may take more memory each."""
+    for rows in range(peak.rows // 2, 0, -1):
+        if peak.rows % rows == 0:
+            fewer = with_value(config, peak.key, rows)
+            if next(other for other in count(fewer) if other.key == peak.key).total <= available:
+                return rows
+    return 0
+
+
+def with_value(settings: Any, key: str, value: int) -> Any:
+    """Return settings with another value at a dotted key."""
+    name, _, rest = key.partition(".")
+    return replace(settings, **{name: with_value(getattr(settings, name), rest, value) if rest else value})
 
 
 def planned_model(config: Config) -> PreTrainedModel | PeftModel:

@@ -75,7 +75,7 @@ def plan_reward(config: Config) -> RewardPlan:
     summary = f"{steps:g} steps of {train.batch_size} from {count} rows, {train.model}, {aim}"
     precision = precision_lines("reward.train.precision", train.precision, device, model_config)
     tokens = longest_row(tokenizer, rows, train.max_tokens)
-    memory = reward_memory_lines(train, tokens)
+    memory = reward_memory_lines(config, train, tokens)
     return RewardPlan([*rows.sizes, summary, *memory, *precision], reward, train, config.seed, tokenizer, rows)
 
 
