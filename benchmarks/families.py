@@ -150,7 +150,9 @@ def page(families: Sequence[Family]) -> str:
         "Written by `python -m benchmarks.families --write docs/families.md`, which gives every architecture that\n"
         "transformers generates text with a configuration of a few narrow layers and random weights, and runs the\n"
         f"check that every model goes through before it is trained. transformers {transformers.__version__}, torch\n"
-        f"{torch.__version__}, on a CPU.\n"
+        f"{torch.__version__}, on a CPU.\n\n"
+        "A family that works samples what it scores, whatever the padding. No stage is run: training it may still\n"
+        "fail, and the memory of some, such as mixtures of experts and Bart's, is not predicted.\n"
     )
     parts = [heading]
     for kind in ("causal", "encoder-decoder"):
