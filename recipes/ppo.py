@@ -29,9 +29,9 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     from accelerate.utils import set_seed
 
     from workbench.models.precision import precision_name
-    from workbench.models.sharding import shard_policy
     from workbench.ppo.overoptimization import read_points
     from workbench.ppo.policy_files import load_policy, save_policy
+    from workbench.ppo.sharded_policy import shard_policy
     from workbench.ppo.trainer import PPOTrainer
     from workbench.report.live import live_page
     from workbench.report.overoptimization_page import overoptimization_page

@@ -31,9 +31,10 @@ from reward_models import network
 from workbench.errors import UserError
 from workbench.models.loading import save_model
 from workbench.models.policy import Policy
-from workbench.models.sharding import full_state_dict, full_tensor, gathered, shard_model, shard_policy
+from workbench.models.sharding import full_state_dict, full_tensor, shard_model
 from workbench.ppo.checkpoint import load_latest
 from workbench.ppo.policy_files import save_policy
+from workbench.ppo.sharded_policy import gathered, shard_policy
 from workbench.run import cli, distributed, hf_trainer
 
 KINDS: list[Kind] = list(itertools.product(tiny.ARCHITECTURES, (False,), ("shared", "separate")))

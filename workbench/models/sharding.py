@@ -1,24 +1,16 @@
-"""Shard a model that is fine-tuned in full over GPUs with FSDP2, and gather it where all of its weights are needed."""
+"""Shard a model that is fine-tuned in full over GPUs with FSDP2, and put its tensors together again."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
-
-if TYPE_CHECKING:
-    from workbench.models.policy import Policy
 
 
 def shard_model(model: nn.Module, block_names: set[str]) -> None:
@@ -37,16 +29,6 @@ def shard_model(model: nn.Module, block_names: set[str]) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def shard_policy(policy: Policy) -> None:
-    """Shard a policy with its value model and its reference, in place; see `gathered` before it samples."""
-    names = block_names(policy.base)
-    shard_model(policy, names)
-    # `generate` runs the blocks without Policy.forward; FSDP takes what runs first for the root.
-    register_fsdp_forward_method(policy, "generate")
-    if policy.reference is not None:
-        shard_model(policy.reference, names)
-
-
 def block_names(model: PreTrainedModel) -> set[str]:
     """Return the class names of the blocks that a model consists of, which transformers keeps on one device."""
     return set(model._no_split_modules or ())
@@ -57,43 +39,6 @@ def is_sharded(module: nn.Module) -> bool:
     # Either may be missing: a gathered model has no divided parameters, and part of a model need not have blocks.
     has_blocks = any(isinstance(part, FSDPModule) for part in module.modules())
     return has_blocks or any(isinstance(parameter, DTensor) for parameter in module.parameters())
-
-
-def prepare(
-    policy: Policy, optimizer: torch.optim.Optimizer, accelerator: Accelerator
-) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Return policy and optimizer as they train on several processes; a sharded policy does so by itself."""
-    return (policy, optimizer) if is_sharded(policy) else accelerator.prepare(policy, optimizer)
-
-
-def loss_scaler(policy: Policy) -> torch.amp.GradScaler:
-    """Return the scaling of the loss that fp16 needs; it does nothing in other precisions."""
-    is_enabled = policy.autocast_dtype == torch.float16
-    if not is_sharded(policy):
-        return torch.amp.GradScaler(policy.device.type, enabled=is_enabled)
-    # The other one would judge each process's own shards of the gradients, and change each one's scale by itself.
-    warnings.filterwarnings("ignore", message="Found a non-scalar tensor with numel=1")  # the scale itself
-    return ShardedGradScaler(policy.device.type, enabled=is_enabled)
-
-
-@contextmanager
-def gathered(policy: Policy) -> Iterator[None]:
-    """Hold all weights of a sharded policy and its reference on every device, so that it samples without collectives.
-
-    Processes may then run different numbers of forward passes. A policy that is not sharded has all of its weights.
-    """
-    roots: list[nn.Module] = [policy] if policy.reference is None else [policy, policy.reference]
-    sharded = [module for root in roots for module in root.modules() if isinstance(module, FSDPModule)]
-    for module in sharded:
-        module.unshard()
-        module.set_reshard_after_forward(False, recurse=False)
-    try:
-        yield
-    finally:
-        for module in sharded:
-            module.reshard()
-            # What a root holds itself is needed again right after its forward pass, for the backward pass.
-            module.set_reshard_after_forward(module not in roots, recurse=False)
 
 
 def full_tensor(tensor: Any) -> Any:

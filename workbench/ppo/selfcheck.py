@@ -10,8 +10,8 @@ from torch import nn
 
 from workbench.errors import UserError
 from workbench.models.policy import Policy, adapter_name
-from workbench.models.sharding import gathered
 from workbench.ppo.rollout import ROW_FIELDS, Rollout
+from workbench.ppo.sharded_policy import gathered
 from workbench.rewards.contract import RewardModel
 
 

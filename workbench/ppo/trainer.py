@@ -21,7 +21,7 @@ from workbench.models.loading import context_length, save_model
 from workbench.models.optimizer import make_optimizer
 from workbench.models.policy import Policy
 from workbench.models.precision import precision_name
-from workbench.models.sharding import full_state_dict, gathered, loss_scaler, prepare
+from workbench.models.sharding import full_state_dict
 from workbench.ppo import algorithm, checkpoint
 from workbench.ppo.advantages import estimate_advantages
 from workbench.ppo.initial_scores import mean_and_deviation, score_initial_policy
@@ -32,6 +32,7 @@ from workbench.ppo.overoptimization import divergence_warning, read_points
 from workbench.ppo.rollout import Rollout, collect
 from workbench.ppo.sampler import batch_indices, check_batch_size, check_columns, check_rows, derive_seed, token_limit
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
+from workbench.ppo.sharded_policy import gathered, loss_scaler, prepare
 from workbench.ppo.update import parameter_groups, update
 from workbench.ppo.validation import Sample, gather_validation, rollout_samples, sample_validation
 from workbench.rewards.contract import CheckedReward, RewardModel
