@@ -43,21 +43,27 @@ PROMPT, RESPONSE, ROWS, VOCABULARY, MAX_TOKENS = 48, 16, 8, 49152, 128
 
 
 def save_model(folder: Path, arch: str) -> None:
-    """Save a model and a tokenizer of words t0, t1, ..."""
+    """Save a model and a tokenizer of the words that `word` writes."""
     if arch == "smollm2":
         save_smollm2(folder)
         vocabulary, pad, stop = VOCABULARY, 0, 0
     else:
         ppo_step.save_model(folder, arch, 1)
         _, vocabulary, pad, stop = ppo_step.SHAPES[arch]
-    words = Tokenizer(models.WordLevel({f"t{index}": index for index in range(vocabulary)}, unk_token="t2"))
+    words = Tokenizer(models.WordLevel({word(index): index for index in range(vocabulary)}, unk_token=word(2)))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if arch == "t5":  # its classifier reads the state at the end of the text
-        words.post_processor = processors.TemplateProcessing(single=f"$A t{stop}", special_tokens=[(f"t{stop}", stop)])
+        end = word(stop)
+        words.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, stop)])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token=f"t{stop}", pad_token=f"t{pad}", unk_token="t2", model_max_length=512
+        tokenizer_object=words, eos_token=word(stop), pad_token=word(pad), unk_token=word(2), model_max_length=512
     )
     tokenizer.save_pretrained(folder)
+
+
+def word(token: int) -> str:
+    """Return the word of a token, as long as all others: a special token would also be found inside a longer one."""
+    return f"t{token:05}"
 
 
 def save_smollm2(folder: Path) -> None:
@@ -80,7 +86,7 @@ def save_rows(file: Path) -> None:
     words = iter(range(5, 10**9))
 
     def text(length: int) -> str:
-        return " ".join(f"t{5 + next(words) % 1000}" for _ in range(length))
+        return " ".join(word(5 + next(words) % 1000) for _ in range(length))
 
     rows = [{"prompt": text(PROMPT), "response": text(RESPONSE), "label": f"l{row % 2}"} for row in range(64)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -186,6 +192,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 save_model(folder / arch, arch)
                 save_rows(folder / "rows.jsonl")
                 for stage in STAGES:
+                    if stage == "reward" and training == "lora":  # it trains every weight of the classifier
+                        continue
                     config = configuration(folder, arch, training, options.precision, stage)
                     command = [
                         sys.executable,
@@ -199,10 +207,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     done = subprocess.run([*command, *words], capture_output=True, encoding="utf-8", env=os.environ)
                     if done.returncode:
                         raise SystemExit(done.stderr)
-                    measured, predicted = (
-                        json.loads(done.stdout.splitlines()[-1]),
-                        predict(stage, config, options.precision, folder / "rows.jsonl"),
-                    )
+                    measured = json.loads(done.stdout.splitlines()[-1])
+                    predicted = predict(stage, config, options.precision, folder / "rows.jsonl")
                     print(
                         f"| {arch} | {training} | {stage} | {predicted.total / GIB:.2f} | {measured / GIB:.2f} | "
                         f"{predicted.total / measured:.2f} |",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -13,7 +14,17 @@ import torch
 from small_runs import small
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import MambaConfig, MambaForCausalLM, Qwen2Config
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    CohereConfig,
+    CohereForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    Qwen2Config,
+)
 
 from workbench.config.names import EVALUATION, PPO, SFT
 from workbench.config.parsing import parse
@@ -21,7 +32,7 @@ from workbench.config.schema import Config, Scorer
 from workbench.config.shipped import CONFIGS
 from workbench.errors import UserError
 from workbench.models import memory, memory_plan
-from workbench.models.memory import GIB, LiveBytes, Peak, cache_bytes, forward_bytes, step_bytes
+from workbench.models.memory import GIB, LiveBytes, Peak, cache_bytes, forward_bytes, ppo_loss, step_bytes
 from workbench.models.memory_plan import (
     network_names,
     planned_model,
@@ -70,6 +81,33 @@ def test_a_cache_has_keys_and_values_of_every_layer_and_token() -> None:
     # One decoder layer, over the response and over the prompt.
     assert cache_bytes(tiny.model("t5"), 5, 3, None) == 2 * (5 + 3) * 2 * 16 * 4
     assert cache_bytes(tiny.model("gpt2"), 5, 3, torch.bfloat16) == 2 * 2 * 8 * 32 * 2
+
+
+def test_logits_are_counted_where_they_are_more_than_the_output_of_a_head() -> None:
+    vocabulary, rows, tokens = 3000, 8, 20
+    sizes = {"vocab_size": vocabulary, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1}
+    with torch.device("meta"):
+        capped = CohereForCausalLM(
+            CohereConfig(
+                vocab_size=vocabulary,
+                hidden_size=8,
+                intermediate_size=8,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                eos_token_id=1,
+            )
+        )
+        biased = BartForConditionalGeneration(
+            BartConfig(
+                encoder_ffn_dim=8, decoder_ffn_dim=8, encoder_attention_heads=2, decoder_attention_heads=2, **sizes
+            )
+        )
+        plain = GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_embd=8, n_layer=1, n_head=2))
+    logits = rows * tokens * vocabulary * 4
+    for model, holds_logits in ((capped, True), (biased, True), (plain, False)):
+        model.requires_grad_(False)
+        size = forward_bytes(model, partial(ppo_loss, model, rows, 5, tokens), None)
+        assert (size > 2 * logits) == holds_logits, type(model).__name__
 
 
 def config(folder: Path, *options: str) -> Config:

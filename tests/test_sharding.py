@@ -72,7 +72,17 @@ def of_four(of_two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_scenario_comes_to_its_end(of_two: Path, of_four: Path) -> None:
+@pytest.fixture(scope="module")
+def of_one(of_two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where one process of a launch with FSDP resumes the SFT stages that two began."""
+    folder = tmp_path_factory.mktemp("one")
+    shutil.copytree(of_two / "chains" / "stopped", folder / "fine_tunings")
+    start(folder, 1, [sharded_processes.fine_tunings])
+    return folder
+
+
+def test_every_scenario_comes_to_its_end(of_one: Path, of_two: Path, of_four: Path) -> None:
+    assert (of_one / "codes").read_text() == "[0]", (of_one / "log").read_text()
     assert (of_two / "codes").read_text() == "[0, 0]", (of_two / "log").read_text()
     assert (of_four / "codes").read_text() == "[0, 0, 0, 0]", (of_four / "log").read_text()
 
@@ -183,7 +193,7 @@ def test_another_number_of_processes_resumes_what_two_began(
 
 @recipes
 def test_a_sharded_chain_stops_resumes_and_fine_tunes_as_one_process_does(
-    recipe: str, of_two: Path, of_four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: str, of_one: Path, of_two: Path, of_four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = json.loads((of_two / "chains" / f"{recipe}.json").read_text())
     (stopped, outputs), (finished, more) = commands["stopped"], commands["resumed"]
@@ -192,15 +202,16 @@ def test_a_sharded_chain_stops_resumes_and_fine_tunes_as_one_process_does(
     assert finished == [0, 0], more
     assert (of_two / "chains" / recipe / "ppo" / "stage.json").is_file()
 
-    codes, output = json.loads((of_four / "fine_tunings" / f"{recipe}.json").read_text())["resumed"]
-    assert codes == [0, 0, 0, 0], output
+    for processes, folder in ((1, of_one), (4, of_four)):
+        codes, output = json.loads((folder / "fine_tunings" / f"{recipe}.json").read_text())["resumed"]
+        assert codes == [0] * processes, output
 
     monkeypatch.setattr(sys, "argv", ["recipes/sft.py", *sharded_processes.recipe_options(recipe, tmp_path)])
     with pytest.raises(SystemExit) as leaving:
         cli.main([sft.STAGE], "")
     assert leaving.value.code == 0
     alone = tensors(tmp_path / recipe / "sft")["model.safetensors"]
-    for folder in (of_two / "chains", of_four / "fine_tunings"):
+    for folder in (of_two / "chains", of_one / "fine_tunings", of_four / "fine_tunings"):
         sharded = tensors(folder / recipe / "sft")["model.safetensors"]
         assert sharded.keys() == alone.keys()
         for name, value in alone.items():
@@ -232,7 +243,7 @@ def test_a_plain_launch_does_not_resume_what_fsdp_saved(
     assert "checkpoint-2: saved with FSDP; resume with the launch that began the stage, or start over with" in error
 
 
-FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "WORLD_SIZE": "2"}
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
 
 
 @pytest.mark.parametrize(
@@ -271,7 +282,7 @@ def configuration(folder: Path, *, adapters: bool) -> Config:
     return parse(["--config", str(file), "--policy.lora", "{r: 4}" if adapters else "null"])[0]
 
 
-def test_weights_are_read_by_every_process_and_one_process_shares_nothing(
+def test_weights_are_read_by_every_process_and_a_process_without_a_launcher_shares_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configuration(tmp_path, adapters=False)
@@ -284,7 +295,7 @@ def test_weights_are_read_by_every_process_and_one_process_shares_nothing(
         with distributed.data_parallel():
             assert not distributed.is_sharded_launch()
         assert distributed.is_sharded_launch()
-    with mock.patch.dict(os.environ, FSDP | {"WORLD_SIZE": "1"}):
+    with mock.patch.dict(os.environ, {name: value for name, value in FSDP.items() if name != "LOCAL_RANK"}):
         prepare_launch(config)
         assert not distributed.is_sharded_launch()
 

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from workbench.models.logprobs import bypass_lm_head, capture_lm_head_input, head_logprobs
+from workbench.models.logprobs import bypass_lm_head, capture_lm_head_input, head_logprobs, logits_logprobs
 from workbench.models.precision import DTYPES
 
 # NF4 with double quantization: 4 bits, and of each 64 weights a scale in 8 bits, and of each 256 scales one in 32.
@@ -209,18 +209,39 @@ def classifier_loss(model: PreTrainedModel | PeftModel, rows: int, tokens: int) 
 
 
 def ppo_loss(model: PreTrainedModel | PeftModel, rows: int, prompt_tokens: int, response_tokens: int) -> Tensor:
-    """Return the log-probabilities of responses of so many tokens, from their states as in Policy.forward."""
+    """Return the log-probabilities of responses of so many tokens, from their states where Policy.forward does so."""
     prompts, responses = fake_rows(rows, prompt_tokens, response_tokens)
+    ids, head = responses.flatten(), model.get_output_embeddings()
+    states = states_of_plain_head(model, prompts, responses)
+    if states is not None:
+        return head_logprobs(states.flatten(0, 1), head, ids, 1.0, entropy=False)[0]
+    return logits_logprobs(response_logits(model, prompts, responses).flatten(0, 1), ids, 1.0, entropy=False)[0]
+
+
+def states_of_plain_head(model: PreTrainedModel | PeftModel, prompts: Tensor, responses: Tensor) -> Tensor | None:
+    """Return the states (B, T, H) that predict the responses; None if logits are more than a linear head's output."""
     head = model.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        return None
     with capture_lm_head_input(head) as captured, bypass_lm_head(head):
-        if model.config.is_encoder_decoder:
-            model(input_ids=prompts, decoder_input_ids=responses, use_cache=False)
-        else:
-            ids = torch.cat((prompts, responses), dim=1)
-            positions = torch.arange(prompts.shape[1] - 1, ids.shape[1] - 1)
-            model(input_ids=ids, logits_to_keep=positions, use_cache=False)
-    states = captured[0].flatten(0, 1)
-    return head_logprobs(states, head, responses.flatten(), 1.0, entropy=False)[0]
+        try:
+            output = response_logits(model, prompts, responses)
+        except RuntimeError:  # a bias on the logits has another shape
+            return None
+    is_unchanged = output.untyped_storage()._cdata == captured[0].untyped_storage()._cdata
+    return captured[0] if is_unchanged else None
+
+
+def response_logits(model: PreTrainedModel | PeftModel, prompts: Tensor, responses: Tensor) -> Tensor:
+    """Return the output of the head (B, T, V) for the states that predict the responses."""
+    if model.config.is_encoder_decoder:
+        output = model(input_ids=prompts, decoder_input_ids=responses, use_cache=False)
+    else:
+        ids = torch.cat((prompts, responses), dim=1)
+        positions = torch.arange(prompts.shape[1] - 1, ids.shape[1] - 1)
+        output = model(input_ids=ids, logits_to_keep=positions, use_cache=False)
+    logits: Tensor = output.logits
+    return logits
 
 
 def give_shapes(model: nn.Module) -> dict[int, Tensor]:

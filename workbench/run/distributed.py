@@ -35,8 +35,8 @@ def prepare_launch(config: Config) -> None:
         )
     if not is_set(USE_FSDP):
         return
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        del os.environ[USE_FSDP]  # one process has nobody to share with
+    if "LOCAL_RANK" not in os.environ:
+        del os.environ[USE_FSDP]  # no launcher started this process, so it has nobody to share with
         return
     if not has_gpus():
         raise UserError("launch: FSDP divides models among GPUs, and this machine has none")
