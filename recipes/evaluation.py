@@ -41,7 +41,7 @@ def run(run: Run, plan: EvaluationPlan) -> StageResult:
     config, folder = run.config, run.stage(EVALUATION)
     for stage, section in {SFT: config.sft, PPO: config.ppo}.items():
         if section is not None:
-            run.record(stage)  # raises UserError for a stage that is not finished
+            run.verified_record(stage)
     with live_page(run, EVALUATION):
         evaluation = evaluate(run, plan, Accelerator(mixed_precision="no"))
         if evaluation is None:

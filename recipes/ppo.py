@@ -46,7 +46,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     assert config.reward is not None
     sft = run.folder / SFT if config.sft else None
     if sft:
-        run.record(SFT)  # refuses one that is not finished
+        run.verified_record(SFT)
     reward = plan.reward or load_run_reward(run)
 
     # The policy does its own casting, so that sampling and scoring run in the same precision.

@@ -30,7 +30,7 @@ def run(run: Run, plan: RewardPlan) -> StageResult:
     from workbench.report.reward_page import reward_page
     from workbench.rewards.training.datasets import training_sources
     from workbench.rewards.training.saving import save_reward_model, write_report
-    from workbench.rewards.training.trainers import checkpoint_files, make_reward_trainer
+    from workbench.rewards.training.trainers import make_reward_trainer
     from workbench.rewards.training.validation import summary, validate
     from workbench.run.distributed import is_main_process, print_once
     from workbench.run.files import write_text
@@ -41,7 +41,7 @@ def run(run: Run, plan: RewardPlan) -> StageResult:
     set_seed(run.config.seed)
     trainer = make_reward_trainer(plan, folder)
     with live_page(run, REWARD), tracking(run, REWARD) as tracker:
-        run_trainer(trainer, folder, REWARD, tracker=tracker, last_files=checkpoint_files(train))
+        run_trainer(trainer, folder, REWARD, tracker=tracker)
     save_reward_model(trainer, plan.tokenizer, folder, train.max_tokens)
 
     report = validate(plan, folder)

@@ -30,7 +30,7 @@ def run(run: Run, plan: SFTPlan) -> StageResult:
     from workbench.models.sharding import full_state_dict
     from workbench.report.live import live_page
     from workbench.run.files import writing
-    from workbench.run.hf_trainer import remove_checkpoints, run_trainer, trained_precision
+    from workbench.run.hf_trainer import run_trainer, trained_precision
     from workbench.run.tracking import tracking
     from workbench.sft.trainer import make_sft_trainer
 
@@ -49,7 +49,6 @@ def run(run: Run, plan: SFTPlan) -> StageResult:
         with writing(folder):
             save_model(model, folder, weights)
             plan.tokenizer.save_pretrained(folder)
-            remove_checkpoints(folder)
     trainer.accelerator.wait_for_everyone()
     inputs = {"model": config.policy.model, "data": config.sft.data.path, "precision": trained_precision(trainer)}
     return StageResult(inputs, metrics)

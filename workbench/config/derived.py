@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
 from workbench.config.names import EVALUATION, PPO, REWARD, SFT
-from workbench.config.schema import Config
+from workbench.config.schema import Config, DataSource
 
 
 def configured_stages(config: Config) -> list[str]:
@@ -15,6 +19,28 @@ def configured_stages(config: Config) -> list[str]:
         EVALUATION: bool(config.sft or config.ppo or config.evaluation.models),
     }
     return [stage for stage, is_configured in stages.items() if is_configured]
+
+
+def data_paths(config: Config, stage: str) -> list[tuple[str, str]]:
+    """Return the key and the path of all data that a stage reads."""
+    train = config.reward.train if config.reward is not None else None
+    key, section = ("reward.train", train) if stage == REWARD else (stage, vars(config)[stage])
+    return [(name, source.path) for name, source in data_sources(key, section)]
+
+
+def data_sources(key: str, value: Any) -> Iterator[tuple[str, DataSource]]:
+    """Yield every data source in a section of the configuration, with its key."""
+    if isinstance(value, DataSource):
+        yield key, value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from data_sources(f"{key}.{field.name}", vars(value)[field.name])
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from data_sources(f"{key}.{name}", item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from data_sources(f"{key}.{index}", item)
 
 
 def completion_limit(config: Config) -> int:

@@ -21,6 +21,7 @@ from workbench.errors import UserError
 from workbench.evaluation.generation import Completion, Sampling
 from workbench.evaluation.models import ModelSpec, local_folder
 from workbench.models.loading import load_config
+from workbench.run.distributed import print_once
 from workbench.run.files import append_text, content_hash, write_text
 from workbench.run.folder import package_versions
 
@@ -56,8 +57,8 @@ class Cache:
 
 
 def open_cache(folder: Path) -> Cache:
-    """Return the cache in a stage's folder; a line cut off by a crash is ignored."""
-    file, entries = folder / FILE, {}
+    """Return the cache in a stage's folder; lines that are cut off or corrupt are counted and left out."""
+    file, entries, corrupt = folder / FILE, {}, 0
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []
     except OSError as error:
@@ -65,9 +66,14 @@ def open_cache(folder: Path) -> Cache:
     for line in lines:
         try:
             entry = json.loads(line)
-            entries[entry["key"]] = entry["value"]
-        except (ValueError, KeyError, TypeError):
-            continue
+            if entry["sha256"] == _value_hash(entry["value"]):
+                entries[entry["key"]] = entry["value"]
+                continue
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
+        corrupt += bool(line.strip())
+    if corrupt:
+        print_once(f"evaluation: {corrupt} entries of {file} are cut off or corrupt; what they held is sampled again")
     return Cache(file, entries)
 
 
@@ -159,4 +165,10 @@ def _line(key: str, value: Any) -> str:
 
     It begins with a line break because the line before it may have been cut off.
     """
-    return "\n" + json.dumps({"key": key, "value": value}, allow_nan=False) + "\n"
+    entry = {"key": key, "sha256": _value_hash(value), "value": value}
+    return "\n" + json.dumps(entry, allow_nan=False) + "\n"
+
+
+def _value_hash(value: Any) -> str:
+    """Return the sha256 of an entry's value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

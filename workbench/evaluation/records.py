@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import Any
 
 from workbench.config.derived import configured_stages
 from workbench.config.names import EVALUATION, REWARD
-from workbench.run.files import read_json_lines
+from workbench.errors import UserError, one_line
+from workbench.run.files import read_json, read_json_lines
 from workbench.run.folder import Run
 
 
 def read_curves(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """Return the lines of metrics.jsonl of each configured stage that has one, by stage."""
+    """Return the lines of metrics.jsonl of each configured stage that has one, by stage.
+
+    Raises UserError for a corrupt file.
+    """
     files = {stage: run.folder / stage / "metrics.jsonl" for stage in configured_stages(run.config)}
-    return {stage: read_json_lines(file) for stage, file in files.items() if file.is_file()}
+    return {stage: read_log(file, stage) for stage, file in files.items() if file.is_file()}
+
+
+def read_log(file: Path, stage: str) -> list[dict[str, Any]]:
+    """Return the lines of a stage's metrics.jsonl; raises UserError for a corrupt one."""
+    try:
+        lines = read_json_lines(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: cannot be read: {one_line(error)}; redo the stage with --force {stage}") from error
+    if not all(isinstance(line, dict) for line in lines):
+        raise UserError(f"{file}: corrupt; redo the stage with --force {stage}")
+    return lines
 
 
 def read_reward_report(run: Run) -> dict[str, Any] | None:
-    """Return the report on the reward model of the run's reward stage; None where it has no such stage."""
+    """Return the report on the reward model of the run's reward stage; None where it has no such stage.
+
+    Raises UserError for a corrupt one.
+    """
     file = run.folder / REWARD / "report.json"
     if REWARD not in configured_stages(run.config) or not file.is_file():
         return None
-    return json.loads(file.read_text(encoding="utf-8"))
+    return read_json(file, remedy=f"redo the stage with --force {REWARD}")
 
 
 def outcome(run: Run) -> list[str]:

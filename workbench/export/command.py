@@ -16,7 +16,7 @@ from workbench.config.names import EVALUATION, PPO, REWARD, SFT
 from workbench.config.schema import Config
 from workbench.errors import UserError
 from workbench.export.exported import ExportedModel, Form, hub_id, lm_eval_command, public_name
-from workbench.run.files import atomic_folder, content_hash, write_text
+from workbench.run.files import atomic_folder, content_hash, read_json, write_text
 from workbench.run.folder import Run, open_finished_run
 from workbench.run.options import make_options_parser, parse_options
 
@@ -81,7 +81,7 @@ def choose_stage(run: Run, requested: str | None) -> str:
     if requested is not None and requested not in stages:
         raise UserError(f"--stage {requested}: {run.folder} has no such stage; available: {', '.join(stages)}")
     stage = requested or stages[0]
-    run.record(stage)
+    run.verified_record(stage)
     return stage
 
 
@@ -179,7 +179,7 @@ def export(run: Run, stage: str, form: Form, target: Path, address: str) -> Expo
             if model is not None:
                 model.generation_config.save_pretrained(folder)
         if form == "adapter":
-            config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            config = read_json(folder / "adapter_config.json", remedy=f"redo the stage with --force {stage}")
             config["base_model_name_or_path"] = public_name(policy.model)
             write_text(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
         if form == "reward":

@@ -16,6 +16,7 @@ from workbench.config.schema import Config, DataSource, RewardConfig, RewardTrai
 from workbench.config.scorers import as_scorer
 from workbench.data.readers import READERS
 from workbench.data.templates import FIELD, template_text
+from workbench.run.files import read_json
 from workbench.run.folder import Run
 from workbench.run.hub import is_hub_id
 
@@ -187,7 +188,11 @@ def _reward_code(model: ExportedModel) -> list[str]:
             "    print(float(model(**batch).logits[0, 0]))  # higher is better",
         ]
     calibration = model.run.folder / REWARD / "calibration.json"
-    temperature = json.loads(calibration.read_text(encoding="utf-8"))["temperature"] if calibration.is_file() else 1.0
+    temperature = (
+        read_json(calibration, remedy=f"redo the stage with --force {REWARD}")["temperature"]
+        if calibration.is_file()
+        else 1.0
+    )
     return [
         *lines,
         'batch = tokenizer("the text", truncation=True, return_tensors="pt")',

@@ -30,7 +30,7 @@ def load_run(saved: Run) -> LoadedRun:
     if len(model_titles(config)) == 1:
         for stage in configured_stages(saved.config):
             if stage in (SFT, PPO):
-                saved.record(stage)  # raises UserError with the command that finishes the stage
+                saved.verified_record(stage)
         raise UserError(f"--run {saved.folder}: it trains no policy and compares no models; use a run with sft or ppo")
     notes += check_further_models(config)
     specs = model_specs(run)

@@ -87,7 +87,7 @@ def load_run_reward(run: Run) -> CheckedReward:
     if reward.model is not None:
         with error_context("reward.model"):
             return load_reward(reward.model, **reward.options)
-    run.record(REWARD)
+    run.verified_record(REWARD)
     return load_trained_reward(reward, run.folder / REWARD)
 
 

@@ -29,7 +29,7 @@ from workbench.run.distributed import (
     wait_for_everyone,
 )
 from workbench.run.estimates import earlier_runs, expected_seconds
-from workbench.run.folder import Run, check_run, lock_run, open_run, prepare_folder
+from workbench.run.folder import Run, check_data, check_run, data_hashes, lock_run, open_run, prepare_folder
 from workbench.run.packages import check_not_hidden
 from workbench.run.process import recipe_program, run_recipe
 from workbench.run.progress import Following, followed_by
@@ -136,6 +136,10 @@ def prepare(stages: Sequence[Stage], config: Config, force: str | None) -> tuple
     force = first_redone(config, force)
     if is_main_process():
         check_run(config, force)
+        run = Run(Path(config.runs) / config.name, config)
+        for stage in stages:
+            if is_already_done(run, stage.name, force):
+                check_data(run, stage.name)
     if config.track and find_spec(config.track) is None:
         raise UserError(f"track: {config.track} is not installed: python -m pip install {config.track}")
     return stages, config, force
@@ -150,6 +154,13 @@ def execute(stages: Sequence[Stage], config: Config, force: str | None) -> None:
     to_do = [stage for stage in stages if not is_already_done(run, stage.name, force) and stage.name not in reused]
     # A stage alone takes up the reused stages before it, too.
     to_copy = {stage: folder for stage, folder in reused.items() if not is_already_done(run, stage, force)}
+    if not to_do and not to_copy:  # nothing is written: the folder may be someone else's
+        for stage in stages:
+            report_skipped(stage, run)
+        return
+    for stage in stages:
+        if stage not in to_do and stage.name not in reused:
+            run.verified_record(stage.name)  # before anything trains on it
     if to_do:
         announce(f"loading libraries and data to plan {', '.join(stage.name for stage in to_do)} ...")
     with located_errors(None), garbage_collection_paused(), planned_on_cpu():
@@ -262,10 +273,11 @@ def run_stage(stage: Stage, run: Run, plan: Plan) -> None:
     """Run one stage and write its record."""
     print_plan(stage, plan)
     start = time.monotonic()
+    data = data_hashes(run.config, stage.name) if is_main_process() else {}
     result = stage.run(run, plan)
     minutes = (time.monotonic() - start) / 60
     if is_main_process():
-        run.finish(stage.name, minutes=minutes, inputs=result.inputs, metrics=result.metrics)
+        run.finish(stage.name, minutes=minutes, inputs=result.inputs, metrics=result.metrics, data=data)
         remove_traceback(run.folder)
     wait_for_everyone()
     print_once(f"{stage.name}: finished in {minutes:.1f} min -> {run.folder / stage.name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from workbench.config.names import PPO, REWARD, SFT
 from workbench.config.parsing import load_saved
 from workbench.config.schema import Config
 from workbench.errors import UserError
+from workbench.run.files import read_json
 
 MAX_RUNS = 20  # reading the configuration of a run takes a moment
 
@@ -44,12 +44,13 @@ def scaled_seconds(config: Config, stage: str, saved: Config, folder: Path) -> f
     """Return the time that a stage took in another run, scaled by its work; None if it was not done there."""
     ours, theirs = work(config, stage), work(saved, stage)
     try:
-        record = json.loads((folder / stage / "stage.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json(folder / stage / "stage.json", remedy="")
+        minutes = float(record["minutes"])
+    except (UserError, ValueError, TypeError, KeyError):
         return None
     if ours is None or theirs is None or "reused" in record:
         return None
-    return 60 * float(record["minutes"]) * ours / theirs
+    return 60 * minutes * ours / theirs
 
 
 def work(config: Config, stage: str) -> float | None:

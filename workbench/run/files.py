@@ -68,6 +68,19 @@ def append_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def read_json(file: Path, *, remedy: str) -> dict[str, Any]:
+    """Return the object in a JSON file; raises UserError, with the remedy, for a missing or corrupt one."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}; {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: corrupt; {remedy}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file}: corrupt; {remedy}")
+    return value
+
+
 def read_json_lines(file: Path) -> list[Any]:
     """Return the values of a JSON Lines file, without one that is just being written; none where there is no file.
 
@@ -89,17 +102,45 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             partial.chmod(0o755)
             for file in partial.rglob("*"):  # a machine crash must not leave the new name on unwritten data
                 if file.is_file():
-                    # Windows flushes only a file that is open for writing; elsewhere a linked file may be read-only.
-                    with file.open("r+b" if os.name == "nt" else "rb") as stream:
-                        os.fsync(stream.fileno())
-            shutil.rmtree(path, ignore_errors=True)
+                    flush(file)
+            replaced = set_aside(path)
             os.replace(partial, path)
+            if replaced is not None:
+                shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def flush(file: Path) -> None:
+    """Return once a file's contents are on the disk."""
+    # Windows flushes only a file that is open for writing; elsewhere a linked file may be read-only.
+    with file.open("r+b" if os.name == "nt" else "rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def set_aside(path: Path) -> Path | None:
+    """Move a folder to a hidden name, whole, and return that name; None if there is no such folder."""
+    if not path.is_dir():
+        return None
+    hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / path.name
+    os.replace(path, hidden)
+    return hidden.parent
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, so that a kill leaves none of it under its name; raises UserError where that fails."""
+    try:
+        hidden = set_aside(path)
+        if hidden is not None:
+            shutil.rmtree(hidden)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be removed: {error.strerror}; remove it yourself, then run the same command again"
+        ) from error
+
+
 def remove_partial(folder: Path, prefix: str) -> None:
-    """Remove the incomplete folders with this prefix that processes killed inside `atomic_folder` left behind."""
+    """Remove the hidden folders with this prefix that killed processes were still writing, or already removing."""
     for partial in folder.glob(f".{prefix}*"):
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -123,3 +164,16 @@ def is_model_file(path: Path) -> bool:
     """Return whether a file is part of the model in its folder, rather than of the record of the run that made it."""
     is_record = path.name == "stage.json" or path.stem == "report"
     return path.is_file() and path.suffix in MODEL_SUFFIXES and not is_record
+
+
+def tree_hash(path: Path) -> str | None:
+    """Return the sha256 of a file, or of the names and contents of a folder's files; None if there is neither.
+
+    Hidden files and folders, as of git, do not count.
+    """
+    if not path.is_dir():
+        return content_hash(path)
+    names = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    visible = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    lines = [f"{name.as_posix()} {content_hash(path / name)}\n" for name in visible]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

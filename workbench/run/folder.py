@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import platform
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,17 +15,22 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from workbench.config.derived import configured_stages
+from workbench.config.derived import configured_stages, data_paths
 from workbench.config.names import EVALUATION, PPO, REWARD, STAGES
 from workbench.config.parsing import differences, dump, load_saved
 from workbench.config.schema import Config
 from workbench.errors import UserError, suggestion
-from workbench.run.files import write_text, writing
+from workbench.run.checksums import checksums, first_difference
+from workbench.run.files import MODEL_SUFFIXES, flush, read_json, remove_folder, tree_hash, write_text, writing
 
 # These do not affect results: the folder, the tracker and the exit code.
 KEYS_THAT_MAY_CHANGE = ("name", "runs", "track", "evaluation.fail_on")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "evaluate")
+# These are looked at when the training is done, so what a stage has trained is kept when they change.
+KEYS_OF_JUDGMENT = ("reward.train.polarity_pair", "reward.train.threshold")
 MAX_LISTED_CHANGES = 6
+RESULT_SUFFIXES = (*MODEL_SUFFIXES, ".jsonl")
+NOT_RESULTS = ("stage.json", "completions_cache.jsonl")
 
 
 @contextmanager
@@ -68,23 +72,50 @@ class Run:
                 f"{path.parent}: stage {name} is not finished; run it first: "
                 f"python -m recipes.{name} --config {self.folder / 'config.yaml'}"
             )
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: corrupt; redo the stage with --force {name}") from error
+        record = read_json(path, remedy=f"redo the stage with --force {name}")
+        if not all(isinstance(record.get(key), dict) for key in ("inputs", "metrics")):
+            raise UserError(f"{path}: corrupt; redo the stage with --force {name}")
+        return record
 
-    def finish(self, name: str, *, minutes: float, inputs: dict[str, Any], metrics: dict[str, Any]) -> None:
-        """Mark the stage as finished."""
+    def verified_record(self, name: str) -> dict[str, Any]:
+        """Return the stage.json of a finished stage, whose files are what they were when it finished.
+
+        Raises UserError for a file that is missing or has changed.
+        """
+        record = self.record(name)
+        difference = first_difference(self.folder / name, record.get("files", {}))
+        if difference is not None:
+            raise UserError(f"{self.folder / name}/{difference}; restore it, or redo the stage with --force {name}")
+        return record
+
+    def finish(
+        self, name: str, *, minutes: float, inputs: dict[str, Any], metrics: dict[str, Any], data: dict[str, Any]
+    ) -> None:
+        """Mark the stage as finished, with the checksums of its files, and remove the checkpoints of its trainer."""
+        folder = self.folder / name
+        files = [file for file in sorted(folder.rglob("*")) if is_result(file.relative_to(folder)) and file.is_file()]
         record = {
             "stage": name,
             "seed": self.config.seed,
             "minutes": round(minutes, 2),
             "inputs": inputs,
             "metrics": metrics,
+            "data": data,
+            "files": checksums(folder, files),
             "commit": git_commit(),
             "versions": package_versions(),
         }
-        write_text(self.folder / name / "stage.json", json.dumps(record, indent=2) + "\n")
+        for file in files:
+            flush(file)
+        write_text(folder / "stage.json", json.dumps(record, indent=2) + "\n")
+        for checkpoint in folder.glob("checkpoint-*"):
+            remove_folder(checkpoint)
+
+
+def is_result(file: Path) -> bool:
+    """Return whether a file, by its path in a stage's folder, is a result that later commands read."""
+    is_state = any(part.startswith((".", "checkpoint")) for part in file.parts)
+    return not is_state and file.suffix in RESULT_SUFFIXES and file.name not in NOT_RESULTS
 
 
 def open_finished_run(folder: Path) -> Run:
@@ -134,7 +165,7 @@ def open_run(config: Config, force: str | None) -> Run:
             with writing(run.folder / stage):
                 (run.folder / stage / "stage.json").unlink(missing_ok=True)
         else:
-            shutil.rmtree(run.folder / stage, ignore_errors=True)
+            remove_folder(run.folder / stage)
     prepare_folder(run.folder)
     write_text(saved, dump(config))
     return run
@@ -155,7 +186,13 @@ def check_unchanged(saved: Path, config: Config, redone: Sequence[str]) -> None:
             f"{error}; correct that file, choose another --name, or start over with --force {stages[0]}"
         ) from error
     affected = {change: first_affected(change.split(":")[0], stages) for change in differences(before, config)}
-    changes = {change: stage for change, stage in affected.items() if stage is not None and stage not in redone}
+    changes = {
+        change: stage
+        for change, stage in affected.items()
+        if stage is not None
+        and stage not in redone
+        and not (change.startswith(KEYS_OF_JUDGMENT) and not (saved.parent / stage / "stage.json").is_file())
+    }
     if changes:
         more = f"; and {len(changes) - MAX_LISTED_CHANGES} more" if len(changes) > MAX_LISTED_CHANGES else ""
         raise UserError(
@@ -186,6 +223,25 @@ def changes_reward_training(saved: Path, config: Config) -> bool:
         return any(change.startswith(("reward.train", "reuse.reward", "seed:")) for change in changes)
     except UserError:
         return True  # a corrupt file, which --force of the first stage replaces
+
+
+def data_hashes(config: Config, stage: str) -> dict[str, dict[str, str | None]]:
+    """Return the path and content hash of the data that a stage reads, by key; None for what is not on this disk."""
+    return {
+        key: {"path": path, "sha256": tree_hash(Path(path).expanduser())} for key, path in data_paths(config, stage)
+    }
+
+
+def check_data(run: Run, stage: str) -> None:
+    """Raise UserError if data that a finished stage has read was changed in place; data that is gone is no concern."""
+    recorded = run.record(stage).get("data", {})
+    for key, path in data_paths(run.config, stage):
+        before, now = recorded.get(key, {}), tree_hash(Path(path).expanduser())
+        if before.get("path") == path and None not in (before.get("sha256"), now) and before["sha256"] != now:
+            raise UserError(
+                f"{key}: {path} has changed since stage {stage} of {run.folder} was finished; restore it, choose "
+                f"another --name, or redo the stage with --force {stage}"
+            )
 
 
 @functools.cache

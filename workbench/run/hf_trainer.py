@@ -7,23 +7,25 @@ import json
 import logging
 import math
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from workbench.config.names import REWARD, SFT
 from workbench.errors import Interrupted, UserError, suggestion
-from workbench.run.files import write_text, writing
+from workbench.run.checksums import damage, write_checksums
+from workbench.run.distributed import wait_for_everyone
+from workbench.run.files import remove_folder, remove_partial, write_text, writing
 from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
 from workbench.run.tracking import Tracker
 
+CHECKPOINT = "checkpoint-"
 # What Accelerate calls the weights of a model that FSDP divides, in full, in a checkpoint.
 SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
 
@@ -70,6 +72,20 @@ class StepCallback(TrainerCallback):
         self.progress.advance(note=self.note)
         if self.stop_requested():
             control.should_save = control.should_training_stop = True
+        if control.should_save or state.global_step == state.max_steps:
+            control.should_log = True  # a resume begins a new mean of the loss
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the new checkpoint's checksums, and then remove older ones, except the best."""
+        wait_for_everyone()  # each process saves its random states
+        if not state.is_world_process_zero:
+            return
+        newest = self.folder / f"{CHECKPOINT}{state.global_step}"
+        write_checksums(newest)
+        best = None if state.best_model_checkpoint is None else Path(state.best_model_checkpoint).name
+        for checkpoint in existing_checkpoints(self.folder) if args.save_total_limit is None else []:
+            if checkpoint.name not in (newest.name, best):
+                remove_folder(checkpoint)
 
 
 def write_log(folder: Path, state: TrainerState) -> None:
@@ -83,19 +99,15 @@ def run_trainer(
     label: str,
     *,
     tracker: Tracker,
-    last_files: Sequence[str] = ("trainer_state.json",),
 ) -> None:
-    """Train from the last checkpoint in `folder`, or from the start, and write metrics.jsonl.
+    """Train from the newest intact checkpoint in `folder`, or from the start, and write metrics.jsonl.
 
-    The trainer and its callbacks write `last_files` last; a checkpoint that lacks one is incomplete and is removed.
     Raises Interrupted after a signal, with a checkpoint saved.
     """
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    for checkpoint in folder.glob("checkpoint-*"):
-        if not all((checkpoint / name).is_file() for name in last_files):
-            shutil.rmtree(checkpoint)
-    last = get_last_checkpoint(str(folder))
+    # One process decides for all.
+    (last,) = broadcast_object_list([newest_intact(folder, label) if trainer.is_world_process_zero() else None])
     if last is not None and (Path(last) / SHARDED_WEIGHTS).is_file() != trainer.is_fsdp_enabled:
         raise UserError(
             f"{last}: saved {'without' if trainer.is_fsdp_enabled else 'with'} FSDP; resume with the launch that began "
@@ -112,12 +124,40 @@ def run_trainer(
             raise Interrupted(
                 f"{label} stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}"
             )
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    if not all(map(math.isfinite, map(float, losses))):
+    entries = trainer.state.log_history
+    entries[-1]["train_loss"] = mean_loss(entries)  # the trainer's counts from the last resume
+    if not all(math.isfinite(float(entry["loss"])) for entry in entries if "loss" in entry):
         rate, precision = LOSS_KEYS[label]
         raise UserError(f"{label}: the loss is not finite; lower {rate} or set {precision} to fp32")
     if trainer.is_world_process_zero():
         write_log(folder, trainer.state)
+
+
+def newest_intact(folder: Path, label: str) -> str | None:
+    """Return the newest checkpoint whose files are what was saved; newer ones are reported and removed."""
+    remove_partial(folder, CHECKPOINT)
+    for checkpoint in reversed(existing_checkpoints(folder)):
+        reason = damage(checkpoint)
+        if reason is None:
+            return str(checkpoint)
+        print(f"{label}: {checkpoint} is not used ({reason}); trying one before it", flush=True)
+        remove_folder(checkpoint)
+    return None
+
+
+def existing_checkpoints(folder: Path) -> list[Path]:
+    """Return a trainer's checkpoints, oldest first."""
+    names = [path for path in folder.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
+    return sorted(names, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
+
+
+def mean_loss(entries: Sequence[dict[str, Any]]) -> float:
+    """Return the mean loss of all steps from a trainer's log, whose entries are means since the one before."""
+    losses = [(entry["step"], float(entry["loss"])) for entry in entries if "loss" in entry]
+    total, last = 0.0, 0
+    for step, loss in losses:
+        total, last = total + loss * (step - last), step
+    return total / last
 
 
 def trained_precision(trainer: Trainer) -> str:
@@ -133,12 +173,6 @@ def check_trainer_args(key: str, extra: dict[str, Any]) -> None:
             raise UserError(f"{key}.output_dir: checkpoints belong in the run folder; choose it with --runs and --name")
         if name not in fields:
             raise UserError(f"{key}.{name}: TrainingArguments has no such field{suggestion(name, fields)}")
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove the trainer's checkpoints from the folder of a finished stage."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def training_arguments(
@@ -182,7 +216,6 @@ def training_arguments(
         "logging_steps": 10,
         "save_strategy": "steps",
         "save_steps": save_every,
-        "save_total_limit": 1,
         "report_to": "none",  # StepCallback logs to the run's tracker
         "disable_tqdm": True,
         "seed": seed,

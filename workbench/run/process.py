@@ -7,7 +7,10 @@ import io
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +20,13 @@ from workbench.errors import Failed, Interrupted, UserError
 from workbench.run.distributed import is_main_process
 from workbench.run.options import program
 
+SECONDS_BETWEEN_LOOKS = 1.0
 CLOSED_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends; Windows does not define the signal
 
 
 def run_recipe(recipe: Callable[[list[str]], None]) -> NoReturn:
     """Run a recipe and exit: 0, 1 if the result matches fail_on, 2 for a user error, 130 if interrupted."""
+    follow_launcher()
     share_cores()
     quiet_libraries()
     print_utf8()
@@ -69,6 +74,20 @@ def exit_for_closed_pipe() -> NoReturn:
     """Exit as a program does whose reader, such as `head`, has closed the pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes what is left into it
     sys.exit(CLOSED_PIPE)
+
+
+def follow_launcher() -> None:
+    """End as on SIGTERM when `accelerate launch` has ended, which passes no signal on."""
+    if "ACCELERATE_DYNAMO_BACKEND" not in os.environ or os.name == "nt":
+        return
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def share_cores() -> None:

@@ -100,7 +100,7 @@ def require_equal(stage: str, config: Config, merged: Config, folder: Path) -> N
 def copy_stage(run: Run, stage: str, source: Path) -> None:
     """Copy a finished stage of the run in `source`, and record in stage.json where it comes from."""
     assert stage in configured_stages(run.config)
-    record = json.loads((source / stage / "stage.json").read_text(encoding="utf-8"))
+    record = Run(source, run.config).verified_record(stage)
     record["reused"] = {"run": str(source), "sha256": content_hash(source / stage)}
     with atomic_folder(run.folder / stage) as folder:
         shutil.copytree(source / stage, folder, dirs_exist_ok=True, copy_function=link_or_copy)

@@ -10,7 +10,6 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from workbench.run.files import write_text, writing
-from workbench.run.hf_trainer import remove_checkpoints
 
 
 def save_reward_model(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens: int) -> None:
@@ -23,7 +22,6 @@ def save_reward_model(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, fold
         with writing(folder):
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            remove_checkpoints(folder)
     trainer.accelerator.wait_for_everyone()
 
 

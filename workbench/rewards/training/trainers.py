@@ -32,7 +32,7 @@ from workbench.models.loading import attention, from_pretrained, load_config
 from workbench.models.precision import resolve_precision
 from workbench.rewards.preference_encoding import encode_preferences
 from workbench.rewards.ranking import auroc
-from workbench.rewards.training.averaging import AVERAGE_FILE, AverageWeights
+from workbench.rewards.training.averaging import AverageWeights
 from workbench.rewards.training.datasets import ClassifierRows, LabeledTexts, Pair, PreferenceRows
 from workbench.rewards.training.plan import RewardPlan
 from workbench.run.distributed import data_parallel, per_process
@@ -47,11 +47,6 @@ def make_reward_trainer(plan: RewardPlan, folder: Path) -> Trainer:
         if isinstance(plan.rows, ClassifierRows):
             return classifier_trainer(plan, plan.rows, folder)
         return preference_trainer(plan, plan.rows, folder)
-
-
-def checkpoint_files(train: RewardTraining) -> list[str]:
-    """Return the files without which a checkpoint is incomplete."""
-    return ["trainer_state.json", *([AVERAGE_FILE] if train.average_from is not None else [])]
 
 
 def classifier_trainer(plan: RewardPlan, rows: ClassifierRows, folder: Path) -> Trainer:
@@ -137,7 +132,6 @@ def trainer_options(plan: RewardPlan, folder: Path, extra: dict[str, Any]) -> di
             "eval_steps": train.save_every,
             "load_best_model_at_end": True,
             "metric_for_best_model": "eval_accuracy" if train.objective == "preference" else "eval_quality",
-            "save_total_limit": 2,
             "restore_callback_states_from_checkpoint": True,  # the remaining patience
         }
     return training_arguments(

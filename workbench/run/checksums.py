@@ -1,0 +1,48 @@
+"""Checksums of files, written once they are complete and compared before they are used."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from workbench.run.files import content_hash, flush, write_text
+
+FILE = "checksums.json"
+
+
+def write_checksums(folder: Path) -> None:
+    """Flush a folder's files to the disk and write their checksums, the mark that it is complete."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != FILE]
+    for file in files:
+        flush(file)
+    write_text(folder / FILE, json.dumps(checksums(folder, files), indent=1) + "\n")
+
+
+def checksums(folder: Path, files: Iterable[Path]) -> dict[str, str | None]:
+    """Return the sha256 of files by their paths in the folder."""
+    return {file.relative_to(folder).as_posix(): content_hash(file) for file in files}
+
+
+def damage(folder: Path) -> str | None:
+    """Return what is wrong with a folder that `write_checksums` completed, or None."""
+    try:
+        expected = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "incomplete"
+    return first_difference(folder, expected) if isinstance(expected, dict) else "incomplete"
+
+
+def first_difference(folder: Path, expected: dict[str, str | None]) -> str | None:
+    """Return the first file that is missing, cannot be read or has other contents, and which of these; or None."""
+    for name, digest in expected.items():
+        try:
+            found_digest = content_hash(folder / name) if (folder / name).is_file() else None
+        except OSError as error:
+            return f"{name}: cannot be read: {error.strerror or os.strerror(error.errno or 0)}"
+        if found_digest is None:
+            return f"{name}: missing"
+        if found_digest != digest:
+            return f"{name}: its contents have changed (checksum mismatch)"
+    return None
