@@ -8,7 +8,7 @@ THREADS ?= $(or $(OMP_NUM_THREADS),$(shell getconf _NPROCESSORS_ONLN))
 LAUNCH := $(BIN) -m accelerate.commands.launch --quiet --num_cpu_threads_per_process $(THREADS) --config_file accelerate_config.yaml -m
 INSTALL := $(BIN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install quickstart quickstart-gpt2 seeds test gpu mutate check format docs real real-models toy clean
+.PHONY: install quickstart quickstart-gpt2 seeds test gpu faults mutate check format docs real real-models toy clean
 
 install: .venv/installed
 
@@ -33,6 +33,10 @@ test: .venv/installed
 # Tests that need a CUDA device, in the environment as it is: installing would replace its torch by the pinned CPU build.
 gpu:
 	$(or $(wildcard $(BIN)),$(PYTHON)) -m pytest -m gpu
+
+# Kill a chain at every tenth change of a file and at twenty moments, damage its files, fill its disk.
+faults: .venv/installed
+	$(BIN) -m pytest -m faults -n $(WORKERS) tests/faults
 
 # Break one line at a time, in a copy of the tree; a test must fail.
 mutate: .venv/installed

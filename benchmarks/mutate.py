@@ -145,7 +145,7 @@ MUTATIONS = [
     Mutation("an adapter may rewrite the base", "models/adapters.py", "        if not leaves_base:", "        if False:", "test_adapters.py"),
     Mutation("an adapter of other shapes joins", "models/adapters.py", "if expected.get(name) != shapes.get(name):", "if False:", "test_adapters.py"),
     Mutation("each micro batch counts the same in SFT", "sft/trainer.py", "if num_items_in_batch is None else num_items_in_batch)", "if True else num_items_in_batch)", "test_sft.py"),
-    Mutation("SFT leaves rows out of a step", "sft/trainer.py", "if rows_per_process % size == 0)", "if size)", "test_sft.py"),
+    Mutation("SFT leaves rows out of a step", "config/derived.py", "if rows % size == 0)", "if size)", "test_sft.py"),
     Mutation("memory is never given back", "models/memory.py", "            self.current -= size\n", "", "test_memory.py"),
     Mutation("a cache is counted without its prompts", "models/memory.py", "input_ids=torch.cat((prompts, responses), dim=1), use_cache=True", "input_ids=responses, use_cache=True", "test_memory.py"),
     Mutation("the reference takes no memory", "models/memory_plan.py", "return 2 + has_value_model(config, stage)", "return 1 + has_value_model(config, stage)", "test_memory.py"),

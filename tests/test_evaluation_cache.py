@@ -20,6 +20,7 @@ from workbench.evaluation.results import Results
 from workbench.evaluation.results_files import read_results
 from workbench.models.policy import Policy
 from workbench.run import cli
+from workbench.run.files import content_hash
 
 ROOT = Path(__file__).parent.parent
 REWARD = ("--reward.model", "length")  # every completion has another score, so that PPO does move

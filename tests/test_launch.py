@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -230,6 +232,50 @@ def test_the_exit_code_and_the_last_line(
         cli.main([], "")
     assert exit_.value.code == code
     assert capsys.readouterr().err.startswith(line)
+
+
+LAUNCHER = """
+import subprocess, sys
+child = '''
+import time
+from workbench.run.process import follow_launcher
+follow_launcher()
+print("started", flush=True)
+time.sleep(60)
+'''
+process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
+print(process.stdout.readline(), flush=True)  # only then does this launcher end, and not its child
+sys.stdout = None
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no parent that takes over")
+@pytest.mark.parametrize(("variables", "ends"), [({"ACCELERATE_DYNAMO_BACKEND": "NO"}, True), ({}, False)])
+def test_a_recipe_ends_with_its_launcher_and_not_with_a_shell(variables: dict[str, str], ends: bool) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_DYNAMO_BACKEND"}
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, env=environment | variables, start_new_session=True
+    )
+    assert launcher.stdout is not None
+    with launcher.stdout as lines:
+        assert lines.readline() == b"started\n"
+    launcher.wait(timeout=30)
+    # The child has the same standard error; its process group has members as long as it lives.
+    deadline = time.monotonic() + (20 if ends else 3)
+    while time.monotonic() < deadline and is_alive(launcher.pid):
+        time.sleep(0.1)
+    assert is_alive(launcher.pid) == (not ends)
+    if not ends:
+        os.killpg(launcher.pid, signal.SIGKILL)
+
+
+def is_alive(group: int) -> bool:
+    """Return whether a process group has a member."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_plan_stays_off_the_gpus_and_a_run_uses_the_one_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,121 @@
+"""Whatever happens to a chain, the same command ends it with the weights and results of one that nothing disturbed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chains import NAME, kill_after, kill_before_change, limit_file_size, on_change, outcome, run_chain
+from child_processes import exit_code, fork
+
+from workbench.run.folder import is_result
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+EVERY = int(os.environ.get("FAULTS_EVERY", "10"))
+"""Kill before every so manyth change of a file."""
+RANDOM_KILLS = 20
+MAX_CHANGES = 2000
+DISK_SIZES = (200, 4_000, 30_000, 100_000, 300_000)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a chain leaves that nothing disturbs, its number of changes of files, its seconds and its folder."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    counts = folder / "counts"
+
+    def count(number: int) -> None:
+        counts.write_text(str(number), encoding="utf-8")
+
+    start = time.monotonic()
+    code, output = run_chain(folder, on_change(folder / "runs", count))
+    assert code == 0, output
+    seconds = time.monotonic() - start
+    return outcome(folder) | {"changes": int(counts.read_text()), "seconds": seconds, "folder": folder}
+
+
+def check_end(folder: Path, expected: dict[str, Any]) -> None:
+    """Run the chain to its end and compare what it leaves."""
+    code, output = run_chain(folder)
+    assert code == 0, output
+    assert "Traceback" not in output
+    assert outcome(folder) == {key: expected[key] for key in ("weights", "sets", "losses")}
+
+
+@pytest.mark.parametrize("number", range(EVERY, MAX_CHANGES, EVERY))
+def test_a_kill_before_a_change_of_a_file(number: int, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    if number > undisturbed["changes"]:
+        return
+    code, output = run_chain(tmp_path, kill_before_change(tmp_path / "runs", number))
+    assert code == -9, output
+    check_end(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("number", range(RANDOM_KILLS))
+def test_kills_at_random_moments(number: int, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    moment = random.Random(number).uniform(0, undisturbed["seconds"])
+    run_chain(tmp_path, kill_after(moment))
+    check_end(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("size", DISK_SIZES)
+def test_a_full_disk(size: int, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    code, output = run_chain(tmp_path, limit_file_size(size))
+    assert code == 2, output
+    errors = [line for line in output.splitlines() if line.startswith("error")]
+    assert len(errors) == 1
+    assert "cannot be written" in errors[0], errors
+    assert "Traceback" not in output
+    check_end(tmp_path, undisturbed)
+
+
+def test_two_launches(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    first = fork(lambda: os._exit(run_chain(tmp_path)[0]), tmp_path / "first")
+    while not (tmp_path / "runs" / NAME / ".lock").exists():
+        time.sleep(0.05)
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "runs").symlink_to(tmp_path / "runs")
+    code, output = run_chain(second)
+    assert code == 2
+    assert "another command is using this run folder" in output
+    assert exit_code(first) == 0
+    check_end(tmp_path, undisturbed)
+
+
+def damaged(content: bytes, how: str) -> bytes | None:
+    """Return a file's contents after a kind of damage; None to delete it."""
+    middle = len(content) // 2
+    return {
+        "flip": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :] if content else b"x",
+        "truncate": content[:middle],
+        "empty": b"",
+        "other type": b"[]\n",
+        "delete": None,
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["flip", "truncate", "empty", "other type", "delete"])
+def test_damage_to_every_file_of_the_trained_stages(how: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    source = undisturbed["folder"] / "runs" / NAME
+    names = [file.relative_to(source) for file in sorted(source.rglob("*")) if file.is_file()]
+    for name in names:
+        if name.parts[0] not in ("sft", "reward", "ppo") or not is_result(Path(*name.parts[1:])):
+            continue
+        folder = tmp_path / name.as_posix().replace("/", "-")
+        shutil.copytree(source, folder / "runs" / NAME)
+        shutil.rmtree(folder / "runs" / NAME / "evaluation")
+        file = folder / "runs" / NAME / name
+        content = damaged(file.read_bytes(), how)
+        file.unlink()
+        if content is not None:
+            file.write_bytes(content)
+        code, output = run_chain(folder)
+        assert code == 2, f"{name} {how}: {output}"
+        assert "Traceback" not in output, f"{name} {how}: {output}"
+        assert str(name) in output, f"{name} {how}: {output}"
