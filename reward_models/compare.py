@@ -20,8 +20,8 @@ import yaml
 
 from workbench.config.schema import DataSource, Scorer
 from workbench.config.scorers import as_scorer
+from workbench.data.formats import Row
 from workbench.data.labeled import labeled_texts
-from workbench.data.readers import Row
 from workbench.data.sources import read_rows
 from workbench.data.templates import text_column
 from workbench.errors import UserError, error_context
