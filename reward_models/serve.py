@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NoReturn
 
 from reward_models.http import read_token
-from workbench.errors import UserError
+from workbench.errors import UserError, printable
 from workbench.rewards.contract import CheckedReward, Judge
 from workbench.rewards.registry import REWARDS, load_reward
 from workbench.run.options import make_options_parser, parse_options
@@ -74,7 +74,7 @@ class Service:
                 return {"scores": self.reward(prompts, completions, **columns)}
         except Exception as error:  # a reward can fail in any way, and the next request may succeed
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            raise RequestError(500, " ".join(f"{kind}{error}".split())) from error
+            raise RequestError(500, printable(" ".join(f"{kind}{error}".split()))) from error
 
 
 class Handler(BaseHTTPRequestHandler):

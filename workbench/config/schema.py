@@ -47,7 +47,7 @@ class DataSource:
     fractions: dict[str, float] | None = None
     """Cut one file into splits by a hash of the prompt, for example {train: 0.9, validation: 0.1}."""
     columns: dict[str, str | list[str]] = field(default_factory=dict)
-    """Expected name -> column in the file, or a list of columns: {response: summary, reference: [summary1, summary2]}."""
+    """Expected name -> column in the file, or list of them: {response: summary, reference: [summary1, summary2]}."""
     template: str = "continuation"
     """dialogue_summary, instruction, continuation, or a template string with {column} fields."""
     chat: bool = False

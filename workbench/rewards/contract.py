@@ -18,6 +18,7 @@ from workbench.errors import RewardError, UserError, one_line, shorten
 # The terms of a reward must sum to its score within ABSOLUTE plus RELATIVE times the sum of their magnitudes. A network
 # scores the same text slightly differently in different batches; a wrong sum is off by far more.
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
+MAX_SCORE = 3.4e38  # the largest number of float32, which PPO computes with
 FULLY_COMPARED_ROWS = 64
 
 
@@ -258,6 +259,8 @@ def _finite_float(value: Any, context: str) -> float:
         result = math.inf
     if not math.isfinite(result):
         raise RewardError(f"{context} {result}; it must be finite")
+    if abs(result) > MAX_SCORE:
+        raise RewardError(f"{context} {result:g}; it must be within {MAX_SCORE:g} of 0, the range of PPO's numbers")
     return result
 
 
