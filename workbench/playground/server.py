@@ -17,6 +17,7 @@ from workbench.report.page import source_hash
 
 # gradio's page has inline scripts, which are allowed by their hashes; it evaluates its own templates and adds styles.
 INLINE_SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
+MAX_BODY_BYTES, MAX_CONNECTIONS = 4 * 2**20, 256
 BASE = '<base href="./" />'
 """What gradio's page says of its address, which is the root: relative addresses mean the same without it."""
 # The default theme's fonts are not installed everywhere.
@@ -43,6 +44,9 @@ def make_app(page: gr.Blocks, port: int) -> FastAPI:
 
     @app.middleware("http")
     async def restrict(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        size = request.headers.get("Content-Length", "0")
+        if "Transfer-Encoding" in request.headers or not size.isdecimal() or int(size) > MAX_BODY_BYTES:
+            return Response(f"a body needs a Content-Length of at most {MAX_BODY_BYTES} bytes", 413)
         response = await call_next(request)
         scripts: list[str] = []
         if response.headers.get("Content-Type", "").startswith("text/html"):
@@ -70,4 +74,4 @@ def content_security_policy(scripts: Sequence[str]) -> str:
 def serve(page: gr.Blocks, bound: socket.socket) -> None:
     """Serve the page until interrupted."""
     app = make_app(page, bound.getsockname()[1])
-    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[bound])
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", limit_concurrency=MAX_CONNECTIONS)).run(sockets=[bound])
