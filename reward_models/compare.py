@@ -20,11 +20,11 @@ import yaml
 
 from workbench.config.schema import DataSource, Scorer
 from workbench.config.scorers import as_scorer
+from workbench.data.formats import Row
 from workbench.data.labeled import labeled_texts
-from workbench.data.readers import Row
 from workbench.data.sources import read_rows
 from workbench.data.templates import text_column
-from workbench.errors import UserError, error_context
+from workbench.errors import UserError, error_context, printable_lines
 from workbench.rewards.contract import CheckedReward
 from workbench.rewards.ranking import auroc, ranks
 from workbench.rewards.registry import load_scorer
@@ -221,7 +221,7 @@ def main(argv: list[str]) -> None:
         with error_context(f"--models {title}"):
             rewards[title] = load_scorer(scorer)
     comparison = compare(rewards, data, target_label=options.target_label, count=options.disagreements)
-    print("\n".join(comparison_lines(comparison)))
+    print(printable_lines("\n".join(comparison_lines(comparison))))
     if options.save:
         Path(options.save).write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from workbench.data.words import is_unspaced
 from workbench.errors import UserError, shorten
 from workbench.rewards.contract import Judge
 
@@ -19,7 +20,7 @@ class Lexicon:
             raise UserError(f"lexicon: words is {shorten(words)}; use a list of words, none of them empty")
         if not words:
             raise UserError("lexicon: words is empty; list at least one word, or use toy_lexicon for the toy data")
-        self.pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
+        self.pattern = re.compile("|".join(map(whole_word, words)), re.IGNORECASE)
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         """Return minus the number of listed words in each completion."""
@@ -32,3 +33,10 @@ class Lexicon:
     def toxicity(self, texts: list[str]) -> list[float]:
         """Return 1.0 for a text with a listed word, else 0.0."""
         return [float(self.pattern.search(text) is not None) for text in texts]
+
+
+def whole_word(word: str) -> str:
+    """Return the pattern of a word that is no part of another; in a script without spaces, of the word anywhere."""
+    start = "" if is_unspaced(word[0]) else r"(?<!\w)"
+    end = "" if is_unspaced(word[-1]) else r"(?!\w)"
+    return f"{start}{re.escape(word)}{end}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from rouge_score.rouge_scorer import RougeScorer
 
+from workbench.data.words import WordTokenizer
 from workbench.errors import RewardError, UserError, shorten
 from workbench.rewards.contract import missing_column
 
@@ -48,7 +49,7 @@ def load(type: str = "rougeL", column: str = "reference") -> Rouge:
     """Return the reward that compares completions with the references in `column`."""
     if type not in TYPES:
         raise UserError(f"options.type is {type!r}; use one of {', '.join(TYPES)}")
-    return Rouge(RougeScorer([type]), type, column)
+    return Rouge(RougeScorer([type], tokenizer=WordTokenizer()), type, column)
 
 
 def _references(value: Any, row: int, column: str) -> list[str]:

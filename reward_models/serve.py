@@ -9,21 +9,24 @@ import re
 import socket
 import sys
 import threading
+import time
 from argparse import Namespace
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, NoReturn
 
 from reward_models.http import read_token
-from workbench.errors import UserError
+from reward_models.http_connections import BoundedServer
+from workbench.errors import UserError, printable
 from workbench.rewards.contract import CheckedReward, Judge
 from workbench.rewards.registry import REWARDS, load_reward
 from workbench.run.options import make_options_parser, parse_options
 from workbench.run.process import exit_on_error
 
 MAX_BODY_BYTES = 32 * 2**20
+MAX_BODY_SECONDS = 120.0
 PATHS = {"/health": "GET", "/score": "POST", "/toxicity": "POST"}
 
 
@@ -74,7 +77,7 @@ class Service:
                 return {"scores": self.reward(prompts, completions, **columns)}
         except Exception as error:  # a reward can fail in any way, and the next request may succeed
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            raise RequestError(500, " ".join(f"{kind}{error}".split())) from error
+            raise RequestError(500, printable(" ".join(f"{kind}{error}".split()))) from error
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -84,13 +87,15 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # or every response waits for the acknowledgement of its own header
     timeout = 60  # seconds of silence
 
+    server: BoundedServer
+
     def __init__(self, service: Service, *arguments: Any) -> None:
         self.service = service
         super().__init__(*arguments)
 
     def handle(self) -> None:
         """Respond until the client disconnects, which it may do at any time."""
-        with suppress(ConnectionError):
+        with suppress(OSError):
             super().handle()
 
     def do_GET(self) -> None:
@@ -113,6 +118,7 @@ class Handler(BaseHTTPRequestHandler):
     def _respond(self) -> None:
         try:
             body = self._read_body()
+            self.server.mark(self.connection, is_working=True)
             allowed = PATHS.get(self.path)
             if allowed is None:
                 raise RequestError(404, f"no such path; available: {', '.join(PATHS)}")
@@ -125,6 +131,8 @@ class Handler(BaseHTTPRequestHandler):
             self._reply(error.status, {"error": str(error)})
             if self.close_connection:
                 self._linger()
+        finally:
+            self.server.mark(self.connection, is_working=False)
 
     def _read_body(self) -> bytes:
         """Return the request's body; raises RequestError, with the body unread, for a wrong token or size."""
@@ -139,8 +147,19 @@ class Handler(BaseHTTPRequestHandler):
             raise RequestError(
                 413, f"the body is {size} bytes, over the limit of {MAX_BODY_BYTES}; send fewer texts at a time"
             )
+        body = self._read_bytes(int(size))
         self.close_connection = close_afterwards
-        return self.rfile.read(int(size))
+        return body
+
+    def _read_bytes(self, size: int) -> bytes:
+        """Return `size` bytes, fewer if the client leaves; raises RequestError if they take too long."""
+        chunks, deadline = [], time.monotonic() + MAX_BODY_SECONDS
+        while size > 0 and (chunk := self.rfile.read1(min(size, 2**16))):
+            chunks.append(chunk)
+            size -= len(chunk)
+            if time.monotonic() > deadline:
+                raise RequestError(408, f"the body took longer than {MAX_BODY_SECONDS:g} seconds; send fewer texts")
+        return b"".join(chunks)
 
     def _linger(self) -> None:
         """Read what the client still sends; otherwise it would see a broken connection instead of the response."""
@@ -212,7 +231,7 @@ def make_service(model: str, options: dict[str, Any], token: str | None) -> Serv
     return Service(model, reward, reward.judge(), token)
 
 
-def bind(host: str, port: int, token: str | None) -> ThreadingHTTPServer:
+def bind(host: str, port: int, token: str | None) -> BoundedServer:
     """Return a server bound to an IPv4 address, which accepts no requests until `listen`.
 
     Raises UserError for an address that cannot be bound and, without a token, for one that other machines can reach.
@@ -228,7 +247,7 @@ def bind(host: str, port: int, token: str | None) -> ThreadingHTTPServer:
             f"--host {host} can be reached from other machines, so a token is required: export one as an "
             "environment variable and pass its name with --token_env NAME, or use --host 127.0.0.1"
         )
-    server = ThreadingHTTPServer((str(address[0]), port), BaseHTTPRequestHandler, bind_and_activate=False)
+    server = BoundedServer((str(address[0]), port), BaseHTTPRequestHandler, bind_and_activate=False)
     try:
         server.server_bind()
     except OSError as error:
@@ -237,10 +256,9 @@ def bind(host: str, port: int, token: str | None) -> ThreadingHTTPServer:
     return server
 
 
-def listen(server: ThreadingHTTPServer, service: Service) -> str:
+def listen(server: BoundedServer, service: Service) -> str:
     """Start accepting requests, which serve_forever handles, and return the address for clients."""
     server.RequestHandlerClass = partial(Handler, service)
-    server.request_queue_size = 128  # with the default of 5, simultaneous clients would wait for seconds
     server.server_activate()
     host, port = server.server_address[:2]
     return f"http://{host!s}:{port}"

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+SECONDS_TO_END = 20.0
+"""A child that has not ended by then is killed, so that no test waits for ever."""
 
 
 def fork(function: Callable[[], None], log: Path) -> int:
@@ -34,3 +42,27 @@ def fork(function: Callable[[], None], log: Path) -> int:
 def exit_code(child: int) -> int:
     """Wait for the child's end; return its exit code, or the negative number of the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def end(child: int, seconds: float = SECONDS_TO_END) -> int:
+    """Ask a forked child to end, kill it if it has not after `seconds`, and return its exit code."""
+    os.kill(child, signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    return exit_code(child)
+
+
+@contextmanager
+def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Yield a command's process in a group of its own; at the end, whatever is left of the group is killed."""
+    with subprocess.Popen(command, text=True, start_new_session=True, **options) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)

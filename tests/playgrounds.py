@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from child_processes import fork
+from child_processes import end, fork
 from small_runs import CHAIN, small
 
 from workbench.evaluation.generation import Completion
@@ -47,5 +45,4 @@ def served(serve: Callable[[socket.socket], None], log: Path) -> Iterator[str]:
         try:
             yield address(bound)
         finally:
-            os.kill(child, signal.SIGTERM)
-            os.waitpid(child, 0)
+            end(child)

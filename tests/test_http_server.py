@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from child_processes import started
 from http_servers import PROMPTS, SECRET, TEXTS, ask, isolated, mistake, serving
 
 import reward_models.http as client
@@ -167,22 +168,22 @@ def test_options_have_defaults() -> None:
 def test_the_command_serves_until_it_is_interrupted() -> None:
     command = [sys.executable, "-m", "reward_models.serve", "--model", "toy_lexicon", "--port", "0"]
     environment = {**os.environ, "REWARD_TOKEN": SECRET}
-    options = {"cwd": Path(__file__).resolve().parent.parent, "env": environment, "text": True}
+    options = {"cwd": Path(__file__).resolve().parent.parent, "env": environment}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([*command, "--token_env", "REWARD_TOKEN"], **options, **pipes) as process:
-        try:
-            ready = process.stdout.readline()
-            assert ready.startswith("ready: toy_lexicon at http://127.0.0.1:")
-            url = ready.split()[-1]
-            headers = {"Authorization": f"Bearer {SECRET}"}
-            body = json.dumps({"prompts": PROMPTS, "completions": TEXTS}).encode()
-            assert ask(url, "POST", "/score", body, **headers) == (200, {"scores": toy_lexicon.load()(PROMPTS, TEXTS)})
-            port = url.rsplit(":", 1)[1]
-            again = subprocess.run([*command[:-1], port], **options, capture_output=True, timeout=30, check=False)
-            assert again.returncode == 2
-            (line,) = again.stderr.splitlines()
-            assert line.startswith(f"error: --port {port} on 127.0.0.1: Address already in use; choose another --port")
-        finally:
-            process.send_signal(signal.SIGINT)
-            rest, errors = process.communicate(timeout=30)
+    with started([*command, "--token_env", "REWARD_TOKEN"], **options, **pipes) as process:
+        ready = process.stdout.readline()
+        assert ready.startswith("ready: toy_lexicon at http://127.0.0.1:")
+        url = ready.split()[-1]
+        headers = {"Authorization": f"Bearer {SECRET}"}
+        body = json.dumps({"prompts": PROMPTS, "completions": TEXTS}).encode()
+        assert ask(url, "POST", "/score", body, **headers) == (200, {"scores": toy_lexicon.load()(PROMPTS, TEXTS)})
+        port = url.rsplit(":", 1)[1]
+        again = subprocess.run(
+            [*command[:-1], port], **options, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert again.returncode == 2
+        (line,) = again.stderr.splitlines()
+        assert line.startswith(f"error: --port {port} on 127.0.0.1: Address already in use; choose another --port")
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=30)
     assert (process.returncode, rest, errors) == (130, "", "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import http.client
 import re
 import time
@@ -169,7 +171,14 @@ def test_only_this_machine_is_served(url, monkeypatch):
         connection.request("GET", "/", headers={"Host": host})
         response = connection.getresponse()
         if response.status == 200:
-            assert re.search(r"default-src 'self'", response.headers["Content-Security-Policy"])
+            policy = response.headers["Content-Security-Policy"]
+            assert "default-src 'self'" in policy
+            assert "base-uri 'none'; form-action 'none'; frame-ancestors 'none'" in policy
+            assert not re.search(r"script-src[^;]*unsafe-inline", policy)
+            scripts = re.findall(r"<script(?![^>]*src=)[^>]*>(.*?)</script>", response.read().decode(), re.DOTALL)
+            hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+            assert hashes
+            assert re.findall("'sha256-(.*?)'", policy) == hashes
         connection.close()
         return response.status
 

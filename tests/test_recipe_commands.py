@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from child_processes import started
 from small_runs import small
 
 from recipes import sft
@@ -35,11 +36,11 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(module: str, in_
         f"import runpy, sys; sys.argv = [{module!r}, '--help']; sys.stdin.read(); "
         f"runpy.run_module({module!r}, run_name='__main__')"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], **dict.fromkeys(("stdin", "stdout", "stderr"), -1))
-    process.stdout.close()
-    _, stderr = process.communicate(timeout=100)
+    with started([sys.executable, "-c", code], **dict.fromkeys(("stdin", "stdout", "stderr"), -1)) as process:
+        process.stdout.close()
+        _, stderr = process.communicate(timeout=100)
     assert process.returncode in (0, 128 + signal.SIGPIPE)
-    assert stderr == b""
+    assert stderr == ""
 
 
 @pytest.mark.parametrize(("threads", "is_reported"), [("1", True), ("2", False)])
@@ -71,21 +72,16 @@ def test_it_runs_by_path_under_the_launcher_and_ctrl_c_leaves_a_run_that_goes_on
 ) -> None:
     options = small("quickstart", tmp_path, "--sft.max_steps", "40")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_config.yaml"]
-    process = subprocess.Popen(
-        [*launcher, "recipes/detox.py", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if line.startswith("sft ") and "left" in line:
-            break
-    os.killpg(process.pid, signal.SIGINT)
-    stderr = "".join(lines) + process.communicate(timeout=120)[1]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started([*launcher, "recipes/detox.py", *options], **pipes) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("sft ") and "left" in line:
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        stderr = "".join(lines) + process.communicate(timeout=120)[1]
     sft_folder = tmp_path / "quickstart" / "sft"
     assert "To resume, run the same command again: python -m recipes.detox" in stderr, stderr
     (saved,) = sft_folder.glob("checkpoint-*")

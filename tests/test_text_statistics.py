@@ -8,7 +8,6 @@ from workbench.evaluation.metrics.text_statistics import (
     copy_rate,
     distinct_n,
     repetition,
-    words,
     worst_toxicity,
 )
 
@@ -76,10 +75,6 @@ def test_repetition_and_copying_agree_with_brute_force(seed):
 )
 def test_copying_is_the_fraction_that_occurs_in_the_prompt(prompt, completion, expected):
     assert copy_rate(prompt, completion) == pytest.approx(expected)
-
-
-def test_words_are_separated_by_any_white_space():
-    assert [words(text) for text in ("", " a  b\n\tc ", "don't")] == [0, 3, 1]
 
 
 def test_the_worst_of_several_samples_counts():

@@ -7,6 +7,7 @@ Interrupted          a signal stopped the run, and its work is saved; exit code 
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,8 +18,31 @@ MIN_SIMILARITY = 0.6
 """Two names that have less in common than this (difflib's ratio) are different words, not one word misspelled."""
 
 
+# Line breaks of any kind; and what controls a terminal, turns the text after it around, or is half
+# a character. Texts, names and exceptions come from data and models.
+LINE_BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+")
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return the text on one line, with an escape such as \\x1b in place of each character that a terminal obeys."""
+    return _escaped(LINE_BREAKS.sub(" ", text))
+
+
+def printable_lines(text: str) -> str:
+    """Return the text with its lines and tabs, each line as `printable` returns it."""
+    return re.sub(r"[^\n\t]+", lambda match: _escaped(match[0]), text)
+
+
+def _escaped(text: str) -> str:
+    return UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
 class UserError(Exception):
     """One line for the user: the value, the limit or the valid choices, and the fix."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class RewardError(UserError):
@@ -35,7 +59,7 @@ class Interrupted(Exception):
 
 def one_line(error: Exception) -> str:
     """Return a third-party exception's type and message on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return printable(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def shorten(value: Any, limit: int = 60) -> str:

@@ -42,12 +42,15 @@ def without_none(kind: Any) -> Any:
     return members[0] if len(members) == 1 else kind
 
 
-def member(kind: Any, is_mapping: bool) -> Any:
-    """Return the member of a union that a value belongs to: a dataclass if it is a mapping, else a plain type."""
+def member(kind: Any, is_mapping: bool, is_list: bool) -> Any:
+    """Return the member of a union that a value belongs to: a dataclass, a list or a plain type; else the first."""
     members = [member for member in alternatives(kind) if member is not types.NoneType]
-    if len(members) == 1:
-        return members[0]
-    return next((member for member in members if dataclasses.is_dataclass(without_range(member)) == is_mapping), Any)
+    for candidate in members:
+        plain = without_range(candidate)
+        shape = (dataclasses.is_dataclass(plain), typing.get_origin(plain) is list)
+        if shape == (is_mapping, is_list):
+            return candidate
+    return members[0]
 
 
 def element(kind: Any) -> Any:

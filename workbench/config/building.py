@@ -62,7 +62,7 @@ def build(value: Any, kind: Any, key: str = "") -> Any:
 
     Raises UserError for a missing field that has no default.
     """
-    kind = without_range(member(without_range(kind), is_mapping=isinstance(value, dict)))
+    kind = without_range(member(without_range(kind), isinstance(value, dict), isinstance(value, list)))
     if value is None or kind is Any:
         return value
     if kind is float:

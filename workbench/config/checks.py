@@ -59,7 +59,7 @@ def check_ranges(value: Any, kind: Any, key: str) -> None:
     """Raise UserError where a number or a length is outside what the annotation `kind` allows, at any depth."""
     if value is None:
         return
-    kind = member(kind, is_mapping=dataclasses.is_dataclass(value))
+    kind = member(kind, dataclasses.is_dataclass(value), isinstance(value, list))
     if without_range(kind) is float and not math.isfinite(value):
         raise UserError(f"{key}: {value} must be a finite number")
     for limits in ranges(kind):

@@ -121,7 +121,10 @@ def plain_type_in_words(kind: Any) -> str:
 def plural(words: str) -> str:
     """Return the plural of a type."""
     head, *tail = words.split(",")
-    return ",".join([" or ".join(f"{part}s" for part in head.split(" or ")), *tail])
+    parts = [
+        part.replace("list", "lists", 1) if part.startswith("list of") else f"{part}s" for part in head.split(" or ")
+    ]
+    return ",".join([" or ".join(parts), *tail])
 
 
 def range_in_words(limits: Range | Length) -> str:

@@ -41,13 +41,13 @@ class DataSource:
     """Where rows come from and how a row becomes a prompt."""
 
     path: str
-    """File (.jsonl, .json, .csv, .parquet), folder of such files, hub dataset id, or toy:NAME."""
+    """File (.jsonl, .json, .csv, .tsv, .parquet; text also as .gz, .bz2, .xz or .zst), folder, hub id, or toy:NAME."""
     split: str = "train"
     """Split to read: a split of the dataset, or one of the names in `fractions`."""
     fractions: dict[str, float] | None = None
     """Cut one file into splits by a hash of the prompt, for example {train: 0.9, validation: 0.1}."""
-    columns: dict[str, str] = field(default_factory=dict)
-    """Column mapping, expected name -> column in the file, for example {response: summary}."""
+    columns: dict[str, str | list[str]] = field(default_factory=dict)
+    """Expected name -> column in the file, or list of them: {response: summary, reference: [summary1, summary2]}."""
     template: str = "continuation"
     """dialogue_summary, instruction, continuation, or a template string with {column} fields."""
     chat: bool = False

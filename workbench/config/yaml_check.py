@@ -90,7 +90,8 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
     is_free = kind is Any and not key.endswith(".model")  # an option of the user's own, whatever it says
     if isinstance(node, yaml.ScalarNode) and not is_free and (renamed := RENAMED_VALUE.fullmatch(node.value)):
         raise key_error(file, node, key, f"{node.value} is now toy:{renamed[1]}")
-    declared, kind = kind, without_range(member(without_range(kind), is_mapping=isinstance(node, yaml.MappingNode)))
+    is_mapping, is_list = isinstance(node, yaml.MappingNode), isinstance(node, yaml.SequenceNode)
+    declared, kind = kind, without_range(member(without_range(kind), is_mapping, is_list))
     if kind is Any:
         check_entries(node, key, file, options, {})
     elif dataclasses.is_dataclass(kind) and isinstance(node, yaml.MappingNode):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workbench.config.schema import DataSource
-from workbench.data.sources import source_rows
+from workbench.data.sources import first_rows
 from workbench.data.templates import column, normalize, prompt_template, render, text_column
 from workbench.errors import UserError, shorten
 
@@ -14,7 +14,7 @@ def labeled_texts(source: DataSource, labels: list[str] | None) -> tuple[list[st
     Raises UserError for an empty text or a label outside `labels`.
     """
     texts, names = [], []
-    for row in source_rows(source)[: source.limit]:
+    for row in first_rows(source):
         label = column(row, "label")
         if not isinstance(label, str | int) or not str(label).strip():
             raise UserError(f"{row.location}: label must be a name or an integer, found {shorten(label)}")
@@ -27,7 +27,7 @@ def labeled_texts(source: DataSource, labels: list[str] | None) -> tuple[list[st
 
 def clean_texts(source: DataSource) -> list[str]:
     """Return the column `text` of the source; raises UserError for an empty text."""
-    return [text_column(row, "text") for row in source_rows(source)[: source.limit]]
+    return [text_column(row, "text") for row in first_rows(source)]
 
 
 def preference_pairs(source: DataSource) -> tuple[list[tuple[str, str, str]], int]:
@@ -36,7 +36,7 @@ def preference_pairs(source: DataSource) -> tuple[list[tuple[str, str, str]], in
     The prompt is empty if a row has none of the template's columns. Raises UserError if no pair is left.
     """
     pairs, dropped = [], 0
-    for row in source_rows(source)[: source.limit]:
+    for row in first_rows(source):
         has_prompt = bool(set(prompt_template(row, source.template)[1]) & set(row.values))
         chosen, rejected = text_column(row, "chosen"), text_column(row, "rejected")
         if normalize(chosen) == normalize(rejected):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import DataSource
-from workbench.data.readers import Row
-from workbench.data.sources import source_rows
+from workbench.data.formats import Row
+from workbench.data.sources import stream_rows
 from workbench.data.templates import (
     identity,
     normalize,
@@ -82,17 +83,17 @@ def load_prompts(
     the model reads, None for no limit. A row that does not fit is dropped and counted, never truncated. Raises
     UserError for a bad row or setting.
     """
-    rows = source_rows(source)
+    rows, rows_read = stream_rows(source), 0
     limits = token_limits(source, max_new_tokens, context_length, is_decoder_only(tokenizer))
     fitting: list[dict[str, Any]] = []
     dropped = {"prompt_too_long": 0, "response_too_long": 0}
     lengths: list[tuple[int, int]] = []
-    # With a limit, rows are tokenized only until it is reached.
-    chunk = source.limit or len(rows)
-    for first in range(0, len(rows), chunk):
+    # With a limit, rows are tokenized and remembered only until it is reached; the rest is read and counted.
+    while chunk := list(islice(rows, source.limit)):
+        rows_read += len(chunk)
         if source.limit is not None and len(fitting) >= source.limit:
-            break
-        for values in tokenized_rows(rows[first : first + chunk], source, tokenizer, with_responses):
+            continue
+        for values in tokenized_rows(chunk, source, tokenizer, with_responses):
             prompt_ids, response_ids = values["prompt_ids"], values["response_ids"] if with_responses else []
             lengths.append((len(prompt_ids), len(response_ids)))
             reason = limits.violation(prompt_ids, response_ids)
@@ -101,9 +102,9 @@ def load_prompts(
             else:
                 dropped[reason] += 1
     if not fitting:
-        raise nothing_fits(source, len(rows), lengths, limits, with_responses)
+        raise nothing_fits(source, rows_read, lengths, limits, with_responses)
     fitting = fitting[: source.limit]
-    return fitting, report(source, len(rows), fitting, dropped)
+    return fitting, report(source, rows_read, fitting, dropped)
 
 
 def load_configured_prompts(

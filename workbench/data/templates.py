@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import DataSource
-from workbench.data.readers import Row
+from workbench.data.formats import Row
 from workbench.errors import UserError, shorten, suggestion
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench.config.derived import completion_limit
 from workbench.config.schema import Config, DataSource, PromptSet
 from workbench.data.prompts import encode_responses, load_configured_prompts, row_identities
+from workbench.data.templates import require_text
 from workbench.errors import UserError, error_context
 from workbench.models.loading import context_length, load_config
 
@@ -82,12 +83,12 @@ def load_prompt_sets(
 
 
 def row_references(row: Mapping[str, Any]) -> list[str]:
-    """Return the references of a row; raises UserError for anything but a string or a list of strings."""
+    """Return the references of a row; raises UserError for anything but encodable strings."""
     value = row.get("reference")
     texts = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise UserError(f"reference must be a string or a list of strings, found {value!r}")
-    return [text for text in texts if text.strip()]
+    return [require_text(text, "reference") for text in texts if text.strip()]
 
 
 def _load(

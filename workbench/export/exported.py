@@ -14,7 +14,7 @@ from workbench.config.derived import completion_limit
 from workbench.config.names import PPO, REWARD, SFT
 from workbench.config.schema import Config, DataSource, RewardConfig, RewardTraining
 from workbench.config.scorers import as_scorer
-from workbench.data.readers import READERS
+from workbench.data.formats import file_format
 from workbench.data.templates import FIELD, template_text
 from workbench.run.files import read_json
 from workbench.run.folder import Run
@@ -52,7 +52,7 @@ class ExportedModel:
 def hub_id(name: str) -> str | None:
     """Return the name of a model or data set on the hub; None for a local path or a toy model."""
     local = Path(name).expanduser()
-    is_local = name.startswith(("toy:", ".", "/", "~")) or local.exists() or local.suffix.lower() in READERS
+    is_local = name.startswith(("toy:", ".", "/", "~")) or local.exists() or file_format(local) is not None
     return None if is_local or not is_hub_id(name) else name
 
 

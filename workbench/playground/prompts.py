@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.config.names import EVALUATION
 from workbench.config.schema import Config, DataSource
+from workbench.data.formats import Row
 from workbench.data.prompts import encode, is_decoder_only, token_limits, tokenized_rows
-from workbench.data.readers import Row
-from workbench.data.sources import source_rows
+from workbench.data.sources import stream_rows
 from workbench.data.templates import FIELD, require_text, template_text
 from workbench.errors import UserError, error_context, one_line
 from workbench.playground.settings import check_prompt
@@ -150,4 +150,4 @@ def _has_messages(key: str, source: DataSource, tokenizer: PreTrainedTokenizerBa
     if source.chat or source.template != "continuation" or "prompt" in source.columns or not tokenizer.chat_template:
         return False
     with error_context(key):
-        return "messages" in source_rows(source)[0].values
+        return "messages" in next(stream_rows(source)).values

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from workbench.evaluation.results import Results, SetResult
+from workbench.report.page import visible_text
 from workbench.report.tables import count_of_prompts, sampling_description, set_table, text_cells
+
+# What begins code, emphasis, a link or an image; a bracket alone, as of an interval, does not.
+MARKUP = re.compile(r"[\\`]|\*(?=\S)|\](?=[(\[:])|(?<!\w)_(?=\w)|!(?=\[)|(?<=\w)://")
 
 
 def markdown(results: Results) -> str:
     """Return the verdict, the guards, and a table for each prompt set."""
-    parts = [f"**{verdict.headline}**: {verdict.sentence}" for verdict in results.verdicts]
+    parts = [f"**{_escape(verdict.headline)}**: {_escape(verdict.sentence)}" for verdict in results.verdicts]
     if results.guards:
-        parts.append("\n".join(f"- {'passed' if g.passed else 'FAILED'}: {g.name}: {g.text}" for g in results.guards))
+        parts.append(
+            "\n".join(
+                f"- {'passed' if guard.passed else 'FAILED'}: {_escape(guard.name)}: {_escape(guard.text)}"
+                for guard in results.guards
+            )
+        )
     for result in results.sets:
         parts += [_heading(result, results), _table(result, results)]
     return "\n\n".join(parts) + "\n"
@@ -35,15 +45,20 @@ def _heading(result: SetResult, results: Results) -> str:
     neutral = " (neutral)" if result.neutral else ""
     seen = f"; the training data contains {result.seen_in_training} of them" if result.seen_in_training else ""
     how = sampling_description(results.settings)
-    return f"**{result.name}**{neutral}: {count_of_prompts(result.prompts)}, {how}{seen}"
+    return f"**{_escape(result.name)}**{neutral}: {count_of_prompts(result.prompts)}, {how}{seen}"
 
 
 def _table(result: SetResult, results: Results) -> str:
     """Return the means of every model and the differences that the verdict is about."""
     head, rows = text_cells(set_table(result, results.models, results.before, results.after))
-    return markdown_table(head, rows, _escape, numeric=range(1, len(head) - 1))
+    return markdown_table(head, rows, _cell, numeric=range(1, len(head) - 1))
+
+
+def _cell(value: object) -> str:
+    """Return a text as a cell of a table, which a bar would end."""
+    return _escape(value).replace("|", "\\|")
 
 
 def _escape(value: object) -> str:
-    """Return a cell that stays readable on a terminal: only what would break the table is escaped."""
-    return " ".join(str(value).split()).replace("|", "\\|")
+    """Return a text that stays readable on a terminal: only what would be markup is escaped."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(visible_text(value).split())).replace("&", "&amp;").replace("<", "&lt;")

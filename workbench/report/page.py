@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from collections.abc import Sequence
 from importlib.resources import files
@@ -17,13 +19,25 @@ def page(title: str, body: str, script: str = "", *, refresh_seconds: int | None
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # Nothing outside the file may load or run, whatever a model wrote.
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
-        "script-src 'unsafe-inline'; img-src data:\">"
+        f'<meta http-equiv="Content-Security-Policy" content="{content_security_policy(script, style)}">'
         f"{refresh}<title>{text(title)}</title><style>{style}</style></head>\n<body><main>{body}</main>"
         + (f"<script>{script}</script>" if script else "")
         + "</body></html>\n"
     )
+
+
+def content_security_policy(script: str, style: str) -> str:
+    """Return the policy of a page: nothing loads, and no script and no style runs but these, whatever a model wrote."""
+    allowed_script = f"'{source_hash(script)}'" if script else "'none'"
+    return (
+        f"default-src 'none'; script-src {allowed_script}; style-src '{source_hash(style)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def source_hash(content: str) -> str:
+    """Return the hash by which a Content-Security-Policy allows an inline script or style."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
 
 
 def text(value: object) -> str:

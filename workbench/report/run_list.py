@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.config.names import EVALUATION, STAGES
-from workbench.errors import UserError
+from workbench.errors import UserError, printable_lines
 from workbench.evaluation.results import KL, REWARD, ROUGE_L, TOXICITY, Results
 from workbench.evaluation.results_files import read_results
 from workbench.evaluation.verdicts import describe_change
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     if not folders:
         raise UserError(f"--folder {options.folder}: no run folder in it; set --folder, or name run folders")
     rows = [run_cells(folder, str(folder) if options.runs else folder.name) for folder in folders]
-    print("\n".join(align_columns([HEAD, *rows])))
+    print(printable_lines("\n".join(align_columns([HEAD, *rows]))))
 
 
 def find_runs(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from workbench.report.page import text
 WIDTH, HEIGHT = 460, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
 COLOURS = 6
+LARGEST = 1e307  # larger values are left out
 MAX_TIPS = 150  # per curve: more would be closer together than a pointer can tell
 
 
@@ -84,7 +85,7 @@ def line_plot(
 
 def histogram(title: str, values: Mapping[str, Sequence[float]], *, x_label: str, bins: int = 10) -> str:
     """Return the distributions of named values: bars of the fraction of each in bins of equal width, side by side."""
-    finite = {name: [value for value in column if math.isfinite(value)] for name, column in values.items()}
+    finite = {name: [value for value in column if _is_drawable(value)] for name, column in values.items()}
     all_values = [value for column in finite.values() for value in column]
     low, high = min(all_values, default=0.0), max(all_values, default=1.0)
     width = (high - low) / bins or 1.0
@@ -138,8 +139,13 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def _finite(xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
-    """Return the pairs whose values are both finite."""
-    return [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    """Return the pairs whose values can both be drawn."""
+    return [(x, y) for x, y in zip(xs, ys, strict=True) if _is_drawable(x) and _is_drawable(y)]
+
+
+def _is_drawable(value: float) -> bool:
+    """Return whether a value is finite and so are the sums and differences that scales are made of."""
+    return abs(value) < LARGEST
 
 
 def _scales(points: Sequence[tuple[float, float]]) -> tuple[Scale, Scale]:

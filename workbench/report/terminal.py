@@ -80,7 +80,8 @@ def next_steps(run: Run, results: Results) -> list[tuple[str, str]]:
 def _verdict(verdict: RunVerdict) -> RenderableType:
     """Return the question and the verdict, with the finding below."""
     return Group(
-        Text(verdict.headline, STYLES[verdict.word]), Padding(Text(verdict.sentence), (0, 0, 0, 2), expand=False)
+        Text(visible_text(verdict.headline), STYLES[verdict.word]),
+        Padding(Text(visible_text(verdict.sentence)), (0, 0, 0, 2), expand=False),
     )
 
 
@@ -134,7 +135,9 @@ def _guards(results: Results) -> RenderableType:
     """Return the failed guards in words, and how many passed."""
     failed = [guard for guard in results.guards if not guard.passed]
     passed = len(results.guards) - len(failed)
-    lines = [Text.assemble(("guard failed: ", "bold red"), f"{guard.name}: {guard.text}") for guard in failed]
+    lines = [
+        Text.assemble(("guard failed: ", "bold red"), visible_text(f"{guard.name}: {guard.text}")) for guard in failed
+    ]
     return Group(Text(""), *lines, Text(f"guards: {passed} passed" + (f", {len(failed)} failed" if failed else "")))
 
 

@@ -18,6 +18,7 @@ from workbench.errors import RewardError, UserError, one_line, shorten
 # The terms of a reward must sum to its score within ABSOLUTE plus RELATIVE times the sum of their magnitudes. A network
 # scores the same text slightly differently in different batches; a wrong sum is off by far more.
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
+MAX_SCORE = 3.4e38  # the largest number of float32, which PPO computes with
 FULLY_COMPARED_ROWS = 64
 
 
@@ -162,13 +163,22 @@ class CheckedReward:
         """Call the user's code on checked texts and return its result; raises RewardError if it fails."""
         _require_texts(prompts, f"reward {self.name}", "prompt")
         _require_texts(completions, f"reward {self.name}", "completion")
+        bound = _bound_parameter(scorer)
+        passed = {name: values for name, values in columns.items() if name != bound}
         # By keyword, as TRL does: its own reward functions take `completions` and leave the prompts in **kwargs.
         try:
-            return scorer(prompts=prompts, completions=completions, **columns)
+            return scorer(prompts=prompts, completions=completions, **passed)
         except UserError:
             raise
         except Exception as error:  # a user's reward can fail in any way
             raise RewardError(f"reward {self.name}: it failed with {one_line(error)}") from error
+
+
+def _bound_parameter(scorer: Callable[..., Any]) -> str | None:
+    """Return the name, mostly self, under which a method has its object, so that no column can have it; else None."""
+    function: Any = scorer.__func__ if inspect.ismethod(scorer) else type(scorer).__call__
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    return first.name if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD else None
 
 
 @dataclass(frozen=True)
@@ -258,6 +268,8 @@ def _finite_float(value: Any, context: str) -> float:
         result = math.inf
     if not math.isfinite(result):
         raise RewardError(f"{context} {result}; it must be finite")
+    if abs(result) > MAX_SCORE:
+        raise RewardError(f"{context} {result:g}; it must be within {MAX_SCORE:g} of 0, the range of PPO's numbers")
     return result
 
 

@@ -18,7 +18,7 @@ from workbench.config.help import help_text, key_help, requested_help
 from workbench.config.names import PPO, REWARD, STAGES
 from workbench.config.parsing import dump, parse
 from workbench.config.schema import Config
-from workbench.errors import Failed, UserError
+from workbench.errors import Failed, UserError, printable_lines
 from workbench.run.distributed import (
     is_main_process,
     planned_on_cpu,
@@ -190,7 +190,7 @@ def execute(stages: Sequence[Stage], config: Config, force: str | None) -> None:
 def announce(line: str) -> None:
     """Print to stderr what takes a while before the first result."""
     if is_main_process():
-        print(line, file=sys.stderr, flush=True)
+        print(printable_lines(line), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from workbench.errors import UserError
+from workbench.errors import UserError, printable_lines
 
 if TYPE_CHECKING:
     import torch
@@ -143,9 +143,9 @@ def wait_for_everyone() -> None:
 
 
 def print_once(line: str) -> None:
-    """Print a line once, whatever the number of processes."""
+    """Print a line once, whatever the number of processes, without what a terminal would obey."""
     if is_main_process():
-        print(line, flush=True)
+        print(printable_lines(line), flush=True)
 
 
 def is_main_process() -> bool:

@@ -47,11 +47,14 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically, or leave it unchanged and raise UserError."""
+    """Replace a file atomically, or leave it unchanged and raise UserError.
+
+    A lone surrogate, which UTF-8 lacks, becomes an escape such as \\ud800, by which JSON means the same character.
+    """
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         try:
-            with partial.open("w", encoding="utf-8", newline="\n") as file:
+            with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -62,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
 
 def append_text(path: Path, text: str) -> None:
     """Append to a file and return once the text is on disk, so that no checkpoint is ever ahead of its log."""
-    with writing(path), path.open("a", encoding="utf-8", newline="\n") as file:
+    with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from workbench.errors import Failed, Interrupted, UserError
+from workbench.errors import Failed, Interrupted, UserError, printable
 from workbench.run.distributed import is_main_process
 from workbench.run.options import program
 
@@ -38,7 +38,7 @@ def run_recipe(recipe: Callable[[list[str]], None]) -> NoReturn:
         sys.exit(2)
     except Failed as failure:
         if is_main_process():
-            print(f"failed: {failure}", file=sys.stderr, flush=True)
+            print(printable(f"failed: {failure}"), file=sys.stderr, flush=True)
         sys.exit(1)
     except (Interrupted, KeyboardInterrupt) as interruption:
         if is_main_process():
@@ -118,7 +118,7 @@ def print_utf8() -> None:
     """Print UTF-8, as in every file that the project writes; on Windows a pipe or a file would get another encoding."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def command() -> str:

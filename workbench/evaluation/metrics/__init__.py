@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from workbench.data.words import separate_characters
 
 if TYPE_CHECKING:
     from evaluate import EvaluationModule
@@ -24,8 +26,8 @@ def load(name: str) -> EvaluationModule:
 def rouge(predictions: list[str], references: list[str] | list[list[str]]) -> dict[str, list[float]]:
     """Return F-measures in [0, 1] per row under rouge1, rouge2, rougeL and rougeLsum; words are stemmed.
 
-    For a row with several references, the best one counts. Only a-z and 0-9 count as letters, so text in another
-    script scores 0. Raise ValueError if there are no rows or their numbers differ.
+    For a row with several references, the best one counts. Words are those of workbench.data.words.
+    Raise ValueError if there are no rows or their numbers differ.
     """
     require_rows(predictions)
     scores = load("rouge").compute(
@@ -37,10 +39,11 @@ def rouge(predictions: list[str], references: list[str] | list[list[str]]) -> di
 def bleu(predictions: list[str], references: list[str] | list[list[str]]) -> float:
     """Return corpus BLEU in [0, 100] as sacrebleu computes it; rows may differ in their number of references.
 
+    A character of a script without spaces is a token, as in sacrebleu's own `zh`.
     Raise ValueError if there are no rows, their numbers differ, or a row has no reference.
     """
     require_rows(predictions)
-    return float(load("bleu").compute(predictions=predictions, references=references)["score"])
+    return float(load("bleu").compute(**_separated(predictions, references))["score"])
 
 
 def bleu_counts(predictions: list[str], references: list[str] | list[list[str]]) -> np.ndarray:
@@ -49,7 +52,7 @@ def bleu_counts(predictions: list[str], references: list[str] | list[list[str]])
     Raise ValueError as `bleu` does.
     """
     require_rows(predictions)
-    counts = load("bleu").compute(predictions=predictions, references=references, use_aggregator=False)
+    counts = load("bleu").compute(**_separated(predictions, references), use_aggregator=False)
     lengths = [[row] for row in counts["sys_len"]], [[row] for row in counts["ref_len"]]
     return np.hstack((counts["counts"], counts["totals"], *lengths))
 
@@ -66,6 +69,15 @@ def bleu_of_counts(counts: np.ndarray) -> float:
 def toxicity(predictions: list[str], judge: Judge) -> list[float]:
     """Return the toxicity in [0, 1] that `judge` gives each text; raise ValueError without texts."""
     return list(load("toxicity").compute(predictions=predictions, judge=judge)["toxicity"])
+
+
+def _separated(predictions: list[str], references: list[str] | list[list[str]]) -> dict[str, Any]:
+    """Return the texts for sacrebleu, whose 13a tokenizer takes a sentence without spaces for one token."""
+    rows = [
+        separate_characters(row) if isinstance(row, str) else [separate_characters(text) for text in row]
+        for row in references
+    ]
+    return {"predictions": [separate_characters(text) for text in predictions], "references": rows}
 
 
 def require_rows(predictions: list[str]) -> None:

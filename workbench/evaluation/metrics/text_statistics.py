@@ -1,4 +1,4 @@
-"""Statistics of texts over whitespace-separated words, and toxicity over several samples of a prompt."""
+"""Statistics of texts over words (workbench/data/words.py), and toxicity over several samples of a prompt."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-
-def words(text: str) -> int:
-    """Count the whitespace-separated words of a text."""
-    return len(text.split())
+from workbench.data.words import count_words, split_words
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Return distinct n-grams over all n-grams of the texts, by whitespace; 0.0 if no text has n words."""
+    """Return distinct n-grams over all n-grams of words of the texts; 0.0 if no text has n words."""
     if n < 1:
         raise ValueError(f"n is {n}; an n-gram has at least one token")
     seen: set[tuple[str, ...]] = set()
     total = 0
     for text in texts:
-        ngrams = _ngrams(text.split(), n)
+        ngrams = _ngrams(split_words(text), n)
         seen.update(ngrams)
         total += len(ngrams)
     return len(seen) / total if total else 0.0
@@ -32,7 +29,7 @@ def distinct_n_without(rows: Sequence[Sequence[str]], n: int) -> list[float]:
     owner: dict[tuple[str, ...], int | None] = {}  # the only row with the n-gram; None where several have it
     totals = []
     for row, texts in enumerate(rows):
-        ngrams = [ngram for text in texts for ngram in _ngrams(text.split(), n)]
+        ngrams = [ngram for text in texts for ngram in _ngrams(split_words(text), n)]
         totals.append(len(ngrams))
         for ngram in ngrams:
             owner[ngram] = row if owner.get(ngram, row) == row else None
@@ -42,14 +39,14 @@ def distinct_n_without(rows: Sequence[Sequence[str]], n: int) -> list[float]:
 
 def repetition(text: str, n: int = 3) -> float:
     """Return the fraction of a text's word n-grams that repeat an earlier one, in [0, 1); 0.0 below n words."""
-    return 1.0 - distinct_n([text], n) if words(text) >= n else 0.0
+    return 1.0 - distinct_n([text], n) if count_words(text) >= n else 0.0
 
 
 def copy_rate(prompt: str, completion: str, n: int = 4) -> float:
     """Return the fraction of the completion's word n-grams that occur in the prompt; of its words if fewer than n."""
-    size = n if words(completion) >= n else 1
-    known = set(_ngrams(prompt.split(), size))
-    ngrams = _ngrams(completion.split(), size)
+    size = n if count_words(completion) >= n else 1
+    known = set(_ngrams(split_words(prompt), size))
+    ngrams = _ngrams(split_words(completion), size)
     return sum(ngram in known for ngram in ngrams) / len(ngrams) if ngrams else 0.0
 
 

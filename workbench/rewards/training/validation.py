@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.data.words import count_words
 from workbench.rewards.ranking import auroc
 from workbench.rewards.registry import load_trained_reward
 from workbench.rewards.training.calibration import (
@@ -154,7 +155,7 @@ def quality_by_length(
     texts: list[str], log_odds: np.ndarray, toxic: np.ndarray, threshold: float
 ) -> list[dict[str, Any]]:
     """Return AUROC and accuracy for each third of the texts, split by number of words."""
-    words = np.array([len(text.split()) for text in texts])
+    words = np.array([count_words(text) for text in texts])
     thirds = []
     for rows in np.array_split(np.argsort(words, kind="stable"), 3):
         if rows.size == 0:
@@ -222,7 +223,7 @@ def preference_report(
     margins = np.asarray(score(prompts, chosen)) - np.asarray(score(prompts, rejected))
     seconds = time.perf_counter() - start
     correct = (margins > 0) + 0.5 * (margins == 0)
-    longer = np.array([len(a.split()) > len(b.split()) for a, b in zip(chosen, rejected, strict=True)])
+    longer = np.array([count_words(a) > count_words(b) for a, b in zip(chosen, rejected, strict=True)])
     # Either completion may come first, so that both classes occur.
     both_orders, first_is_chosen = np.concatenate((margins, -margins)), np.repeat((True, False), len(margins))
     bins = reliability(probability(both_orders), first_is_chosen)

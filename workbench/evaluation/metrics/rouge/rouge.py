@@ -1,4 +1,4 @@
-"""ROUGE as an `evaluate` metric; `evaluate.load` imports a copy of this file, so it stands alone."""
+"""ROUGE as an `evaluate` metric; `evaluate.load` imports a copy of this file, so it has no relative import."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import datasets
 import evaluate
 from rouge_score.rouge_scorer import RougeScorer
 
+from workbench.data.words import WordTokenizer
+
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
-DESCRIPTION = "ROUGE F-measures between predictions and references, by Google's rouge_score."
+DESCRIPTION = "ROUGE F-measures between predictions and references, by Google's rouge_score, in any script."
 
 CITATION = "Lin, Chin-Yew (2004). ROUGE: A Package for Automatic Evaluation of Summaries. ACL Workshop."
 
@@ -18,7 +20,7 @@ Args:
     references: one text per prediction, or a list of texts; the best one counts.
     rouge_types: which scores to compute; rougeLsum takes each line as a sentence.
     use_aggregator: return the mean of each score; otherwise one score per row.
-    use_stemmer: strip word suffixes (Porter) before matching.
+    use_stemmer: strip suffixes of English words (Porter) before matching.
 """
 
 
@@ -45,7 +47,7 @@ class Rouge(evaluate.Metric):
         use_aggregator: bool = True,
         use_stemmer: bool = False,
     ) -> dict[str, float] | dict[str, list[float]]:
-        scorer = RougeScorer(list(rouge_types), use_stemmer=use_stemmer)
+        scorer = RougeScorer(list(rouge_types), tokenizer=WordTokenizer(use_stemmer))
         scored = []
         for row, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
             choices = [reference] if isinstance(reference, str) else reference

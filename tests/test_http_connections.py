@@ -1,0 +1,120 @@
+"""The reward server under clients that leave, idle, send slowly, or send odd columns."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+
+import pytest
+from http_servers import ask, isolated, serving
+
+from reward_models import http_connections, serve, toy_lexicon
+from reward_models.serve import Service, make_service
+from workbench.rewards.contract import CheckedReward
+
+BODY = json.dumps({"prompts": ["p"], "completions": ["you idiot"]}).encode()
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that the client would have slept; it does not."""
+    return isolated(monkeypatch)
+
+
+def connect(url: str, sent: bytes = b"") -> socket.socket:
+    """A connection to the server that has sent so much."""
+    connection = socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=10)
+    connection.sendall(sent)
+    return connection
+
+
+def reset(connection: socket.socket) -> None:
+    """Leave as a process that was killed does: with a reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def test_clients_that_leave_at_any_moment_leave_no_trace(capfd: pytest.CaptureFixture[str]) -> None:
+    head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
+    with serving(make_service("toy_lexicon", {}, None)) as url:
+        for sent in (
+            b"",
+            b"POST /sc",
+            head,
+            head + BODY[:5],
+            head + BODY,
+            b"nonsense\r\n\r\n",
+            b"\x16\x03\x01\r\n\r\n",
+        ):
+            reset(connect(url, sent))
+            connect(url, sent).close()
+        reset(connect(url, f"POST /score HTTP/1.1\r\nContent-Length: {10**12}\r\n\r\n".encode()))
+        assert ask(url, "POST", "/score", BODY) == (200, {"scores": toy_lexicon.load()(["p"], ["you idiot"])})
+    assert capfd.readouterr().err == ""
+
+
+def test_idle_clients_make_way_and_take_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connections, "MAX_CONNECTIONS", 4)
+    before = threading.active_count()
+    with serving(make_service("toy_lexicon", {}, None)) as url:
+        idle = [connect(url, b"POST /score HTTP/1.1\r\n") for _ in range(20)]
+        for _ in range(3):
+            assert ask(url, "GET", "/health")[0] == 200
+        deadline = time.monotonic() + 10
+        while threading.active_count() > before + 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert threading.active_count() <= before + 5  # four connections and the server
+        assert idle[0].recv(1) == b""  # the first has been closed
+        for connection in idle:
+            connection.close()
+
+
+def test_a_server_whose_connections_all_work_refuses_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connections, "MAX_CONNECTIONS", 1)
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        started.set()
+        go_on.wait(10)
+        return [1.0] * len(completions)
+
+    with serving(Service("slow", CheckedReward(slow, "slow"), None, None)) as url:
+        replies: list[object] = []
+        working = threading.Thread(target=lambda: replies.append(ask(url, "POST", "/score", BODY)))
+        working.start()
+        assert started.wait(10)
+        refused = connect(url)
+        assert refused.recv(2**16).startswith(b"HTTP/1.1 503 ")  # which reward_models.http retries
+        refused.close()
+        go_on.set()
+        working.join()
+        assert replies == [(200, {"scores": [1.0]})]
+
+
+def test_a_body_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "MAX_BODY_SECONDS", 0.05)
+    with serving(make_service("toy_lexicon", {}, None)) as url:
+        connection = connect(url, b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+        reply = b""
+        for _ in range(50):
+            time.sleep(0.02)
+            try:
+                connection.sendall(b" ")
+            except OSError:
+                break
+        connection.shutdown(socket.SHUT_WR)
+        while chunk := connection.recv(2**16):
+            reply += chunk
+        connection.close()
+    assert reply.startswith(b"HTTP/1.1 408 ")
+    assert b"took longer than" in reply
+
+
+@pytest.mark.parametrize("name", ["self", "texts", "service", "columns", "kwargs", "__class__", "", "a b"])
+def test_a_column_may_have_any_name(name: str) -> None:
+    body = json.dumps({"prompts": ["p"], "completions": ["you idiot"], "columns": {name: [1]}}).encode()
+    with serving(make_service("toy_lexicon", {}, None)) as url:
+        assert ask(url, "POST", "/score", body) == (200, {"scores": [-1.0]})
