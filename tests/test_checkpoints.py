@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from small_runs import small
 from tiny_checkpoints import bart, bart_tokenizer, llama, opt_classifier, prefix_tokenizer, saved, t5, t5_tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
+from recipes import sft
 from reward_models.network import load_network
 from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
@@ -23,6 +26,7 @@ from workbench.models.checkpoints import check_reward_base, policy_notes
 from workbench.models.loading import load_config, load_model, load_policy_tokenizer, load_tokenizer
 from workbench.models.memory_plan import meta_classifier
 from workbench.models.positions import context_length, model_context
+from workbench.run import cli
 
 WEIGHT = "encoder.block.0.layer.0.SelfAttention.q.weight"
 
@@ -280,3 +284,14 @@ def test_an_adapter_with_nan_is_refused(tmp_path: Path) -> None:
     save_file(weights, file)
     assert "contains NaN or infinity" in refusal(lambda: check_adapter(base, tmp_path / "adapter"))
     assert "contains NaN or infinity" in refusal(lambda: load_adapter(t5(), "sft", tmp_path / "adapter"))
+
+
+def test_a_run_that_diverged_does_not_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    options = ("--sft.max_steps", "3", "--sft.data.limit", "8", "--sft.trainer_args", "{weight_decay: 1.0e+38}")
+    command = small("quickstart", tmp_path, *options)
+    monkeypatch.setattr(sys, "argv", ["recipes/sft.py", *command])
+    with pytest.raises(SystemExit) as leaving:
+        cli.main([sft.STAGE], "")
+    assert leaving.value.code == 2
+    assert re.search(r"error: sft: .* contains NaN or infinity; its training diverged", capsys.readouterr().err)
+    assert not (tmp_path / "quickstart" / "sft" / "stage.json").exists()
