@@ -91,8 +91,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # On import, bitsandbytes warns that an optional package of kernels is missing.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # A plan tries a forward pass on shapes that may not fit, and torch logs the traceback of what the plan catches.
-    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     # peft reads a property that transformers has renamed.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
