@@ -28,6 +28,7 @@ def run(run: Run, plan: SFTPlan) -> StageResult:
 
     from workbench.models.loading import save_model
     from workbench.models.sharding import full_state_dict
+    from workbench.models.weights import check_finite
     from workbench.report.live import live_page
     from workbench.run.files import writing
     from workbench.run.hf_trainer import run_trainer, trained_precision
@@ -44,6 +45,7 @@ def run(run: Run, plan: SFTPlan) -> StageResult:
     if plan.validation_rows:
         metrics["validation_loss"] = trainer.evaluate()["eval_loss"]
     model = trainer.accelerator.unwrap_model(trainer.model)
+    check_finite(SFT, model.named_parameters())
     weights = full_state_dict(model)
     if trainer.is_world_process_zero():
         with writing(folder):

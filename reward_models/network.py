@@ -15,7 +15,10 @@ from transformers import (
 
 from workbench.errors import UserError
 from workbench.models.batching import DEFAULT_CONTEXT_LENGTH, padded_batches
-from workbench.models.loading import context_length, from_pretrained, load_config, load_tokenizer
+from workbench.models.checkpoints import check_classifier_tokens
+from workbench.models.loading import from_pretrained, load_config, load_tokenizer
+from workbench.models.positions import context_length
+from workbench.models.weights import check_finite, check_report
 from workbench.run.distributed import process_device
 
 
@@ -50,13 +53,18 @@ def load_network(model: str, *, batch_size: int, max_tokens: int | None, device:
         raise UserError(f"{model}: batch_size is {batch_size}; use at least 1")
     tokenizer = load_tokenizer(model)
     network, report = from_pretrained(
-        AutoModelForSequenceClassification, model, dtype=torch.float32, output_loading_info=True
+        AutoModelForSequenceClassification,
+        model,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # reported with both shapes
     )
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise UserError(f"{model}: the checkpoint is not a trained classifier: it lacks {missing}")
-    if not all(torch.isfinite(weight).all() for weight in network.parameters()):
-        raise UserError(f"{model}: the weights contain NaN or infinity; train the classifier again")
+    check_report(model, report)
+    check_finite(model, network.named_parameters())
+    check_classifier_tokens(model, tokenizer, network)
     # Decoders find the last token of a row by the padding token, which must be the tokenizer's.
     network.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     limit = context_length(network.config, tokenizer, network) or DEFAULT_CONTEXT_LENGTH

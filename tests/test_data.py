@@ -8,7 +8,7 @@ import sys
 
 import pyarrow.parquet
 import pytest
-from tiny_data import CAUSAL, GOOD, byte_tokenizer, make, refusal, write
+from tiny_data import CAUSAL, GOOD, byte_tokenizer, context_of, make, refusal, write
 
 from workbench.config.schema import DataSource
 from workbench.data.labeled import labeled_texts
@@ -62,9 +62,10 @@ def test_a_response_alone_has_the_ids_that_it_has_after_its_prompt(tmp_path, opt
     path = write(tmp_path / "a.jsonl", [{"prompt": "Who?", "response": text} for text in texts])
     source = DataSource(path, **options)
     rows, _ = make(source, tokenizer, with_responses=True)
-    assert encode_responses(texts, source, tokenizer) == [row["response_ids"] for row in rows]
-    assert encode_responses([""], source, tokenizer) == [[tokenizer.eos_token_id]]
-    assert encode_responses([], source, tokenizer) == []
+    context = context_of(tokenizer)
+    assert encode_responses(rows, texts, source, tokenizer, context) == [row["response_ids"] for row in rows]
+    assert encode_responses(rows[:1], [""], source, tokenizer, context) == [[tokenizer.eos_token_id]]
+    assert encode_responses([], [], source, tokenizer, context) == []
 
 
 def test_a_response_never_has_two_eos(tmp_path):

@@ -14,7 +14,6 @@ from workbench.errors import UserError
 from workbench.models import loading
 from workbench.models.adapters import load_trainable
 from workbench.models.loading import (
-    context_length,
     disable_dropout,
     load_config,
     load_policy_tokenizer,
@@ -23,6 +22,7 @@ from workbench.models.loading import (
     save_model,
 )
 from workbench.models.policy import Policy
+from workbench.models.positions import context_length
 
 CPU = torch.device("cpu")
 ignore_bitsandbytes = pytest.mark.filterwarnings("ignore::FutureWarning:bitsandbytes", "ignore::UserWarning")

@@ -16,6 +16,7 @@ import pytest
 from playgrounds import HOSTILE, make_result, make_run, make_sample
 
 from workbench.config.schema import DataSource
+from workbench.data.context import Context
 from workbench.errors import UserError
 from workbench.evaluation.completion_metrics import Scorers
 from workbench.models.loading import load_tokenizer
@@ -97,32 +98,34 @@ def test_models_share_the_random_numbers_of_every_sample(loaded):
 
 def test_a_typed_text_goes_through_the_template_and_a_raw_one_does_not():
     tokenizer = load_tokenizer("toy:gpt2")
+    context = Context(is_decoder_only=True, length=256)
     source = DataSource("x.jsonl", template="Summarize.\n\n{dialogue}\n\nSummary: ")
     text_format = PromptFormat("ppo.data", source, has_messages=False)
-    row = make_row(DIALOGUE, text_format, tokenizer, raw=False)
+    row = make_row(DIALOGUE, text_format, tokenizer, context, raw=False)
     assert row["prompt"] == f"Summarize.\n\n{DIALOGUE}\n\nSummary:"
     assert row["dialogue"] == DIALOGUE, "a reward gets the column that PPO's rows have"
-    assert make_row(row["prompt"], text_format, tokenizer, raw=True)["prompt_ids"] == row["prompt_ids"]
+    assert make_row(row["prompt"], text_format, tokenizer, context, raw=True)["prompt_ids"] == row["prompt_ids"]
     assert typed_text(row["prompt"], text_format) == DIALOGUE
     assert typed_text("Another prompt.", text_format) is None
     two = PromptFormat("ppo.data", DataSource("x.jsonl", template="{a} and {b}"), has_messages=False)
     with pytest.raises(UserError, match=r"the template of ppo\.data has the fields a, b"):
-        make_row(DIALOGUE, two, tokenizer, raw=False)
-    assert make_row("{a}", two, tokenizer, raw=True)["prompt"] == "{a}"
+        make_row(DIALOGUE, two, tokenizer, context, raw=False)
+    assert make_row("{a}", two, tokenizer, context, raw=True)["prompt"] == "{a}"
     tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
     for chat in (
         PromptFormat("ppo.data", DataSource("x.jsonl", chat=True), has_messages=False),
         PromptFormat("ppo.data", DataSource("x.jsonl"), has_messages=True),
     ):
-        assert make_row("Hi.", chat, tokenizer, raw=False)["prompt"] == "<user>Hi.<assistant>"
+        assert make_row("Hi.", chat, tokenizer, context, raw=False)["prompt"] == "<user>Hi.<assistant>"
 
 
 @pytest.mark.parametrize(("model", "most"), [("toy:t5", 256), ("toy:gpt2", 216)])
 def test_a_prompt_that_fills_the_context_is_taken_and_one_token_more_refused(model, most):
-    tokenizer, source = load_tokenizer(model), DataSource("x.jsonl", max_prompt_tokens=8)
-    check_length({"prompt_ids": [5] * most}, source, tokenizer, 40, 256)
+    context = Context(is_decoder_only=model == "toy:gpt2", length=256)
+    source = DataSource("x.jsonl", max_prompt_tokens=8)
+    check_length({"prompt_ids": [5] * most}, source, context, 40)
     with pytest.raises(UserError, match=rf"prompt: {most + 1} tokens, .* context length of 256 .* allows {most}"):
-        check_length({"prompt_ids": [5] * (most + 1)}, source, tokenizer, 40, 256)
+        check_length({"prompt_ids": [5] * (most + 1)}, source, context, 40)
 
 
 def test_a_scorer_that_fails_is_a_note_and_the_others_still_score():

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from typed_results import make_difference, make_results, make_set
 
 from workbench.config.schema import PolicyConfig, PromptSet
+from workbench.data.context import Context
 from workbench.data.prompts import encode_responses, load_prompts
 from workbench.evaluation.generation import (
     ComparedModel,
@@ -23,6 +24,7 @@ from workbench.evaluation.guards import check_guards
 from workbench.evaluation.results import PERPLEXITY, Guard, Metric
 from workbench.models.loading import load_model, load_policy_tokenizer
 from workbench.models.policy import Policy
+from workbench.models.positions import model_context
 
 SOURCE = PromptSet(
     "toy:summaries",
@@ -44,7 +46,8 @@ class Base:
 
     def perplexity(self, texts: list[str], batch_size: int = 16) -> float:
         """Return the perplexity of one text per prompt, as that of references is measured."""
-        ids = encode_responses(texts, SOURCE, self.tokenizer)
+        context = model_context(self.policy.base.config, self.tokenizer)
+        ids = encode_responses(self.rows[: len(texts)], texts, SOURCE, self.tokenizer, context)
         pairs = [(row["prompt_ids"], text) for row, text in zip(self.rows, ids, strict=False)]
         value = reference_perplexity(self.policy, pairs, batch_size, accelerator=Accelerator(cpu=True))
         assert value is not None
@@ -54,7 +57,8 @@ class Base:
 @pytest.fixture(scope="module", params=["toy:t5", "toy:gpt2"])
 def base(request: pytest.FixtureRequest) -> Base:
     tokenizer = load_policy_tokenizer(request.param)
-    rows, _ = load_prompts(SOURCE, tokenizer, max_new_tokens=40, context_length=None)
+    context = Context(is_decoder_only=request.param == "toy:gpt2")
+    rows, _ = load_prompts(SOURCE, tokenizer, max_new_tokens=40, context=context)
     policy = Policy(load_model(PolicyConfig(request.param), device=torch.device("cpu")), tokenizer)
     return Base(policy, tokenizer, rows, [row["summary"] for row in rows])
 

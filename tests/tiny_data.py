@@ -11,6 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from workbench.config.schema import DataSource
+from workbench.data.context import Context
+from workbench.data.encoding import closing_tokens
 from workbench.data.prompts import load_prompts
 from workbench.errors import UserError
 from workbench.toy import rows
@@ -39,12 +41,17 @@ def write(path: Path, rows: list[dict]) -> str:
     return str(path)
 
 
+def context_of(tokenizer, length: int | None = None) -> Context:
+    """The context of a model with this tokenizer: an encoder-decoder where texts end in EOS."""
+    return Context(is_decoder_only=not closing_tokens(tokenizer), length=length)
+
+
 def make(source: DataSource, tokenizer=CAUSAL, *, max_new_tokens=8, context_length=None, with_responses=False):
     return load_prompts(
         source,
         tokenizer,
         max_new_tokens=max_new_tokens,
-        context_length=context_length,
+        context=context_of(tokenizer, context_length),
         with_responses=with_responses,
     )
 

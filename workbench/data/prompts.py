@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import DataSource
+from workbench.data.context import Context
+from workbench.data.encoding import encode_after_prompts, encode_prompts
 from workbench.data.formats import Row
 from workbench.data.sources import stream_rows
 from workbench.data.templates import (
@@ -18,6 +20,7 @@ from workbench.data.templates import (
     prompt_and_response,
     template_text,
 )
+from workbench.data.unknown import UnknownTokens, check_known, unknown_tokens
 from workbench.errors import UserError, error_context, shorten
 
 if TYPE_CHECKING:
@@ -38,14 +41,21 @@ class DataReport:
     """Kept rows that repeat the prompt of an earlier one, up to case and whitespace."""
     prompt_tokens_max: int = 0
     prompt_tokens_median: float = 0.0
+    unknown: UnknownTokens | None = None
+    """What the tokenizer has no token for, in the kept rows."""
+    merged_responses: int = 0
+    """Kept responses whose tokens are not those of the text together with the prompt."""
 
     def __str__(self) -> str:
         reasons = {reason.replace("_", " "): count for reason, count in self.dropped.items() if count}
         dropped = "".join(f", {count} dropped ({reason})" for reason, count in reasons.items())
+        merged = ""
+        if self.merged_responses:
+            merged = f"; {self.merged_responses} responses tokenized apart: a token would cross the end of the prompt"
         return (
             f"{self.path} [{self.split}]: {self.rows_kept} of {self.rows_read} rows kept{dropped}, "
             f"{self.duplicate_prompts} duplicate prompts, prompt tokens median {self.prompt_tokens_median:g} "
-            f"max {self.prompt_tokens_max}"
+            f"max {self.prompt_tokens_max}{merged}{self.unknown or ''}"
         )
 
 
@@ -74,18 +84,19 @@ def load_prompts(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_new_tokens: int,
-    context_length: int | None,
+    context: Context,
     with_responses: bool = False,
 ) -> tuple[list[dict[str, Any]], DataReport]:
     """Return the source's rows with `prompt` and `prompt_ids`, and a report of what was dropped.
 
-    `with_responses` adds `response` and `response_ids`, which end in one EOS. `context_length` is the most tokens that
-    the model reads, None for no limit. A row that does not fit is dropped and counted, never truncated. Raises
-    UserError for a bad row or setting.
+    `with_responses` adds `response` and `response_ids`, which end in one EOS. A row that does not fit what the model
+    reads is dropped and counted, never truncated. Raises UserError for a bad row or setting, and for texts whose tokens
+    the model does not know.
     """
     rows, rows_read = stream_rows(source), 0
-    limits = token_limits(source, max_new_tokens, context_length, is_decoder_only(tokenizer))
+    limits = token_limits(source, max_new_tokens, context)
     fitting: list[dict[str, Any]] = []
+    merged: list[bool] = []
     dropped = {"prompt_too_long": 0, "response_too_long": 0}
     lengths: list[tuple[int, int]] = []
     # With a limit, rows are tokenized and remembered only until it is reached; the rest is read and counted.
@@ -93,18 +104,23 @@ def load_prompts(
         rows_read += len(chunk)
         if source.limit is not None and len(fitting) >= source.limit:
             continue
-        for values in tokenized_rows(chunk, source, tokenizer, with_responses):
+        for values, is_merged in tokenized_rows(chunk, source, tokenizer, context, with_responses):
             prompt_ids, response_ids = values["prompt_ids"], values["response_ids"] if with_responses else []
             lengths.append((len(prompt_ids), len(response_ids)))
             reason = limits.violation(prompt_ids, response_ids)
             if reason is None:
                 fitting.append(values)
+                merged.append(is_merged)
             else:
                 dropped[reason] += 1
     if not fitting:
         raise nothing_fits(source, rows_read, lengths, limits, with_responses)
     fitting = fitting[: source.limit]
-    return fitting, report(source, rows_read, fitting, dropped)
+    check_vocabulary(source, fitting, context.vocabulary)
+    unknown = unknown_tokens(tokenizer, fitting, with_responses=with_responses)
+    check_known(source.path, unknown)
+    counts = report(source, rows_read, fitting, dropped)
+    return fitting, replace(counts, unknown=unknown, merged_responses=sum(merged[: source.limit]))
 
 
 def load_configured_prompts(
@@ -113,7 +129,7 @@ def load_configured_prompts(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_new_tokens: int,
-    context_length: int | None,
+    context: Context,
     with_responses: bool = False,
 ) -> tuple[list[dict[str, Any]], str]:
     """Return the rows of the source that is configured at `key`, and their report as a line of a plan."""
@@ -122,20 +138,33 @@ def load_configured_prompts(
             source,
             tokenizer,
             max_new_tokens=max_new_tokens,
-            context_length=context_length,
+            context=context,
             with_responses=with_responses,
         )
     return rows, f"{key}: {rows_report}"
 
 
-def encode_responses(texts: Sequence[str], source: DataSource, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Return the token ids of responses to this source's prompts, each ending in exactly one EOS.
+def encode_responses(
+    prompts: Sequence[Mapping[str, Any]],
+    texts: Sequence[str],
+    source: DataSource,
+    tokenizer: PreTrainedTokenizerBase,
+    context: Context,
+) -> list[list[int]]:
+    """Return the token ids of a response to each of this source's prompts, each ending in exactly one EOS.
 
     A prompt loses the space at the end of its template; for a decoder, the response begins with it instead.
     """
-    if is_decoder_only(tokenizer) and not source.chat and template_text(source.template).endswith(" "):
+    chat = is_chat(source, prompts)
+    if context.is_decoder_only and not chat and template_text(source.template).endswith(" "):
         texts = [prepend_space(text) for text in texts]
-    return response_ids_with_eos(texts, tokenizer)
+    before, before_ids = [row["prompt"] for row in prompts], [row["prompt_ids"] for row in prompts]
+    return encode_after_prompts(tokenizer, before, before_ids, texts, context, chat=chat)[0]
+
+
+def is_chat(source: DataSource, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the tokenizer's chat template makes the prompts of these rows."""
+    return source.chat or bool(rows and "messages" in rows[0])
 
 
 def row_identities(rows: list[dict[str, Any]], source: DataSource) -> list[str]:
@@ -143,70 +172,86 @@ def row_identities(rows: list[dict[str, Any]], source: DataSource) -> list[str]:
     return [identity(Row(source.path, row), source) for row in rows]
 
 
-def is_decoder_only(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether a response continues the prompt's own sequence.
-
-    An encoder's tokenizer closes its input with EOS; a decoder's leaves it open.
-    """
-    return tokenizer("a")["input_ids"][-1:] != [tokenizer.eos_token_id]
-
-
 def tokenized_rows(
-    rows: list[Row], source: DataSource, tokenizer: PreTrainedTokenizerBase, with_responses: bool
-) -> Iterator[dict[str, Any]]:
-    """Yield each row's values with its prompt, and optionally with its response, as text and as ids."""
-    chat = source.chat or "messages" in rows[0].values
-    decoder_only = is_decoder_only(tokenizer)
+    rows: list[Row],
+    source: DataSource,
+    tokenizer: PreTrainedTokenizerBase,
+    context: Context,
+    with_responses: bool,
+) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Yield each row's values with its prompt, and optionally with its response, as text and as ids.
+
+    The second value is whether the response's tokens are not those of the text together with the prompt.
+    """
+    chat = is_chat(source, [row.values for row in rows])
     pairs = [
         prompt_and_response(
-            row, source, tokenizer, chat=chat, with_response=with_responses, is_decoder_only=decoder_only
+            row,
+            source,
+            tokenizer,
+            chat=chat,
+            with_response=with_responses,
+            is_decoder_only=context.is_decoder_only,
         )
         for row in rows
     ]
-    # A chat template adds its own special tokens.
-    prompts = encode(tokenizer, [prompt for prompt, _ in pairs], add_special_tokens=not chat)
-    responses = response_ids_with_eos([response for _, response in pairs], tokenizer) if with_responses else []
-    for index, (row, (prompt, response), prompt_ids) in enumerate(zip(rows, pairs, prompts, strict=True)):
-        if not prompt_ids:
+    prompts = [prompt for prompt, _ in pairs]
+    prompt_ids = encode_prompts(tokenizer, prompts, context, chat=chat)
+    for row, prompt, ids in zip(rows, prompts, prompt_ids, strict=True):
+        if not ids:
             raise UserError(f"{row.location}: the prompt {shorten(prompt)} has no tokens")
-        values = {**row.values, "prompt": prompt, "prompt_ids": prompt_ids}
-        yield values | {"response": response, "response_ids": responses[index]} if with_responses else values
+    responses: list[list[int]] = []
+    merged: set[int] = set()
+    if with_responses:
+        texts = [response for _, response in pairs]
+        responses, merged = encode_after_prompts(tokenizer, prompts, prompt_ids, texts, context, chat=chat)
+    for index, (row, (prompt, response), ids) in enumerate(zip(rows, pairs, prompt_ids, strict=True)):
+        values = {**row.values, "prompt": prompt, "prompt_ids": ids}
+        if with_responses:
+            values |= {"response": response, "response_ids": responses[index]}
+        yield values, index in merged
 
 
-def response_ids_with_eos(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Return the token ids of each text, ending in one EOS."""
-    eos = tokenizer.eos_token_id
-    encoded = encode(tokenizer, texts, add_special_tokens=False)
-    return [ids if ids[-1:] == [eos] else [*ids, eos] for ids in encoded]
+def check_vocabulary(source: DataSource, rows: list[dict[str, Any]], vocabulary: int | None) -> None:
+    """Raise UserError for rows with a token that the model has no embedding for."""
+    if vocabulary is None:
+        return
+    highest = [max([*row["prompt_ids"], *row.get("response_ids", [])]) for row in rows]
+    outside = [token for token in highest if token >= vocabulary]
+    if outside:
+        raise UserError(
+            f"{source.path}: {len(outside)} of {len(rows)} rows contain token {max(outside)}, but the model has "
+            f"embeddings for {vocabulary} tokens; the tokenizer belongs to another model, or got tokens that the model "
+            "did not: resize_token_embeddings(len(tokenizer)), train, and save the model again"
+        )
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
-    """Return the token ids of each text; overlong ones are dropped later, so the tokenizer should not warn."""
-    if not texts:
-        return []
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
-    return ids
-
-
-def token_limits(
-    source: DataSource, max_new_tokens: int, context_length: int | None, decoder_only: bool
-) -> TokenLimits:
+def token_limits(source: DataSource, max_new_tokens: int, context: Context) -> TokenLimits:
     """Return the limits of a row; raises UserError if the source's own limit leaves no room for a response."""
-    limit, total = source.max_prompt_tokens, context_length if decoder_only else None
-    if context_length is None:
-        return TokenLimits(limit, source.max_response_tokens, None)
-    room = context_length - max_new_tokens if decoder_only else context_length
+    limit, length = source.max_prompt_tokens, context.length
+    longest_response = source.max_response_tokens
+    if context.response_length is not None:
+        if max_new_tokens > context.response_length:
+            raise UserError(
+                f"max_new_tokens: {max_new_tokens} is above {context.response_length}, the most tokens that the "
+                "model's decoder reads; lower ppo.max_new_tokens, or for the evaluation evaluation.max_new_tokens"
+            )
+        longest_response = min(longest_response or context.response_length, context.response_length)
+    if length is None:
+        return TokenLimits(limit, longest_response, None)
+    room = length - max_new_tokens if context.is_decoder_only else length
     if room < 1:
         raise UserError(
             f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in the context length of "
-            f"{context_length} tokens; lower ppo.max_new_tokens, or for the evaluation evaluation.max_new_tokens"
+            f"{length} tokens; lower ppo.max_new_tokens, or for the evaluation evaluation.max_new_tokens"
         )
     if limit is not None and limit > room:
         raise UserError(
             f"{source.path}: max_prompt_tokens: {limit} is above {room}, the most that the model's context length of "
-            f"{context_length} tokens allows" + (f" with max_new_tokens {max_new_tokens}" if decoder_only else "")
+            f"{length} tokens allows" + (f" with max_new_tokens {max_new_tokens}" if context.is_decoder_only else "")
         )
-    return TokenLimits(room if limit is None else limit, source.max_response_tokens, total)
+    total = length if context.is_decoder_only else None
+    return TokenLimits(room if limit is None else limit, longest_response, total)
 
 
 def nothing_fits(

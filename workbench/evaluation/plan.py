@@ -16,6 +16,7 @@ from workbench.evaluation.judges import load_judges
 from workbench.evaluation.metrics.similarity import Encoder, load_encoder
 from workbench.evaluation.models import check_further_models, further_models, model_titles
 from workbench.evaluation.prompt_sets import LoadedSet, load_prompt_sets
+from workbench.models.checkpoints import policy_notes
 from workbench.models.loading import load_config, load_policy_tokenizer
 from workbench.models.memory_plan import stage_memory_lines
 from workbench.models.precision import machine_device, precision_lines
@@ -47,12 +48,14 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
     settings = config.evaluation
     with error_context("policy.model"):
         tokenizers = {config.policy.model: load_policy_tokenizer(config.policy.model)}
-    notes = check_further_models(config)
+        notes = policy_notes(config.policy.model, tokenizers[config.policy.model])
+    notes += check_further_models(config)
     further = further_models(config)
     for title, model in further.items():
         if model not in tokenizers:
             with error_context(f"evaluation.models.{title}"):
                 tokenizers[model] = load_policy_tokenizer(model)
+                notes += [f"evaluation.models.{title}: {note}" for note in policy_notes(model, tokenizers[model])]
     load, reward = ScorerLoader(), None
     if config.reward is not None and config.reward.model is not None:
         with error_context("reward.model"):

@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.config.derived import completion_limit
 from workbench.config.schema import Config, DataSource, PromptSet
-from workbench.data.prompts import encode_responses, load_configured_prompts, row_identities
+from workbench.data.prompts import check_vocabulary, encode_responses, load_configured_prompts, row_identities
 from workbench.data.templates import require_text
 from workbench.errors import UserError, error_context
-from workbench.models.loading import context_length, load_config
+from workbench.models.loading import load_config
+from workbench.models.positions import model_context
 
 Rows = list[dict[str, Any]]
 
@@ -73,9 +74,7 @@ def load_prompt_sets(
                 rows=rows,
                 further_rows=further_rows,
                 references=references,
-                reference_ids=_reference_ids(
-                    rows, references, source, tokenizers[policy_model], completion_limit(config)
-                ),
+                reference_ids=_reference_ids(config, rows, references, source, tokenizers[policy_model]),
                 seen_in_training=sum(identity in trained for identity in identities),
             )
         )
@@ -95,37 +94,38 @@ def _load(
     config: Config, source: DataSource, key: str, model: str, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Rows, str]:
     """Return a set's rows as `model` reads them, and what was dropped."""
-    limit = context_length(load_config(model), tokenizer)
-    return load_configured_prompts(
-        key, source, tokenizer, max_new_tokens=completion_limit(config), context_length=limit
-    )
+    context = model_context(load_config(model), tokenizer)
+    return load_configured_prompts(key, source, tokenizer, max_new_tokens=completion_limit(config), context=context)
 
 
 def _reference_ids(
-    rows: Rows,
-    references: Sequence[list[str]],
-    source: DataSource,
-    tokenizer: PreTrainedTokenizerBase,
-    max_new_tokens: int,
+    config: Config, rows: Rows, references: Sequence[list[str]], source: DataSource, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[list[int], list[int]]]:
-    """Return the ids of each prompt and reference, the reference truncated to the length limit of completions."""
-    prompts = [row["prompt_ids"] for row, texts in zip(rows, references, strict=True) for _ in texts]
-    ids = encode_responses([text for texts in references for text in texts], source, tokenizer)
-    return [(prompt, reference[:max_new_tokens]) for prompt, reference in zip(prompts, ids, strict=True)]
+    """Return the ids of each prompt and reference, the reference truncated to the length limit of completions.
+
+    Raises UserError for a reference with a token that the model has no embedding for.
+    """
+    context = model_context(load_config(config.policy.model), tokenizer)
+    prompts = [row for row, texts in zip(rows, references, strict=True) for _ in texts]
+    ids = encode_responses(prompts, [text for texts in references for text in texts], source, tokenizer, context)
+    with_references = [row | {"response_ids": reference} for row, reference in zip(prompts, ids, strict=True)]
+    check_vocabulary(source, with_references, context.vocabulary)
+    length = completion_limit(config)
+    return [(row["prompt_ids"], reference[:length]) for row, reference in zip(prompts, ids, strict=True)]
 
 
 def _training_identities(config: Config, tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """Return the identities of the rows that SFT and PPO train on."""
-    limit = context_length(load_config(config.policy.model), tokenizer)
+    context = model_context(load_config(config.policy.model), tokenizer)
     identities: set[str] = set()
     if config.sft:
         rows, _ = load_configured_prompts(
-            "sft.data", config.sft.data, tokenizer, max_new_tokens=1, context_length=limit, with_responses=True
+            "sft.data", config.sft.data, tokenizer, max_new_tokens=1, context=context, with_responses=True
         )
         identities |= set(row_identities(rows, config.sft.data))
     if config.ppo:
         rows, _ = load_configured_prompts(
-            "ppo.data", config.ppo.data, tokenizer, max_new_tokens=config.ppo.max_new_tokens, context_length=limit
+            "ppo.data", config.ppo.data, tokenizer, max_new_tokens=config.ppo.max_new_tokens, context=context
         )
         identities |= set(row_identities(rows, config.ppo.data))
     return identities

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from peft import (
@@ -25,8 +26,9 @@ from transformers.pytorch_utils import Conv1D
 from workbench.config.schema import LoraSettings, PolicyConfig
 from workbench.errors import UserError, one_line
 from workbench.models.loading import load_model, meta_model
+from workbench.models.weights import check_finite
 
-LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError, UnpicklingError, EOFError)
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Values of init_lora_weights that leave the base unchanged; the others subtract the initial adapter from it.
 BASE_PRESERVING_INITIALIZATIONS = (True, False, "gaussian", "orthogonal")
@@ -127,12 +129,16 @@ def load_adapter(model: PreTrainedModel | PeftModel, name: str, folder: Path) ->
     if not any((folder / f"adapter_model.{suffix}").is_file() for suffix in ("safetensors", "bin")):
         raise UserError(f"{folder}: the folder has no adapter_model.safetensors")
     try:
-        if not isinstance(model, PeftModel):
-            return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=False)
-        model.load_adapter(str(folder), adapter_name=name)
+        if isinstance(model, PeftModel):
+            loaded = model
+            loaded.load_adapter(str(folder), adapter_name=name)
+        else:
+            loaded = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=False)
     except LOADING_ERRORS as error:
-        raise UserError(f"{folder}: the adapter cannot be loaded: {str(error).splitlines()[0]}") from error
-    return model
+        raise UserError(f"{folder}: the adapter cannot be loaded: {one_line(error)}") from error
+    adapter = get_peft_model_state_dict(loaded, adapter_name=name, save_embedding_layers=False)
+    check_finite(str(folder), adapter.items())
+    return loaded
 
 
 def check_adapter(model: str, folder: Path) -> str:
@@ -146,9 +152,11 @@ def check_adapter(model: str, folder: Path) -> str:
         raise UserError(f"{refusal}: it has neither {' nor '.join(WEIGHT_FILES)}")
     try:
         config = PeftConfig.from_pretrained(str(folder.resolve()))
-        shapes = {name: tuple(weight.shape) for name, weight in load_peft_weights(str(folder.resolve()), "cpu").items()}
+        weights = load_peft_weights(str(folder.resolve()), "cpu")
     except Exception as error:  # each library that reads these files raises its own exceptions
         raise UserError(f"{refusal}: it cannot be read: {one_line(error)}") from error
+    check_finite(str(folder), weights.items())
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     trained_on, base = str(config.base_model_name_or_path), meta_model(model)
     refusal += f" (it was trained on {trained_on})"
     reason = incompatibility(config, shapes)

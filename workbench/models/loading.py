@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import string
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,9 +29,10 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.utils import logging
 
 from workbench.config.schema import PolicyConfig
-from workbench.errors import UserError, error_context
+from workbench.errors import UserError, error_context, one_line
 from workbench.models.precision import DTYPES, resolve_precision
 from workbench.models.quantization import disable_weight_repacking, keep_vectors_in_fp32, quantization_config
+from workbench.models.weights import check_finite, check_report
 from workbench.run.files import missing_path
 from workbench.run.hub import hub_is_reachable, is_hub_id, unreachable
 from workbench.toy import model_folder, toy_name
@@ -36,8 +40,8 @@ from workbench.toy import model_folder, toy_name
 # Loading weights is not worth a bar of its own: it would stand between those of the stages. Downloads have another.
 logging.set_tqdm_hook(lambda factory, arguments, options: factory(*arguments, **options | {"disable": True}))
 
-# Tokenizers without a limit report 1e30.
-MAX_CONTEXT_LENGTH = 10_000_000
+# A tokenizer of fewer tokens that knows no letter and no digit has lost its files.
+MIN_VOCABULARY, MIN_KNOWN_CHARACTERS = 300, 2
 
 
 def resolve(model: str) -> str:
@@ -47,8 +51,7 @@ def resolve(model: str) -> str:
         return str(model_folder(name))
     path = Path(model).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"{model}: the folder has no config.json; use a folder made by save_pretrained")
+        check_model_folder(model, path)
         return str(path)
     if path.exists():
         raise UserError(f"{model}: not a folder; use a folder made by save_pretrained, or a hub id")
@@ -57,23 +60,77 @@ def resolve(model: str) -> str:
     return model
 
 
+def check_model_folder(model: str, folder: Path) -> None:
+    """Raise UserError, with what to do, for a folder that holds no model, an adapter, or both."""
+    is_model, adapter = (folder / "config.json").is_file(), folder / "adapter_config.json"
+    if is_model and adapter.is_file():
+        raise UserError(
+            f"{model}: the folder holds a model (config.json) and an adapter (adapter_config.json), and only one "
+            "of them can be loaded; move adapter_config.json out of it, or merge the adapter into a model"
+        )
+    if not is_model and adapter.is_file():
+        raise UserError(
+            f"{model}: the folder holds an adapter of {adapter_base(adapter)}, not a model; merge it into a model "
+            "first: workbench export --run RUN --to FOLDER --merge for an adapter of a run, merge_and_unload() of peft "
+            "for any other; to go on from the SFT stage of a run, set reuse.sft to that run"
+        )
+    if not is_model:
+        raise UserError(f"{model}: the folder has no config.json; use a folder made by save_pretrained")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{model}: config.json is not valid JSON: {one_line(error)}; save the model again") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        problem = "has no model_type" if isinstance(config, dict) else f"holds a {type(config).__name__}"
+        raise UserError(f"{model}: config.json {problem}, so it describes no model; use one made by save_pretrained")
+
+
+def adapter_base(file: Path) -> str:
+    """Return the base that an adapter_config.json names."""
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (ValueError, KeyError, TypeError):
+        return "an unknown base"
+
+
 def from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
-    """Return `auto_class.from_pretrained`; a failure becomes a one-line UserError with the model and the cause."""
+    """Return `auto_class.from_pretrained`; a failure becomes a one-line UserError with the model and the cause.
+
+    Code that comes with a model is never run.
+    """
     folder = resolve(model)
     is_local = Path(folder).is_dir()
     is_reachable = is_local or hub_is_reachable(folder, "model")
     if not is_reachable:
         options["local_files_only"] = True
+    if auto_class is not GenerationConfig:
+        options["trust_remote_code"] = False
     try:
         return auto_class.from_pretrained(folder, **options)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        cause = lines[0] if lines else type(error).__name__
+    except Exception as error:  # each library that reads these files raises its own exceptions
+        cause = loading_error(error)
         if is_local:
             raise UserError(f"{model}: cannot be loaded: {cause}") from error
         if is_reachable:
             raise UserError(f"{model}: no such folder, and no hub model that can be loaded: {cause}") from error
         raise UserError(unreachable(model, "model")) from error
+
+
+def loading_error(error: Exception) -> str:
+    """Return in one line why a model cannot be loaded."""
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "its weights are a pickle that holds more than tensors, and reading it could run code; use weights that "
+            "were saved as safetensors"
+        )
+    if "trust_remote_code" in str(error):
+        return "it needs code that comes with the model, which is never run; use a model that transformers implements"
+    if isinstance(error, SafetensorError):
+        return f"its weights are damaged or incomplete ({one_line(error)}); copy or download them again"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, OSError | ValueError | RuntimeError | ImportError) and lines:
+        return lines[0]
+    return one_line(error)
 
 
 def load_config(model: str) -> PretrainedConfig:
@@ -82,8 +139,21 @@ def load_config(model: str) -> PretrainedConfig:
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """Load the model's tokenizer, which pads with EOS if it has no padding token; masks never depend on ids."""
+    """Load the model's tokenizer, which pads with EOS if it has no padding token; masks never depend on ids.
+
+    It pads and truncates on the right, whatever its file says: everything that reads its batches counts on it. Raises
+    UserError for one without a vocabulary.
+    """
     tokenizer = from_pretrained(AutoTokenizer, model)
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    # Without its files, transformers makes a tokenizer of special tokens only.
+    texts = tokenizer([*string.ascii_letters, *string.digits], add_special_tokens=False)["input_ids"]
+    known = {token for ids in texts for token in ids} - {tokenizer.unk_token_id}
+    if len(known) < MIN_KNOWN_CHARACTERS and len(tokenizer) < MIN_VOCABULARY:
+        raise UserError(
+            f"{model}: its tokenizer has no vocabulary ({len(tokenizer)} tokens); add the tokenizer's files with "
+            "tokenizer.save_pretrained"
+        )
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise UserError(f"{model}: the tokenizer has neither pad_token nor eos_token; set one")
     if tokenizer.pad_token_id is None:
@@ -97,28 +167,6 @@ def load_policy_tokenizer(model: str) -> PreTrainedTokenizerBase:
     if tokenizer.eos_token_id is None:
         raise UserError(f"{model}: the tokenizer has no eos_token, so a response could never end; set one")
     return tokenizer
-
-
-def context_length(
-    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
-) -> int | None:
-    """Return the maximum number of tokens that the model reads at once, or None for no limit.
-
-    For a decoder that is prompt and response together. T5 has relative positions and no limit of its own; its
-    tokenizer gives the length that it was trained on. With a loaded `model`, its learned position tables count too: one
-    with a padding row (RoBERTa) has fewer positions than its configuration says.
-    """
-    limits = [tokenizer.model_max_length]
-    text_config = config.get_text_config(decoder=not config.is_encoder_decoder)
-    has_positions = {"max_position_embeddings", "n_positions"} & set(text_config.to_dict())
-    if has_positions and not config.is_encoder_decoder:
-        limits.append(text_config.max_position_embeddings)
-    for name, module in model.named_modules() if model is not None else ():
-        if name.endswith((".position_embeddings", ".wpe")) and isinstance(module, nn.Embedding):
-            first_position = 0 if module.padding_idx is None else module.padding_idx + 1
-            limits.append(module.num_embeddings - first_position)
-    limit = min(limits)
-    return None if limit > MAX_CONTEXT_LENGTH else limit
 
 
 def policy_precision(policy: PolicyConfig, device: torch.device, config: PretrainedConfig | None = None) -> str:
@@ -144,12 +192,14 @@ def load_model(policy: PolicyConfig, *, device: torch.device) -> PreTrainedModel
     if policy.quantization:
         quantization = quantization_config(policy.quantization, DTYPES[precision])
         options |= {"quantization_config": quantization, "device_map": {"": device}}
-    model = from_pretrained(auto_class(config), policy.model, **options)
+    model, report = from_pretrained(auto_class(config), policy.model, output_loading_info=True, **options)
+    check_report(policy.model, report)
     if policy.quantization:
         disable_weight_repacking(model)
         keep_vectors_in_fp32(model)
     else:
         model.to(device)
+    check_finite(policy.model, model.named_parameters())
     if policy.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
@@ -225,11 +275,21 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 
 
 def start_id(model: PreTrainedModel) -> int | None:
-    """Return the id with which `generate` starts an encoder-decoder's response; None for a decoder."""
+    """Return the id with which `generate` starts an encoder-decoder's response; None for a decoder.
+
+    Raises UserError for a model that does not say.
+    """
     if not model.config.is_encoder_decoder:
         return None
-    ids = (model.generation_config.decoder_start_token_id, model.config.decoder_start_token_id)
-    return next(int(first) for first in (*ids, model.generation_config.bos_token_id) if first is not None)
+    generation = model.generation_config
+    ids = (generation.decoder_start_token_id, model.config.to_dict().get("decoder_start_token_id"))
+    for first in (*ids, generation.bos_token_id):
+        if first is not None:
+            return int(first)
+    raise UserError(
+        f"{model.name_or_path or model.config.model_type}: its config.json has no decoder_start_token_id, with which "
+        "every response starts; add it (T5 starts with the id of its padding token, 0)"
+    )
 
 
 def save_model(

@@ -5,6 +5,7 @@ Activations are counted: on tensors without values, a forward pass saves for the
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections import Counter
@@ -24,6 +25,9 @@ from transformers.pytorch_utils import Conv1D
 
 from workbench.models.logprobs import bypass_lm_head, capture_lm_head_input, head_logprobs, logits_logprobs
 from workbench.models.precision import DTYPES
+
+# Shapes that do not fit are tried and caught here (see states_of_plain_head); torch would log each with a traceback.
+logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 
 # NF4 with double quantization: 4 bits, and of each 64 weights a scale in 8 bits, and of each 256 scales one in 32.
 BYTES_PER_QUANTIZED = {"nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8, "int8": 1.0}

@@ -11,7 +11,7 @@ from workbench.errors import UserError, error_context
 from workbench.evaluation.completion_metrics import METRICS, Sampled, Scorers, Values
 from workbench.evaluation.generation import ComparedModel, Completion, sample_batch, sample_seeds
 from workbench.evaluation.results import KL, REWARD, SCORE, TOXICITY, Metric
-from workbench.models.loading import context_length
+from workbench.models.positions import model_context
 from workbench.playground.prompts import PromptFormat, check_length, make_row
 from workbench.playground.settings import Settings, check_settings
 from workbench.ppo.sampler import derive_seed
@@ -84,9 +84,9 @@ def compare(run: LoadedRun, text: str, settings: Settings, *, raw: bool = False)
     rows = []
     for model in run.models:  # all prompts are checked before the first is completed
         with error_context(model.title) if model.base is None else nullcontext():  # it has a tokenizer of its own
-            row = make_row(text, run.prompt_format, model.tokenizer, raw=raw)
-            limit = context_length(model.policy.base.config, model.tokenizer)
-            check_length(row, run.prompt_format.source, model.tokenizer, settings.max_new_tokens, limit)
+            context = model_context(model.policy.base.config, model.tokenizer)
+            row = make_row(text, run.prompt_format, model.tokenizer, context, raw=raw)
+            check_length(row, run.prompt_format.source, context, settings.max_new_tokens)
         rows.append(row)
     results: list[ModelResult] = []
     notes: dict[Metric, str] = {}

@@ -11,8 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.config.names import EVALUATION
 from workbench.config.schema import Config, DataSource
+from workbench.data.context import Context
+from workbench.data.encoding import encode_prompts
 from workbench.data.formats import Row
-from workbench.data.prompts import encode, is_decoder_only, token_limits, tokenized_rows
+from workbench.data.prompts import token_limits, tokenized_rows
 from workbench.data.sources import stream_rows
 from workbench.data.templates import FIELD, require_text, template_text
 from workbench.errors import UserError, error_context, one_line
@@ -74,7 +76,7 @@ def prompt_format(config: Config, tokenizer: PreTrainedTokenizerBase) -> PromptF
 
 
 def make_row(
-    text: str, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase, *, raw: bool
+    text: str, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase, context: Context, *, raw: bool
 ) -> dict[str, Any]:
     """Return a row with `prompt` and `prompt_ids` for a typed text, which is the whole prompt if `raw`.
 
@@ -83,7 +85,7 @@ def make_row(
     check_prompt(text)
     require_text(text, "prompt")
     if raw:
-        prompt_ids = encode(tokenizer, [text], add_special_tokens=not prompt_format.is_chat)[0]
+        prompt_ids = encode_prompts(tokenizer, [text], context, chat=prompt_format.is_chat)[0]
         if not prompt_ids:
             raise UserError("prompt: it has no tokens; type a text")
         return {"prompt": text, "prompt_ids": prompt_ids}
@@ -96,21 +98,20 @@ def make_row(
         values: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
     else:
         values = {prompt_format.fields[0]: text}
-    return next(tokenized_rows([Row("prompt", values)], prompt_format.source, tokenizer, with_responses=False))
+    rows = tokenized_rows([Row("prompt", values)], prompt_format.source, tokenizer, context, with_responses=False)
+    return next(rows)[0]
 
 
-def check_length(
-    row: dict[str, Any], source: DataSource, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, limit: int | None
-) -> None:
-    """Raise UserError for a prompt that, with a completion of a decoder, exceeds the model's context length `limit`."""
+def check_length(row: dict[str, Any], source: DataSource, context: Context, max_new_tokens: int) -> None:
+    """Raise UserError for a prompt that, with a completion of a decoder, exceeds the model's context length."""
     unlimited = dataclasses.replace(source, max_prompt_tokens=None)
-    most = token_limits(unlimited, max_new_tokens, limit, is_decoder_only(tokenizer)).prompt
+    most = token_limits(unlimited, max_new_tokens, context).prompt
     length = len(row["prompt_ids"])
     if most is not None and length > most:
-        completion = f" and max_new_tokens {max_new_tokens}" if is_decoder_only(tokenizer) else ""
+        completion = f" and max_new_tokens {max_new_tokens}" if context.is_decoder_only else ""
         raise UserError(
-            f"prompt: {length} tokens, but the model's context length of {limit} tokens{completion} allows {most}; "
-            "shorten it"
+            f"prompt: {length} tokens, but the model's context length of {context.length} tokens{completion} allows "
+            f"{most}; shorten it"
         )
 
 

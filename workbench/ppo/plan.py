@@ -12,8 +12,10 @@ from workbench.config.names import PPO
 from workbench.config.schema import Config, DataSource, Scorer
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import UserError, error_context
-from workbench.models.loading import context_length, load_config, load_policy_tokenizer
+from workbench.models.checkpoints import policy_notes
+from workbench.models.loading import load_config, load_policy_tokenizer
 from workbench.models.memory_plan import policy_lines
+from workbench.models.positions import model_context
 from workbench.ppo.rollout import reward_columns
 from workbench.ppo.sampler import check_batch_size, check_columns
 from workbench.ppo.selfcheck import check_sanity_pair
@@ -45,13 +47,11 @@ def plan_ppo(config: Config) -> PPOPlan:
     assert reward is not None
     with error_context("policy.model"):
         tokenizer = load_policy_tokenizer(config.policy.model)
-    limit = context_length(load_config(config.policy.model), tokenizer)
-    reports: list[str] = []
+        reports = policy_notes(config.policy.model, tokenizer)
+    context = model_context(load_config(config.policy.model), tokenizer)
 
     def load(key: str, source: DataSource) -> list[dict[str, Any]]:
-        rows, line = load_configured_prompts(
-            key, source, tokenizer, max_new_tokens=ppo.max_new_tokens, context_length=limit
-        )
+        rows, line = load_configured_prompts(key, source, tokenizer, max_new_tokens=ppo.max_new_tokens, context=context)
         reports.append(line)
         return rows
 

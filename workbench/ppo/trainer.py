@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.config.schema import PPOConfig
 from workbench.errors import Interrupted, UserError
-from workbench.models.loading import context_length, save_model
+from workbench.models.loading import save_model
 from workbench.models.optimizer import make_optimizer
 from workbench.models.policy import Policy
+from workbench.models.positions import context_length
 from workbench.models.precision import precision_name
 from workbench.models.sharding import full_state_dict
 from workbench.ppo import algorithm, checkpoint

@@ -11,8 +11,10 @@ from workbench.config.names import SFT
 from workbench.config.schema import Config, DataSource
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import error_context
-from workbench.models.loading import context_length, load_config, load_policy_tokenizer
+from workbench.models.checkpoints import policy_notes
+from workbench.models.loading import load_config, load_policy_tokenizer
 from workbench.models.memory_plan import policy_lines
+from workbench.models.positions import model_context
 from workbench.run.hf_trainer import check_trainer_args
 
 
@@ -35,12 +37,12 @@ def plan_sft(config: Config) -> SFTPlan:
     check_trainer_args("sft.trainer_args", sft.trainer_args)
     with error_context("policy.model"):
         tokenizer = load_policy_tokenizer(config.policy.model)
-    limit = context_length(load_config(config.policy.model), tokenizer)
-    reports: list[str] = []
+        reports = policy_notes(config.policy.model, tokenizer)
+    context = model_context(load_config(config.policy.model), tokenizer)
 
     def load(key: str, source: DataSource) -> list[dict[str, Any]]:
         rows, line = load_configured_prompts(
-            key, source, tokenizer, max_new_tokens=1, context_length=limit, with_responses=True
+            key, source, tokenizer, max_new_tokens=1, context=context, with_responses=True
         )
         reports.append(line)
         return rows

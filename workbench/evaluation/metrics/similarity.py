@@ -13,7 +13,10 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from workbench.errors import UserError
 from workbench.evaluation import metrics
 from workbench.models.batching import DEFAULT_CONTEXT_LENGTH, encode, padded_batches
-from workbench.models.loading import context_length, from_pretrained, load_config, load_tokenizer
+from workbench.models.checkpoints import check_classifier_tokens
+from workbench.models.loading import from_pretrained, load_config, load_tokenizer
+from workbench.models.positions import context_length
+from workbench.models.weights import check_finite, check_report
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,11 @@ def load_encoder(model: str, *, batch_size: int = 64) -> Encoder:
     )  # the pooler is not used
     if missing:
         raise UserError(f"{model}: not a trained encoder: its checkpoint lacks {', '.join(missing[:3])}")
+    check_report(model, report, lambda name: name.startswith("pooler."))
+    check_finite(model, network.named_parameters())
+    check_classifier_tokens(model, tokenizer, network)
     encoder = network.get_encoder() if config.is_encoder_decoder else network
-    max_tokens = context_length(config, tokenizer) or DEFAULT_CONTEXT_LENGTH
+    max_tokens = context_length(config, tokenizer, network) or DEFAULT_CONTEXT_LENGTH
     return Encoder(encoder.eval(), tokenizer, max_tokens, batch_size)
 
 

@@ -9,8 +9,10 @@ from transformers import PreTrainedTokenizerBase
 from workbench.config.schema import Config, RewardConfig, RewardTraining
 from workbench.errors import UserError, error_context
 from workbench.models.batching import encode
-from workbench.models.loading import context_length, load_config, load_tokenizer
-from workbench.models.memory_plan import reward_memory_lines
+from workbench.models.checkpoints import check_reward_base
+from workbench.models.loading import load_config, load_tokenizer
+from workbench.models.memory_plan import meta_classifier, reward_memory_lines
+from workbench.models.positions import context_length
 from workbench.models.precision import machine_device, precision_lines, resolve_precision
 from workbench.rewards.preference_encoding import encode_preferences
 from workbench.rewards.registry import check_options
@@ -60,7 +62,10 @@ def plan_reward(config: Config) -> RewardPlan:
     model_config, device = load_config(train.model), machine_device()
     with error_context("reward.train.precision"):
         resolve_precision(train.precision, device, model_config)
-    limit = context_length(model_config, tokenizer)
+    with error_context("reward.train.model"):
+        network = meta_classifier(train.model)
+        check_reward_base(train.model, tokenizer, network)
+    limit = context_length(model_config, tokenizer, network)
     if limit is not None and train.max_tokens > limit:
         raise UserError(
             f"reward.train.max_tokens: {train.max_tokens}, but {train.model} reads at most {limit} tokens; lower it"
