@@ -115,7 +115,8 @@ def _build(model: str, options: dict[str, Any]) -> RewardModel:
         raise UserError(f"{model} is a URL; use the http reward with the option {{url: {model}}}")
     if model.startswith("toy:") or "/" in model or Path(model).expanduser().is_dir():
         labels, _ = _import("reward_models.network:load_labels")(model)
-        kind = "preference" if len(labels) == 1 else "toxicity"
+        has_named_label = {"target_label", "penalized_label"} & options.keys()
+        kind = "preference" if len(labels) == 1 and not has_named_label else "toxicity"
         return _make(_import(REWARDS[kind]), model, {"model": model, **options})
     if OBJECT.fullmatch(model):
         return _make(_import(model), model, options)
