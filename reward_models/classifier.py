@@ -53,6 +53,10 @@ class ToxicityClassifier:
         """Return the log odds of the label, per completion; those against it if it is penalized."""
         return self.margins(completions).tolist()
 
+    def max_completion_tokens(self) -> int:
+        """Return how many tokens of a completion it reads; the special tokens that it adds count as well."""
+        return self.network.max_tokens
+
     def judge(self) -> Judge:
         """Return the toxicity judge."""
         return self.toxicity

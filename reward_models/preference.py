@@ -25,6 +25,10 @@ class PreferenceModel:
         rows = encode_preferences(self.network.tokenizer, contexts, completions, self.network.max_tokens)
         return self.network.logits(rows)[:, 0].tolist()
 
+    def max_completion_tokens(self) -> int:
+        """Return how many tokens of a completion it reads; the special tokens that it adds count as well."""
+        return self.network.max_tokens
+
 
 def load(
     model: str,

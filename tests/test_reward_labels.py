@@ -153,3 +153,31 @@ def test_a_preference_model_is_scored_as_it_was_trained(tmp_path: Path) -> None:
         load_reward(str(tmp_path / "without"), prompt=True)
     with pytest.raises(UserError, match="prompt is false, but it was trained with prompts; leave prompt out"):
         load_reward(str(tmp_path / "with"), prompt=False)
+
+
+def test_the_plan_says_how_much_of_a_response_a_shorter_reward_cannot_read(
+    tmp_path: Path, in_project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, longer = save(tmp_path / "short", "bert"), save(tmp_path / "long", "bert", {0: "score"})
+    term = f"{{model: '{folder}', options: {{polarity_pair: null, max_tokens: 40}}}}"
+    held_out = f"{{model: '{longer}', options: {{polarity_pair: null}}}}"
+    arguments = [
+        *("--reward.model", "combine", "--reward.options", f"{{terms: [length, {term}]}}"),
+        *("--reward.held_out", held_out, "--ppo.validation", HELD_OUT, "--evaluation.max_new_tokens", "50"),
+    ]
+
+    def plan(tokens: int) -> str:
+        options = [*arguments, "--ppo.max_new_tokens", str(tokens), "--dry_run"]
+        cli.launch(CHAIN, "", small("quickstart", tmp_path / "runs", *options))
+        return capsys.readouterr().out
+
+    printed = plan(100)
+    assert "reward.model: combine reads at most 40 tokens (by its own tokenizer) of a response, which may" in printed
+    assert "may have 100: up to 60 tokens at its end are not scored; lower ppo.max_new_tokens" in printed
+    assert f"reward.held_out: {longer} reads at most 64 tokens" in printed
+    assert "up to 36 tokens at its end are not scored" in printed
+    assert "evaluation.rewards: the reward reads at most 40 tokens" in printed
+    printed = plan(40)
+    assert "reward.model: combine reads" not in printed
+    assert "reward.held_out" not in printed
+    assert load_reward("length").max_completion_tokens() is None

@@ -1,7 +1,7 @@
 """What rewards and toxicity judges must return, and the wrappers that check every value they return.
 
-A reward is a callable with TRL's signature. Three further methods are optional: `judge` (OffersJudge), `terms`
-(OffersTerms) and `check_columns` (ChecksColumns).
+A reward is a callable with TRL's signature. Further methods are optional: `judge` (OffersJudge), `terms` (OffersTerms),
+`check_columns` (ChecksColumns) and `max_completion_tokens` (TruncatesTexts).
 """
 
 from __future__ import annotations
@@ -66,6 +66,15 @@ class ChecksColumns(Protocol):
 
 
 @runtime_checkable
+class TruncatesTexts(Protocol):
+    """A reward that reads only the beginning of a long text."""
+
+    def max_completion_tokens(self) -> int | None:
+        """Return how many tokens of a completion it reads, by its own tokenizer, or None for no limit."""
+        ...
+
+
+@runtime_checkable
 class Array(Protocol):
     """A numpy or torch array."""
 
@@ -118,6 +127,10 @@ class CheckedReward:
         check_signature(self.reward, self.name, columns)
         if isinstance(self.reward, OffersTerms):
             check_signature(self.reward.terms, f"{self.name}, terms()", columns)
+
+    def max_completion_tokens(self) -> int | None:
+        """Return how many tokens of a completion the reward reads, or None if it has no limit or does not say."""
+        return self.reward.max_completion_tokens() if isinstance(self.reward, TruncatesTexts) else None
 
     def judge(self) -> Judge | None:
         """Return the reward's toxicity judge in a checking wrapper, or None if it has none."""
@@ -210,6 +223,17 @@ def check_signature(function: Callable[..., Any], name: str, columns: Mapping[st
             f"reward {name}: its signature ({', '.join(parameters)}) does not take {', '.join(surplus)}, which each "
             "call passes; add **columns to its parameters"
         )
+
+
+def truncation_line(key: str, name: str, reads: int | None, max_new_tokens: int, limit_key: str) -> list[str]:
+    """Return a line of the plan if a reward reads fewer tokens than a response may have, else none."""
+    if reads is None or reads >= max_new_tokens:
+        return []
+    return [
+        f"{key}: {name} reads at most {reads} tokens (by its own tokenizer) of a response, which may have "
+        f"{max_new_tokens}: up to {max_new_tokens - reads} tokens at its end are not scored; lower {limit_key}, or "
+        "use a reward that reads more"
+    ]
 
 
 def missing_column(reward: str, column: str, columns: Iterable[str]) -> str:
