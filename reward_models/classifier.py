@@ -1,4 +1,4 @@
-"""A sequence classifier as reward: the margin of the target label, in logits."""
+"""A sequence classifier as reward: the log odds of the label that is rewarded, or against the one that is penalized."""
 
 from __future__ import annotations
 
@@ -9,18 +9,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import PretrainedConfig
 
 from reward_models.network import Network, load_labels, load_network
-from workbench.errors import UserError
+from workbench.errors import UserError, suggestion
 from workbench.models.batching import encode
 from workbench.models.loading import resolve
-from workbench.rewards.contract import Judge, check_polarity
+from workbench.rewards.contract import Judge, check_polarity_pair
 
 # Lower case, letters and digits only.
 CLEAN_LABELS = {"clean", "nontoxic", "nothate"}
 # Clean as the opposite of one other label; among friendly, neutral and rude, neutral need not be what is wanted.
 CLEAN_LABELS_OF_TWO = CLEAN_LABELS | {"neutral", "ok", "polite"}
+# The labels of the Jigsaw data sets: a text can have several. Checkpoints trained on them do not always say so.
+JIGSAW_LABELS = {
+    *("toxic", "toxicity", "severetoxic", "severetoxicity", "obscene", "threat", "insult"),
+    *("identityhate", "identityattack", "sexualexplicit"),
+}
 POLARITY_PAIR = ("Thank you, that was kind of you.", "You are a stupid idiot.")
+
+
+@dataclass(frozen=True)
+class Label:
+    """The label that a classifier is read by."""
+
+    index: int
+    is_penalized: bool = False
+    """Whether the label is penalized rather than rewarded."""
+    is_independent: bool = False
+    """Whether its probability is the sigmoid of its own logit, rather than its part of a softmax."""
 
 
 @dataclass(frozen=True)
@@ -28,35 +45,46 @@ class ToxicityClassifier:
     """Scores the completion alone, never the prompt; a text that is too long for the network is truncated."""
 
     network: Network
-    target: int
-    """Index of the label that is rewarded."""
+    label: Label
     temperature: float
     """Divides the log odds before they become probabilities, to calibrate them (arXiv 1706.04599)."""
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        """Return the target label's logit minus the logsumexp of the others', per completion."""
+        """Return the log odds of the label, per completion; those against it if it is penalized."""
         return self.margins(completions).tolist()
+
+    def max_completion_tokens(self) -> int:
+        """Return how many tokens of a completion it reads; the special tokens that it adds count as well."""
+        return self.network.max_tokens
 
     def judge(self) -> Judge:
         """Return the toxicity judge."""
         return self.toxicity
 
     def toxicity(self, texts: list[str]) -> list[float]:
-        """Return one minus the probability of the target label, per text."""
+        """Return the probability of the penalized label, or one minus that of the target label, per text."""
         return torch.sigmoid(-self.margins(texts) / self.temperature).tolist()
 
     def margins(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return the log odds (N,) of the target label, fp32 on the CPU."""
+        """Return the log odds (N,) for what is rewarded, fp32 on the CPU.
+
+        The log odds of a label are its logit, minus the logsumexp of the others' if the labels exclude each other.
+        """
         logits = self.network.logits(encode(self.network.tokenizer, texts, self.network.max_tokens))
-        others = logits.clone()
-        others[:, self.target] = -torch.inf
-        return logits[:, self.target] - others.logsumexp(dim=1)
+        log_odds = logits[:, self.label.index]
+        if not self.label.is_independent:
+            others = logits.clone()
+            others[:, self.label.index] = -torch.inf
+            log_odds = log_odds - others.logsumexp(dim=1)
+        return -log_odds if self.label.is_penalized else log_odds
 
 
 def load(
     model: str,
     *,
     target_label: str | None = None,
+    penalized_label: str | None = None,
+    multi_label: bool | None = None,
     batch_size: int = 32,
     max_tokens: int | None = None,
     device: str | None = None,
@@ -64,15 +92,19 @@ def load(
 ) -> ToxicityClassifier:
     """Load the classifier at a hub id, folder or toy:NAME; raises UserError for one that is unfit to be a reward.
 
-    `target_label` is one of the model's label names. Of `polarity_pair`, a polite and a rude sentence, the polite one
-    must score higher; None skips this test.
+    `target_label`, to be rewarded, or `penalized_label`, to be penalized, is one of the model's label names.
+    `multi_label` says whether a text can have several labels, where the checkpoint does not. Of `polarity_pair`, a
+    polite and a rude sentence, the polite one must score higher; None skips this test.
     """
-    target = _target_index(target_label, model)
+    label = _label(model, target_label, penalized_label, multi_label)
     network = load_network(model, batch_size=batch_size, max_tokens=max_tokens, device=device)
-    reward = ToxicityClassifier(network, target, _temperature(model))
-    if polarity_pair is not None:
-        polite, rude = polarity_pair
-        check_polarity(reward, polite, rude, model)
+    reward = ToxicityClassifier(network, label, _temperature(model))
+    option, opposite = (
+        ("penalized_label", "target_label") if label.is_penalized else ("target_label", "penalized_label")
+    )
+    name = load_labels(model)[0][label.index]
+    advice = f"{option} is {name}; if the opposite is meant, set {opposite}: {name} in its place"
+    check_polarity_pair(reward, polarity_pair, model, advice)
     return reward
 
 
@@ -82,23 +114,46 @@ def _temperature(model: str) -> float:
     return float(json.loads(file.read_text(encoding="utf-8"))["temperature"]) if file.is_file() else 1.0
 
 
-def _target_index(target_label: str | None, model: str) -> int:
-    """Return the index of the label to reward; raises UserError if `target_label` does not settle it."""
+def _label(model: str, target: str | None, penalized: str | None, multi_label: bool | None) -> Label:
+    """Return the label to read; raises UserError if the options and the model's label names do not settle it."""
     names, config = load_labels(model)
-    listed = ", ".join(names)
-    if len(names) < 2:
-        raise UserError(f"{model}: it has one label ({listed}), so it has no margin; use reward.model: preference")
-    if config.problem_type == "multi_label_classification":
-        raise UserError(
-            f"{model}: a multi-label classifier, whose labels ({listed}) have no margin; use one whose labels are "
-            "mutually exclusive"
-        )
-    if target_label is not None:  # YAML may read a name like 0 as a number
-        if str(target_label) not in names:
-            raise UserError(f"{model}: target_label is {target_label!r}, but its labels are {listed}")
-        return names.index(str(target_label))
+    if multi_label is not None and not isinstance(multi_label, bool):
+        raise UserError(f"{model}: multi_label is {multi_label!r}; use true or false, or leave it out")
+    if target is not None and penalized is not None:
+        raise UserError(f"{model}: target_label is {target!r} and penalized_label {penalized!r}; set only one of them")
+    is_independent = len(names) == 1 or _has_independent_labels(names, config, multi_label)
+    if target is not None:
+        return Label(_index("target_label", str(target), names, model), is_independent=is_independent)
+    if penalized is not None:
+        return Label(_index("penalized_label", str(penalized), names, model), True, is_independent)
     known = CLEAN_LABELS if len(names) > 2 else CLEAN_LABELS_OF_TWO
-    clean = [index for index, name in enumerate(names) if re.sub(r"[\W_]", "", name.lower()) in known]
+    clean = [index for index, name in enumerate(names) if _normalized(name) in known]
     if len(clean) != 1:
-        raise UserError(f"{model}: set target_label, the label to reward, to one of {listed}")
-    return clean[0]
+        raise UserError(
+            f"{model}: set target_label, the label to reward, to one of {', '.join(names)}; or penalized_label, the "
+            "label to penalize"
+        )
+    return Label(clean[0], is_independent=is_independent)
+
+
+def _has_independent_labels(names: Sequence[str], config: PretrainedConfig, multi_label: bool | None) -> bool:
+    """Return whether a text can have several labels at once: as the option says, or the checkpoint, or its names."""
+    if multi_label is not None:
+        return multi_label
+    if config.problem_type is not None:
+        return config.problem_type == "multi_label_classification"
+    normalized = {_normalized(name) for name in names}
+    return len(normalized & JIGSAW_LABELS) > 1 and not normalized & CLEAN_LABELS_OF_TWO
+
+
+def _index(option: str, label: str, names: Sequence[str], model: str) -> int:
+    """Return the index of a label; raises UserError for one that the model does not have."""
+    if label not in names:
+        hint = suggestion(label, names)
+        raise UserError(f"{model}: {option} is {label!r}, but its labels are {', '.join(names)}{hint}")
+    return names.index(label)
+
+
+def _normalized(name: str) -> str:
+    """Return a label's name in lower case, letters and digits only."""
+    return re.sub(r"[\W_]", "", name.lower())

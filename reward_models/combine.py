@@ -47,6 +47,11 @@ class Combination:
         for term in self.terms_by_name.values():
             term.reward.check_columns(columns)
 
+    def max_completion_tokens(self) -> int | None:
+        """Return how many tokens of a completion every term reads, or None if no term has a limit."""
+        limits = [term.reward.max_completion_tokens() for term in self.terms_by_name.values()]
+        return min((limit for limit in limits if limit is not None), default=None)
+
     def judge(self) -> Judge | None:
         """Return the judge of the only term that has one; None if no term has one, or several do."""
         judges = [judge for term in self.terms_by_name.values() if (judge := term.reward.judge()) is not None]

@@ -42,6 +42,11 @@ class Ensemble:
         for member in self.members:
             member.check_columns(columns)
 
+    def max_completion_tokens(self) -> int | None:
+        """Return how many tokens of a completion every member reads, or None if no member has a limit."""
+        limits = [member.max_completion_tokens() for member in self.members]
+        return min((limit for limit in limits if limit is not None), default=None)
+
     def judge(self) -> Judge | None:
         """Return the mean of the members' judges; None if a member has none."""
         judges = [judge for member in self.members if (judge := member.judge()) is not None]

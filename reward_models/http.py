@@ -16,8 +16,8 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from time import sleep
@@ -31,6 +31,8 @@ from workbench.rewards.contract import Judge, check_probabilities, check_scores
 FIRST_PAUSE = 0.5  # seconds before the first retry
 MAX_PAUSE = 60.0  # seconds, whatever the server asks for
 MAX_QUOTED_CHARACTERS = 200
+# A score takes less than 32 bytes as JSON; an error page is larger.
+MAX_BYTES, MAX_BYTES_PER_TEXT = 2**20, 256
 TOO_MANY_REQUESTS = 429
 FIXES = {
     404: "correct the url: it is the part before /score",
@@ -45,7 +47,7 @@ class HttpReward:
 
     url: str
     timeout: float
-    """The longest wait for the server, in seconds."""
+    """The longest time for one request, until the last byte of its response, in seconds."""
     retries: int
     concurrency: int
     """The maximum number of requests in flight."""
@@ -79,7 +81,7 @@ class HttpReward:
     def has_toxicity(self) -> bool:
         """Return whether the server reports that it has /toxicity; raises RewardError if it cannot be reached."""
         with self._client() as client:
-            response = self._request(client, "GET", "/health")
+            response = self._request(client, "GET", "/health", None, MAX_BYTES)
         if response.status_code == 404:
             return False
         health = self._read(response)
@@ -97,7 +99,8 @@ class HttpReward:
                     return []
                 body, count = request
                 try:
-                    return self._read_scores(self._request(client, "POST", path, body), count)
+                    limit = MAX_BYTES + MAX_BYTES_PER_TEXT * count
+                    return self._read_scores(self._request(client, "POST", path, body, limit), count)
                 except UserError:
                     failed.set()
                     raise
@@ -105,19 +108,24 @@ class HttpReward:
             return [score for scores in pool.map(post, requests) for score in scores]
 
     def _client(self) -> httpx2.Client:
-        """Return a client that sends the token."""
-        headers = {"Content-Type": "application/json"}
+        """Return a client that sends the token, and refuses compression, whose size shows only once it is unpacked."""
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self.token_env is not None:
             headers["Authorization"] = f"Bearer {read_token(self.token_env)}"
-        limits = httpx2.Limits(max_connections=self.concurrency)
+        limits = httpx2.Limits(max_connections=None)  # the threads are limited; one may be left behind (see _within)
         return httpx2.Client(headers=headers, timeout=self.timeout, limits=limits)
 
-    def _request(self, client: httpx2.Client, method: str, path: str, body: bytes | None = None) -> httpx2.Response:
-        """Return the first response that a retry would not change, or the last; raises RewardError if there is none."""
+    def _request(
+        self, client: httpx2.Client, method: str, path: str, body: bytes | None, max_bytes: int
+    ) -> httpx2.Response:
+        """Return the first response that a retry would not change, or the last.
+
+        Raises RewardError if there is none, or one of more than `max_bytes`.
+        """
         url, attempt = f"{self.url}{path}", 0
         while True:
             try:
-                response = client.request(method, url, content=body)
+                response = _within(self.timeout, lambda: _receive(client, method, url, body, max_bytes))
             except httpx2.RequestError as error:
                 if attempt == self.retries:
                     raise RewardError(self._no_response(url, error)) from error
@@ -134,7 +142,7 @@ class HttpReward:
         tried = f"to any of {self.retries + 1} requests" if self.retries else "(retries is 0)"
         if isinstance(error, httpx2.TimeoutException):
             fix = "raise timeout, or lower batch_size or concurrency"
-            return f"{url} is too slow: no response within {self.timeout:g} s {tried}; {fix}"
+            return f"{url} is too slow: no complete response within {self.timeout:g} s {tried}; {fix}"
         cause = f"{type(error).__name__}: {_printable(str(error))}"
         return f"{url} cannot be reached: no response {tried} ({cause}); start the server, or correct the url"
 
@@ -187,7 +195,8 @@ def load(
 ) -> HttpReward:
     """Return the reward of the server at `url`; raises UserError for a bad option or a server that does not respond.
 
-    `timeout` is the longest wait in seconds; `token_env` names the environment variable with the bearer token.
+    `timeout` is the longest time for one request in seconds; `token_env` names the environment variable with the
+    bearer token.
     """
     for name, value, minimum in (
         ("retries", retries, 0),
@@ -216,6 +225,42 @@ def read_token(name: str) -> str:
     if not re.fullmatch(r"[!-~]+", token):
         raise UserError(f"token_env: {name} must contain only ASCII letters, digits and punctuation, without spaces")
     return token
+
+
+def _receive(client: httpx2.Client, method: str, url: str, body: bytes | None, max_bytes: int) -> httpx2.Response:
+    """Return the response as it was sent; raises RewardError once it has more than `max_bytes`."""
+    content = bytearray()
+    with client.stream(method, url, content=body) as response:
+        for chunk in response.iter_raw():
+            content += chunk
+            if len(content) > max_bytes:
+                raise RewardError(
+                    f"{url} returned more than {max_bytes} bytes ({response.status_code}), which no list of scores "
+                    "takes; fix the url or the server"
+                )
+    headers = [(key, value) for key, value in response.headers.items() if key == "retry-after"]
+    return httpx2.Response(response.status_code, headers=headers, content=bytes(content), request=response.request)
+
+
+def _within(seconds: float, receive: Callable[[], httpx2.Response]) -> httpx2.Response:
+    """Return what `receive` returns; raises ReadTimeout if that takes longer.
+
+    The client's own timeout starts again with every byte that arrives. A thread that is left behind ends with the
+    client, whose connections are closed, or with the process.
+    """
+    outcome: Future[httpx2.Response] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(receive())
+        except Exception as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except TimeoutError as error:
+        raise httpx2.ReadTimeout(f"no complete response within {seconds:g} s") from error
 
 
 def _base_url(url: str) -> str:

@@ -136,7 +136,7 @@ def test_a_slow_server_is_named_with_the_limit(pauses: list[float]) -> None:
         done.set()
         assert client.load(url, timeout=5)(["p"], ["c"]) == [1.0]
     assert time.monotonic() - start < 3
-    assert f"{url}/score is too slow: no response within 0.1 s to any of 2 requests; raise timeout" in message
+    assert f"{url}/score is too slow: no complete response within 0.1 s to any of 2 requests; raise timeout" in message
     assert len(pauses) == 1
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from small_runs import CHAIN, drop, small
 
+from reward_models.combine import Combination, Term
 from workbench.errors import UserError
 from workbench.rewards.contract import CheckedReward
 from workbench.rewards.registry import load_reward
@@ -47,10 +48,62 @@ def test_a_function_needs_the_columns_of_its_parameters_without_a_default() -> N
     CheckedReward(lambda prompts, completions: [0.0], "plain").check_columns({})
 
 
+def without_columns(prompts: list[str], completions: list[str]) -> list[float]:
+    """Score every completion 1, and take nothing else."""
+    return [1.0] * len(completions)
+
+
+def without_prompts(completions: list[str], label: list[str]) -> list[float]:
+    """Score every completion 1, without the prompts."""
+    return [1.0] * len(completions)
+
+
+class Positional:
+    """A reward that cannot be called by keyword."""
+
+    def __call__(self, prompts: list[str], completions: list[str], /) -> list[float]:
+        """Score every completion 1."""
+        return [1.0] * len(completions)
+
+
+class OldTerms:
+    """A reward whose terms take less than it does itself."""
+
+    def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        """Score every completion 1."""
+        return [1.0] * len(completions)
+
+    def terms(self, prompts: list[str], completions: list[str]) -> dict[str, list[float]]:
+        """Return one term."""
+        return {"one": [1.0] * len(completions)}
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (
+            without_columns,
+            r"signature \(prompts, completions\) does not take label, which each call passes; add \*\*columns",
+        ),
+        (without_prompts, r"signature \(completions, label\) does not take prompts, which"),
+        (Positional(), r"it is called by keyword; remove the / from its signature"),
+        (OldTerms(), r"reward test, terms\(\): its signature \(prompts, completions\) does not take label, which"),
+    ],
+)
+def test_a_signature_that_cannot_take_the_columns_is_refused(reward: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        CheckedReward(reward, "test").check_columns({"label": ["a"]})
+    with pytest.raises(UserError, match=message):
+        CheckedReward(Combination({"test": Term(CheckedReward(reward, "test"), 1.0)}), "combine").check_columns(
+            {"label": ["a"]}
+        )
+
+
 @pytest.mark.parametrize("options", [["--dry_run"], []])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--reward.model", "test_reward_columns:without_columns"], r"^ppo\.data: .* does not take .*add \*\*columns"),
         (["--reward.model", "rouge", "--ppo.data.columns", "{}"], rf"^ppo\.data: {NO_REFERENCE}"),
         (
             ["--reward.model", "length", "--reward.held_out", "{model: rouge}", "--ppo.data.columns", "{}"],

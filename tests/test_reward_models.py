@@ -47,7 +47,7 @@ def test_margin_and_probability_come_from_the_logits_of_one_unpadded_row(kind, f
 def test_the_label_is_found_by_name_wherever_it_stands(tmp_path):
     first = load(save(tmp_path / "a", "bert", {0: "Non-Toxic", 1: "toxic"}), polarity_pair=None)
     second = load(save(tmp_path / "b", "bert", {0: "toxic", 1: "Non-Toxic"}), polarity_pair=None)
-    assert (first.target, second.target) == (0, 1)
+    assert (first.label.index, second.label.index) == (0, 1)
     # the same weights under swapped names: the margin changes its sign
     assert first([""], ["text"])[0] == pytest.approx(-second([""], ["text"])[0], abs=1e-5)
 
@@ -89,8 +89,8 @@ def test_a_neutral_label_among_others_is_not_taken_for_the_target(tmp_path):
     three = save(tmp_path / "three", "bert", {0: "friendly", 1: "neutral", 2: "rude"})
     with pytest.raises(UserError, match="set target_label, the label to reward, to one of friendly, neutral, rude"):
         load(three, polarity_pair=None)
-    assert load(three, target_label="friendly", polarity_pair=None).target == 0
-    assert load(save(tmp_path / "two", "bert", {0: "rude", 1: "neutral"}), polarity_pair=None).target == 1
+    assert load(three, target_label="friendly", polarity_pair=None).label.index == 0
+    assert load(save(tmp_path / "two", "bert", {0: "rude", 1: "neutral"}), polarity_pair=None).label.index == 1
 
 
 def test_classifiers_that_cannot_be_trusted_are_refused(tmp_path, folders):
@@ -99,11 +99,6 @@ def test_classifiers_that_cannot_be_trusted_are_refused(tmp_path, folders):
     with pytest.raises(UserError, match=r"set target_label.*LABEL_0, LABEL_1"):
         load(save(tmp_path / "names", "bert", {0: "LABEL_0", 1: "LABEL_1"}))
     model, tokenizer = build("bert")
-    model.config.problem_type = "multi_label_classification"
-    model.save_pretrained(tmp_path / "multi")
-    with pytest.raises(UserError, match=r"a multi-label classifier, whose labels \(hate, nothate, spam\) have"):
-        load(str(tmp_path / "multi"))
-    model.config.problem_type = None
     torch.nn.init.constant_(model.classifier.weight, torch.nan)
     for folder in (tmp_path / "nan", tmp_path / "headless"):
         model.save_pretrained(folder)
@@ -120,14 +115,14 @@ def test_classifiers_that_cannot_be_trusted_are_refused(tmp_path, folders):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_preference_is_the_logit_of_prompt_and_completion_as_one_unpadded_row(kind, preferences):
-    reward = preference.load(preferences[kind])
+    reward = preference.load(preferences[kind], polarity_pair=None)
     ids = reward.network.tokenizer(f"{PROMPT}\n\nThank you.", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         expected = reward.network.model(input_ids=ids).logits[0, 0].item()
     first, other = reward([PROMPT, "Say another thing, please."], ["Thank you."] * 2)
     assert first == pytest.approx(expected, abs=1e-5)
     assert abs(first - other) > 1e-3
-    alone = preference.load(preferences[kind], prompt=False)
+    alone = preference.load(preferences[kind], prompt=False, polarity_pair=None)
     assert alone([PROMPT, ""], ["Thank you."] * 2) == pytest.approx(reward(["", ""], ["Thank you."] * 2))
 
 
@@ -145,7 +140,7 @@ def test_a_preference_is_the_logit_of_prompt_and_completion_as_one_unpadded_row(
 def test_a_long_preference_loses_the_start_of_its_prompt_and_then_its_own_end(
     preferences, prompt, completion, expected
 ):
-    tokenizer = preference.load(preferences["gpt2"]).network.tokenizer
+    tokenizer = preference.load(preferences["gpt2"], polarity_pair=None).network.tokenizer
     (ids,) = encode_preferences(tokenizer, [prompt], [completion], 64)
     assert tokenizer.decode(ids) == expected
     assert tokenizer.truncation_side == "right"
@@ -153,24 +148,25 @@ def test_a_long_preference_loses_the_start_of_its_prompt_and_then_its_own_end(
 
 
 def test_a_truncated_preference_keeps_the_marks_of_its_architecture(preferences):
-    tokenizer = preference.load(preferences["bert"]).network.tokenizer
+    tokenizer = preference.load(preferences["bert"], polarity_pair=None).network.tokenizer
     (ids,) = encode_preferences(tokenizer, [LONG_PROMPT], ["short"], 64)
     assert tokenizer.decode(ids) == "[CLS]" + f"{LONG_PROMPT}\n\nshort"[-62:] + "[SEP]"
 
 
 def test_a_folder_or_id_is_what_its_number_of_labels_says(folders, preferences):
-    reward = load_reward(preferences["bert"], max_tokens=32).reward
+    reward = load_reward(preferences["bert"], max_tokens=32, polarity_pair=None).reward
     assert isinstance(reward, PreferenceModel)
     assert reward.network.max_tokens == 32
     assert isinstance(load_reward(folders["bert"], polarity_pair=None).reward, ToxicityClassifier)
-    with pytest.raises(UserError, match=r"it has one label .score., so it has no margin; use reward.model: preference"):
+    with pytest.raises(UserError, match=r"set target_label, the label to reward, to one of score; or penalized_label"):
         load(preferences["bert"])
     with pytest.raises(UserError, match=r"one label, not hate, nothate, spam; use reward\.model: toxicity"):
         preference.load(folders["bert"])
-    with pytest.raises(UserError, match="no option 'target_label'; available: model, batch_size"):
-        load_reward(preferences["bert"], target_label="score")
+    assert isinstance(
+        load_reward(preferences["bert"], target_label="score", polarity_pair=None).reward, ToxicityClassifier
+    )
     with pytest.raises(UserError, match="is not a judge"):
-        load_judge(Scorer(preferences["bert"]))
+        load_judge(Scorer(preferences["bert"], {"polarity_pair": None}))
 
 
 def test_preference_models_that_cannot_be_trusted_are_refused(tmp_path):

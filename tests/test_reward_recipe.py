@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from reward_runs import NAMES, labeled, launch, lines
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from recipes import ppo, reward
+from recipes import ppo
 from workbench.errors import Interrupted, UserError
 from workbench.rewards.registry import load_reward
 from workbench.rewards.training import saving
@@ -22,74 +22,6 @@ from workbench.rewards.training.averaging import AverageWeights
 from workbench.rewards.training.trainers import balanced_weights, grouped_order, weighted_loss
 from workbench.run import cli
 from workbench.run.hf_trainer import StepCallback
-
-NAMES = ["Anna", "Tom", "Mia", "Ben", "Lea", "Max"]
-
-
-def lines(file: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A source of `rows`."""
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"path": str(file)}
-
-
-def labeled(file: Path, count: int, seed: int, rude_fraction: float = 0.5) -> dict[str, Any]:
-    """Sentences of which `rude_fraction` hold one rude word."""
-    chance = random.Random(seed)
-    rows = []
-    for row in range(count):
-        rude = row < rude_fraction * count
-        word = "idiot" if rude else chance.choice(["friend", "teacher", "doctor"])
-        label = "rude" if rude else "ok"
-        rows.append({"text": f"{chance.choice(NAMES)} is a {word}, said {chance.choice(NAMES)}.", "label": label})
-    chance.shuffle(rows)
-    return lines(file, rows)
-
-
-def preferences(file: Path, count: int, seed: int, same: int = 0) -> dict[str, Any]:
-    """Pairs whose chosen completion thanks, and `same` pairs without a difference."""
-    chance = random.Random(seed)
-    rows = [
-        {
-            "prompt": f"{chance.choice(NAMES)} asks {chance.choice(NAMES)}.",
-            "chosen": f"Thank you, {chance.choice(NAMES)}.",
-            "rejected": f"You idiot, {chance.choice(NAMES)}.",
-        }
-        for _ in range(count)
-    ]
-    return lines(file, rows + [{"prompt": "a", "chosen": "Yes.", "rejected": "yes. "}] * same)
-
-
-def write_config(folder: Path, train: dict[str, Any]) -> Path:
-    """A configuration file around the section reward.train."""
-    texts = lines(folder / "prompts.jsonl", [{"prompt": f"{name}: hello"} for name in NAMES])
-    defaults = {
-        "model": "toy:gpt2",
-        "data": labeled(folder / "train.jsonl", 160, 0),
-        "validation": labeled(folder / "validation.jsonl", 40, 1),
-        "target_label": "ok",
-        "polarity_pair": ["Anna is a friend, said Tom.", "Anna is an idiot, said Tom."],
-        "batch_size": 16,
-        "epochs": 3,
-        "learning_rate": 2e-3,
-        "max_tokens": 32,
-    }
-    config = {
-        "name": "run",
-        "policy": {"model": "toy:gpt2", "lora": {"r": 4, "alpha": 8}},
-        "reward": {"train": defaults | train},
-        "ppo": {"data": texts, "steps": 1, "batch_size": 4, "minibatch_size": 4, "max_new_tokens": 4},
-        "evaluation": {"data": {"test": texts}},
-    }
-    file = folder / "config.yaml"
-    file.write_text(json.dumps(config))
-    return file
-
-
-def launch(folder: Path, train: dict[str, Any], *options: str, runs: str = "runs", chain: Any = None) -> Path:
-    """Run the stage, and those of `chain` after it; its folder."""
-    arguments = ["--config", str(write_config(folder, train)), "--runs", str(folder / runs), *options]
-    cli.launch([reward.STAGE, *(chain or [])], "", arguments)
-    return folder / runs / "run" / "reward"
 
 
 def test_every_option_of_a_classifier_goes_into_an_ordinary_folder_that_rewards_ppo(
@@ -212,25 +144,6 @@ def test_early_stopping_keeps_the_best_checkpoint(in_project: Path, tmp_path: Pa
     assert max(qualities) > qualities[-1]
 
 
-def test_a_preference_model_learns_the_order_and_is_scored_with_its_prompt(
-    in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    train = {
-        "objective": "preference",
-        "target_label": None,
-        "data": preferences(tmp_path / "pairs.jsonl", 96, 0, same=3),
-        "validation": preferences(tmp_path / "held_out.jsonl", 24, 1),
-    }
-    folder = launch(tmp_path, train, chain=[ppo.STAGE])
-    assert "96 pairs, 3 dropped with chosen == rejected" in capsys.readouterr().out
-    report = json.loads((folder / "report.json").read_text())
-    assert (report["pairs"], report["accuracy"]) == (24, 1.0)
-    score = load_reward(str(folder))
-    high, low = score(["Anna asks Tom."] * 2, ["Thank you, Mia.", "You idiot, Mia."])
-    assert high > low
-    assert score(["Anna asks Tom."], ["Thank you, Mia."]) != score(["Ben asks."], ["Thank you, Mia."])
-
-
 def test_a_classifier_may_start_from_one_with_other_labels_and_learn_texts_that_spell_out_an_end(
     in_project: Path, tmp_path: Path
 ) -> None:
@@ -291,10 +204,21 @@ def test_what_cannot_work_is_refused_in_a_line(
     assert "\n" not in str(caught.value)
 
 
-def test_pairs_without_a_difference_are_refused(in_project: Path, tmp_path: Path) -> None:
-    same = preferences(tmp_path / "same.jsonl", 0, 0, same=5)
-    with pytest.raises(UserError, match="all 5 rows have chosen == rejected"):
-        launch(tmp_path, {"objective": "preference", "target_label": None, "data": same})
+@pytest.mark.parametrize(
+    "option", ["target_label: ok", "penalized_label: rude", "model: toy:gpt2", "multi_label: true"]
+)
+def test_options_that_the_training_decides_are_refused(option: str, in_project: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^reward\.options\.{option.split(':')[0]}: remove it; for a trained model"):
+        launch(tmp_path, {}, "--dry_run", "--reward.options", f"{{{option}}}")
+
+
+def test_a_classifier_may_start_from_one_whose_texts_have_several_labels(in_project: Path, tmp_path: Path) -> None:
+    first = launch(tmp_path, {"epochs": 1}, runs="first")
+    assert AutoConfig.from_pretrained(first).problem_type == "single_label_classification"
+    config = json.loads((first / "config.json").read_text()) | {"problem_type": "multi_label_classification"}
+    (first / "config.json").write_text(json.dumps(config))
+    folder = launch(tmp_path, {"model": str(first), "epochs": 1}, runs="second")
+    assert AutoConfig.from_pretrained(folder).problem_type == "single_label_classification"
 
 
 def test_a_held_out_reward_gets_its_options_and_the_columns(in_project: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from workbench.toy import RUDE_WORDS
 # Options for the contract test by registered name; a classifier's `model` stands for the folder of its kind.
 CASES = {
     "toxicity": [{"model": kind, "polarity_pair": None, "batch_size": 4} for kind in KINDS],
-    "preference": [{"model": f"{kind} preference", "batch_size": 4} for kind in KINDS],
+    "preference": [{"model": f"{kind} preference", "polarity_pair": None, "batch_size": 4} for kind in KINDS],
     "lexicon": [{"words": ["idiot", "moron"]}],
     "toy_lexicon": [{}],
     "profanity": [{}],

@@ -1,4 +1,4 @@
-"""Tiny random classifiers of four architectures over bytes, and texts that a reward must be able to score."""
+"""Tiny random classifiers of six architectures over bytes, and texts that a reward must be able to score."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
     PreTrainedModel,
@@ -60,6 +64,17 @@ def build(kind: str, labels: dict[int, str] | None = None) -> tuple[PreTrainedMo
     if kind == "bert":
         tokenizer = byte_tokenizer(pad_token="[PAD]", template="[CLS] $A [SEP]")
         return BertForSequenceClassification(BertConfig(**common, **small, max_position_embeddings=64)), tokenizer
+    if kind == "distilbert":
+        tokenizer = byte_tokenizer(pad_token="[PAD]", template="[CLS] $A [SEP]")
+        options = {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 64}
+        return DistilBertForSequenceClassification(DistilBertConfig(**common, **options)), tokenizer
+    if kind == "bart":
+        tokenizer = byte_tokenizer(pad_token="[PAD]", eos_token="</s>", template="$A </s>", model_max_length=64)
+        ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": 256}
+        sides = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+        options = {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 64, **sides}
+        config = BartConfig(**common, **options, **ids, decoder_start_token_id=ids["eos_token_id"], init_std=0.3)
+        return BartForSequenceClassification(config), tokenizer
     if kind == "roberta":
         tokenizer = byte_tokenizer(pad_token="[PAD]", template="[CLS] $A [SEP]")
         options = {"max_position_embeddings": 65 + tokenizer.pad_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -81,4 +96,4 @@ def save(folder: Path, kind: str, labels: dict[int, str] | None = None) -> str:
     return str(folder)
 
 
-KINDS = ["bert", "roberta", "gpt2", "t5"]
+KINDS = ["bert", "roberta", "gpt2", "t5", "distilbert", "bart"]

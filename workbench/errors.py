@@ -57,14 +57,21 @@ class Interrupted(Exception):
     """A signal asked the run to stop, and everything needed to resume it is saved."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return a third-party exception's type and message on one line."""
-    return printable(" ".join(f"{type(error).__name__}: {error}".split()))
+    try:
+        message = str(error)
+    except Exception as failure:  # a user's exception may have a __str__ that fails
+        message = f"(no message: its __str__ raised {type(failure).__name__})"
+    return printable(" ".join(f"{type(error).__name__}: {message}".split()))
 
 
 def shorten(value: Any, limit: int = 60) -> str:
     """Return the value as Python writes it, on one line and truncated to `limit` characters."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception as failure:  # a user's object may have a __repr__ that fails
+        text = f"<{type(value).__name__}, whose __repr__ raised {type(failure).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

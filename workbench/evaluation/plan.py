@@ -21,7 +21,7 @@ from workbench.models.loading import load_config, load_policy_tokenizer
 from workbench.models.memory_plan import stage_memory_lines
 from workbench.models.precision import machine_device, precision_lines
 from workbench.ppo.rollout import reward_columns
-from workbench.rewards.contract import CheckedReward, Judge
+from workbench.rewards.contract import CheckedReward, Judge, truncation_line
 from workbench.rewards.registry import ScorerLoader
 
 
@@ -89,7 +89,18 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
     )
     prompt_tokens = max(len(row["prompt_ids"]) for loaded_set in sets for row in loaded_set.rows)
     memory = stage_memory_lines(config, EVALUATION, prompt_tokens, completion_limit(config))
-    lines = [*reports, *notes, *loaded.notes, *sizes, *memory, *precision]
+    truncation = [
+        line
+        for name, scorer in [*([("the reward", reward)] if reward is not None else []), *rewards.items()]
+        for line in truncation_line(
+            f"{EVALUATION}.rewards",
+            name,
+            scorer.max_completion_tokens(),
+            completion_limit(config),
+            "evaluation.max_new_tokens",
+        )
+    ]
+    lines = [*reports, *notes, *loaded.notes, *sizes, *truncation, *memory, *precision]
     return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, rewards, encoder)
 
 

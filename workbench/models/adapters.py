@@ -48,24 +48,35 @@ def add_lora(
 ) -> PeftModel:
     """Return the model with a new trainable adapter called `name`, which changes nothing until it is trained.
 
-    A classifier's output layer is trained as well. Raises UserError, with the configuration's `key`, for modules that
-    the model does not have.
+    A classifier's head, which is new, is trained in full as well. Raises UserError, with the configuration's `key`, for
+    modules that the model does not have.
     """
-    task = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
-    if classifier:
-        task = TaskType.SEQ_CLS
+    # Not SEQ_CLS: its model passes on arguments that not every classifier takes, and knows heads of two names only.
+    task = None
+    if not classifier:
+        task = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=0.0,  # dropout would make the ratio of old and new probabilities differ from 1
         target_modules=lora.target_modules or "all-linear",
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores (in, out)
+        modules_to_save=classifier_head(model) if classifier else None,
         task_type=task,
     )
     try:
         return get_peft_model(model, config, adapter_name=name)
     except ValueError as error:
         raise UserError(f"{key}.lora.target_modules: {lora.target_modules}: {str(error).splitlines()[0]}") from error
+
+
+def classifier_head(model: PreTrainedModel) -> list[str]:
+    """Return the names of a classifier's modules with weights that are not part of its body."""
+    return [
+        name
+        for name, module in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in module.parameters())
+    ]
 
 
 @dataclass(frozen=True)

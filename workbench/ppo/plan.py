@@ -19,7 +19,7 @@ from workbench.models.positions import model_context
 from workbench.ppo.rollout import reward_columns
 from workbench.ppo.sampler import check_batch_size, check_columns
 from workbench.ppo.selfcheck import check_sanity_pair
-from workbench.rewards.contract import CheckedReward
+from workbench.rewards.contract import CheckedReward, truncation_line
 from workbench.rewards.registry import ScorerLoader
 
 MIN_HELD_OUT_PROMPTS = 10
@@ -79,8 +79,28 @@ def plan_ppo(config: Config) -> PPOPlan:
         f"reward {reward.model or 'trained'}, KL coefficient {ppo.kl_coef}"
     )
     tokens = max(len(row["prompt_ids"]) for row in rows)
-    lines = [*reports, summary, *policy_lines(config, PPO, tokens, ppo.max_new_tokens)]
+    truncation = truncation_lines(config, reward_model, held_out)
+    lines = [*reports, summary, *truncation, *policy_lines(config, PPO, tokens, ppo.max_new_tokens)]
     return PPOPlan(lines, tokenizer, rows, validation_rows, reward_model, held_out)
+
+
+def truncation_lines(config: Config, reward_model: CheckedReward | None, held_out: CheckedReward | None) -> list[str]:
+    """Return a line for each reward that reads fewer tokens than a response may have."""
+    ppo, reward = config.ppo, config.reward
+    assert ppo is not None
+    assert reward is not None
+    scorers: list[tuple[str, str, int | None]] = []
+    if reward_model is not None:
+        scorers.append(("reward.model", reward_model.name, reward_model.max_completion_tokens()))
+    elif reward.train is not None:
+        scorers.append(("reward.train.max_tokens", "the trained reward", reward.train.max_tokens))
+    if held_out is not None:
+        scorers.append(("reward.held_out", held_out.name, held_out.max_completion_tokens()))
+    return [
+        line
+        for key, name, reads in scorers
+        for line in truncation_line(key, name, reads, ppo.max_new_tokens, "ppo.max_new_tokens")
+    ]
 
 
 def load_held_out(scorer: Scorer, prompts: int, load: Callable[[Scorer], CheckedReward]) -> CheckedReward:

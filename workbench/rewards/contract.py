@@ -1,25 +1,29 @@
 """What rewards and toxicity judges must return, and the wrappers that check every value they return.
 
-A reward is a callable with TRL's signature. Three further methods are optional: `judge` (OffersJudge), `terms`
-(OffersTerms) and `check_columns` (ChecksColumns).
+A reward is a callable with TRL's signature. Further methods are optional: `judge` (OffersJudge), `terms` (OffersTerms),
+`check_columns` (ChecksColumns) and `max_completion_tokens` (TruncatesTexts).
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import numbers
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from workbench.errors import RewardError, UserError, one_line, shorten
+from workbench.rewards.foreign_code import contained, failures_in_one_line
 
 # The terms of a reward must sum to its score within ABSOLUTE plus RELATIVE times the sum of their magnitudes. A network
 # scores the same text slightly differently in different batches; a wrong sum is off by far more.
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
-MAX_SCORE = 3.4e38  # the largest number of float32, which PPO computes with
 FULLY_COMPARED_ROWS = 64
+# PPO computes in float32, whose largest number is 3.4e38, and adds up squares of the scores over every token.
+MAX_SCORE = 1e12
 
 
 class RewardModel(Protocol):
@@ -58,6 +62,15 @@ class ChecksColumns(Protocol):
 
     def check_columns(self, columns: Mapping[str, list]) -> None:
         """Raise UserError if the columns, by name with one value per row, lack what the reward reads."""
+        ...
+
+
+@runtime_checkable
+class TruncatesTexts(Protocol):
+    """A reward that reads only the beginning of a long text."""
+
+    def max_completion_tokens(self) -> int | None:
+        """Return how many tokens of a completion it reads, by its own tokenizer, or None for no limit."""
         ...
 
 
@@ -109,23 +122,22 @@ class CheckedReward:
     def check_columns(self, columns: Mapping[str, list]) -> None:
         """Raise UserError if the data lack a column that the reward requires, so that no training ends at its call."""
         if isinstance(self.reward, ChecksColumns):
-            self.reward.check_columns(columns)
-        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        for parameter in inspect.signature(self.reward).parameters.values():
-            is_required = parameter.default is parameter.empty and parameter.kind not in variadic
-            if is_required and parameter.name not in ("prompts", "completions", *columns):
-                raise UserError(missing_column(self.name, parameter.name, columns))
+            with failures_in_one_line(f"reward {self.name}: check_columns() failed with"):
+                self.reward.check_columns(columns)
+        check_signature(self.reward, self.name, columns)
+        if isinstance(self.reward, OffersTerms):
+            check_signature(self.reward.terms, f"{self.name}, terms()", columns)
+
+    def max_completion_tokens(self) -> int | None:
+        """Return how many tokens of a completion the reward reads, or None if it has no limit or does not say."""
+        return self.reward.max_completion_tokens() if isinstance(self.reward, TruncatesTexts) else None
 
     def judge(self) -> Judge | None:
         """Return the reward's toxicity judge in a checking wrapper, or None if it has none."""
         if not isinstance(self.reward, OffersJudge):
             return None
-        try:
+        with contained(f"reward {self.name}: judge() failed with", f"reward {self.name} has been making its judge"):
             judge = self.reward.judge()
-        except UserError:
-            raise
-        except Exception as error:  # a user's reward can fail in any way
-            raise RewardError(f"reward {self.name}: judge() failed with {one_line(error)}") from error
         if judge is not None and not callable(judge):
             raise RewardError(f"reward {self.name}: judge() returned {shorten(judge)}; it must return a judge or None")
         return None if judge is None else CheckedJudge(judge, self.name)
@@ -161,17 +173,23 @@ class CheckedReward:
         self, scorer: Callable[..., Any], prompts: list[str], completions: list[str], columns: dict[str, list]
     ) -> Any:
         """Call the user's code on checked texts and return its result; raises RewardError if it fails."""
-        _require_texts(prompts, f"reward {self.name}", "prompt")
-        _require_texts(completions, f"reward {self.name}", "completion")
+        name = f"reward {self.name}"
+        _require_texts(prompts, name, "prompt")
+        _require_texts(completions, name, "completion")
         bound = _bound_parameter(scorer)
-        passed = {name: values for name, values in columns.items() if name != bound}
+        # Copies, because the rows outlive the call.
+        texts = {"prompts": list(prompts), "completions": list(completions)}
+        copies = {
+            key: copy.deepcopy(values) if isinstance(values, list) else values
+            for key, values in columns.items()
+            if key != bound
+        }
         # By keyword, as TRL does: its own reward functions take `completions` and leave the prompts in **kwargs.
-        try:
-            return scorer(prompts=prompts, completions=completions, **passed)
-        except UserError:
-            raise
-        except Exception as error:  # a user's reward can fail in any way
-            raise RewardError(f"reward {self.name}: it failed with {one_line(error)}") from error
+        with contained(f"{name}: it failed with", f"{name} has been scoring {len(completions)} texts"):
+            result = scorer(**texts, **copies)
+        _require_order(prompts, texts["prompts"], name, "prompts")
+        _require_order(completions, texts["completions"], name, "completions")
+        return result
 
 
 def _bound_parameter(scorer: Callable[..., Any]) -> str | None:
@@ -192,13 +210,42 @@ class CheckedJudge:
         """Return one float in [0, 1] per text; raises RewardError for anything else."""
         name = f"judge {self.name}"
         _require_texts(texts, name, "text")
-        try:
-            probabilities = self.judge(texts)
-        except UserError:
-            raise
-        except Exception as error:  # a user's judge can fail in any way
-            raise RewardError(f"{name}: it failed with {one_line(error)}") from error
+        passed = list(texts)
+        with contained(f"{name}: it failed with", f"{name} has been scoring {len(texts)} texts"):
+            probabilities = self.judge(passed)
+        _require_order(texts, passed, name, "texts")
         return check_probabilities(probabilities, texts, name)
+
+
+def check_signature(function: Callable[..., Any], name: str, columns: Mapping[str, list]) -> None:
+    """Raise UserError if the function cannot be called with prompts, completions and these columns by keyword."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(function).parameters
+    for parameter in parameters.values():
+        is_required = parameter.default is parameter.empty and parameter.kind not in variadic
+        if is_required and parameter.kind is parameter.POSITIONAL_ONLY:
+            raise UserError(f"reward {name}: it is called by keyword; remove the / from its signature")
+        if is_required and parameter.name not in ("prompts", "completions", *columns):
+            raise UserError(missing_column(name, parameter.name, columns))
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    surplus = [argument for argument in ("prompts", "completions", *columns) if argument not in parameters]
+    if surplus:
+        raise UserError(
+            f"reward {name}: its signature ({', '.join(parameters)}) does not take {', '.join(surplus)}, which each "
+            "call passes; add **columns to its parameters"
+        )
+
+
+def truncation_line(key: str, name: str, reads: int | None, max_new_tokens: int, limit_key: str) -> list[str]:
+    """Return a line of the plan if a reward reads fewer tokens than a response may have, else none."""
+    if reads is None or reads >= max_new_tokens:
+        return []
+    return [
+        f"{key}: {name} reads at most {reads} tokens (by its own tokenizer) of a response, which may have "
+        f"{max_new_tokens}: up to {max_new_tokens - reads} tokens at its end are not scored; lower {limit_key}, or "
+        "use a reward that reads more"
+    ]
 
 
 def missing_column(reward: str, column: str, columns: Iterable[str]) -> str:
@@ -212,6 +259,12 @@ def missing_column(reward: str, column: str, columns: Iterable[str]) -> str:
 
 def check_scores(values: Any, texts: Sequence[str], name: str) -> list[float]:
     """Return the values as one finite float per text; raises RewardError with `name`, the row and the text."""
+    with failures_in_one_line(f"{name}: reading the {type(values).__name__} that it returned failed with"):
+        return _read_scores(values, texts, name)
+
+
+def _read_scores(values: Any, texts: Sequence[str], name: str) -> list[float]:
+    """Return the values as one finite float per text."""
     returned = values
     if isinstance(values, Array):
         values = values.tolist()
@@ -236,14 +289,28 @@ def check_probabilities(values: Any, texts: Sequence[str], name: str) -> list[fl
     return probabilities
 
 
-def check_polarity(reward: RewardModel, polite: str, rude: str, name: str) -> None:
-    """Raise RewardError, with both scores, unless the polite sentence scores strictly higher."""
+def check_polarity(reward: RewardModel, polite: str, rude: str, name: str, advice: str = "") -> None:
+    """Raise RewardError, with both scores and the advice, unless the polite sentence scores strictly higher."""
     high, low = CheckedReward(reward, name)(prompts=["", ""], completions=[polite, rude])
     if not high > low:
         raise RewardError(
-            f"reward {name}: {polite!r} scores {high:g} and {rude!r} scores {low:g}, but the first "
-            "must score higher; the reward points the wrong way or cannot tell them apart"
+            f"reward {name}: {polite!r} scores {high:g} and {rude!r} scores {low:g}, but the first must score higher; "
+            f"the reward points the wrong way or cannot tell them apart{advice and '; '}{advice}"
         )
+
+
+def check_polarity_pair(reward: RewardModel, pair: Sequence[str] | None, name: str, advice: str) -> None:
+    """Check polarity on the option `polarity_pair`, unless it is None; raises UserError for one of another form."""
+    if pair is None:
+        return
+    if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+        raise UserError(
+            f"{name}: polarity_pair is {shorten(pair)}; use a list of a polite and a rude sentence, or null"
+        )
+    polite, rude = pair
+    if not polite.strip() or not rude.strip() or polite == rude:
+        raise UserError(f"{name}: polarity_pair is {shorten(pair)}; use two different sentences, or null")
+    check_polarity(reward, polite, rude, name, f"{advice}; if the two sentences do not suit it, set polarity_pair")
 
 
 def _require_texts(texts: Sequence[Any], name: str, kind: str) -> None:
@@ -257,7 +324,8 @@ def _require_texts(texts: Sequence[Any], name: str, kind: str) -> None:
 
 def _finite_float(value: Any, context: str) -> float:
     """Return one value as a finite float; raises a RewardError that begins with `context`."""
-    number = value.tolist() if isinstance(value, Array) else value
+    with failures_in_one_line(f"{context} {shorten(value)}, a {type(value).__name__}; reading it failed with"):
+        number = value.tolist() if isinstance(value, Array) else value
     if number is None:
         raise RewardError(f"{context} None (not applicable), but each text needs a number")
     if not isinstance(number, numbers.Real):  # a bool is a number, 0 or 1
@@ -266,11 +334,25 @@ def _finite_float(value: Any, context: str) -> float:
         result = float(number)
     except OverflowError:
         result = math.inf
+    except Exception as error:  # a user's number may have a __float__ that fails
+        raise RewardError(f"{context} {shorten(value)}; float() failed with {one_line(error)}") from error
     if not math.isfinite(result):
         raise RewardError(f"{context} {result}; it must be finite")
     if abs(result) > MAX_SCORE:
-        raise RewardError(f"{context} {result:g}; it must be within {MAX_SCORE:g} of 0, the range of PPO's numbers")
+        raise RewardError(
+            f"{context} {result:g}; PPO computes in float32, where scores beyond {MAX_SCORE:g} overflow; rescale the "
+            "reward"
+        )
     return result
+
+
+def _require_order(before: Sequence[str], after: Sequence[str], name: str, argument: str) -> None:
+    """Raise RewardError if a user's code changed the rows of the list that it was passed; it may edit its texts."""
+    if len(after) != len(before) or (list(before) != list(after) and Counter(before) == Counter(after)):
+        raise RewardError(
+            f"{name}: it reordered its {argument} or changed their number, so that its scores may belong to other "
+            f"rows; let it work on a copy: list({argument})"
+        )
 
 
 def _row_context(name: str, row: int, texts: Sequence[str]) -> str:

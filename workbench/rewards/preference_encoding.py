@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from workbench.models.batching import encode
 
 SEPARATOR = "\n\n"
+WITH_PROMPTS_KEY = "preference_with_prompts"
+"""The key of a model's config.json that says whether it was trained with prompts; absent in models from elsewhere."""
 
 
 def preference_text(prompt: str, completion: str) -> str:
@@ -32,3 +34,9 @@ def encode_preferences(
         completion_ids if len(completion_ids) == max_tokens else ids
         for completion_ids, ids in zip(alone, with_prompts, strict=True)
     ]
+
+
+def trained_with_prompts(config: PretrainedConfig) -> bool | None:
+    """Return whether a preference model was trained with prompts, or None if its configuration does not say."""
+    value = config.to_dict().get(WITH_PROMPTS_KEY)
+    return None if value is None else bool(value)

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.config.names import REWARD
 from workbench.config.schema import RewardConfig, Scorer
-from workbench.errors import UserError, error_context, one_line, suggestion
+from workbench.errors import UserError, error_context, suggestion
 from workbench.rewards.contract import CheckedReward, Judge, RewardModel
+from workbench.rewards.foreign_code import failures_in_one_line, settings_restored
 from workbench.run.packages import PACKAGES, check_not_hidden
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def _build(model: str, options: dict[str, Any]) -> RewardModel:
         raise UserError(f"{model} is a URL; use the http reward with the option {{url: {model}}}")
     if model.startswith("toy:") or "/" in model or Path(model).expanduser().is_dir():
         labels, _ = _import("reward_models.network:load_labels")(model)
-        kind = "preference" if len(labels) == 1 else "toxicity"
+        has_named_label = {"target_label", "penalized_label"} & options.keys()
+        kind = "preference" if len(labels) == 1 and not has_named_label else "toxicity"
         return _make(_import(REWARDS[kind]), model, {"model": model, **options})
     if OBJECT.fullmatch(model):
         return _make(_import(model), model, options)
@@ -132,10 +134,8 @@ def _import(target: str) -> Any:
         sys.path.append(os.getcwd())
     if module_name.split(".")[0] in PACKAGES:
         check_not_hidden()
-    try:
+    with failures_in_one_line(f"{target}: cannot import {module_name}:", UserError):
         module = importlib.import_module(module_name)
-    except Exception as error:  # importing a user's module can fail in any way
-        raise UserError(f"{target}: cannot import {module_name}: {one_line(error)}") from error
     try:
         return getattr(module, object_name)
     except AttributeError as error:
@@ -147,7 +147,8 @@ def _make(target: Any, name: str, options: dict[str, Any]) -> RewardModel:
     """Return `target` if it is a reward itself, else the reward it builds from the options."""
     if not callable(target):
         raise UserError(f"{name}: a {type(target).__name__} is neither a reward nor a function that makes one")
-    signature = inspect.signature(target)
+    with failures_in_one_line(f"{name}: its signature cannot be read:", UserError):
+        signature = inspect.signature(target)
     if _is_reward(signature):
         if options:
             raise UserError(f"{name}: it is a reward itself and takes no options; remove {', '.join(options)}")
@@ -157,12 +158,8 @@ def _make(target: Any, name: str, options: dict[str, Any]) -> RewardModel:
         signature.bind(**options)
     except TypeError as error:
         raise UserError(f"{name}: {error}; available: {', '.join(signature.parameters)}") from error
-    try:
+    with failures_in_one_line(f"{name}: it cannot be built:", UserError), settings_restored():
         reward = target(**options)
-    except UserError:
-        raise
-    except Exception as error:  # a factory can fail in any way
-        raise UserError(f"{name}: it cannot be built: {one_line(error)}") from error
     if not callable(reward) or not _is_reward(inspect.signature(reward)):
         raise UserError(f"{name}: it returned a {type(reward).__name__}, not a reward(prompts, completions, **columns)")
     return reward

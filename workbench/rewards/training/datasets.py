@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from transformers import PreTrainedTokenizerBase
+
 from workbench.config.schema import DataSource, RewardTraining
 from workbench.data.labeled import clean_texts, labeled_texts, preference_pairs
 from workbench.errors import UserError, error_context
+from workbench.rewards.preference_encoding import encode_preferences
 from workbench.rewards.training.perturbations import perturb
 
 Pair = tuple[str, str, str]
@@ -45,6 +48,11 @@ class PreferenceRows:
     sizes: list[str]
     """One line per source."""
 
+    @property
+    def with_prompts(self) -> bool:
+        """Whether the model learns to read a prompt before the completion."""
+        return any(prompt for prompt, _, _ in self.training)
+
 
 def training_sources(train: RewardTraining) -> list[tuple[str, DataSource]]:
     """Return the sources of labeled texts or pairs to learn from, each with its key below reward.train."""
@@ -75,11 +83,35 @@ def load_classifier_rows(train: RewardTraining, seed: int) -> ClassifierRows:
     )
 
 
-def load_preference_rows(train: RewardTraining) -> PreferenceRows:
-    """Load all pairs of a preference model."""
+def load_preference_rows(train: RewardTraining, tokenizer: PreTrainedTokenizerBase) -> PreferenceRows:
+    """Load all pairs of a preference model whose completions differ for it.
+
+    Raises UserError if no pair of a source does, or if only one of training and validation has prompts.
+    """
     sizes: list[str] = []
-    training = [pair for key, source in training_sources(train) for pair in _load_pairs(key, source, sizes)]
-    return PreferenceRows(training, _load_pairs("validation", train.validation, sizes), sizes)
+
+    def load(key: str, source: DataSource) -> list[Pair]:
+        return _load_pairs(key, source, tokenizer, train.max_tokens, sizes)
+
+    training = [pair for key, source in training_sources(train) for pair in load(key, source)]
+    rows = PreferenceRows(training, load("validation", train.validation), sizes)
+    if any(prompt for prompt, _, _ in rows.validation) != rows.with_prompts:
+        which = ("data", "validation") if rows.with_prompts else ("validation", "data")
+        raise UserError(
+            f"reward.train.validation: reward.train.{which[0]} has prompts and reward.train.{which[1]} has none; a "
+            "preference model scores as it was trained, so give both the template's columns, or neither"
+        )
+    return rows
+
+
+def distinct_pairs(pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[Pair]:
+    """Return the pairs whose completions still differ once prompt and completion are truncated to `max_tokens`."""
+    if not pairs:
+        return []
+    prompts, chosen, rejected = (list(column) for column in zip(*pairs, strict=True))
+    chosen_ids = encode_preferences(tokenizer, prompts, chosen, max_tokens)
+    rejected_ids = encode_preferences(tokenizer, prompts, rejected, max_tokens)
+    return [pair for pair, first, second in zip(pairs, chosen_ids, rejected_ids, strict=True) if first != second]
 
 
 def check_labels(train: RewardTraining, labels: list[str]) -> list[str]:
@@ -122,12 +154,23 @@ def _load_clean(key: str, source: DataSource, sizes: list[str]) -> list[str]:
     return texts
 
 
-def _load_pairs(key: str, source: DataSource, sizes: list[str]) -> list[Pair]:
-    """Load pairs of the source at `key`, and add its size to `sizes`."""
+def _load_pairs(
+    key: str, source: DataSource, tokenizer: PreTrainedTokenizerBase, max_tokens: int, sizes: list[str]
+) -> list[Pair]:
+    """Load pairs of the source at `key` that differ for the model, and add its size to `sizes`."""
     with error_context(f"reward.train.{key}"):
         pairs, dropped = preference_pairs(source)
-    sizes.append(f"{_place(key, source)}: {len(pairs)} pairs, {dropped} dropped with chosen == rejected")
-    return pairs
+        distinct = distinct_pairs(pairs, tokenizer, max_tokens)
+        if not distinct:
+            raise UserError(
+                f"{source.path}: all {len(pairs)} pairs are equal in their first {max_tokens} tokens; raise "
+                "reward.train.max_tokens, or move what chosen and rejected share into the prompt"
+            )
+    size = f"{_place(key, source)}: {len(distinct)} pairs, {dropped} dropped with chosen == rejected"
+    if len(distinct) < len(pairs):
+        size += f", {len(pairs) - len(distinct)} dropped as equal within reward.train.max_tokens {max_tokens}"
+    sizes.append(size)
+    return distinct
 
 
 def _place(key: str, source: DataSource) -> str:

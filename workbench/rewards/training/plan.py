@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -49,14 +50,7 @@ def plan_reward(config: Config) -> RewardPlan:
     check_trainer_args("reward.train.trainer_args", train.trainer_args)
     is_preference = train.objective == "preference"
     check_options("preference" if is_preference else "toxicity", reward.options, "reward.options")
-    rows: ClassifierRows | PreferenceRows
-    if is_preference:
-        rows, aim = load_preference_rows(train), "rewards preferred completions"
-        count = len(rows.training)
-    else:
-        rows, aim = load_classifier_rows(train, config.seed), f"rewards {train.target_label}"
-        require_both_classes([label == train.target_label for label in rows.validation.labels])
-        count = len(rows.training.texts)
+    check_not_trained(reward.options)
     with error_context("reward.train.model"):
         tokenizer = load_tokenizer(train.model)
     model_config, device = load_config(train.model), machine_device()
@@ -70,6 +64,14 @@ def plan_reward(config: Config) -> RewardPlan:
         raise UserError(
             f"reward.train.max_tokens: {train.max_tokens}, but {train.model} reads at most {limit} tokens; lower it"
         )
+    rows: ClassifierRows | PreferenceRows
+    if is_preference:
+        rows, aim = load_preference_rows(train, tokenizer), "rewards preferred completions"
+        count = len(rows.training)
+    else:
+        rows, aim = load_classifier_rows(train, config.seed), f"rewards {train.target_label}"
+        require_both_classes([label == train.target_label for label in rows.validation.labels])
+        count = len(rows.training.texts)
     steps = -(-count // train.batch_size) * train.epochs
     has_own_steps = "max_steps" in train.trainer_args
     if train.early_stopping is not None and train.save_every > steps and not has_own_steps:
@@ -82,6 +84,20 @@ def plan_reward(config: Config) -> RewardPlan:
     tokens = longest_row(tokenizer, rows, train.max_tokens)
     memory = reward_memory_lines(config, train, tokens)
     return RewardPlan([*rows.sizes, summary, *memory, *precision], reward, train, config.seed, tokenizer, rows)
+
+
+def check_not_trained(options: dict[str, Any]) -> None:
+    """Raise UserError for an option of the reward that the training decides."""
+    decided = {
+        "model": "the `reward` stage's own folder",
+        "target_label": "reward.train.target_label",
+        "penalized_label": "reward.train.target_label",
+        "multi_label": "false: the classifier is trained on one label per text",
+        "prompt": "what reward.train.data has",
+    }
+    for option in options:
+        if option in decided:
+            raise UserError(f"reward.options.{option}: remove it; for a trained model it is {decided[option]}")
 
 
 def longest_row(tokenizer: PreTrainedTokenizerBase, rows: ClassifierRows | PreferenceRows, max_tokens: int) -> int:

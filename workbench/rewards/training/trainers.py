@@ -30,7 +30,7 @@ from workbench.models.adapters import add_lora
 from workbench.models.batching import encode
 from workbench.models.loading import attention, from_pretrained, load_config
 from workbench.models.precision import resolve_precision
-from workbench.rewards.preference_encoding import encode_preferences
+from workbench.rewards.preference_encoding import WITH_PROMPTS_KEY, encode_preferences
 from workbench.rewards.ranking import auroc
 from workbench.rewards.training.averaging import AverageWeights
 from workbench.rewards.training.datasets import ClassifierRows, LabeledTexts, Pair, PreferenceRows
@@ -53,7 +53,9 @@ def classifier_trainer(plan: RewardPlan, rows: ClassifierRows, folder: Path) -> 
     """Return transformers' Trainer for a classifier with the label names of the rows."""
     train, tokenizer, names = plan.train, plan.tokenizer, rows.label_names
     label_ids = {name: index for index, name in enumerate(names)}
-    model = load_classification_model(train, tokenizer, id2label=dict(enumerate(names)), label2id=label_ids)
+    labels = {"id2label": dict(enumerate(names)), "label2id": label_ids}
+    # The checkpoint to start from may be one whose texts have several labels.
+    model = load_classification_model(train, tokenizer, problem_type="single_label_classification", **labels)
 
     def encoded(part: LabeledTexts) -> Dataset:
         ids = encode(tokenizer, part.texts, train.max_tokens)  # as the reward will
@@ -89,6 +91,7 @@ def preference_trainer(plan: RewardPlan, rows: PreferenceRows, folder: Path) -> 
 
     train, tokenizer = plan.train, plan.tokenizer
     model = load_classification_model(train, tokenizer, num_labels=1)
+    model.config.update({WITH_PROMPTS_KEY: rows.with_prompts})
 
     def encoded(pairs: list[Pair]) -> Dataset:
         prompts, chosen, rejected = (list(column) for column in zip(*pairs, strict=True))
