@@ -10,7 +10,7 @@ from typing import Any
 from workbench.config import yaml_text
 from workbench.config.annotations import alternatives, element, field_types, member, without_none, without_range
 from workbench.config.schema import Config
-from workbench.config.yaml_check import is_plain_text, is_required, unknown_key
+from workbench.config.yaml_check import cut, is_plain_text, is_required, unknown_key
 from workbench.errors import UserError
 
 
@@ -25,7 +25,7 @@ def option_type(key: str, command_options: typing.Iterable[str] = ()) -> Any:
         if name not in fields and kind is not Any and typing.get_origin(kind) is not dict:
             valid = [*fields, *([] if depth else command_options)]
             parent = "".join(f"{parent}." for parent in names[:depth])
-            raise UserError(f"--{dotted}: {unknown_key(dotted, name, valid, f'--{parent}')}")
+            raise UserError(f"--{cut(dotted)}: {unknown_key(dotted, name, valid, f'--{parent}')}")
         kind = fields.get(name, element(kind))
     if not key.endswith("+"):
         return kind
