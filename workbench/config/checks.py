@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from workbench.config.annotations import element, field_types, member, ranges, without_range
+from workbench.config.annotations import element, field_types, form_of, member, ranges, without_range
 from workbench.config.derived import sampling_seeds
 from workbench.config.names import TITLES
 from workbench.config.ranges import Length, OneLine, Range
@@ -65,7 +65,7 @@ def check_ranges(value: Any, kind: Any, key: str) -> None:
     """Raise UserError where a number or a length is outside what the annotation `kind` allows, at any depth."""
     if value is None:
         return
-    kind = member(kind, is_mapping=dataclasses.is_dataclass(value))
+    kind = member(kind, form_of(value))
     if without_range(kind) is float and not math.isfinite(value):
         raise UserError(f"{key}: {value} must be a finite number")
     for limits in ranges(kind):

@@ -77,8 +77,8 @@ class LoraSettings:
     """Rank."""
     alpha: Rank = 32
     """Scale numerator: the update is multiplied by alpha / r."""
-    target_modules: list[Name] | None = None
-    """Names of the layers to adapt; default: every linear layer but the output head."""
+    target_modules: list[Name] | Literal["all-linear"] | None = None
+    """Names of linear layers to adapt; all-linear, and by default: every one but the output head."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from workbench.config import yaml_text
-from workbench.config.annotations import alternatives, element, field_types, member, without_none, without_range
+from workbench.config.annotations import Form, alternatives, element, field_types, member, without_none, without_range
 from workbench.config.renamed import RENAMED_KEYS, RENAMED_VALUE
 from workbench.config.schema import Config
 from workbench.config.yaml_text import TAG
@@ -79,7 +79,7 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
     is_free = kind is Any and not key.endswith(".model")  # an option of the user's own, whatever it says
     if isinstance(node, yaml.ScalarNode) and not is_free and (renamed := RENAMED_VALUE.fullmatch(node.value)):
         raise key_error(file, node, key, f"{node.value} is now toy:{renamed[1]}")
-    declared, kind = kind, without_range(member(without_range(kind), is_mapping=isinstance(node, yaml.MappingNode)))
+    declared, kind = kind, without_range(member(without_range(kind), node_form(node)))
     if kind is Any:
         check_entries(node, key, file, options, {})
     elif dataclasses.is_dataclass(kind) and isinstance(node, yaml.MappingNode):
@@ -200,8 +200,16 @@ def expected_form(annotation: Any) -> str:
         listed = f"{', '.join(names[:MAX_LISTED_NAMES])}{', ...' if len(names) > MAX_LISTED_NAMES else ''}"
         return f"a mapping with {listed}{', or null' if len(members) < len(alternatives(annotation)) else ''}"
     if typing.get_origin(kind) is typing.Literal:
-        return f"one of {', '.join(typing.get_args(kind))}"
+        choices = typing.get_args(kind)
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
     return SCALARS.get(kind) or ("a list" if typing.get_origin(kind) is list else "a mapping")
+
+
+def node_form(node: yaml.Node) -> Form:
+    """Return the form of the value that a node stands for."""
+    if isinstance(node, yaml.MappingNode):
+        return "mapping"
+    return "list" if isinstance(node, yaml.SequenceNode) else "plain"
 
 
 def node_in_words(node: yaml.Node) -> str:
