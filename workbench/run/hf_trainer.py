@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
@@ -18,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from workbench.config.names import REWARD, SFT
-from workbench.errors import Interrupted, UserError, suggestion
+from workbench.errors import Interrupted, UserError
 from workbench.run.files import write_text, writing
 from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
@@ -123,16 +122,6 @@ def run_trainer(
 def trained_precision(trainer: Trainer) -> str:
     """Return the precision that a trainer computed in."""
     return trainer.accelerator.mixed_precision.replace("no", "fp32")
-
-
-def check_trainer_args(key: str, extra: dict[str, Any]) -> None:
-    """Raise UserError for a name that TrainingArguments does not have, and for output_dir, which the run sets."""
-    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
-    for name in extra:
-        if name == "output_dir":
-            raise UserError(f"{key}.output_dir: checkpoints belong in the run folder; choose it with --runs and --name")
-        if name not in fields:
-            raise UserError(f"{key}.{name}: TrainingArguments has no such field{suggestion(name, fields)}")
 
 
 def remove_checkpoints(folder: Path) -> None:
