@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ def missing_path(path: str) -> str:
     hint = suggestion(missing.name, siblings, str(missing).removesuffix(missing.name))
     if missing.parent == Path() and "did you mean" not in hint:
         hint = ""  # whatever else is in the working directory is no help
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8" and not path.isascii():
+        hint = f"; this locale's names of files are {encoding}: set the environment variable PYTHONUTF8=1"
     return f"{path}: no such file or folder; {missing.parent.resolve()} has no {missing.name!r}{hint}"
 
 
