@@ -27,5 +27,5 @@ VALIDATION = ["--ppo.validation", "{path: y.jsonl}"]
 def load(folder: Path, text: str, *options: str) -> Config:
     """Return the configuration in `text` with overrides."""
     file = folder / "test.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     return parse(["--config", str(file), *options])[0]

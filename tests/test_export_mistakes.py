@@ -12,21 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 from exports import ROOT, altered, exported, refused, section
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from workbench.config.schema import LoraSettings
 from workbench.errors import UserError
 from workbench.export import card as model_card
 from workbench.export import command
-from workbench.models.adapters import add_lora
 from workbench.models.loading import save_model
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # from peft, about the same
 def test_a_merge_that_changes_the_function_is_refused(workspace: Path, tmp_path: Path) -> None:
     run = altered("gpt2", tmp_path / "run")
-    head = LoraSettings(r=2, alpha=4, target_modules=["lm_head"])
-    model = add_lora(AutoModelForCausalLM.from_pretrained("base_gpt2"), head, "default")
+    head = LoraConfig(r=2, lora_alpha=4, target_modules=["lm_head"], task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained("base_gpt2"), head)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight)

@@ -1,7 +1,10 @@
 """The `evaluate` modules, against rouge_score and sacrebleu called directly and against counting by hand."""
 
 import math
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import evaluate
@@ -250,3 +253,24 @@ def test_an_untrained_encoder_is_refused(encoder, tmp_path):
     encoder.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"not a trained encoder: its checkpoint lacks encoder\.layer\.1"):
         load_encoder(str(tmp_path))
+
+
+def test_metrics_need_no_cache_that_can_be_written(tmp_path: Path) -> None:
+    """In a process of its own, since `evaluate` reads where its cache is when it is imported."""
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    nowhere = str(tmp_path / "file" / "cache")  # a folder in a file: nobody can create it, root neither
+    variables = ("HOME", "HF_HOME", "XDG_CACHE_HOME", "HF_METRICS_CACHE", "HF_MODULES_CACHE", "HF_DATASETS_CACHE")
+    program = (
+        "from workbench.evaluation import metrics; "
+        "print(metrics.rouge(['a b'], ['a b'])['rouge1'], metrics.bleu(['a b c d'], ['a b c d']), "
+        "metrics.toxicity(['x'], lambda texts: [0.5]))"
+    )
+    completed = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | dict.fromkeys(variables, nowhere),
+        cwd=FOLDER.parent.parent.parent,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout == "[1.0] 100.00000000000004 [0.5]\n"

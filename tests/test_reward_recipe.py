@@ -190,7 +190,14 @@ def test_balanced_weights_give_every_label_the_same_part_of_the_loss() -> None:
         ({"wanted_label": "ok"}, r"reward\.train\.wanted_label: this key is now reward\.train\.target_label"),
         ({"average_from": -0.1}, r"reward\.train\.average_from: -0\.1"),
         ({"early_stopping": 2, "average_from": 0.5}, "early_stopping keeps one checkpoint, average_from averages many"),
-        ({"lora": {"target_modules": ["nothing"]}}, r"reward\.train\.lora\.target_modules: \['nothing'\]"),
+        (
+            {"lora": {"target_modules": ["nothing"]}},
+            r"reward\.train\.lora\.target_modules: 'nothing' is not the name",
+        ),
+        (
+            {"lora": {"target_modules": ["wte"]}},
+            r"reward\.train\.lora\.target_modules: wte is not a linear",
+        ),
         ({"objective": "preference"}, r"reward\.train\.target_label: only for objective: classifier"),
         ({"objective": "preference", "target_label": None}, r"reward\.train\.data: .*no column 'chosen'"),
         ({"polarity_pair": ["You idiot.", "Thank you."]}, r"'You idiot\.' scores .* and 'Thank you\.' scores"),

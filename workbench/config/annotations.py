@@ -6,7 +6,10 @@ import dataclasses
 import functools
 import types
 import typing
-from typing import Any
+from typing import Any, Literal
+
+Form = Literal["mapping", "list", "plain"]
+"""How a value is written in YAML."""
 
 
 def field_types(kind: Any) -> dict[str, Any]:
@@ -42,15 +45,24 @@ def without_none(kind: Any) -> Any:
     return members[0] if len(members) == 1 else kind
 
 
-def member(kind: Any, is_mapping: bool, is_list: bool) -> Any:
-    """Return the member of a union that a value belongs to: a dataclass, a list or a plain type; else the first."""
+def member(kind: Any, form: Form) -> Any:
+    """Return the member of a union that a value of this form belongs to: the first if it belongs to none."""
     members = [member for member in alternatives(kind) if member is not types.NoneType]
-    for candidate in members:
-        plain = without_range(candidate)
-        shape = (dataclasses.is_dataclass(plain), typing.get_origin(plain) is list)
-        if shape == (is_mapping, is_list):
-            return candidate
-    return members[0]
+    return next((member for member in members if form_of_type(without_range(member)) == form), members[0])
+
+
+def form_of_type(kind: Any) -> Form:
+    """Return the form of the values of an annotation without a range."""
+    if dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict:
+        return "mapping"
+    return "list" if typing.get_origin(kind) is list else "plain"
+
+
+def form_of(value: Any) -> Form:
+    """Return the form of a value, before or after the dataclasses are built."""
+    if dataclasses.is_dataclass(value) or isinstance(value, dict):
+        return "mapping"
+    return "list" if isinstance(value, list) else "plain"
 
 
 def element(kind: Any) -> Any:

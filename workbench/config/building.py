@@ -8,10 +8,18 @@ import typing
 from typing import Any
 
 from workbench.config import yaml_text
-from workbench.config.annotations import alternatives, element, field_types, member, without_none, without_range
+from workbench.config.annotations import (
+    alternatives,
+    element,
+    field_types,
+    form_of,
+    member,
+    without_none,
+    without_range,
+)
 from workbench.config.schema import Config
-from workbench.config.yaml_check import is_plain_text, is_required, unknown_key
-from workbench.errors import UserError
+from workbench.config.yaml_check import cut, is_plain_text, is_required, unknown_key
+from workbench.errors import UserError, shorten
 
 
 def option_type(key: str, command_options: typing.Iterable[str] = ()) -> Any:
@@ -25,11 +33,11 @@ def option_type(key: str, command_options: typing.Iterable[str] = ()) -> Any:
         if name not in fields and kind is not Any and typing.get_origin(kind) is not dict:
             valid = [*fields, *([] if depth else command_options)]
             parent = "".join(f"{parent}." for parent in names[:depth])
-            raise UserError(f"--{dotted}: {unknown_key(dotted, name, valid, f'--{parent}')}")
+            raise UserError(f"--{cut(dotted)}: {unknown_key(dotted, name, valid, f'--{parent}')}")
         kind = fields.get(name, element(kind))
     if not key.endswith("+"):
         return kind
-    inner = without_range(without_none(kind))
+    inner = without_range(member(without_range(kind), "list"))
     if typing.get_origin(inner) is not list:
         raise UserError(f"--{key}: {dotted} is not a list; KEY+ can only append to a list")
     return element(inner)
@@ -46,7 +54,8 @@ def merge(old: Any, new: Any, kind: Any) -> Any:
 
 def assign(values: dict[str, Any], key: str, text: str) -> None:
     """Set the value given by `--key text`; KEY+ appends to a list."""
-    *parents, name = key.removesuffix("+").split(".")
+    dotted = key.removesuffix("+")
+    *parents, name = dotted.split(".")
     kind = option_type(key)
     for parent in parents:
         if not isinstance(values.get(parent), dict):
@@ -54,7 +63,15 @@ def assign(values: dict[str, Any], key: str, text: str) -> None:
         values = values[parent]
     is_null = text == "null" and types.NoneType in alternatives(kind)
     value = text if is_plain_text(kind) and not is_null else yaml_text.load(text)
-    values[name] = [*(values.get(name) or []), value] if key.endswith("+") else merge(values.get(name), value, kind)
+    if not key.endswith("+"):
+        values[name] = merge(values.get(name), value, kind)
+        return
+    before = values.get(name) or []
+    if not isinstance(before, list):
+        raise UserError(
+            f"--{key}: {key.removesuffix('+')} is {shorten(before)}, not a list; KEY+ can only append to one"
+        )
+    values[name] = [*before, value]
 
 
 def build(value: Any, kind: Any, key: str = "") -> Any:
@@ -62,7 +79,7 @@ def build(value: Any, kind: Any, key: str = "") -> Any:
 
     Raises UserError for a missing field that has no default.
     """
-    kind = without_range(member(without_range(kind), isinstance(value, dict), isinstance(value, list)))
+    kind = without_range(member(without_range(kind), form_of(value)))
     if value is None or kind is Any:
         return value
     if kind is float:

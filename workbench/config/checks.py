@@ -5,25 +5,31 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from workbench.config.annotations import element, field_types, member, ranges, without_range
+from workbench.config.annotations import element, field_types, form_of, member, ranges, without_range
 from workbench.config.derived import sampling_seeds
 from workbench.config.names import TITLES
-from workbench.config.ranges import Length, Range
+from workbench.config.ranges import Length, OneLine, Range
 from workbench.config.schema import Config, DataSource, EvaluationConfig, PPOConfig, RewardTraining
-from workbench.errors import UserError, error_context
+from workbench.errors import UserError, error_context, shorten
 
 # Names that stand for something else among the titles and columns of an evaluation.
 RESERVED_TITLES = {*TITLES, "reward", "data", "prompt", "reference"}
+# File systems allow 255 bytes; a temporary folder has a dozen more than the one it replaces.
+MAX_NAME_BYTES = 240
+MAX_PATH_CHARACTERS = 2000
 
 
 def check(config: Config) -> None:
     """Raise UserError for a value out of its range, and for settings that exclude each other."""
     check_ranges(config, Config, "")
     if not re.fullmatch(r"[\w.-]+", config.name) or config.name in (".", ".."):
-        raise UserError(f"name: {config.name!r} is used as a folder name; use only letters, digits, '.', '_' and '-'")
+        raise UserError(
+            f"name: {shorten(config.name)} is used as a folder name; use only letters, digits, '.', '_' and '-'"
+        )
     for key, source in data_sources(config, ""):
         with error_context(key):
             check_source(source)
@@ -59,21 +65,57 @@ def check_ranges(value: Any, kind: Any, key: str) -> None:
     """Raise UserError where a number or a length is outside what the annotation `kind` allows, at any depth."""
     if value is None:
         return
-    kind = member(kind, dataclasses.is_dataclass(value), isinstance(value, list))
+    kind = member(kind, form_of(value))
     if without_range(kind) is float and not math.isfinite(value):
         raise UserError(f"{key}: {value} must be a finite number")
     for limits in ranges(kind):
-        check_length(value, limits, key) if isinstance(limits, Length) else check_range(value, limits, key)
+        check_limits(value, limits, key)
     kind = without_range(kind)
+    if isinstance(value, str):
+        check_characters(value, key)
     if dataclasses.is_dataclass(value):
         for name, field_type in field_types(type(value)).items():
             check_ranges(getattr(value, name), field_type, f"{key}.{name}" if key else name)
     elif isinstance(value, dict):
         for name, entry in value.items():
+            check_one_line(str(name), f"{key}.{shorten(name)}")
             check_ranges(entry, element(kind), f"{key}.{name}")
     elif isinstance(value, list):
         for index, entry in enumerate(value):
             check_ranges(entry, element(kind), f"{key}[{index}]")
+
+
+def check_limits(value: Any, limits: Range | Length | OneLine, key: str) -> None:
+    """Raise UserError unless the value is within the limits of its field."""
+    if isinstance(limits, Length):
+        check_length(value, limits, key)
+    elif isinstance(limits, OneLine):
+        check_one_line(value, key)
+    else:
+        check_range(value, limits, key)
+
+
+def check_characters(text: str, key: str) -> None:
+    """Raise UserError for a character that no file can hold as text, or that only a terminal understands."""
+    for character in text:
+        category = unicodedata.category(character)
+        if category == "Cs" or (category == "Cc" and character not in "\t\n\r"):
+            raise UserError(f"{key}: {shorten(text)} has the character U+{ord(character):04X}; remove it")
+
+
+def check_one_line(text: str, key: str) -> None:
+    """Raise UserError for a name or path that is blank, has control characters, or is longer than a file system takes.
+
+    A name may be a path, each part of which is the name of a file.
+    """
+    if not text.strip():
+        raise UserError(f"{key}: {text!r} is blank; use a name")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise UserError(f"{key}: {shorten(text)} has a control character; remove it")
+    longest = max(re.split(r"[/\\]", text), key=len)
+    if len(longest.encode()) > MAX_NAME_BYTES or len(text) > MAX_PATH_CHARACTERS:
+        limit = f"{MAX_PATH_CHARACTERS} characters, or {MAX_NAME_BYTES} bytes between two slashes"
+        raise UserError(f"{key}: {shorten(text)} is too long; a name or path has at most {limit}")
 
 
 def check_range(value: float, limits: Range, key: str) -> None:

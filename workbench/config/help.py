@@ -23,7 +23,7 @@ from workbench.config.annotations import alternatives, element, field_types, ran
 from workbench.config.building import option_type
 from workbench.config.names import STAGES
 from workbench.config.parsing import OPTIONS
-from workbench.config.ranges import Length, Range
+from workbench.config.ranges import Length, OneLine, Range
 from workbench.config.schema import Config, DataSource, LoraSettings, PromptSet, Scorer
 from workbench.config.yaml_check import is_required
 
@@ -127,8 +127,10 @@ def plural(words: str) -> str:
     return ",".join([" or ".join(parts), *tail])
 
 
-def range_in_words(limits: Range | Length) -> str:
+def range_in_words(limits: Range | Length | OneLine) -> str:
     """Return the words that a range, or a length, adds to a type."""
+    if isinstance(limits, OneLine):
+        return ""
     if isinstance(limits, Length):
         is_exact = limits.minimum == limits.maximum
         return f", {limits.minimum} entries" if is_exact else f", at least {limits.minimum} entry"

@@ -53,8 +53,8 @@ def parse(argv: list[str]) -> tuple[Config, Namespace]:
     values: dict[str, Any] = {}
     for name in options.config:
         file = find_config(name)
-        check_file(file, {key for key, _ in keys} if len(options.config) == 1 else None)
-        values = merge(values, yaml_text.load(file.read_text(encoding="utf-8")), Config)
+        read = check_file(file, {key for key, _ in keys} if len(options.config) == 1 else None)
+        values = merge(values, read, Config)
     for (key, text), kind in zip(keys, kinds, strict=True):
         check_option(key, text, kind)
         assign(values, key, text)
@@ -88,10 +88,10 @@ def dump(config: Config) -> str:
 def load_saved(file: Path) -> Config:
     """Return a configuration that `dump` wrote; raises UserError if it is corrupt or outdated."""
     try:
-        values = yaml_text.load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        node = yaml_text.read(file)
+    except UserError as error:
         raise UserError(f"{file}: corrupt, not valid YAML") from error
-    if not isinstance(values, dict):
+    if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{file}: corrupt, not a mapping")
     return parse([f"--config={file}"])[0]
 

@@ -26,6 +26,12 @@ class Length:
     maximum: int | None = None
 
 
+@dataclass(frozen=True)
+class OneLine:
+    """A text that names something: not blank, without control characters, and no longer than a path may be."""
+
+
+Name = Annotated[str, OneLine()]
 PositiveInt = Annotated[int, Range(minimum=1)]
 NonNegativeInt = Annotated[int, Range(minimum=0)]
 PositiveFloat = Annotated[float, Range(above=0)]

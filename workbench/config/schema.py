@@ -12,6 +12,7 @@ from workbench.config.ranges import (
     Epochs,
     Fraction,
     Length,
+    Name,
     NonNegativeFloat,
     NonNegativeInt,
     PairOfTexts,
@@ -30,7 +31,7 @@ from workbench.config.ranges import (
 class Scorer:
     """Something that scores texts: a reward, a judge, a term of a combination, a member of an ensemble."""
 
-    model: str
+    model: Name
     """A registered name, hub id or folder of a classifier, or package.module:object."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments, for example {target_label: nothate}."""
@@ -40,9 +41,9 @@ class Scorer:
 class DataSource:
     """Where rows come from and how a row becomes a prompt."""
 
-    path: str
+    path: Name
     """File (.jsonl, .json, .csv, .tsv, .parquet; text also as .gz, .bz2, .xz or .zst), folder, hub id, or toy:NAME."""
-    split: str = "train"
+    split: Name = "train"
     """Split to read: a split of the dataset, or one of the names in `fractions`."""
     fractions: dict[str, float] | None = None
     """Cut one file into splits by a hash of the prompt, for example {train: 0.9, validation: 0.1}."""
@@ -76,15 +77,15 @@ class LoraSettings:
     """Rank."""
     alpha: Rank = 32
     """Scale numerator: the update is multiplied by alpha / r."""
-    target_modules: list[str] | None = None
-    """Names of the layers to adapt; default: every linear layer but the output head."""
+    target_modules: list[Name] | Literal["all-linear"] | None = None
+    """Names of linear layers to adapt; all-linear, and by default: every one but the output head."""
 
 
 @dataclass
 class PolicyConfig:
     """The model to align."""
 
-    model: str
+    model: Name
     """Hub id, folder, or toy:NAME."""
     lora: LoraSettings | None = field(default_factory=LoraSettings)
     """Train adapters on a frozen base; null trains every parameter."""
@@ -127,7 +128,7 @@ class SFTConfig:
 class RewardTraining:
     """Train a toxicity classifier, or a preference model, as the reward model."""
 
-    model: str
+    model: Name
     """Checkpoint to start from: hub id, folder, or toy:NAME; an encoder or a decoder."""
     data: DataSource
     """Rows with `text` and `label`, or with `chosen` and `rejected` (and the template's columns, or none)."""
@@ -135,7 +136,7 @@ class RewardTraining:
     """Rows on which the model is validated before use."""
     objective: Literal["classifier", "preference"] = "classifier"
     """Tell labels apart, or score the chosen completion of a pair above the rejected one (arXiv 2203.02155)."""
-    target_label: str | None = None
+    target_label: Name | None = None
     """The label that PPO is rewarded for; a classifier needs one."""
     more_data: list[DataSource] = field(default_factory=list)
     """Further training sources, with the same columns."""
@@ -179,7 +180,7 @@ class RewardTraining:
 class RewardConfig:
     """The reward: set `model`, or `train` to train one."""
 
-    model: str | None = None
+    model: Name | None = None
     """A registered name, hub id or folder of a classifier, or package.module:object; takes precedence over `train`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the reward, for example {target_label: nothate}."""
@@ -276,11 +277,11 @@ class EvaluationConfig:
 
     data: Annotated[dict[str, PromptSet], Length(1)]
     """Prompt sets by name."""
-    models: dict[str, str] = field(default_factory=dict)
+    models: dict[str, Name] = field(default_factory=dict)
     """Further models to compare, keyed by title: an adapter's folder, a model's folder, or a hub id."""
-    judges: list[str | Scorer] = field(default_factory=list)
+    judges: list[Name | Scorer] = field(default_factory=list)
     """Toxicity judges in addition to the reward, each a name or {model: ..., options: ...}."""
-    rewards: list[str | Scorer] = field(default_factory=list)
+    rewards: list[Name | Scorer] = field(default_factory=list)
     """Further rewards whose scores the report shows, each a name or {model: ..., options: ...}."""
     samples: Annotated[int, Range(minimum=1, maximum=10_000)] = 1
     """Completions per prompt; with several, the report adds worst toxicity and toxicity probability
@@ -288,7 +289,7 @@ class EvaluationConfig:
     seeds: Annotated[list[Seed], Length(1)] | None = None
     """Sampling seeds. Each generates `samples` completions per prompt; several add a standard deviation to the report.
     Default: the experiment's seed."""
-    similarity: str | None = None
+    similarity: Name | None = None
     """Encoder whose sentence embeddings compare completions with references: hub id or folder."""
     fail_on: Literal["worse"] | None = None
     """Exit with code 1 if a verdict is "worse" or a guard against reward hacking failed."""
@@ -306,9 +307,9 @@ class EvaluationConfig:
 class ReuseConfig:
     """Finished stages of other runs that are copied into this one instead of being run again."""
 
-    sft: str | None = None
+    sft: Name | None = None
     """Run folder whose SFT stage to use; the policy's model and LoRA settings must be the same."""
-    reward: str | None = None
+    reward: Name | None = None
     """Run folder whose trained reward model to use."""
 
 
@@ -316,7 +317,7 @@ class ReuseConfig:
 class SweepConfig:
     """Runs that differ in their reward; recipes.sweep runs them, and they share one SFT stage."""
 
-    rewards: Annotated[dict[str, str | Scorer], Length(2)]
+    rewards: Annotated[dict[str, Name | Scorer], Length(2)]
     """Rewards by the name that is added to the run's: each a name, hub id, folder or object, or {model: ..., options:
     ...}. Every reward scores the completions of every run."""
 
@@ -325,7 +326,7 @@ class SweepConfig:
 class Config:
     """One experiment."""
 
-    name: str
+    name: Name
     """Name of the run folder."""
     policy: PolicyConfig
     """The model to align."""
@@ -345,5 +346,5 @@ class Config:
     """Random seed for the whole run."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Send metrics to this tracker too; metrics.jsonl is always written."""
-    runs: str = "runs"
+    runs: Name = "runs"
     """Folder that holds the run folders."""

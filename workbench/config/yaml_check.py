@@ -11,33 +11,31 @@ from typing import Any
 import yaml
 
 from workbench.config import yaml_text
-from workbench.config.annotations import alternatives, element, field_types, member, without_none, without_range
+from workbench.config.annotations import Form, alternatives, element, field_types, member, without_none, without_range
 from workbench.config.renamed import RENAMED_KEYS, RENAMED_VALUE
 from workbench.config.schema import Config
 from workbench.config.yaml_text import TAG
-from workbench.errors import MAX_LISTED_NAMES, UserError, suggestion
+from workbench.errors import MAX_LISTED_NAMES, UserError, shorten, suggestion
 
 # Options of `generate` under which tokens are drawn from another distribution than the policy's.
 SAMPLING_OPTIONS = {
     *("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "repetition_penalty", "num_beams"),
     *("do_sample", "no_repeat_ngram_size", "length_penalty", "bad_words_ids", "min_new_tokens", "min_length"),
 }
+MAX_KEY_CHARACTERS = 200
 SCALARS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
-def check_file(file: Path, options: set[str] | None) -> None:
-    """Raise UserError for a YAML file that does not fit the schema.
+def check_file(file: Path, options: set[str] | None) -> Any:
+    """Return the values of a YAML file; raises UserError for one that does not fit the schema.
 
     `options` are the keys on the command line, which may set what the file lacks; with None, any key may be missing.
     """
-    try:
-        node = yaml_text.compose(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}{yaml_problem(error)}") from error
+    node = yaml_text.read(file)
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{file}: empty or not a mapping; see recipes/configs for examples")
-    check_values(node, "", file)
     check_node(node, Config, "", file, options)
+    return yaml_text.value(node)
 
 
 def check_option(key: str, value: str, kind: Any) -> None:
@@ -47,39 +45,30 @@ def check_option(key: str, value: str, kind: Any) -> None:
     else:
         try:
             node = yaml_text.compose(value)
+        except yaml_text.NotPlainError as error:
+            raise UserError(f"--{key}: {error.problem}") from error
         except yaml.YAMLError as error:
-            raise UserError(f"--{key}{yaml_problem(error)}") from error
+            raise UserError(f"--{key}{yaml_text.problem(error)}") from error
     if node is None:
         raise UserError(f"--{key}: the value is empty")
-    check_values(node, key, None)
     check_node(node, kind, key, None, None)
-
-
-def check_values(node: yaml.Node, key: str, file: Path | None) -> None:
-    """Raise UserError for YAML that has no plain value: tags, aliases to themselves, malformed numbers."""
-    problem = yaml_text.problem(node)
-    if problem is None:
-        return
-    if file is None:
-        raise UserError(f"--{key}: {problem[1]}")
-    raise UserError(f"{file}, line {problem[0].start_mark.line + 1}: {problem[1]}")
 
 
 def is_plain_text(kind: Any) -> bool:
     """Return whether a command-line value is taken literally as text, even 7 or [a]."""
-    return without_none(kind) is str or typing.get_origin(without_none(kind)) is typing.Literal
+    plain = without_range(without_none(kind))
+    return plain is str or typing.get_origin(plain) is typing.Literal
 
 
-def yaml_problem(error: Exception) -> str:
-    """Return the line and the problem of text that is not valid YAML."""
-    if not isinstance(error, yaml.MarkedYAMLError):
-        return ": not valid YAML: not UTF-8 text"
-    line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-    return f"{line}: not valid YAML: {error.problem}"
+def cut(key: str) -> str:
+    """Return a dotted key on one line, cut where it is too long to read."""
+    words = " ".join(key.split())
+    return words if len(words) <= MAX_KEY_CHARACTERS else words[:MAX_KEY_CHARACTERS] + "..."
 
 
 def key_error(file: Path | None, node: yaml.Node, key: str, message: str) -> UserError:
     """Return the error for a key, prefixed with the file and line of its node, or with -- on the command line."""
+    key = cut(key)
     return UserError(f"{file}, line {node.start_mark.line + 1}: {key}: {message}" if file else f"--{key}: {message}")
 
 
@@ -90,8 +79,7 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
     is_free = kind is Any and not key.endswith(".model")  # an option of the user's own, whatever it says
     if isinstance(node, yaml.ScalarNode) and not is_free and (renamed := RENAMED_VALUE.fullmatch(node.value)):
         raise key_error(file, node, key, f"{node.value} is now toy:{renamed[1]}")
-    is_mapping, is_list = isinstance(node, yaml.MappingNode), isinstance(node, yaml.SequenceNode)
-    declared, kind = kind, without_range(member(without_range(kind), is_mapping, is_list))
+    declared, kind = kind, without_range(member(without_range(kind), node_form(node)))
     if kind is Any:
         check_entries(node, key, file, options, {})
     elif dataclasses.is_dataclass(kind) and isinstance(node, yaml.MappingNode):
@@ -212,12 +200,20 @@ def expected_form(annotation: Any) -> str:
         listed = f"{', '.join(names[:MAX_LISTED_NAMES])}{', ...' if len(names) > MAX_LISTED_NAMES else ''}"
         return f"a mapping with {listed}{', or null' if len(members) < len(alternatives(annotation)) else ''}"
     if typing.get_origin(kind) is typing.Literal:
-        return f"one of {', '.join(typing.get_args(kind))}"
+        choices = typing.get_args(kind)
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
     return SCALARS.get(kind) or ("a list" if typing.get_origin(kind) is list else "a mapping")
+
+
+def node_form(node: yaml.Node) -> Form:
+    """Return the form of the value that a node stands for."""
+    if isinstance(node, yaml.MappingNode):
+        return "mapping"
+    return "list" if isinstance(node, yaml.SequenceNode) else "plain"
 
 
 def node_in_words(node: yaml.Node) -> str:
     """Describe a node for an error message."""
     if isinstance(node, yaml.ScalarNode):
-        return "null" if is_null(node) else repr(node.value)
+        return "null" if is_null(node) else shorten(node.value)
     return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"

@@ -20,15 +20,17 @@ from peft import (
     load_peft_weights,
 )
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from workbench.config.schema import LoraSettings, PolicyConfig
-from workbench.errors import UserError, one_line
+from workbench.errors import UserError, one_line, shorten
 from workbench.models.loading import load_model, meta_model
 from workbench.models.weights import check_finite
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError, UnpicklingError, EOFError)
+ALL_LINEAR = "all-linear"  # peft's name for every linear layer but the output head
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Values of init_lora_weights that leave the base unchanged; the others subtract the initial adapter from it.
 BASE_PRESERVING_INITIALIZATIONS = (True, False, "gaussian", "orthogonal")
@@ -55,11 +57,16 @@ def add_lora(
     task = None
     if not classifier:
         task = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
+    targets = lora.target_modules or ALL_LINEAR
+    if targets == [ALL_LINEAR]:
+        targets = ALL_LINEAR
+    if isinstance(targets, list):
+        check_target_modules(model, targets, f"{key}.lora.target_modules")
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=0.0,  # dropout would make the ratio of old and new probabilities differ from 1
-        target_modules=lora.target_modules or "all-linear",
+        target_modules=targets,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores (in, out)
         modules_to_save=classifier_head(model) if classifier else None,
         task_type=task,
@@ -77,6 +84,29 @@ def classifier_head(model: PreTrainedModel) -> list[str]:
         for name, module in model.named_children()
         if name != model.base_model_prefix and any(True for _ in module.parameters())
     ]
+
+
+def check_target_modules(model: PreTrainedModel, names: list[str], key: str) -> None:
+    """Raise UserError for a name of no layer, and for layers that LoRA cannot adapt without changing another one."""
+    modules = dict(model.named_modules())
+    embedded = {id(module.weight) for module in modules.values() if isinstance(module, nn.Embedding)}
+    adaptable = {
+        path.rsplit(".", 1)[-1]
+        for path, module in modules.items()
+        if isinstance(module, nn.Linear | Conv1D) and id(module.weight) not in embedded
+    }
+    allowed = f"; use {ALL_LINEAR}, or names among {', '.join(sorted(adaptable))}"
+    for name in names:
+        if name == ALL_LINEAR:
+            raise UserError(f"{key}: {ALL_LINEAR} stands for all names; write it without a list")
+        matches = [module for path, module in modules.items() if path == name or path.endswith(f".{name}")]
+        if not matches:
+            raise UserError(f"{key}: {shorten(name)} is not the name of a layer{allowed}")
+        for module in matches:
+            if not isinstance(module, nn.Linear | Conv1D):
+                raise UserError(f"{key}: {name} is not a linear layer ({type(module).__name__}){allowed}")
+            if id(module.weight) in embedded:
+                raise UserError(f"{key}: {name} shares its weight with the embeddings, which would change too{allowed}")
 
 
 @dataclass(frozen=True)

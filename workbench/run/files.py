@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,10 @@ from typing import Any
 
 from workbench.errors import UserError, suggestion
 
+# How Rust's libraries quote an error of the operating system.
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
+# Of torch's own writers: "unexpected pos" is a file that is shorter than it should be.
+WRITER_WORDS = ("space", "large", "write", "writing", "unexpected pos", "Parent directory", "open file failed")
 MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".txt", ".model", ".jinja")
 
 
@@ -26,24 +32,41 @@ def missing_path(path: str) -> str:
     hint = suggestion(missing.name, siblings, str(missing).removesuffix(missing.name))
     if missing.parent == Path() and "did you mean" not in hint:
         hint = ""  # whatever else is in the working directory is no help
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8" and not path.isascii():
+        hint = f"; this locale's names of files are {encoding}: set the environment variable PYTHONUTF8=1"
     return f"{path}: no such file or folder; {missing.parent.resolve()} has no {missing.name!r}{hint}"
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise UserError if the block fails to write; some libraries report a full disk as a RuntimeError."""
+    """Raise UserError if the block fails to write, in whichever type a library reports that."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        # torch's writer reports "unexpected pos" on a full disk.
-        is_write = any(word in str(error) for word in ("space", "large", "write", "unexpected pos"))
-        if not isinstance(error, OSError) and not is_write:
+    except Exception as error:
+        reason = write_failure(error)
+        if reason is None:
             raise
-        reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
         raise UserError(
             f"{path}: cannot be written: {reason}; the previous contents are unchanged; "
             "free some space or choose another folder, then run the same command again"
         ) from error
+
+
+def write_failure(error: Exception) -> str | None:
+    """Return why a write failed, or None for another error.
+
+    torch reports a full disk as a RuntimeError, safetensors as a SafetensorError, and tokenizers as a plain Exception
+    that quotes the operating system.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error).splitlines()[0]
+    text = str(error)
+    code = OS_ERROR.search(text)
+    if code is not None:
+        return os.strerror(int(code[1]))
+    is_write = type(error) is RuntimeError and any(words in text for words in WRITER_WORDS)
+    return text.splitlines()[0] if is_write else None
 
 
 def write_text(path: Path, text: str) -> None:

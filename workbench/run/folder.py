@@ -36,12 +36,13 @@ NOT_RESULTS = ("stage.json", "completions_cache.jsonl")
 @contextmanager
 def lock_run(run: Run) -> Iterator[None]:
     """Hold the run folder's lock; raises UserError if another command holds it."""
-    try:
-        lock = FileLock(run.folder / ".lock", blocking=False).acquire()
-    except Timeout as error:
-        raise UserError(
-            f"{run.folder}: another command is using this run folder; wait for it, or choose another --name"
-        ) from error
+    with writing(run.folder / ".lock"):
+        try:
+            lock = FileLock(run.folder / ".lock", blocking=False).acquire()
+        except Timeout as error:
+            raise UserError(
+                f"{run.folder}: another command is using this run folder; wait for it, or choose another --name"
+            ) from error
     with lock:
         yield
 

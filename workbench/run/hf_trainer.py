@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
@@ -17,7 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from workbench.config.names import REWARD, SFT
-from workbench.errors import Interrupted, UserError, suggestion
+from workbench.errors import Interrupted, UserError
 from workbench.run.checksums import damage, write_checksums
 from workbench.run.distributed import wait_for_everyone
 from workbench.run.files import remove_folder, remove_partial, write_text, writing
@@ -163,16 +162,6 @@ def mean_loss(entries: Sequence[dict[str, Any]]) -> float:
 def trained_precision(trainer: Trainer) -> str:
     """Return the precision that a trainer computed in."""
     return trainer.accelerator.mixed_precision.replace("no", "fp32")
-
-
-def check_trainer_args(key: str, extra: dict[str, Any]) -> None:
-    """Raise UserError for a name that TrainingArguments does not have, and for output_dir, which the run sets."""
-    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
-    for name in extra:
-        if name == "output_dir":
-            raise UserError(f"{key}.output_dir: checkpoints belong in the run folder; choose it with --runs and --name")
-        if name not in fields:
-            raise UserError(f"{key}.{name}: TrainingArguments has no such field{suggestion(name, fields)}")
 
 
 def training_arguments(

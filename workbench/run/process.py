@@ -118,6 +118,7 @@ def print_utf8() -> None:
     """Print UTF-8, as in every file that the project writes; on Windows a pipe or a file would get another encoding."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
+            # The name of a file may have bytes that are not UTF-8; it must not hide the error that quotes it.
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 

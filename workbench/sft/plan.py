@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, TrainingArguments
 
 from workbench.config.names import SFT
 from workbench.config.schema import Config, DataSource
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import error_context
 from workbench.models.checkpoints import policy_notes
-from workbench.models.loading import load_config, load_policy_tokenizer
+from workbench.models.loading import load_config, load_policy_tokenizer, policy_precision
 from workbench.models.memory_plan import policy_lines
 from workbench.models.positions import model_context
-from workbench.run.hf_trainer import check_trainer_args
+from workbench.models.precision import machine_device
+from workbench.run.hf_trainer import training_arguments
+from workbench.run.trainer_args import TrainerPlan, check_trainer_args
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,11 @@ def plan_sft(config: Config) -> SFTPlan:
     """Load the tokenizer and the rows of the stage; raises UserError for invalid settings or data."""
     sft = config.sft
     assert sft is not None
-    check_trainer_args("sft.trainer_args", sft.trainer_args)
     with error_context("policy.model"):
         tokenizer = load_policy_tokenizer(config.policy.model)
         reports = policy_notes(config.policy.model, tokenizer)
-    context = model_context(load_config(config.policy.model), tokenizer)
+    model_config = load_config(config.policy.model)
+    context = model_context(model_config, tokenizer)
 
     def load(key: str, source: DataSource) -> list[dict[str, Any]]:
         rows, line = load_configured_prompts(
@@ -49,9 +52,45 @@ def plan_sft(config: Config) -> SFTPlan:
 
     train_rows = load("sft.data", sft.data)
     validation_rows = load("sft.validation", sft.validation) if sft.validation else []
+    check_trainer_args(trainer_plan(config, model_config))
     steps = sft.max_steps or -(-len(train_rows) // sft.batch_size) * sft.epochs
     summary = f"{steps:g} steps of {sft.batch_size} rows from {len(train_rows)}"
     longest = max(train_rows, key=lambda row: len(row["prompt_ids"]) + len(row["response_ids"]))
     tokens = (len(longest["prompt_ids"]), len(longest["response_ids"]))
     lines = [*reports, summary, *policy_lines(config, SFT, *tokens)]
     return SFTPlan(lines, tokenizer, train_rows, validation_rows)
+
+
+def trainer_plan(config: Config, model: PretrainedConfig) -> TrainerPlan:
+    """Return what the trainer will be made with, as far as trainer_args have to fit it."""
+    sft = config.sft
+    assert sft is not None
+
+    def arguments(extra: dict[str, Any]) -> TrainingArguments:
+        from trl import SFTConfig as TRLConfig  # takes a second, and is needed only to check trainer_args
+
+        values = training_arguments(
+            Path(SFT),
+            epochs=sft.epochs,
+            max_steps=sft.max_steps,
+            batch_size=1,
+            accumulation=1,
+            learning_rate=sft.learning_rate,
+            precision="fp32",
+            checkpointing=False,
+            save_every=sft.save_every,
+            seed=config.seed,
+            on_cpu=True,
+            paged=False,
+            extra=extra,
+        )
+        return Seq2SeqTrainingArguments(**values) if model.is_encoder_decoder else TRLConfig(**values, max_length=None)
+
+    return TrainerPlan(
+        key="sft.trainer_args",
+        extra=sft.trainer_args,
+        arguments=arguments,
+        precision=policy_precision(config.policy, machine_device(), model),
+        precision_key="policy.precision",
+        rows_key=None if sft.validation else "sft.validation",
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +17,32 @@ if TYPE_CHECKING:
 
     from workbench.rewards.contract import Judge
 
+CLASSES = {
+    "bleu": "Bleu",
+    "embedding_similarity": "EmbeddingSimilarity",
+    "rouge": "Rouge",
+    "toxicity": "Toxicity",
+}
+
 
 def load(name: str) -> EvaluationModule:
-    """Load a new instance of a local `evaluate` module; an instance that failed would keep its buffered rows."""
-    import evaluate  # takes seconds, which would delay `--help`
+    """Return a new instance of a local `evaluate` module; an instance that failed would keep its buffered rows.
 
-    # In memory: rows on disk would need a lock per process and be left behind by a killed run.
-    return evaluate.load(str(Path(__file__).parent / name / f"{name}.py"), keep_in_memory=True)
+    `evaluate.load` would copy its file to the user's cache, which may not be writable, and import the copy.
+    """
+    with tempfile.TemporaryDirectory() as cache:  # `evaluate` creates a folder for rows, which stay in memory
+        return _module_class(name)(keep_in_memory=True, cache_dir=cache)
+
+
+@functools.cache
+def _module_class(name: str) -> Any:
+    """Return the class in a module's file, under a name of its own: as a submodule it would hide a function here."""
+    spec = spec_from_file_location(f"local_metric_{name}", Path(__file__).parent / name / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)  # imports what takes seconds, which would delay `--help`
+    return vars(module)[CLASSES[name]]
 
 
 def rouge(predictions: list[str], references: list[str] | list[list[str]]) -> dict[str, list[float]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+from workbench.config.names import REWARD
 from workbench.config.schema import Config, RewardConfig, RewardTraining
 from workbench.errors import UserError, error_context
 from workbench.models.batching import encode
@@ -24,7 +26,8 @@ from workbench.rewards.training.datasets import (
     load_preference_rows,
     require_both_classes,
 )
-from workbench.run.hf_trainer import check_trainer_args
+from workbench.run.hf_trainer import training_arguments
+from workbench.run.trainer_args import TrainerPlan, check_trainer_args
 
 LONGEST_TEXTS = 32
 
@@ -47,7 +50,6 @@ def plan_reward(config: Config) -> RewardPlan:
     assert reward is not None
     train = reward.train
     assert train is not None
-    check_trainer_args("reward.train.trainer_args", train.trainer_args)
     is_preference = train.objective == "preference"
     check_options("preference" if is_preference else "toxicity", reward.options, "reward.options")
     check_not_trained(reward.options)
@@ -55,7 +57,8 @@ def plan_reward(config: Config) -> RewardPlan:
         tokenizer = load_tokenizer(train.model)
     model_config, device = load_config(train.model), machine_device()
     with error_context("reward.train.precision"):
-        resolve_precision(train.precision, device, model_config)
+        precision = resolve_precision(train.precision, device, model_config)
+    check_trainer_args(trainer_plan(train, config.seed, precision))
     with error_context("reward.train.model"):
         network = meta_classifier(train.model)
         check_reward_base(train.model, tokenizer, network)
@@ -80,10 +83,10 @@ def plan_reward(config: Config) -> RewardPlan:
             f"training has only {steps:g}; lower reward.train.save_every"
         )
     summary = f"{steps:g} steps of {train.batch_size} from {count} rows, {train.model}, {aim}"
-    precision = precision_lines("reward.train.precision", train.precision, device, model_config)
+    precisions = precision_lines("reward.train.precision", train.precision, device, model_config)
     tokens = longest_row(tokenizer, rows, train.max_tokens)
     memory = reward_memory_lines(config, train, tokens)
-    return RewardPlan([*rows.sizes, summary, *memory, *precision], reward, train, config.seed, tokenizer, rows)
+    return RewardPlan([*rows.sizes, summary, *memory, *precisions], reward, train, config.seed, tokenizer, rows)
 
 
 def check_not_trained(options: dict[str, Any]) -> None:
@@ -109,3 +112,53 @@ def longest_row(tokenizer: PreTrainedTokenizerBase, rows: ClassifierRows | Prefe
     prompts, chosen, rejected = (list(column) for column in zip(*pairs[-LONGEST_TEXTS:], strict=True))
     encoded = encode_preferences(tokenizer, prompts * 2, [*chosen, *rejected], max_tokens)
     return max(map(len, encoded))
+
+
+def early_stopping_arguments(train: RewardTraining) -> dict[str, Any]:
+    """Return the arguments of a trainer that evaluates while it trains, if the configuration says so."""
+    if not train.early_stopping:
+        return {}
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": train.save_every,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": f"eval_{quality_metric(train)}",
+        "restore_callback_states_from_checkpoint": True,  # the remaining patience
+    }
+
+
+def quality_metric(train: RewardTraining) -> str:
+    """Return the name under which the trainer measures how good the reward model is."""
+    return "accuracy" if train.objective == "preference" else "quality"
+
+
+def trainer_plan(train: RewardTraining, seed: int, precision: str) -> TrainerPlan:
+    """Return what the trainer will be made with, as far as trainer_args have to fit it."""
+
+    def arguments(extra: dict[str, Any]) -> TrainingArguments:
+        values = training_arguments(
+            Path(REWARD),
+            epochs=train.epochs,
+            max_steps=None,
+            batch_size=1,
+            accumulation=1,
+            learning_rate=train.learning_rate,
+            precision="fp32",
+            checkpointing=False,
+            save_every=train.save_every,
+            seed=seed,
+            on_cpu=True,
+            paged=False,
+            extra=early_stopping_arguments(train) | extra,
+        )
+        return TrainingArguments(**values)
+
+    return TrainerPlan(
+        key="reward.train.trainer_args",
+        extra=train.trainer_args,
+        arguments=arguments,
+        precision=precision,
+        precision_key="reward.train.precision",
+        rows_key=None if train.early_stopping else "reward.train.early_stopping",
+        metrics=(quality_metric(train),),
+    )

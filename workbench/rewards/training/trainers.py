@@ -34,7 +34,7 @@ from workbench.rewards.preference_encoding import WITH_PROMPTS_KEY, encode_prefe
 from workbench.rewards.ranking import auroc
 from workbench.rewards.training.averaging import AverageWeights
 from workbench.rewards.training.datasets import ClassifierRows, LabeledTexts, Pair, PreferenceRows
-from workbench.rewards.training.plan import RewardPlan
+from workbench.rewards.training.plan import RewardPlan, early_stopping_arguments
 from workbench.run.distributed import data_parallel, per_process
 from workbench.run.hf_trainer import training_arguments
 
@@ -129,14 +129,6 @@ def training_precision(train: RewardTraining) -> str:
 def trainer_options(plan: RewardPlan, folder: Path, extra: dict[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments of TrainingArguments; the configuration's trainer_args come last."""
     train, state = plan.train, PartialState()
-    if train.early_stopping:
-        extra = extra | {
-            "eval_strategy": "steps",
-            "eval_steps": train.save_every,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": "eval_accuracy" if train.objective == "preference" else "eval_quality",
-            "restore_callback_states_from_checkpoint": True,  # the remaining patience
-        }
     return training_arguments(
         folder,
         epochs=train.epochs,
@@ -150,7 +142,7 @@ def trainer_options(plan: RewardPlan, folder: Path, extra: dict[str, Any]) -> di
         seed=plan.seed,
         on_cpu=state.device.type == "cpu",
         paged=False,
-        extra=extra | train.trainer_args,
+        extra=extra | early_stopping_arguments(train) | train.trainer_args,
     )
 
 
