@@ -15,7 +15,8 @@ from reward_models.network import Network, load_labels, load_network
 from workbench.errors import UserError, suggestion
 from workbench.models.batching import encode
 from workbench.models.loading import resolve
-from workbench.rewards.contract import Judge, check_polarity_pair
+from workbench.rewards.contract import Judge
+from workbench.rewards.polarity import check_polarity_pair
 
 # Lower case, letters and digits only.
 CLEAN_LABELS = {"clean", "nontoxic", "nothate"}

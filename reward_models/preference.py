@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from reward_models.classifier import POLARITY_PAIR
 from reward_models.network import Network, load_labels, load_network
 from workbench.errors import UserError
-from workbench.rewards.contract import check_polarity_pair
+from workbench.rewards.polarity import check_polarity_pair
 from workbench.rewards.preference_encoding import encode_preferences, trained_with_prompts
 
 

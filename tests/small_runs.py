@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 from recipes import evaluation, ppo, reward, sft
+from workbench.run.checksums import checksums
+from workbench.run.folder import is_result
 
 CHAIN = [sft.STAGE, reward.STAGE, ppo.STAGE, evaluation.STAGE]
 CONFIGS = Path(__file__).resolve().parent.parent / "recipes" / "configs"
@@ -24,6 +26,14 @@ def small(name: str, folder: Path, *options: str) -> list[str]:
     reward_options = [] if "--reward.model" in options else ["--reward.model", "toy_lexicon"]
     sets = ["--evaluation.data", json.dumps({"test dialogues": evaluation_source(10)})]
     return ["--config", str(CONFIGS / f"{name}.yaml"), "--runs", str(folder), *SMALL, *sets, *reward_options, *options]
+
+
+def record_files(stage: Path) -> None:
+    """Let a stage's record say that it left the files that are there now."""
+    file = stage / "stage.json"
+    record = json.loads(file.read_text())
+    files = [path for path in stage.iterdir() if path.is_file() and is_result(Path(path.name))]
+    file.write_text(json.dumps(record | {"files": checksums(stage, files)}))
 
 
 def evaluation_source(limit: int, split: str = "test") -> dict[str, object]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from small_runs import evaluation_source, small
+from small_runs import evaluation_source, record_files, small
 
 from recipes import evaluation, ppo, sft
 from workbench.errors import UserError
@@ -20,7 +20,6 @@ from workbench.evaluation.results import Results
 from workbench.evaluation.results_files import read_results
 from workbench.models.policy import Policy
 from workbench.run import cli
-from workbench.run.files import content_hash
 
 ROOT = Path(__file__).parent.parent
 REWARD = ("--reward.model", "length")  # every completion has another score, so that PPO does move
@@ -116,10 +115,7 @@ def test_other_weights_sample_anew(runs: Path, batches: list[int]) -> None:
     source = runs / "quickstart" / "ppo" / "adapter_model.safetensors"
     old = read_results(runs / "quickstart" / "evaluation" / "results.json").sets[0]
     shutil.copyfile(runs / "quickstart" / "sft" / "adapter_model.safetensors", source)
-    record = source.with_name("stage.json")
-    stage = json.loads(record.read_text())
-    stage["files"][source.name] = content_hash(source)  # as if the stage had been done again
-    record.write_text(json.dumps(stage))
+    record_files(source.parent)  # as if the stage had been done again
     new = evaluate(runs).sets[0]
     assert sum(batches) == 30
     old_kl, new_kl = (result.summary("KL to reference, nats").means for result in (old, new))
@@ -195,6 +191,7 @@ def test_weights_are_known_by_their_content_wherever_and_whenever_they_were_writ
     changed[-1] ^= 1
     weights.write_bytes(changed)
     os.utime(weights, ns=(written.st_atime_ns, written.st_mtime_ns))
+    record_files(weights.parent)
     evaluate(runs)
     assert sum(batches) == 30
 

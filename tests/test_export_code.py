@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from exports import altered, exported, plain, section
+from small_runs import record_files
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from workbench.rewards.registry import load_reward
@@ -82,6 +83,7 @@ def test_the_code_of_a_classifier_s_card_gives_its_toxicity(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, stage = with_reward("classifier", ["vile", "clean", "rude"])
+    record_files(stage)
     folder = exported("out_classifier", "--stage", "reward", run=run)
     expected = load_reward(str(stage), target_label="clean", polarity_pair=None).judge()(["the text"])
     assert float(run_code(folder, capsys)) == pytest.approx(expected[0], abs=1e-4)
@@ -100,6 +102,7 @@ def test_the_code_of_a_preference_model_s_card_gives_its_score(
         perturbation_rate=0.0,
     )
     (stage / "calibration.json").unlink()
+    record_files(stage)
     folder = exported("out_preference", "--stage", "reward", run=run)
     assert not (folder / "calibration.json").exists()
     expected = load_reward("preference", model=str(stage))(["the prompt"], ["the completion"])

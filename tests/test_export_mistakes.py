@@ -13,6 +13,7 @@ import pytest
 import torch
 from exports import ROOT, altered, exported, refused, section
 from peft import LoraConfig, get_peft_model
+from small_runs import record_files
 from transformers import AutoModelForCausalLM
 
 from workbench.errors import UserError
@@ -30,6 +31,7 @@ def test_a_merge_that_changes_the_function_is_refused(workspace: Path, tmp_path:
         if "lora_B" in name:
             torch.nn.init.normal_(weight)
     save_model(model, Path(run) / "ppo")
+    record_files(Path(run) / "ppo")
     line = refused(run, tmp_path / "out", "--merge")
     assert "tied embeddings" in line
     assert line.endswith("export the adapter without --merge")
@@ -69,7 +71,8 @@ def test_stages_that_are_unfinished_or_damaged_are_named(workspace: Path, tmp_pa
     run = altered("gpt2", tmp_path / "run")
     (tmp_path / "run" / "ppo" / "adapter_model.safetensors").write_bytes(b"torn")
     assert "ppo" in (line := refused(run, tmp_path / "out"))
-    assert line.endswith("adapter_model.safetensors: corrupt; redo the stage with --force ppo")
+    assert line.endswith("restore it, or redo the stage with --force ppo")
+    assert "adapter_model.safetensors: its contents have changed" in line
     assert "redo the stage with --force ppo" in refused(run, tmp_path / "out", "--merge")
     (tmp_path / "run" / "ppo" / "adapter_model.safetensors").unlink()
     assert "no file adapter_model.safetensors; redo the stage" in refused(run, tmp_path / "out")

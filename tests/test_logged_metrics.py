@@ -94,7 +94,7 @@ def test_reward(in_project: Path, tmp_path: Path) -> None:
         (tmp_path / f"{name}.yaml").write_text(json.dumps(config))
         with pytest.MonkeyPatch.context() as patch:
             # A step or two do not teach it which of two texts is the polite one.
-            patch.setattr("reward_models.classifier.check_polarity", lambda *arguments: None)
+            patch.setattr("reward_models.classifier.check_polarity_pair", lambda *arguments: None)
             cli.launch([reward.STAGE], "", ["--config", str(tmp_path / f"{name}.yaml"), "--runs", str(tmp_path)])
         metrics |= logged(tmp_path / name / "reward" / "metrics.jsonl")
     assert metrics == documented("Reward")

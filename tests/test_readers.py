@@ -170,7 +170,7 @@ def test_missing_paths_name_the_nearest_sibling(tmp_path, monkeypatch):
 
 def test_names_that_are_neither_a_path_nor_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "path: empty; use a file" in refusal(lambda: read_rows(DataSource("")))
+    assert "path: '' is blank" in refusal(lambda: read_rows(DataSource("")))
     for name in ("json", "a/b/c", "two words"):
         assert f"{name}: no such file or folder" in refusal(lambda name=name: read_rows(DataSource(name)))
 

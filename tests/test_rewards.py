@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from workbench.errors import RewardError, UserError
-from workbench.rewards.contract import FULLY_COMPARED_ROWS, CheckedJudge, CheckedReward, check_polarity, check_scores
+from workbench.rewards.contract import FULLY_COMPARED_ROWS, CheckedJudge, CheckedReward, check_scores
+from workbench.rewards.polarity import check_polarity
 from workbench.rewards.registry import load_reward
 
 TEXTS = ["first text", "second\ntext", "third text"]

@@ -26,7 +26,7 @@ def read_log(file: Path, stage: str) -> list[dict[str, Any]]:
     try:
         lines = read_json_lines(file)
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read: {one_line(error)}; redo the stage with --force {stage}") from error
+        raise UserError(f"{file}: corrupt: {one_line(error)}; redo the stage with --force {stage}") from error
     if not all(isinstance(line, dict) for line in lines):
         raise UserError(f"{file}: corrupt; redo the stage with --force {stage}")
     return lines

@@ -145,7 +145,7 @@ def flush(file: Path) -> None:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Move a folder to a hidden name, whole, and return that name; None if there is no such folder."""
+    """Move a folder to a hidden name, whole, and return that name; None where it does not exist."""
     if not path.is_dir():
         return None
     hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / path.name
