@@ -105,5 +105,5 @@ def test_the_code_of_a_preference_model_s_card_gives_its_score(
     record_files(stage)
     folder = exported("out_preference", "--stage", "reward", run=run)
     assert not (folder / "calibration.json").exists()
-    expected = load_reward("preference", model=str(stage))(["the prompt"], ["the completion"])
+    expected = load_reward("preference", model=str(stage), polarity_pair=None)(["the prompt"], ["the completion"])
     assert float(run_code(folder, capsys)) == pytest.approx(expected[0], abs=1e-4)

@@ -75,7 +75,7 @@ def test_stages_that_are_unfinished_or_damaged_are_named(workspace: Path, tmp_pa
     assert "adapter_model.safetensors: its contents have changed" in line
     assert "redo the stage with --force ppo" in refused(run, tmp_path / "out", "--merge")
     (tmp_path / "run" / "ppo" / "adapter_model.safetensors").unlink()
-    assert "no file adapter_model.safetensors; redo the stage" in refused(run, tmp_path / "out")
+    assert "adapter_model.safetensors: missing; restore it" in refused(run, tmp_path / "out")
     (tmp_path / "run" / "ppo" / "stage.json").unlink()
     assert "stage ppo is not finished; run it first" in refused(run, tmp_path / "out")
     exported(tmp_path / "out", "--stage", "sft", run=run)
