@@ -34,7 +34,7 @@ test: .venv/installed
 gpu:
 	$(or $(wildcard $(BIN)),$(PYTHON)) -m pytest -m gpu
 
-# Kill a chain at every tenth change of a file and at twenty moments, damage its files, fill its disk.
+# Kill a chain before changes of files and at twenty moments, damage its files, fill its disk (docs/reliability.md).
 faults: .venv/installed
 	$(BIN) -m pytest -m faults -n $(WORKERS) tests/faults
 

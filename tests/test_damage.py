@@ -21,6 +21,7 @@ from recipes import evaluation, ppo, reward, sft
 from workbench.errors import Interrupted, UserError
 from workbench.evaluation import cache
 from workbench.evaluation.results_files import read_results
+from workbench.models import loading as sft_saving
 from workbench.run import cli, hf_trainer
 from workbench.run.checksums import FILE, damage, write_checksums
 from workbench.run.files import atomic_folder, remove_folder, tree_hash
@@ -164,7 +165,10 @@ def test_the_hash_of_data_covers_names_and_contents_and_no_hidden_files(tmp_path
     assert tree_hash(tmp_path / "none") is None
 
 
-FINE_TUNING = ("--sft.max_steps", "7", "--sft.save_every", "2", "--sft.trainer_args", "{logging_steps: 3}")
+FINE_TUNING = (
+    *("--sft.max_steps", "7", "--sft.save_every", "2"),
+    *("--sft.trainer_args", "{logging_steps: 3, lr_scheduler_type: constant}"),
+)
 
 
 def fine_tune(folder: Path, *, stop_at: int | None = None) -> dict[str, Any]:
@@ -206,6 +210,15 @@ def test_a_damaged_checkpoint_of_a_trainer_is_not_resumed(
     assert f"sft: {folder / 'checkpoint-3'} is not used (" in capsys.readouterr().out
     assert record["files"]["adapter_model.safetensors"] == whole["files"]["adapter_model.safetensors"]
     assert record["metrics"]["loss"] == pytest.approx(whole["metrics"]["loss"], rel=1e-6)
+
+
+def test_a_kill_after_the_last_step_takes_no_further_one(whole: dict[str, Any], tmp_path: Path) -> None:
+    with mock.patch.object(sft_saving, "save_model", side_effect=SystemExit("killed")), pytest.raises(SystemExit):
+        fine_tune(tmp_path)
+    record = fine_tune(tmp_path)
+    assert record["metrics"]["steps"] == 7
+    assert record["metrics"]["loss"] == pytest.approx(whole["metrics"]["loss"], rel=1e-6)
+    assert record["files"]["adapter_model.safetensors"] == whole["files"]["adapter_model.safetensors"]
 
 
 def test_one_checkpoint_is_there_at_any_time(tmp_path: Path) -> None:

@@ -40,6 +40,10 @@ LOSS_KEYS = {
 }
 
 
+class AlreadyTrainedError(Exception):
+    """The checkpoint from which the trainer resumes is that of its last step."""
+
+
 class StepCallback(TrainerCallback):
     """Show progress, log metrics, and let the trainer save and stop after a signal."""
 
@@ -51,7 +55,9 @@ class StepCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the progress at the step where training resumes."""
+        """Start the progress at the step where training resumes; raises AlreadyTrainedError after the last one."""
+        if state.global_step >= state.max_steps:  # the trainer would take one more step
+            raise AlreadyTrainedError
         self.progress = Progress(self.label, state.max_steps, done=state.global_step, show=state.is_world_process_zero)
 
     def on_log(
@@ -116,6 +122,8 @@ def run_trainer(
         trainer.add_callback(StepCallback(label, folder, tracker, stop_requested))
         try:
             trainer.train(resume_from_checkpoint=last)
+        except AlreadyTrainedError:
+            end_training(trainer)
         except torch.OutOfMemoryError as error:
             rows = trainer.args.per_device_train_batch_size
             raise UserError(f"{label}: the device ran out of memory at {rows} rows; {MEMORY_KEYS[label]}") from error
@@ -130,6 +138,14 @@ def run_trainer(
         raise UserError(f"{label}: the loss is not finite; lower {rate} or set {precision} to fp32")
     if trainer.is_world_process_zero():
         write_log(folder, trainer.state)
+
+
+def end_training(trainer: Trainer) -> None:
+    """Do what the trainer does after its last step, with the weights and the state that it has just loaded."""
+    trainer.is_in_train = False
+    if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
+        trainer._load_best_model()
+    trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
 
 
 def newest_intact(folder: Path, label: str) -> str | None:
