@@ -3,12 +3,14 @@
 # torch and transformers are imported inside the functions, so that --help is instant.
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from workbench.config.derived import configured_stages
 from workbench.config.names import EVALUATION, PPO, SFT
 from workbench.config.parsing import dump
 from workbench.config.schema import Config
+from workbench.data.sources import source_hashes
 from workbench.evaluation.records import failure, outcome
 from workbench.run.cli import Stage, StageResult, main
 from workbench.run.folder import Run
@@ -73,6 +75,7 @@ STAGE = Stage(
     run,
     failure,
     outcome,
+    data=partial(source_hashes, stage=EVALUATION),
     sections=("policy", EVALUATION),
 )
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from workbench.config.derived import configured_stages, micro_batch_size
 from workbench.config.names import PPO, REWARD, SFT
 from workbench.config.schema import Config
+from workbench.data.sources import source_hashes
 from workbench.run.cli import Stage, StageResult, main
 from workbench.run.folder import Run
 
@@ -80,7 +82,14 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     return StageResult(inputs, metrics)
 
 
-STAGE = Stage(PPO, lambda config: PPO in configured_stages(config), plan, run, sections=("policy", REWARD, PPO))
+STAGE = Stage(
+    PPO,
+    lambda config: PPO in configured_stages(config),
+    plan,
+    run,
+    data=partial(source_hashes, stage=PPO),
+    sections=("policy", REWARD, PPO),
+)
 
 if __name__ == "__main__":
     main([STAGE], __doc__)

@@ -3,11 +3,13 @@
 # torch and transformers are imported inside the functions, so that --help is instant.
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from workbench.config.derived import configured_stages
 from workbench.config.names import REWARD
 from workbench.config.schema import Config
+from workbench.data.sources import source_hashes
 from workbench.run.cli import Stage, StageResult, main
 from workbench.run.folder import Run
 
@@ -60,7 +62,14 @@ def run(run: Run, plan: RewardPlan) -> StageResult:
     )
 
 
-STAGE = Stage(REWARD, lambda config: REWARD in configured_stages(config), plan, run, sections=(REWARD, "reuse"))
+STAGE = Stage(
+    REWARD,
+    lambda config: REWARD in configured_stages(config),
+    plan,
+    run,
+    data=partial(source_hashes, stage=REWARD),
+    sections=(REWARD, "reuse"),
+)
 
 if __name__ == "__main__":
     main([STAGE], __doc__)

@@ -3,11 +3,13 @@
 # torch and transformers are imported inside the functions, so that --help is instant.
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from workbench.config.derived import configured_stages
 from workbench.config.names import SFT
 from workbench.config.schema import Config
+from workbench.data.sources import source_hashes
 from workbench.run.cli import Stage, StageResult, main
 from workbench.run.folder import Run
 
@@ -56,7 +58,14 @@ def run(run: Run, plan: SFTPlan) -> StageResult:
     return StageResult(inputs, metrics)
 
 
-STAGE = Stage(SFT, lambda config: SFT in configured_stages(config), plan, run, sections=("policy", SFT, "reuse"))
+STAGE = Stage(
+    SFT,
+    lambda config: SFT in configured_stages(config),
+    plan,
+    run,
+    data=partial(source_hashes, stage=SFT),
+    sections=("policy", SFT, "reuse"),
+)
 
 if __name__ == "__main__":
     main([STAGE], __doc__)

@@ -18,13 +18,15 @@ from small_runs import CHAIN, small
 from tiny_data import write
 
 from recipes import evaluation, ppo, reward, sft
+from workbench.config.schema import DataSource
+from workbench.data.sources import source_hash
 from workbench.errors import Interrupted, UserError
 from workbench.evaluation import cache
 from workbench.evaluation.results_files import read_results
-from workbench.models import loading as sft_saving
+from workbench.models import loading
 from workbench.run import cli, hf_trainer
 from workbench.run.checksums import FILE, damage, write_checksums
-from workbench.run.files import atomic_folder, remove_folder, tree_hash
+from workbench.run.files import atomic_folder, remove_folder
 
 
 @pytest.fixture(scope="module")
@@ -154,15 +156,36 @@ def test_data_that_was_changed_in_place_is_not_skipped_over(tmp_path: Path) -> N
 
 def test_the_hash_of_data_covers_names_and_contents_and_no_hidden_files(tmp_path: Path) -> None:
     (tmp_path / "data" / ".git").mkdir(parents=True)
-    (tmp_path / "data" / "a.csv").write_text("x\n1\n")
-    first = tree_hash(tmp_path / "data")
+    for name in ("a.csv", "z.csv"):
+        (tmp_path / "data" / name).write_text("x\n1\n")
+
+    def digest(name: str) -> str | None:
+        return source_hash(DataSource(str(tmp_path / name)))
+
+    first = digest("data")
     (tmp_path / "data" / ".git" / "index").write_text("z")
-    assert tree_hash(tmp_path / "data") == first
+    assert digest("data") == first
     (tmp_path / "data" / "a.csv").rename(tmp_path / "data" / "b.csv")
-    second = tree_hash(tmp_path / "data")
+    second = digest("data")
     (tmp_path / "data" / "b.csv").write_text("x\n2\n")
-    assert len({first, second, tree_hash(tmp_path / "data"), tree_hash(tmp_path / "data" / "b.csv")}) == 4
-    assert tree_hash(tmp_path / "none") is None
+    third = digest("data")
+    (tmp_path / "data" / "c.csv").write_text("x\n3\n")
+    assert len({first, second, third, digest("data")}) == 4
+
+
+def test_another_split_in_the_folder_of_data_is_no_change(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [{"dialogue": f"Anna: hello {number}", "summary": "Anna says hello."} for number in range(16)]
+    write(folder / "train.jsonl", rows)
+    source = json.dumps({"path": str(folder), "template": "{dialogue}"})
+    arguments = small("quickstart_gpt2", tmp_path, "--sft.data", source, "--sft.max_steps", "1")
+    cli.launch([sft.STAGE], "", arguments)
+    write(folder / "validation.jsonl", rows)
+    cli.launch([sft.STAGE], "", arguments)
+    write(folder / "train.jsonl", rows[1:])
+    with pytest.raises(UserError, match=r"sft\.data: .* has changed since stage sft"):
+        cli.launch([sft.STAGE], "", arguments)
 
 
 FINE_TUNING = (
@@ -213,7 +236,7 @@ def test_a_damaged_checkpoint_of_a_trainer_is_not_resumed(
 
 
 def test_a_kill_after_the_last_step_takes_no_further_one(whole: dict[str, Any], tmp_path: Path) -> None:
-    with mock.patch.object(sft_saving, "save_model", side_effect=SystemExit("killed")), pytest.raises(SystemExit):
+    with mock.patch.object(loading, "save_model", side_effect=SystemExit("killed")), pytest.raises(SystemExit):
         fine_tune(tmp_path)
     record = fine_tune(tmp_path)
     assert record["metrics"]["steps"] == 7
@@ -251,7 +274,8 @@ def test_a_kill_while_checkpoints_are_removed_loses_nothing(whole: dict[str, Any
     record = fine_tune(tmp_path)
     assert record["files"]["adapter_model.safetensors"] == whole["files"]["adapter_model.safetensors"]
     (tmp_path / "quickstart_gpt2" / "sft" / "stage.json").unlink()
-    fine_tune(tmp_path)
+    again = fine_tune(tmp_path)  # its checkpoints are gone, and nothing of a removed one is resumed
+    assert again["files"]["adapter_model.safetensors"] == whole["files"]["adapter_model.safetensors"]
 
 
 def test_a_reward_that_is_refused_keeps_what_was_trained(tmp_path: Path) -> None:
@@ -286,6 +310,7 @@ def test_a_folder_that_cannot_be_removed_is_an_error(runs: Path, monkeypatch: py
     with pytest.raises(UserError, match="sft: cannot be removed: Permission denied; remove it yourself"):
         cli.launch(CHAIN, "", options(runs, "--force", "sft"))
     assert (runs / "quickstart_gpt2" / "sft" / "stage.json").is_file()
+    assert not list((runs / "quickstart_gpt2").glob(".sft*"))
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -6,11 +6,10 @@ import dataclasses
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
 from typing import Any
 
 from workbench.config.annotations import element, field_types, form_of, member, ranges, without_range
-from workbench.config.derived import sampling_seeds
+from workbench.config.derived import data_sources, sampling_seeds
 from workbench.config.names import TITLES
 from workbench.config.ranges import Length, OneLine, Range
 from workbench.config.schema import Config, DataSource, EvaluationConfig, PPOConfig, RewardTraining
@@ -142,21 +141,6 @@ def check_length(value: list | dict, limits: Length, key: str) -> None:
         raise UserError(f"{key}: {count}; expected at least {limits.minimum}")
     if limits.maximum is not None and len(value) > limits.maximum:
         raise UserError(f"{key}: {len(value)} entries; expected at most {limits.maximum}")
-
-
-def data_sources(value: Any, key: str) -> Iterator[tuple[str, DataSource]]:
-    """Yield every data source at or below `value` with its key."""
-    if isinstance(value, DataSource):
-        yield key, value
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from data_sources(getattr(value, field.name), f"{key}.{field.name}" if key else field.name)
-    elif isinstance(value, dict):
-        for name, entry in value.items():
-            yield from data_sources(entry, f"{key}.{name}")
-    elif isinstance(value, list):
-        for index, entry in enumerate(value):
-            yield from data_sources(entry, f"{key}[{index}]")
 
 
 def check_source(source: DataSource) -> None:

@@ -21,26 +21,26 @@ def configured_stages(config: Config) -> list[str]:
     return [stage for stage, is_configured in stages.items() if is_configured]
 
 
-def data_paths(config: Config, stage: str) -> list[tuple[str, str]]:
-    """Return the key and the path of all data that a stage reads."""
+def stage_sources(config: Config, stage: str) -> list[tuple[str, DataSource]]:
+    """Return all data sources that a stage reads, each with its key."""
     train = config.reward.train if config.reward is not None else None
     key, section = ("reward.train", train) if stage == REWARD else (stage, vars(config)[stage])
-    return [(name, source.path) for name, source in data_sources(key, section)]
+    return list(data_sources(section, key))
 
 
-def data_sources(key: str, value: Any) -> Iterator[tuple[str, DataSource]]:
-    """Yield every data source in a section of the configuration, with its key."""
+def data_sources(value: Any, key: str) -> Iterator[tuple[str, DataSource]]:
+    """Yield every data source at or below `value` with its key."""
     if isinstance(value, DataSource):
         yield key, value
     elif is_dataclass(value):
         for field in fields(value):
-            yield from data_sources(f"{key}.{field.name}", vars(value)[field.name])
+            yield from data_sources(vars(value)[field.name], f"{key}.{field.name}" if key else field.name)
     elif isinstance(value, dict):
-        for name, item in value.items():
-            yield from data_sources(f"{key}.{name}", item)
+        for name, entry in value.items():
+            yield from data_sources(entry, f"{key}.{name}")
     elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from data_sources(f"{key}.{index}", item)
+        for index, entry in enumerate(value):
+            yield from data_sources(entry, f"{key}[{index}]")
 
 
 def completion_limit(config: Config) -> int:

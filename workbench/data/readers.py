@@ -37,8 +37,6 @@ def load_rows(path: str, split: str) -> Iterator[Row]:
 
 def local_path(path: str) -> Path | None:
     """Return the file or folder that a path names, None for a hub id; raises UserError if it is neither."""
-    if not path.strip():
-        raise UserError("path: empty; use a file, a folder, a hub dataset id, or toy:NAME")
     local = Path(path).expanduser()
     if local.exists():
         return local

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from workbench.config.checks import check_source
-from workbench.config.schema import DataSource
+from workbench.config.derived import stage_sources
+from workbench.config.schema import Config, DataSource
 from workbench.data.formats import Row
 from workbench.data.readers import load_rows, source_files
 from workbench.data.templates import file_column, identity
@@ -74,6 +76,16 @@ def source_hash(source: DataSource) -> str | None:
     folder = Path(source.path).expanduser()
     lines = [f"{file.relative_to(folder).as_posix()} {digest}\n" for file, digest in zip(files, hashes, strict=True)]
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def source_hashes(config: Config, stage: str) -> dict[str, dict[str, str | None]]:
+    """Return the path and content hash of each data source of a stage, by key; None for data that is not here."""
+    hashes: dict[str, dict[str, str | None]] = {}
+    for key, source in stage_sources(config, stage):
+        hashes[key] = {"path": source.path, "sha256": None}
+        with suppress(UserError):  # it is gone, or lacks the split
+            hashes[key]["sha256"] = source_hash(source)
+    return hashes
 
 
 def _with_mapped_columns(row: Row, source: DataSource) -> Row:

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from workbench.run.files import content_hash, flush, write_text
+from workbench.errors import UserError
+from workbench.run.files import content_hash, flush, read_json, write_text
 
 FILE = "checksums.json"
 
@@ -28,10 +29,10 @@ def checksums(folder: Path, files: Iterable[Path]) -> dict[str, str | None]:
 def damage(folder: Path) -> str | None:
     """Return what is wrong with a folder that `write_checksums` completed, or None."""
     try:
-        expected = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        expected = read_json(folder / FILE, remedy="")
+    except UserError:
         return "incomplete"
-    return first_difference(folder, expected) if isinstance(expected, dict) else "incomplete"
+    return first_difference(folder, expected)
 
 
 def first_difference(folder: Path, expected: dict[str, str | None]) -> str | None:

@@ -29,7 +29,7 @@ from workbench.run.distributed import (
     wait_for_everyone,
 )
 from workbench.run.estimates import earlier_runs, expected_seconds
-from workbench.run.folder import Run, check_data, check_run, data_hashes, lock_run, open_run, prepare_folder
+from workbench.run.folder import Run, check_data, check_run, lock_run, open_run, prepare_folder
 from workbench.run.packages import check_not_hidden
 from workbench.run.process import recipe_program, run_recipe
 from workbench.run.progress import Following, followed_by
@@ -69,6 +69,8 @@ class Stage:
     """Return why the finished stage ends the command with exit code 1, or None."""
     outcome: Callable[[Run], list[str]] = lambda run: []
     """Return in a few lines what the finished stage found, for a command that skips it."""
+    data: Callable[[Config], dict[str, Any]] = lambda config: {}
+    """Return the path and content hash of the data that the stage reads, by key."""
     sections: tuple[str, ...] = ()
     """Sections of the configuration that the stage reads, for --help; default: the one named after it."""
 
@@ -139,7 +141,7 @@ def prepare(stages: Sequence[Stage], config: Config, force: str | None) -> tuple
         run = Run(Path(config.runs) / config.name, config)
         for stage in stages:
             if is_already_done(run, stage.name, force):
-                check_data(run, stage.name)
+                check_data(run, stage.name, stage.data(config))
     if config.track and find_spec(config.track) is None:
         raise UserError(f"track: {config.track} is not installed: python -m pip install {config.track}")
     return stages, config, force
@@ -273,7 +275,7 @@ def run_stage(stage: Stage, run: Run, plan: Plan) -> None:
     """Run one stage and write its record."""
     print_plan(stage, plan)
     start = time.monotonic()
-    data = data_hashes(run.config, stage.name) if is_main_process() else {}
+    data = stage.data(run.config) if is_main_process() else {}
     result = stage.run(run, plan)
     minutes = (time.monotonic() - start) / 60
     if is_main_process():

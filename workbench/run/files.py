@@ -145,12 +145,16 @@ def flush(file: Path) -> None:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Move a folder to a hidden name, whole, and return that name; None where it does not exist."""
+    """Move a folder, whole, into a new hidden one, and return that; None where it does not exist."""
     if not path.is_dir():
         return None
-    hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / path.name
-    os.replace(path, hidden)
-    return hidden.parent
+    hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        os.replace(path, hidden / path.name)
+    except OSError:
+        hidden.rmdir()
+        raise
+    return hidden
 
 
 def remove_folder(path: Path) -> None:
@@ -190,16 +194,3 @@ def is_model_file(path: Path) -> bool:
     """Return whether a file is part of the model in its folder, rather than of the record of the run that made it."""
     is_record = path.name == "stage.json" or path.stem == "report"
     return path.is_file() and path.suffix in MODEL_SUFFIXES and not is_record
-
-
-def tree_hash(path: Path) -> str | None:
-    """Return the sha256 of a file, or of the names and contents of a folder's files; None if there is neither.
-
-    Hidden files and folders, as of git, do not count.
-    """
-    if not path.is_dir():
-        return content_hash(path)
-    names = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    visible = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-    lines = [f"{name.as_posix()} {content_hash(path / name)}\n" for name in visible]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -6,7 +6,7 @@ import functools
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,19 +15,20 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from workbench.config.derived import configured_stages, data_paths
+from workbench.config.derived import configured_stages
 from workbench.config.names import EVALUATION, PPO, REWARD, STAGES
 from workbench.config.parsing import differences, dump, load_saved
 from workbench.config.schema import Config
 from workbench.errors import UserError, suggestion
 from workbench.run.checksums import checksums, first_difference
-from workbench.run.files import MODEL_SUFFIXES, flush, read_json, remove_folder, tree_hash, write_text, writing
+from workbench.run.files import MODEL_SUFFIXES, flush, read_json, remove_folder, write_text, writing
 
 # These do not affect results: the folder, the tracker and the exit code.
 KEYS_THAT_MAY_CHANGE = ("name", "runs", "track", "evaluation.fail_on")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "evaluate")
 # These are looked at when the training is done, so what a stage has trained is kept when they change.
 KEYS_OF_JUDGMENT = ("reward.train.polarity_pair", "reward.train.threshold")
+TRAINER_CHECKPOINT = "checkpoint-"  # what transformers begins the name of a checkpoint's folder with
 MAX_LISTED_CHANGES = 6
 RESULT_SUFFIXES = (*MODEL_SUFFIXES, ".jsonl")
 NOT_RESULTS = ("stage.json", "completions_cache.jsonl")
@@ -109,7 +110,7 @@ class Run:
         for file in files:
             flush(file)
         write_text(folder / "stage.json", json.dumps(record, indent=2) + "\n")
-        for checkpoint in folder.glob("checkpoint-*"):
+        for checkpoint in folder.glob(f"{TRAINER_CHECKPOINT}*"):
             remove_folder(checkpoint)
 
 
@@ -226,22 +227,16 @@ def changes_reward_training(saved: Path, config: Config) -> bool:
         return True  # a corrupt file, which --force of the first stage replaces
 
 
-def data_hashes(config: Config, stage: str) -> dict[str, dict[str, str | None]]:
-    """Return the path and content hash of the data that a stage reads, by key; None for what is not on this disk."""
-    return {
-        key: {"path": path, "sha256": tree_hash(Path(path).expanduser())} for key, path in data_paths(config, stage)
-    }
-
-
-def check_data(run: Run, stage: str) -> None:
+def check_data(run: Run, stage: str, hashes: Mapping[str, Mapping[str, str | None]]) -> None:
     """Raise UserError if data that a finished stage has read was changed in place; data that is gone is no concern."""
     recorded = run.record(stage).get("data", {})
-    for key, path in data_paths(run.config, stage):
-        before, now = recorded.get(key, {}), tree_hash(Path(path).expanduser())
-        if before.get("path") == path and None not in (before.get("sha256"), now) and before["sha256"] != now:
+    for key, now in hashes.items():
+        before = recorded.get(key, {})
+        is_comparable = before.get("path") == now["path"] and None not in (before.get("sha256"), now["sha256"])
+        if is_comparable and before["sha256"] != now["sha256"]:
             raise UserError(
-                f"{key}: {path} has changed since stage {stage} of {run.folder} was finished; restore it, choose "
-                f"another --name, or redo the stage with --force {stage}"
+                f"{key}: {now['path']} has changed since stage {stage} of {run.folder} was finished; restore it, "
+                f"choose another --name, or redo the stage with --force {stage}"
             )
 
 

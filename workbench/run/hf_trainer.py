@@ -20,11 +20,11 @@ from workbench.errors import Interrupted, UserError
 from workbench.run.checksums import damage, write_checksums
 from workbench.run.distributed import wait_for_everyone
 from workbench.run.files import remove_folder, remove_partial, write_text, writing
+from workbench.run.folder import TRAINER_CHECKPOINT
 from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
 from workbench.run.tracking import Tracker
 
-CHECKPOINT = "checkpoint-"
 # What Accelerate calls the weights of a model that FSDP divides, in full, in a checkpoint.
 SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
 
@@ -85,7 +85,7 @@ class StepCallback(TrainerCallback):
         wait_for_everyone()  # each process saves its random states
         if not state.is_world_process_zero:
             return
-        newest = self.folder / f"{CHECKPOINT}{state.global_step}"
+        newest = self.folder / f"{TRAINER_CHECKPOINT}{state.global_step}"
         write_checksums(newest)
         best = None if state.best_model_checkpoint is None else Path(state.best_model_checkpoint).name
         for checkpoint in existing_checkpoints(self.folder) if args.save_total_limit is None else []:
@@ -150,7 +150,7 @@ def end_training(trainer: Trainer) -> None:
 
 def newest_intact(folder: Path, label: str) -> str | None:
     """Return the newest checkpoint whose files are what was saved; newer ones are reported and removed."""
-    remove_partial(folder, CHECKPOINT)
+    remove_partial(folder, TRAINER_CHECKPOINT)
     for checkpoint in reversed(existing_checkpoints(folder)):
         reason = damage(checkpoint)
         if reason is None:
@@ -162,8 +162,8 @@ def newest_intact(folder: Path, label: str) -> str | None:
 
 def existing_checkpoints(folder: Path) -> list[Path]:
     """Return a trainer's checkpoints, oldest first."""
-    names = [path for path in folder.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
-    return sorted(names, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
+    steps = {path: path.name.removeprefix(TRAINER_CHECKPOINT) for path in folder.glob(f"{TRAINER_CHECKPOINT}*")}
+    return sorted((path for path in steps if steps[path].isdecimal()), key=lambda path: int(steps[path]))
 
 
 def mean_loss(entries: Sequence[dict[str, Any]]) -> float:
