@@ -245,7 +245,6 @@ time.sleep(60)
 '''
 process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
 print(process.stdout.readline(), flush=True)  # only then does this launcher end, and not its child
-sys.stdout = None
 """
 
 

@@ -113,13 +113,17 @@ def data_parallel() -> Iterator[None]:
             os.environ[USE_FSDP] = launched
 
 
+def was_launched() -> bool:
+    """Return whether `accelerate launch` started this process."""
+    return "ACCELERATE_DYNAMO_BACKEND" in os.environ
+
+
 def report_idle_cores() -> None:
     """Print a note if `accelerate launch` limits a CPU run to one thread per process, which is its default."""
     import torch
 
     cores = (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", "1"))
-    launched = "ACCELERATE_DYNAMO_BACKEND" in os.environ
-    if launched and os.environ.get("OMP_NUM_THREADS") == "1" and cores > 1 and not torch.cuda.is_available():
+    if was_launched() and os.environ.get("OMP_NUM_THREADS") == "1" and cores > 1 and not torch.cuda.is_available():
         print_once(
             f"note: using 1 thread on {cores} cores; "
             f"accelerate launch --num_cpu_threads_per_process {cores} uses them all"

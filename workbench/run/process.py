@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from workbench.errors import Failed, Interrupted, UserError, printable
-from workbench.run.distributed import is_main_process
+from workbench.run.distributed import is_main_process, was_launched
 from workbench.run.options import program
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -78,7 +78,7 @@ def exit_for_closed_pipe() -> NoReturn:
 
 def follow_launcher() -> None:
     """End as on SIGTERM when `accelerate launch` has ended, which passes no signal on."""
-    if "ACCELERATE_DYNAMO_BACKEND" not in os.environ or os.name == "nt":
+    if not was_launched() or os.name == "nt":
         return
     launcher = os.getppid()
 
