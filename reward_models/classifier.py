@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from workbench.models.batching import encode
 from workbench.models.loading import resolve
 from workbench.rewards.contract import Judge
 from workbench.rewards.polarity import check_polarity_pair
+from workbench.rewards.training.calibration import read_temperature
 
 # Lower case, letters and digits only.
 CLEAN_LABELS = {"clean", "nontoxic", "nothate"}
@@ -99,7 +99,7 @@ def load(
     """
     label = _label(model, target_label, penalized_label, multi_label)
     network = load_network(model, batch_size=batch_size, max_tokens=max_tokens, device=device)
-    reward = ToxicityClassifier(network, label, _temperature(model))
+    reward = ToxicityClassifier(network, label, read_temperature(Path(resolve(model))))
     option, opposite = (
         ("penalized_label", "target_label") if label.is_penalized else ("target_label", "penalized_label")
     )
@@ -107,12 +107,6 @@ def load(
     advice = f"{option} is {name}; if the opposite is meant, set {opposite}: {name} in its place"
     check_polarity_pair(reward, polarity_pair, model, advice)
     return reward
-
-
-def _temperature(model: str) -> float:
-    """Return the temperature that the `reward` stage stored with the model, or 1."""
-    file = Path(resolve(model)) / "calibration.json"
-    return float(json.loads(file.read_text(encoding="utf-8"))["temperature"]) if file.is_file() else 1.0
 
 
 def _label(model: str, target: str | None, penalized: str | None, multi_label: bool | None) -> Label:

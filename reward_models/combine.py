@@ -10,7 +10,7 @@ from typing import Any
 from workbench.config.schema import Scorer
 from workbench.config.scorers import as_scorer
 from workbench.errors import UserError, error_context, shorten, suggestion
-from workbench.rewards.contract import CheckedReward, Judge
+from workbench.rewards.contract import CheckedReward, Judge, lowest_limit
 from workbench.rewards.registry import load_scorer
 
 TERM_KEYS = ("model", "options", "weight", "name")
@@ -49,8 +49,7 @@ class Combination:
 
     def max_completion_tokens(self) -> int | None:
         """Return how many tokens of a completion every term reads, or None if no term has a limit."""
-        limits = [term.reward.max_completion_tokens() for term in self.terms_by_name.values()]
-        return min((limit for limit in limits if limit is not None), default=None)
+        return lowest_limit(term.reward for term in self.terms_by_name.values())
 
     def judge(self) -> Judge | None:
         """Return the judge of the only term that has one; None if no term has one, or several do."""

@@ -16,7 +16,7 @@ import numpy as np
 from workbench.config.schema import Scorer
 from workbench.config.scorers import as_scorer
 from workbench.errors import UserError, error_context, shorten
-from workbench.rewards.contract import CheckedReward, Judge
+from workbench.rewards.contract import CheckedReward, Judge, lowest_limit
 from workbench.rewards.registry import load_scorer
 
 
@@ -44,8 +44,7 @@ class Ensemble:
 
     def max_completion_tokens(self) -> int | None:
         """Return how many tokens of a completion every member reads, or None if no member has a limit."""
-        limits = [member.max_completion_tokens() for member in self.members]
-        return min((limit for limit in limits if limit is not None), default=None)
+        return lowest_limit(self.members)
 
     def judge(self) -> Judge | None:
         """Return the mean of the members' judges; None if a member has none."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from workbench.errors import one_line, printable
+from workbench.errors import one_line
 
 MAX_CONNECTIONS = 64
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -53,10 +53,10 @@ class BoundedServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print what ended a connection, in one line."""
-        error = sys.exception() or Exception("unknown")
-        if isinstance(error, OSError):  # the client has left, or its network has failed
-            return
-        print(printable(f"error: connection from {client_address}: {one_line(Exception(error))}"), file=sys.stderr)
+        error = sys.exception()
+        assert error is not None
+        if not isinstance(error, OSError):  # the client has left, or its network has failed
+            print(f"error: connection from {client_address}: {one_line(error)}", file=sys.stderr)
 
     def _make_room(self) -> bool:
         """Return whether there is room for a connection, after ending the one that has been idle longest if not."""

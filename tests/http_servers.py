@@ -26,6 +26,19 @@ PROMPTS = [f"prompt {row}" for row in range(len(TEXTS))]
 SECRET = "s3cret-token"
 
 
+class SlowReward:
+    """A reward that scores once it may go on."""
+
+    def __init__(self) -> None:
+        self.started, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        """Return 1 for each completion."""
+        self.started.set()
+        self.go_on.wait(10)
+        return [1.0] * len(completions)
+
+
 def let_loopback_through(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let 127.0.0.1 through, and no other address."""
 

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from http_servers import ask, isolated, serving
+from http_servers import SlowReward, ask, isolated, serving
 
 from reward_models import http_connections, serve, toy_lexicon
 from reward_models.serve import Service, make_service
@@ -74,22 +74,16 @@ def test_idle_clients_make_way_and_take_no_more_threads(monkeypatch: pytest.Monk
 
 def test_a_server_whose_connections_all_work_refuses_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_connections, "MAX_CONNECTIONS", 1)
-    started, go_on = threading.Event(), threading.Event()
-
-    def slow(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        started.set()
-        go_on.wait(10)
-        return [1.0] * len(completions)
-
+    slow = SlowReward()
     with serving(Service("slow", CheckedReward(slow, "slow"), None, None)) as url:
         replies: list[object] = []
         working = threading.Thread(target=lambda: replies.append(ask(url, "POST", "/score", BODY)))
         working.start()
-        assert started.wait(10)
+        assert slow.started.wait(10)
         refused = connect(url)
         assert refused.recv(2**16).startswith(b"HTTP/1.1 503 ")  # which reward_models.http retries
         refused.close()
-        go_on.set()
+        slow.go_on.set()
         working.join()
         assert replies == [(200, {"scores": [1.0]})]
 

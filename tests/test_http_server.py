@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from child_processes import started
-from http_servers import PROMPTS, SECRET, TEXTS, ask, isolated, mistake, serving
+from http_servers import PROMPTS, SECRET, TEXTS, SlowReward, ask, isolated, mistake, serving
 
 import reward_models.http as client
 from reward_models import toy_lexicon
@@ -116,17 +116,11 @@ def test_the_model_is_never_called_by_two_threads() -> None:
 
 
 def test_a_client_that_leaves_early_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
-    started, go_on = threading.Event(), threading.Event()
-
-    def slow(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        started.set()
-        go_on.wait(10)
-        return [1.0] * len(completions)
-
+    slow = SlowReward()
     with serving(Service("slow", CheckedReward(slow, "slow"), None, None)) as url:
         mistake(lambda: client.load(url, timeout=0.1, retries=0)(["p"], ["c"]))
-        assert started.is_set()
-        go_on.set()
+        assert slow.started.is_set()
+        slow.go_on.set()
         assert client.load(url)(["p"], ["c"]) == [1.0]
     assert capfd.readouterr().err == ""
 

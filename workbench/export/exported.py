@@ -16,7 +16,7 @@ from workbench.config.schema import Config, DataSource, RewardConfig, RewardTrai
 from workbench.config.scorers import as_scorer
 from workbench.data.formats import file_format
 from workbench.data.templates import FIELD, template_text
-from workbench.run.files import read_json
+from workbench.rewards.training.calibration import read_temperature
 from workbench.run.folder import Run
 from workbench.run.hub import is_hub_id
 
@@ -187,12 +187,7 @@ def _reward_code(model: ExportedModel) -> list[str]:
             "with torch.no_grad():",
             "    print(float(model(**batch).logits[0, 0]))  # higher is better",
         ]
-    calibration = model.run.folder / REWARD / "calibration.json"
-    temperature = (
-        read_json(calibration, remedy=f"redo the stage with --force {REWARD}")["temperature"]
-        if calibration.is_file()
-        else 1.0
-    )
+    temperature = read_temperature(model.run.folder / REWARD)
     return [
         *lines,
         'batch = tokenizer("the text", truncation=True, return_tensors="pt")',

@@ -237,6 +237,12 @@ def check_signature(function: Callable[..., Any], name: str, columns: Mapping[st
         )
 
 
+def lowest_limit(rewards: Iterable[CheckedReward]) -> int | None:
+    """Return how many tokens of a completion all of the rewards read, or None if none has a limit."""
+    limits = (reward.max_completion_tokens() for reward in rewards)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def truncation_line(key: str, name: str, reads: int | None, max_new_tokens: int, limit_key: str) -> list[str]:
     """Return a line of the plan if a reward reads fewer tokens than a response may have, else none."""
     if reads is None or reads >= max_new_tokens:

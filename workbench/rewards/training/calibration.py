@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from workbench.errors import UserError
+from workbench.run.files import read_json
+
+FILE = "calibration.json"
 Numbers = Sequence[float] | np.ndarray
 Truths = Sequence[bool] | np.ndarray
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+
+
+def read_temperature(folder: Path) -> float:
+    """Return the temperature that the `reward` stage stored with a model, or 1; raises UserError for a corrupt file."""
+    file, remedy = folder / FILE, "redo the stage with --force reward"
+    if not file.is_file():
+        return 1.0
+    temperature = read_json(file, remedy=remedy).get("temperature")
+    if not isinstance(temperature, int | float) or not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+        raise UserError(f"{file}: corrupt; {remedy}")
+    return float(temperature)
 
 
 @dataclass(frozen=True)

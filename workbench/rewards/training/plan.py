@@ -12,9 +12,9 @@ from workbench.config.names import REWARD
 from workbench.config.schema import Config, RewardConfig, RewardTraining
 from workbench.errors import UserError, error_context
 from workbench.models.batching import encode
-from workbench.models.checkpoints import check_reward_base
 from workbench.models.loading import load_config, load_tokenizer
 from workbench.models.memory_plan import meta_classifier, reward_memory_lines
+from workbench.models.model_checks import check_reward_base
 from workbench.models.positions import context_length
 from workbench.models.precision import machine_device, precision_lines, resolve_precision
 from workbench.rewards.preference_encoding import encode_preferences

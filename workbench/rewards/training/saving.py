@@ -9,6 +9,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, Trainer
 
+from workbench.rewards.training.calibration import FILE
 from workbench.run.files import write_text, writing
 
 
@@ -30,4 +31,4 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
     write_text(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if report["kind"] == "classifier":
         temperature = {"temperature": report["calibration"]["temperature"]}
-        write_text(folder / "calibration.json", json.dumps(temperature) + "\n")
+        write_text(folder / FILE, json.dumps(temperature) + "\n")
