@@ -30,7 +30,7 @@ def load_run(saved: Run) -> LoadedRun:
     if len(model_titles(config)) == 1:
         for stage in configured_stages(saved.config):
             if stage in (SFT, PPO):
-                saved.verified_record(stage)
+                saved.record(stage)
         raise UserError(f"--run {saved.folder}: it trains no policy and compares no models; use a run with sft or ppo")
     notes += check_further_models(config)
     specs = model_specs(run)
@@ -52,9 +52,15 @@ def load_run(saved: Run) -> LoadedRun:
 
 
 def finished_part(run: Run) -> tuple[Run, list[str]]:
-    """Return the run without its unfinished stages, and a line about each of them."""
+    """Return the run without its unfinished stages, and a line about each of them.
+
+    Raises UserError for a finished one whose files have changed.
+    """
     config = run.config
     missing = [stage for stage in configured_stages(config) if stage in LEFT_OUT and not run.finished(stage)]
+    for stage in configured_stages(config):
+        if stage in LEFT_OUT and stage not in missing:
+            run.verified_record(stage)
     notes = [f"{stage}: not finished, so {LEFT_OUT[stage]} cannot be used" for stage in missing]
     config = dataclasses.replace(
         config,
