@@ -102,9 +102,9 @@ def test_a_value_of_another_type_is_refused_with_its_key_and_what_is_allowed(tmp
         second.write_text(as_yaml(key, wrong), encoding="utf-8")
         with pytest.raises(UserError) as raised:
             configured(tmp_path, "--config", str(second))
-        said = "a mapping" if isinstance(wrong, dict) else "a list"
+        form = "a mapping" if isinstance(wrong, dict) else "a list"
         assert str(raised.value).startswith(f"{second}, line 1: {key}: must be "), key
-        assert str(raised.value).endswith(f", not {said}"), key
+        assert str(raised.value).endswith(f", not {form}"), key
 
 
 ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))

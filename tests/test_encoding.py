@@ -84,8 +84,8 @@ def test_a_response_longer_than_the_decoders_positions_is_dropped(tmp_path: Path
     assert [len(row["response"]) for row in fitting] == [7]
     assert report.dropped["response_too_long"] == 1
     source = DataSource(write(tmp_path / "rows.jsonl", rows))
-    said = refusal(lambda: load_prompts(source, t5_tokenizer(), max_new_tokens=9, context=context))
-    assert "max_new_tokens: 9 is above 8, the most tokens that the model's decoder reads" in said
+    message = refusal(lambda: load_prompts(source, t5_tokenizer(), max_new_tokens=9, context=context))
+    assert "max_new_tokens: 9 is above 8, the most tokens that the model's decoder reads" in message
 
 
 def test_a_token_without_an_embedding_is_refused_only_where_it_occurs(tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_a_token_without_an_embedding_is_refused_only_where_it_occurs(tmp_path: 
     context = Context(is_decoder_only=True, vocabulary=size)
     assert len(make(tmp_path, tokenizer, ROWS, context)[0]) == len(ROWS)
     rows = [*ROWS, {"prompt": "<|tool|> hello", "response": "Tom"}]
-    said = refusal(lambda: make(tmp_path, tokenizer, rows, context))
-    assert f"1 of 5 rows contain token {size}, but the model has embeddings for {size} tokens" in said
+    message = refusal(lambda: make(tmp_path, tokenizer, rows, context))
+    assert f"1 of 5 rows contain token {size}, but the model has embeddings for {size} tokens" in message
 
 
 def spaced_tokenizer() -> PreTrainedTokenizerFast:
@@ -128,9 +128,9 @@ def test_what_the_tokenizer_does_not_know_is_counted_with_its_characters(tmp_pat
 
 def test_text_that_is_mostly_unknown_is_refused(tmp_path: Path) -> None:
     rows = [{"prompt": "\u4f60\u597d\uff0c\u4e16\u754c a", "response": "\u4f60\u597d"}]
-    said = refusal(lambda: make(tmp_path, spaced_tokenizer(), rows, ENCODER_DECODER))
-    assert "rows.jsonl: the tokenizer has no token for 88% of the characters ('\u4f60', '\u597d', " in said
-    assert said.endswith("use a model that was trained on such text")
+    message = refusal(lambda: make(tmp_path, spaced_tokenizer(), rows, ENCODER_DECODER))
+    assert "rows.jsonl: the tokenizer has no token for 88% of the characters ('\u4f60', '\u597d', " in message
+    assert message.endswith("use a model that was trained on such text")
 
 
 def test_a_tokenizer_of_bytes_knows_everything(tmp_path: Path) -> None:

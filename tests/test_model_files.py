@@ -22,9 +22,9 @@ from recipes import sft
 from reward_models.network import load_network
 from workbench.config.schema import PolicyConfig
 from workbench.errors import UserError
-from workbench.models.checkpoints import check_reward_base, policy_notes
 from workbench.models.loading import load_config, load_model, load_policy_tokenizer, load_tokenizer
 from workbench.models.memory_plan import meta_classifier
+from workbench.models.model_checks import check_reward_base, policy_notes
 from workbench.models.positions import context_length, model_context
 from workbench.run import cli
 
@@ -155,9 +155,9 @@ def test_a_damaged_policy_is_refused_in_the_plan_and_runs_nothing(
     folder = tmp_path / "model"
     saved(folder, t5(), t5_tokenizer())
     damage(folder)
-    said = refusal(lambda: plan(folder))
-    assert said.startswith(f"{folder}: ")
-    assert re.search(message, said), said
+    error_text = refusal(lambda: plan(folder))
+    assert error_text.startswith(f"{folder}: ")
+    assert re.search(message, error_text), error_text
     assert not (tmp_path / "was-run").exists()
 
 
@@ -197,8 +197,10 @@ def test_a_reward_is_trained_from_a_body_without_a_head_but_not_from_half_a_body
     without(*new)(folder)
     check_base(folder)
     without("bert.encoder.layer.0.output.dense.bias")(folder)
-    said = refusal(lambda: check_base(folder))
-    assert "1 weights are missing from its files and would be random: bert.encoder.layer.0.output.dense.bias" in said
+    error_text = refusal(lambda: check_base(folder))
+    assert (
+        "1 weights are missing from its files and would be random: bert.encoder.layer.0.output.dense.bias" in error_text
+    )
 
 
 def test_a_padding_token_outside_the_embedding_is_refused_in_every_role(tmp_path: Path) -> None:
@@ -206,9 +208,11 @@ def test_a_padding_token_outside_the_embedding_is_refused_in_every_role(tmp_path
     size = len(tokenizer) - 1
     for kind, check in (("policy", plan), ("classifier", classifier), ("base", check_base)):
         saved(tmp_path / kind, llama(size, classifier=kind != "policy"), tokenizer)
-        said = refusal(lambda check=check, kind=kind: check(tmp_path / kind))
-        assert f"pads with token {size}, but the model has embeddings for {size} tokens (the tokenizer has" in said
-        assert "resize_token_embeddings(len(tokenizer))" in said
+        error_text = refusal(lambda check=check, kind=kind: check(tmp_path / kind))
+        assert (
+            f"pads with token {size}, but the model has embeddings for {size} tokens (the tokenizer has" in error_text
+        )
+        assert "resize_token_embeddings(len(tokenizer))" in error_text
 
 
 def test_words_outside_the_embedding_are_refused_and_marks_that_cannot_occur_are_not(tmp_path: Path) -> None:
@@ -221,8 +225,8 @@ def test_words_outside_the_embedding_are_refused_and_marks_that_cannot_occur_are
     tokenizer.add_tokens(["hello"])
     tokenizer.save_pretrained(tmp_path)
     for check in (classifier, check_base):
-        said = refusal(lambda check=check: check(tmp_path))
-        assert f"has {size + 2} tokens, up to number {size + 1}, but the model has embeddings for {size};" in said
+        error_text = refusal(lambda check=check: check(tmp_path))
+        assert f"has {size + 2} tokens, up to number {size + 1}, but the model has embeddings for {size};" in error_text
 
 
 @pytest.mark.parametrize("make", [opt_classifier, lambda: bart(classifier=True)], ids=["opt", "bart"])
@@ -254,8 +258,8 @@ def test_an_encoder_decoder_that_names_no_start_is_refused(tmp_path: Path) -> No
     model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
     model.config.pad_token_id = model.generation_config.pad_token_id = None
     saved(tmp_path, model, t5_tokenizer())
-    said = refusal(lambda: plan(tmp_path))
-    assert re.search(r"its config\.json has no decoder_start_token_id, .*; add it \(T5 starts with", said)
+    error_text = refusal(lambda: plan(tmp_path))
+    assert re.search(r"its config\.json has no decoder_start_token_id, .*; add it \(T5 starts with", error_text)
 
 
 def test_generation_options_that_sampling_does_not_follow_are_named(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from workbench.evaluation.judges import load_judges
 from workbench.evaluation.metrics.similarity import Encoder, load_encoder
 from workbench.evaluation.models import check_further_models, further_models, model_titles
 from workbench.evaluation.prompt_sets import LoadedSet, load_prompt_sets
-from workbench.models.checkpoints import policy_notes
 from workbench.models.loading import load_config, load_policy_tokenizer
 from workbench.models.memory_plan import stage_memory_lines
+from workbench.models.model_checks import policy_notes
 from workbench.models.precision import machine_device, precision_lines
 from workbench.ppo.rollout import reward_columns
 from workbench.rewards.contract import CheckedReward, Judge, truncation_line

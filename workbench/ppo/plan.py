@@ -12,9 +12,9 @@ from workbench.config.names import PPO
 from workbench.config.schema import Config, DataSource, Scorer
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import UserError, error_context
-from workbench.models.checkpoints import policy_notes
 from workbench.models.loading import load_config, load_policy_tokenizer
 from workbench.models.memory_plan import policy_lines
+from workbench.models.model_checks import policy_notes
 from workbench.models.positions import model_context
 from workbench.ppo.rollout import reward_columns
 from workbench.ppo.sampler import check_batch_size, check_columns

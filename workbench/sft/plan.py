@@ -12,9 +12,9 @@ from workbench.config.names import SFT
 from workbench.config.schema import Config, DataSource
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import error_context
-from workbench.models.checkpoints import policy_notes
 from workbench.models.loading import load_config, load_policy_tokenizer, policy_precision
 from workbench.models.memory_plan import policy_lines
+from workbench.models.model_checks import policy_notes
 from workbench.models.positions import model_context
 from workbench.models.precision import machine_device
 from workbench.run.hf_trainer import training_arguments

@@ -13,8 +13,8 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from workbench.errors import UserError
 from workbench.evaluation import metrics
 from workbench.models.batching import DEFAULT_CONTEXT_LENGTH, encode, padded_batches
-from workbench.models.checkpoints import check_classifier_tokens
 from workbench.models.loading import from_pretrained, load_config, load_tokenizer
+from workbench.models.model_checks import check_classifier_tokens
 from workbench.models.positions import context_length
 from workbench.models.weights import check_finite, check_report
 

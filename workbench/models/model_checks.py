@@ -52,7 +52,7 @@ def policy_notes(model: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     shapes = meta_model(model)
     check_special_tokens(model, tokenizer, shapes.get_input_embeddings().num_embeddings)
     start_id(shapes)
-    generation = from_pretrained_or_none(model)
+    generation = saved_generation_config(model)
     options = {} if generation is None else ignored_options(generation)
     if not options:
         return []
@@ -62,7 +62,7 @@ def policy_notes(model: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     ]
 
 
-def from_pretrained_or_none(model: str) -> GenerationConfig | None:
+def saved_generation_config(model: str) -> GenerationConfig | None:
     """Return the model's own generation_config, or None without one."""
     with suppress(UserError):
         config: GenerationConfig = from_pretrained(GenerationConfig, model)
