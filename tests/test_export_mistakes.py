@@ -81,7 +81,7 @@ def test_stages_that_are_unfinished_or_damaged_are_named(workspace: Path, tmp_pa
     exported(tmp_path / "out", "--stage", "sft", run=run)
     (tmp_path / "run" / "sft" / "tokenizer.json").unlink()
     (tmp_path / "run" / "sft" / "tokenizer_config.json").unlink()
-    assert "the tokenizer cannot be loaded" in refused(run, tmp_path / "again", "--stage", "sft")
+    assert "tokenizer.json: missing; restore it" in refused(run, tmp_path / "again", "--stage", "sft")
 
 
 def test_an_adapter_on_a_base_that_only_this_project_has_is_refused(workspace: Path, tmp_path: Path) -> None:
