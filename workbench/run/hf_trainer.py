@@ -12,14 +12,21 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from workbench.config.names import REWARD, SFT
 from workbench.errors import Interrupted, UserError
 from workbench.run.checksums import damage, write_checksums
 from workbench.run.distributed import wait_for_everyone
-from workbench.run.files import remove_folder, remove_partial, write_text, writing
+from workbench.run.files import read_json, remove_folder, remove_partial, write_text, writing
 from workbench.run.folder import TRAINER_CHECKPOINT
 from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
@@ -47,8 +54,11 @@ class AlreadyTrainedError(Exception):
 class StepCallback(TrainerCallback):
     """Show progress, log metrics, and let the trainer save and stop after a signal."""
 
-    def __init__(self, label: str, folder: Path, tracker: Tracker, stop_requested: Callable[[], bool]) -> None:
+    def __init__(
+        self, label: str, folder: Path, tracker: Tracker, stop_requested: Callable[[], bool], best: Path | None = None
+    ) -> None:
         self.label, self.folder, self.tracker, self.stop_requested = label, folder, tracker, stop_requested
+        self.best = best
         self.progress: Progress | None = None
         self.note = ""
 
@@ -56,7 +66,9 @@ class StepCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the progress at the step where training resumes; raises AlreadyTrainedError after the last one."""
-        if state.global_step >= state.max_steps:  # the trainer would take one more step
+        if self.best is not None:  # the trainer forgets the best checkpoint of a run that was moved
+            state.best_model_checkpoint = str(self.best)
+        if state.global_step >= state.max_steps or patience_exhausted(state):  # the trainer would take one more step
             raise AlreadyTrainedError
         self.progress = Progress(self.label, state.max_steps, done=state.global_step, show=state.is_world_process_zero)
 
@@ -119,7 +131,8 @@ def run_trainer(
             f"the stage, or start over with --force {label}"
         )
     with stop_requests() as stop_requested, writing(folder):
-        trainer.add_callback(StepCallback(label, folder, tracker, stop_requested))
+        best = None if last is None else best_checkpoint(Path(last))
+        trainer.add_callback(StepCallback(label, folder, tracker, stop_requested, best))
         try:
             trainer.train(resume_from_checkpoint=last)
         except AlreadyTrainedError:
@@ -152,12 +165,36 @@ def newest_intact(folder: Path, label: str) -> str | None:
     """Return the newest checkpoint whose files are what was saved; newer ones are reported and removed."""
     remove_partial(folder, TRAINER_CHECKPOINT)
     for checkpoint in reversed(existing_checkpoints(folder)):
-        reason = damage(checkpoint)
+        reason = damage(checkpoint) or best_damage(checkpoint)
         if reason is None:
             return str(checkpoint)
         print(f"{label}: {checkpoint} is not used ({reason}); trying one before it", flush=True)
         remove_folder(checkpoint)
     return None
+
+
+def best_damage(checkpoint: Path) -> str | None:
+    """Return what is wrong with the checkpoint whose weights an early stopping would take, or None."""
+    best = best_checkpoint(checkpoint)
+    reason = None if best is None else damage(best)
+    return None if best is None or reason is None else f"{best.name}, the best so far, {reason}"
+
+
+def best_checkpoint(checkpoint: Path) -> Path | None:
+    """Return the checkpoint with the best evaluation when another one was saved, or None where nothing is evaluated."""
+    best = read_json(checkpoint / "trainer_state.json", remedy="")["best_model_checkpoint"]
+    return None if best is None else checkpoint.with_name(Path(best).name)
+
+
+def patience_exhausted(state: TrainerState) -> bool:
+    """Return whether an early stopping ended the training whose state this is."""
+    match state.stateful_callbacks.get(EarlyStoppingCallback.__name__):
+        case {
+            "args": {"early_stopping_patience": patience},
+            "attributes": {"early_stopping_patience_counter": evaluations},
+        }:
+            return bool(evaluations >= patience)
+    return False
 
 
 def existing_checkpoints(folder: Path) -> list[Path]:
