@@ -34,9 +34,11 @@ test: .venv/installed
 gpu:
 	$(or $(wildcard $(BIN)),$(PYTHON)) -m pytest -m gpu
 
-# Kill a chain before changes of files and at twenty moments, damage its files, fill its disk (docs/reliability.md).
+# Kill a chain before changes of files and at twenty moments, damage its files, fill its disk, and feed configurations,
+# data and results with a thousand random contents each (docs/reliability.md).
 faults: .venv/installed
 	$(BIN) -m pytest -m faults -n $(WORKERS) tests/faults
+	$(BIN) -m pytest -n $(WORKERS) tests/test_fuzzing.py --hypothesis-profile thorough
 
 # Break one line at a time, in a copy of the tree; a test must fail.
 mutate: .venv/installed

@@ -27,7 +27,9 @@ def fork(function: Callable[[], None], log: Path) -> int:
         with log.open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = os.fdopen(1, "w"), os.fdopen(2, "w", 1)
+        # They stay open where a child forks again and replaces them.
+        sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
+        sys.stderr = sys.__stderr__ = os.fdopen(2, "w", 1, closefd=False)
         function()
         code = 0
     except SystemExit as leaving:

@@ -20,6 +20,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job,
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from workbench.models import precision
 
@@ -33,6 +35,12 @@ SLOW_FILES = (
     *("test_checkpoints", "test_reward_recipe", "test_export_code", "test_report_blurred", "test_readme"),
     *("test_export_mistakes", "test_export", "test_loaded_once", "test_playground", "test_playground_page"),
 )
+
+# The same examples every time; `make faults` tries many others.
+HYPOTHESIS: dict[str, Any] = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
+hypothesis_settings.register_profile("default", derandomize=True, max_examples=100, **HYPOTHESIS)
+hypothesis_settings.register_profile("thorough", max_examples=1000, **HYPOTHESIS)
+hypothesis_settings.load_profile("default")
 
 gc.disable()  # for the collection: what it imports stays
 

@@ -70,9 +70,7 @@ def test_the_best_checkpoint_is_found_where_the_run_was_moved_to(whole: Path, tm
     assert weights(train(tmp_path, "after")) == weights(whole)
 
 
-def test_a_damaged_best_checkpoint_is_not_used(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_best_checkpoint_is_not_used(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = killed_before_saving(tmp_path)
     *_, newest = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     best = Path(json.loads((newest / "trainer_state.json").read_text())["best_model_checkpoint"])

@@ -32,9 +32,8 @@ def options(folder: Path) -> list[str]:
     return small(NAME, folder, "--reward.model", "null", "--reward.train.data.limit", "320", *often)
 
 
-def run_chain(folder: Path, arrange: Callable[[], None] = lambda: None) -> tuple[int, str]:
-    """Run the chain in a child process, after `arrange`; return its exit code (negative: signal) and its output."""
-    log = folder / "log"
+def start_chain(folder: Path, log: Path, arrange: Callable[[], None] = lambda: None) -> int:
+    """Start the chain in a child process, after `arrange`, with its output in `log`; return its process id."""
     log.unlink(missing_ok=True)
 
     def command() -> None:
@@ -42,7 +41,13 @@ def run_chain(folder: Path, arrange: Callable[[], None] = lambda: None) -> tuple
         arrange()
         run_recipe(lambda argv: cli.launch(CHAIN, "", argv))
 
-    return exit_code(fork(command, log)), log.read_text(encoding="utf-8")
+    return fork(command, log)
+
+
+def run_chain(folder: Path, arrange: Callable[[], None] = lambda: None) -> tuple[int, str]:
+    """Run the chain in a child process, after `arrange`; return its exit code (negative: signal) and its output."""
+    log = folder / "log"
+    return exit_code(start_chain(folder, log, arrange)), log.read_text(encoding="utf-8")
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chains import NAME, kill_after, kill_before_change, limit_file_size, on_change, outcome, run_chain
-from child_processes import exit_code, fork
+from chains import NAME, kill_after, kill_before_change, limit_file_size, on_change, outcome, run_chain, start_chain
+from child_processes import exit_code
 
 from workbench.run.folder import is_result
 
@@ -73,16 +74,17 @@ def test_a_full_disk(size: int, undisturbed: dict[str, Any], tmp_path: Path) -> 
 
 
 def test_two_launches(undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    first = fork(lambda: os._exit(run_chain(tmp_path)[0]), tmp_path / "first")
-    while not (tmp_path / "runs" / NAME / ".lock").exists():
+    first = start_chain(tmp_path, tmp_path / "first")
+    for _ in range(1200):
+        if (tmp_path / "runs" / NAME / "sft").exists():
+            break
         time.sleep(0.05)
-    second = tmp_path / "second"
-    second.mkdir()
-    (second / "runs").symlink_to(tmp_path / "runs")
-    code, output = run_chain(second)
-    assert code == 2
+    os.kill(first, signal.SIGSTOP)  # it must not end before the second one asks for the folder
+    code, output = run_chain(tmp_path)
+    os.kill(first, signal.SIGCONT)
+    assert code == 2, output
     assert "another command is using this run folder" in output
-    assert exit_code(first) == 0
+    assert exit_code(first) == 0, (tmp_path / "first").read_text(encoding="utf-8")
     check_end(tmp_path, undisturbed)
 
 
