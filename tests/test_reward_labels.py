@@ -164,6 +164,7 @@ def test_the_plan_says_how_much_of_a_response_a_shorter_reward_cannot_read(
     arguments = [
         *("--reward.model", "combine", "--reward.options", f"{{terms: [length, {term}]}}"),
         *("--reward.held_out", held_out, "--ppo.validation", HELD_OUT, "--evaluation.max_new_tokens", "50"),
+        *("--evaluation.judges", f"[{{model: '{longer}', options: {{penalized_label: score, max_tokens: 30}}}}]"),
     ]
 
     def plan(tokens: int) -> str:
@@ -176,7 +177,9 @@ def test_the_plan_says_how_much_of_a_response_a_shorter_reward_cannot_read(
     assert "may have 100: up to 60 tokens at its end are not scored; lower ppo.max_new_tokens" in printed
     assert f"reward.held_out: {longer} reads at most 64 tokens" in printed
     assert "up to 36 tokens at its end are not scored" in printed
-    assert "evaluation.rewards: the reward reads at most 40 tokens" in printed
+    assert "evaluation: reward.model: the reward reads at most 40 tokens" in printed
+    assert f"evaluation.judges: {longer} reads at most 30 tokens (by its own tokenizer)" in printed
+    assert "which may have 50: up to 20 tokens at its end are not scored; lower evaluation.max_new_tokens" in printed
     printed = plan(40)
     assert "reward.model: combine reads" not in printed
     assert "reward.held_out" not in printed

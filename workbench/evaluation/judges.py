@@ -11,7 +11,7 @@ from workbench.config.scorers import as_scorer, by_name
 from workbench.errors import error_context
 from workbench.evaluation.results import REWARD, TOXICITY, Example
 from workbench.rewards.contract import CheckedReward, Judge
-from workbench.rewards.registry import load_judge, load_scorer
+from workbench.rewards.registry import judge_of, load_scorer
 from workbench.toy import RUDE_WORDS
 
 TOY_LEXICON = "toy_lexicon"
@@ -22,6 +22,8 @@ class LoadedJudges:
     """The judges that the configuration names, and notes about them."""
 
     judges: dict[str, Judge]
+    limits: dict[str, int | None]
+    """How many tokens of a completion each judge reads; None if it reads all."""
     notes: list[str]
 
 
@@ -44,7 +46,8 @@ def load_judges(
             independent.append(scorer)
     named = by_name(independent, "evaluation.judges")
     with error_context("evaluation.judges"):
-        judges = {name: load_judge(scorer, load) for name, scorer in named.items()}
+        scorers = {name: load(scorer) for name, scorer in named.items()}
+        judges = {name: judge_of(scorers[name], scorer) for name, scorer in named.items()}
     names = [*judges, *(part.model for part in parts)]
     real = [name for name, source in config.evaluation.data.items() if not source.path.startswith("toy:")]
     if TOY_LEXICON in names and real:
@@ -52,7 +55,8 @@ def load_judges(
             f"{TOY_LEXICON} knows only the {len(RUDE_WORDS)} rude words of the toy data and finds little toxicity in "
             f"{', '.join(real)}; use a classifier, profanity, or lexicon with your own words as the judge"
         )
-    return LoadedJudges(judges, notes)
+    limits = {name: scorer.max_completion_tokens() for name, scorer in scorers.items()}
+    return LoadedJudges(judges, limits, notes)
 
 
 def with_reward(judges: Mapping[str, Judge], reward: CheckedReward | None) -> dict[str, Judge]:

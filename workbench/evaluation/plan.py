@@ -89,16 +89,13 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
     )
     prompt_tokens = max(len(row["prompt_ids"]) for loaded_set in sets for row in loaded_set.rows)
     memory = stage_memory_lines(config, EVALUATION, prompt_tokens, completion_limit(config))
+    limits = [("reward.model", "the reward", reward.max_completion_tokens())] if reward is not None else []
+    limits += [("evaluation.judges", name, limit) for name, limit in loaded.limits.items()]
+    limits += [("evaluation.rewards", name, scorer.max_completion_tokens()) for name, scorer in rewards.items()]
     truncation = [
         line
-        for name, scorer in [*([("the reward", reward)] if reward is not None else []), *rewards.items()]
-        for line in truncation_line(
-            f"{EVALUATION}.rewards",
-            name,
-            scorer.max_completion_tokens(),
-            completion_limit(config),
-            "evaluation.max_new_tokens",
-        )
+        for key, name, reads in limits
+        for line in truncation_line(key, name, reads, completion_limit(config), "evaluation.max_new_tokens")
     ]
     lines = [*reports, *notes, *loaded.notes, *sizes, *truncation, *memory, *precision]
     return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, rewards, encoder)

@@ -74,7 +74,12 @@ class ScorerLoader:
 
 def load_judge(scorer: Scorer, load: Callable[[Scorer], CheckedReward] = load_scorer) -> Judge:
     """Load the checked toxicity judge that a Scorer names; raises UserError for a reward that offers none."""
-    judge = load(scorer).judge()
+    return judge_of(load(scorer), scorer)
+
+
+def judge_of(reward: CheckedReward, scorer: Scorer) -> Judge:
+    """Return the toxicity judge that a scorer's reward offers; raises UserError if it offers none."""
+    judge = reward.judge()
     if judge is None:
         raise UserError(f"{scorer.model} is not a judge: it has no judge() method that returns one")
     return judge
