@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -15,15 +16,13 @@ import pytest
 import torch
 from sharded_processes import stopped_after
 from small_runs import CHAIN, small
-from tiny_data import write
 
 from recipes import evaluation, ppo, reward, sft
-from workbench.config.schema import DataSource
-from workbench.data.sources import source_hash
 from workbench.errors import Interrupted, UserError
 from workbench.evaluation import cache
 from workbench.evaluation.results_files import read_results
 from workbench.models import loading
+from workbench.report.compare import write_comparison
 from workbench.run import cli, hf_trainer
 from workbench.run.checksums import FILE, damage, write_checksums
 from workbench.run.files import atomic_folder, remove_folder
@@ -125,6 +124,23 @@ def test_changed_answers_are_sampled_again(runs: Path, capsys: pytest.CaptureFix
     assert read_results(folder / "results.json").sets == before.sets
 
 
+@pytest.mark.parametrize("name", ["results.json", "completions.jsonl"])
+def test_results_that_were_changed_are_not_shown(name: str, runs: Path, tmp_path: Path) -> None:
+    run = runs / "quickstart_gpt2"
+    file = run / "evaluation" / name
+    text = file.read_text()
+    digit = re.search(r'"(?:mean_after|prompt_toxicity)": \d*\.\d*(\d)', text)
+    assert digit is not None
+    changed = str((int(digit[1]) + 1) % 10)
+    file.write_text(text[: digit.start(1)] + changed + text[digit.end(1) :])
+    line = rf"{file}: its contents have changed .*--force evaluation"
+    with pytest.raises(UserError, match=line):
+        write_comparison([run, shutil.copytree(run, tmp_path / "other")], tmp_path / "page.html")
+    if name == "results.json":
+        with pytest.raises(UserError, match=line):
+            cli.launch(CHAIN, "", options(runs))
+
+
 def test_a_finished_run_is_looked_at_without_a_write(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (runs / "quickstart_gpt2" / ".lock").unlink(missing_ok=True)
 
@@ -135,57 +151,6 @@ def test_a_finished_run_is_looked_at_without_a_write(runs: Path, capsys: pytest.
     cli.launch(CHAIN, "", options(runs))
     assert capsys.readouterr().out.count("already finished, skipping") == 4
     assert state() == before
-
-
-def test_data_that_was_changed_in_place_is_not_skipped_over(tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    source = json.dumps({"path": str(file), "template": "{dialogue}"})
-    rows = [{"dialogue": f"Anna: hello {number}", "summary": "Anna says hello."} for number in range(17)]
-    write(file, rows[:16])
-    arguments = small("quickstart_gpt2", tmp_path, "--sft.data", source, "--sft.max_steps", "1")
-    cli.launch([sft.STAGE], "", arguments)
-    cli.launch([sft.STAGE], "", arguments)
-    write(file, rows)
-    for extra in ([], ["--dry_run"]):
-        with pytest.raises(UserError, match=rf"sft\.data: {file} has changed since stage sft .* --force sft"):
-            cli.launch([sft.STAGE], "", [*arguments, *extra])
-    cli.launch([sft.STAGE], "", [*arguments, "--force", "sft"])
-    file.unlink()
-    cli.launch([sft.STAGE], "", arguments)  # what is gone is needed by no finished stage
-
-
-def test_the_hash_of_data_covers_names_and_contents_and_no_hidden_files(tmp_path: Path) -> None:
-    (tmp_path / "data" / ".git").mkdir(parents=True)
-    for name in ("a.csv", "z.csv"):
-        (tmp_path / "data" / name).write_text("x\n1\n")
-
-    def digest(name: str) -> str | None:
-        return source_hash(DataSource(str(tmp_path / name)))
-
-    first = digest("data")
-    (tmp_path / "data" / ".git" / "index").write_text("z")
-    assert digest("data") == first
-    (tmp_path / "data" / "a.csv").rename(tmp_path / "data" / "b.csv")
-    second = digest("data")
-    (tmp_path / "data" / "b.csv").write_text("x\n2\n")
-    third = digest("data")
-    (tmp_path / "data" / "c.csv").write_text("x\n3\n")
-    assert len({first, second, third, digest("data")}) == 4
-
-
-def test_another_split_in_the_folder_of_data_is_no_change(tmp_path: Path) -> None:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rows = [{"dialogue": f"Anna: hello {number}", "summary": "Anna says hello."} for number in range(16)]
-    write(folder / "train.jsonl", rows)
-    source = json.dumps({"path": str(folder), "template": "{dialogue}"})
-    arguments = small("quickstart_gpt2", tmp_path, "--sft.data", source, "--sft.max_steps", "1")
-    cli.launch([sft.STAGE], "", arguments)
-    write(folder / "validation.jsonl", rows)
-    cli.launch([sft.STAGE], "", arguments)
-    write(folder / "train.jsonl", rows[1:])
-    with pytest.raises(UserError, match=r"sft\.data: .* has changed since stage sft"):
-        cli.launch([sft.STAGE], "", arguments)
 
 
 FINE_TUNING = (

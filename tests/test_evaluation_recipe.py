@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 from accelerate import Accelerator
-from small_runs import drop, evaluation_source, fraction_of_e, small
+from small_runs import drop, evaluation_source, fraction_of_e, record_files, small
 
 from recipes import evaluation, ppo, sft
 from workbench.errors import UserError
@@ -154,6 +154,7 @@ def test_fail_on_worse_fails_the_command_also_when_the_stage_is_skipped(
     cli.launch([evaluation.STAGE], "", options)
     worse = dataclasses.replace(read_results(results), verdict=RunVerdict("toxicity", "worse", "toxicity rose"))
     results.write_text(json.dumps(to_json(worse)))
+    record_files(results.parent)
     monkeypatch.setattr(sys, "argv", ["recipes/evaluation.py", *options])
     with pytest.raises(SystemExit) as exit_:
         cli.main([evaluation.STAGE], "")

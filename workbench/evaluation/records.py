@@ -44,7 +44,10 @@ def read_reward_report(run: Run) -> dict[str, Any] | None:
 
 
 def outcome(run: Run) -> list[str]:
-    """Return the verdicts of the finished evaluation, and where its page is."""
+    """Return the verdicts of the finished evaluation, and its page; raises UserError if its results were changed."""
+    from workbench.evaluation.results_files import check_unchanged
+
+    check_unchanged(run.folder / EVALUATION / "results.json")
     metrics = run.record(EVALUATION)["metrics"]
     verdicts = [f"{question}: {word}" for question, word in metrics.get("verdicts", {}).items()]
     failed = [f"guards failed: {', '.join(metrics['failed_guards'])}"] if metrics.get("failed_guards") else []

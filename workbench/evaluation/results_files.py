@@ -14,7 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from workbench.errors import UserError, one_line, shorten
 from workbench.evaluation.results import Example, Results, Summary
-from workbench.run.files import read_json_lines, write_text
+from workbench.run.checksums import first_difference
+from workbench.run.files import read_json, read_json_lines, write_text
 
 VERSION = 4
 
@@ -45,12 +46,23 @@ def from_json(data: Mapping[str, Any], path: str) -> Results:
 
 
 def read_results(file: Path | str) -> Results:
-    """Return the results in a results.json; raises UserError where it cannot be read."""
+    """Return the results in a results.json; raises UserError where it cannot be read or is not what was written."""
+    check_unchanged(Path(file))
     try:
         data = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read: {one_line(error)}; redo it with --force evaluation") from error
     return from_json(data, str(file))
+
+
+def check_unchanged(file: Path) -> None:
+    """Raise UserError for a file of a finished stage that is not what it was when the stage finished."""
+    record = file.with_name("stage.json")
+    if record.is_file():
+        digests = read_json(record, remedy="redo the stage with --force evaluation").get("files", {})
+        difference = first_difference(file.parent, {name: digests[name] for name in (file.name,) if name in digests})
+        if difference is not None:
+            raise UserError(f"{file.parent / difference}; restore it, or redo the stage with --force evaluation")
 
 
 def write_evaluation(folder: Path, results: Results, examples: Sequence[Example]) -> None:
@@ -70,6 +82,7 @@ def read_examples(file: Path, results: Results) -> list[Example]:
     """Return the examples in a completions.jsonl that belongs to `results`; raises UserError for a corrupt file."""
     if not file.is_file():
         raise UserError(f"{file}: missing; redo it with --force evaluation")
+    check_unchanged(file)
     metrics = {(s.metric.name, s.metric.judge): s.metric for result in results.sets for s in result.summaries}
     try:
         examples = []
