@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from unittest import mock
 
 import pytest
 import torch
+from child_processes import exit_code, fork
 from sharded_processes import stopped_after
 from small_runs import CHAIN, small
 
@@ -122,6 +124,19 @@ def test_changed_answers_are_sampled_again(runs: Path, capsys: pytest.CaptureFix
     cli.launch(CHAIN, "", options(runs))
     assert f"1 entries of {file} are cut off or corrupt" in capsys.readouterr().out
     assert read_results(folder / "results.json").sets == before.sets
+
+
+def test_a_kill_while_the_configuration_is_written_leaves_a_run_folder(tmp_path: Path) -> None:
+    arguments = small("quickstart_gpt2", tmp_path, "--sft.max_steps", "1")
+
+    def command() -> None:
+        with mock.patch.object(os, "replace", side_effect=lambda *paths: os.kill(os.getpid(), signal.SIGKILL)):
+            cli.launch([sft.STAGE], "", arguments)
+
+    assert exit_code(fork(command, tmp_path / "log")) == -signal.SIGKILL
+    assert (tmp_path / "quickstart_gpt2" / "config.yaml.partial").is_file()
+    cli.launch([sft.STAGE], "", arguments)
+    assert not (tmp_path / "quickstart_gpt2" / "config.yaml.partial").exists()
 
 
 @pytest.mark.parametrize("name", ["results.json", "completions.jsonl"])

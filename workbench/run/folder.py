@@ -31,6 +31,8 @@ KEYS_OF_JUDGMENT = ("reward.train.polarity_pair", "reward.train.threshold")
 TRAINER_CHECKPOINT = "checkpoint-"  # what transformers begins the name of a checkpoint's folder with
 MAX_LISTED_CHANGES = 6
 RESULT_SUFFIXES = (*MODEL_SUFFIXES, ".jsonl")
+# What a kill can leave in a new run folder before its config.yaml is there.
+WRITTEN_FIRST = {".lock", "config.yaml.partial"}
 NOT_RESULTS = ("stage.json", "completions_cache.jsonl")
 
 
@@ -146,7 +148,10 @@ def check_run(config: Config, force: str | None) -> None:
     if saved.is_file():
         if force != configured_stages(config)[0]:  # forcing the first stage redoes everything
             check_unchanged(saved, config, redone_stages(force))
-    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {".lock"}:
+    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {
+        ".lock",
+        "config.yaml.partial",
+    }:  # after a kill
         raise UserError(f"{folder}: not empty, and not a run folder (no config.yaml); choose another --name")
 
 
