@@ -28,7 +28,7 @@ from workbench.errors import UserError, error_context, printable_lines
 from workbench.rewards.contract import CheckedReward
 from workbench.rewards.ranking import auroc, ranks
 from workbench.rewards.registry import load_scorer
-from workbench.run.options import make_options_parser, parse_options
+from workbench.run.options import make_options_parser, name_or_path, parse_options
 from workbench.run.process import exit_on_error
 
 MAX_LISTED_LABELS = 10
@@ -53,13 +53,13 @@ def make_parser() -> ArgumentParser:
         nargs="+",
         help='rewards as in reward.model, each a name or "{model: NAME, options: {...}}"',
     )
-    parser.add_argument("--data", help="file (.jsonl, .json, .csv, .parquet), folder or hub id")
+    parser.add_argument("--data", type=name_or_path, help="file (.jsonl, .json, .csv, .parquet), folder or hub id")
     parser.add_argument("--text_column", default="text", help="column that contains the texts to score")
     parser.add_argument("--label_column", default="label", help="column that contains the labels, if any")
     parser.add_argument("--target_label", help="the label that should score high; AUROC needs it")
     parser.add_argument("--limit", type=int, help="read this many rows")
     parser.add_argument("--disagreements", type=int, default=10, help="print this many texts on which rewards differ")
-    parser.add_argument("--save", help="write the numbers to this file as JSON")
+    parser.add_argument("--save", type=name_or_path, help="write the numbers to this file as JSON")
     return parser
 
 

@@ -22,7 +22,7 @@ from reward_models.http_connections import BoundedServer
 from workbench.errors import UserError, printable
 from workbench.rewards.contract import CheckedReward, Judge
 from workbench.rewards.registry import REWARDS, load_reward
-from workbench.run.options import make_options_parser, parse_options
+from workbench.run.options import make_options_parser, name_or_path, parse_options
 from workbench.run.process import exit_on_error
 
 MAX_BODY_BYTES = 32 * 2**20
@@ -271,7 +271,7 @@ def parse(argv: list[str]) -> Namespace:
         "Serve a reward over HTTP. Its clients use reward.model: http, reward.options: {url: ...}.",
     )
     models = f"{', '.join(REWARDS)}, a classifier's owner/name or folder, or package.module:object"
-    parser.add_argument("--model", help=f"the reward: {models}")
+    parser.add_argument("--model", type=name_or_path, help=f"the reward: {models}")
     parser.add_argument("--options", default="{}", help='its options as JSON: {"words": ["idiot"]}')
     parser.add_argument("--host", default="127.0.0.1", help="IPv4 address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8765, help="port; 0 for any free port (default: 8765)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,15 @@ from configs import GOOD, VALIDATION, load
 from small_runs import small
 
 from recipes import ppo, reward, sft
+from reward_models import compare as reward_compare
+from reward_models import serve
 from workbench.config.parsing import parse
 from workbench.errors import UserError
+from workbench.export import command as export
 from workbench.models import memory_plan
+from workbench.playground import command as playground
+from workbench.report import compare as report_compare
+from workbench.report import run_list
 
 BILLION = "1000000000"
 TRAIN = "{model: m, data: {path: p}, validation: {path: p}, target_label: a, lora: {}}"
@@ -100,3 +107,30 @@ def test_early_stopping_that_never_evaluates_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"early_stopping: .*save_every 200 steps, but training has only 2; lower"):
         reward.STAGE.plan(parse(options)[0])
     reward.STAGE.plan(parse([*options, "--reward.train.save_every", "1"])[0])
+
+
+@pytest.mark.parametrize(
+    "value", ["a" * 300, "runs/" + "b" * 300, "a/" * 2000, " ", "a\nb"], ids=lambda value: value[:6]
+)
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (run_list.main, []),
+        (run_list.main, ["--folder"]),
+        (report_compare.main, ["runs"]),
+        (report_compare.main, ["a", "b", "--output"]),
+        (export.main, ["--to", "x", "--run"]),
+        (export.main, ["--run", "x", "--to"]),
+        (playground.main, ["--run"]),
+        (reward_compare.main, ["--models", "length", "toy_lexicon", "--data"]),
+        (reward_compare.main, ["--models", "length", "toy_lexicon", "--data", "x", "--save"]),
+        (serve.serve, ["--model"]),
+    ],
+)
+def test_a_path_that_no_file_can_have_is_one_line(
+    command: Callable[[list[str]], None], arguments: list[str], value: str
+) -> None:
+    with pytest.raises(UserError, match=r"is (too long|blank)|has a control character") as refusal:
+        command([*arguments, value])
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 400

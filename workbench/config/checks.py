@@ -103,18 +103,23 @@ def check_characters(text: str, key: str) -> None:
 
 
 def check_one_line(text: str, key: str) -> None:
-    """Raise UserError for a name or path that is blank, has control characters, or is longer than a file system takes.
+    """Raise UserError for a name or path that is blank, has control characters or is too long for a file system."""
+    problem = name_problem(text)
+    if problem is not None:
+        raise UserError(f"{key}: {problem}")
 
-    A name may be a path, each part of which is the name of a file.
-    """
+
+def name_problem(text: str) -> str | None:
+    """Return what is wrong with a name or a path, each part of which is the name of a file; None if nothing is."""
     if not text.strip():
-        raise UserError(f"{key}: {text!r} is blank; use a name")
+        return f"{text!r} is blank; use a name"
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-        raise UserError(f"{key}: {shorten(text)} has a control character; remove it")
+        return f"{shorten(text)} has a control character; remove it"
     longest = max(re.split(r"[/\\]", text), key=len)
     if len(longest.encode()) > MAX_NAME_BYTES or len(text) > MAX_PATH_CHARACTERS:
         limit = f"{MAX_PATH_CHARACTERS} characters, or {MAX_NAME_BYTES} bytes between two slashes"
-        raise UserError(f"{key}: {shorten(text)} is too long; a name or path has at most {limit}")
+        return f"{shorten(text)} is too long; a name or path has at most {limit}"
+    return None
 
 
 def check_range(value: float, limits: Range, key: str) -> None:

@@ -18,7 +18,7 @@ from workbench.errors import UserError
 from workbench.export.exported import ExportedModel, Form, hub_id, lm_eval_command, public_name
 from workbench.run.files import atomic_folder, content_hash, read_json, write_text
 from workbench.run.folder import Run, open_finished_run
-from workbench.run.options import make_options_parser, parse_options
+from workbench.run.options import make_options_parser, name_or_path, parse_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,8 +39,8 @@ FORM_NAMES: dict[Form, str] = {
 def make_export_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = make_options_parser("workbench.export", __doc__ or "")
-    parser.add_argument("--run", help="run folder, such as runs/quickstart")
-    parser.add_argument("--to", help="output folder, new or empty")
+    parser.add_argument("--run", type=name_or_path, help="run folder, such as runs/quickstart")
+    parser.add_argument("--to", type=name_or_path, help="output folder, new or empty")
     parser.add_argument(
         "--stage", choices=(PPO, SFT, REWARD), help="stage to export; default: the first of these that the run has"
     )

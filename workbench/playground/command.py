@@ -17,7 +17,7 @@ from workbench.playground.settings import Settings, check_prompt, check_settings
 from workbench.playground.sockets import address, bind
 from workbench.run.cli import announce, garbage_collection_paused
 from workbench.run.folder import Run, open_finished_run
-from workbench.run.options import make_options_parser, parse_options
+from workbench.run.options import make_options_parser, name_or_path, parse_options
 
 PORT = 7860
 
@@ -25,7 +25,7 @@ PORT = 7860
 def make_playground_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = make_options_parser("workbench.playground", __doc__ or "")
-    parser.add_argument("--run", help="run folder, such as runs/quickstart")
+    parser.add_argument("--run", type=name_or_path, help="run folder, such as runs/quickstart")
     parser.add_argument("--prompt", metavar="TEXT", help="print the completions of this prompt; default: open a page")
     parser.add_argument("--raw", action="store_true", help="TEXT is the whole prompt, without the run's template")
     parser.add_argument("--temperature", type=float, help="0 is greedy (default: the evaluation's)")

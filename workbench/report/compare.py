@@ -18,7 +18,7 @@ from workbench.report.run_list import HEAD, run_cells
 from workbench.report.terminal import print_results
 from workbench.run.files import write_text
 from workbench.run.folder import Run
-from workbench.run.options import make_options_parser, parse_options
+from workbench.run.options import make_options_parser, name_or_path, parse_options
 from workbench.run.process import exit_on_error
 
 SAME_EVERYWHERE = ("name", "runs", "track")  # they say nothing about the results
@@ -27,8 +27,10 @@ SAME_EVERYWHERE = ("name", "runs", "track")  # they say nothing about the result
 def main(argv: list[str]) -> None:
     """Write the page of the runs that `argv` names, and print the differences; raises UserError where it cannot."""
     parser = make_options_parser("workbench.report.compare", __doc__ or "")
-    parser.add_argument("runs", nargs="+", help="two or more run folders; every two are compared")
-    parser.add_argument("--output", default="comparison.html", help="page to write (default: comparison.html)")
+    parser.add_argument("runs", nargs="+", type=name_or_path, help="two or more run folders; every two are compared")
+    parser.add_argument(
+        "--output", type=name_or_path, default="comparison.html", help="page to write (default: comparison.html)"
+    )
     options = parse_options(parser, argv, required={})
     write_comparison([Path(name) for name in options.runs], Path(options.output))
 

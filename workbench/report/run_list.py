@@ -10,7 +10,7 @@ from workbench.errors import UserError, printable_lines
 from workbench.evaluation.results import KL, REWARD, ROUGE_L, TOXICITY, Results
 from workbench.evaluation.results_files import read_results
 from workbench.evaluation.verdicts import describe_change
-from workbench.run.options import make_options_parser, parse_options
+from workbench.run.options import make_options_parser, name_or_path, parse_options
 
 HEAD = ["run", "evaluated", "stages", "verdicts", "failed guards", "toxicity", "reward", "ROUGE-L", "KL, nats"]
 
@@ -18,8 +18,12 @@ HEAD = ["run", "evaluated", "stages", "verdicts", "failed guards", "toxicity", "
 def main(argv: list[str]) -> None:
     """Print the runs that `argv` names, or all runs in a folder; raises UserError where there is none."""
     parser = make_options_parser("workbench.report", __doc__ or "")
-    parser.add_argument("runs", nargs="*", help="run folders; default: all in the folder of --folder")
-    parser.add_argument("--folder", default="runs", help="folder that holds the run folders (default: runs)")
+    parser.add_argument(
+        "runs", nargs="*", type=name_or_path, help="run folders; default: all in the folder of --folder"
+    )
+    parser.add_argument(
+        "--folder", type=name_or_path, default="runs", help="folder that holds the run folders (default: runs)"
+    )
     options = parse_options(parser, argv, required={})
     folders = [Path(name) for name in options.runs] or sorted(find_runs(Path(options.folder)))
     for folder in folders:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentError, ArgumentParser, Namespace
+from argparse import ArgumentError, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 
+from workbench.config.checks import name_problem
 from workbench.errors import UserError, suggestion
 
 CONSOLE_SCRIPT = "workbench"
@@ -25,6 +26,14 @@ def command_line(name: str, module: str) -> str:
 def make_options_parser(module: str, description: str) -> ArgumentParser:
     """Return an empty parser for `parse_options` of the command in `module`."""
     return ArgumentParser(prog=program(module), description=description, exit_on_error=False, allow_abbrev=False)
+
+
+def name_or_path(text: str) -> str:
+    """Return the value of an option that names a file or model; raises ArgumentTypeError for what none can be."""
+    problem = name_problem(text)
+    if problem is not None:
+        raise ArgumentTypeError(problem)
+    return text
 
 
 def parse_options(parser: ArgumentParser, argv: Sequence[str], required: Mapping[str, str]) -> Namespace:
