@@ -8,6 +8,7 @@ from pathlib import Path
 from recipes import evaluation, ppo, reward, sft
 from workbench.run.checksums import checksums
 from workbench.run.folder import is_result
+from workbench.run.stage_record import CHECKSUM, write_record
 
 CHAIN = [sft.STAGE, reward.STAGE, ppo.STAGE, evaluation.STAGE]
 CONFIGS = Path(__file__).resolve().parent.parent / "recipes" / "configs"
@@ -30,10 +31,10 @@ def small(name: str, folder: Path, *options: str) -> list[str]:
 
 def record_files(stage: Path) -> None:
     """Let a stage's record say that it left the files that are there now."""
-    file = stage / "stage.json"
-    record = json.loads(file.read_text())
+    record = json.loads((stage / "stage.json").read_text())
+    del record[CHECKSUM]
     files = [path for path in stage.iterdir() if path.is_file() and is_result(Path(path.name))]
-    file.write_text(json.dumps(record | {"files": checksums(stage, files)}))
+    write_record(stage, record | {"files": checksums(stage, files)})
 
 
 def evaluation_source(limit: int, split: str = "test") -> dict[str, object]:

@@ -31,6 +31,7 @@ from workbench.export import card as model_card
 from workbench.export.exported import ExportedModel, reward_description
 from workbench.run.files import content_hash
 from workbench.run.folder import open_finished_run
+from workbench.run.stage_record import read_record, write_record
 
 TOXICITY, ROUGE = Metric("toxicity", "lower", "reward"), Metric("ROUGE-L", "higher")
 DISTINCT = Metric("distinct-2", pooled=True)
@@ -101,10 +102,10 @@ def test_an_unfinished_evaluation_is_not_on_the_card_and_is_noted(
 def evaluated(workspace: Path, tmp_path: Path) -> str:
     """Copy the run t5 and give it a finished evaluation."""
     run = Path(altered("t5", tmp_path / "evaluated"))
-    record = json.loads((run / "ppo" / "stage.json").read_text()) | {"stage": "evaluation"}
+    record = read_record(run / "ppo") | {"stage": "evaluation", "files": {}}
     (run / "evaluation").mkdir()
     write_results(str(run), results())
-    (run / "evaluation" / "stage.json").write_text(json.dumps(record))
+    write_record(run / "evaluation", record)
     return str(run)
 
 

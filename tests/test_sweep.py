@@ -15,6 +15,7 @@ from workbench.config.parsing import load_saved, parse
 from workbench.config.scorers import as_scorer
 from workbench.errors import UserError
 from workbench.run import cli
+from workbench.run.stage_record import read_record
 from workbench.run.sweep import sweep_configs
 
 REWARDS = "{clean: toy_lexicon, short: {model: length}, near: rouge}"
@@ -35,7 +36,7 @@ def test_ten_rewards_cost_one_sft(in_project: Path, tmp_path: Path, capsys: pyte
     assert second.startswith(f"quickstart-short\nsft: reused from {tmp_path / 'quickstart-near'}\nppo")
     sweep(two)
     near, short = tmp_path / "quickstart-near", tmp_path / "quickstart-short"
-    trained, copied = (json.loads((run / "sft" / "stage.json").read_text()) for run in (near, short))
+    trained, copied = (read_record(run / "sft") for run in (near, short))
     assert copied["reused"]["run"] == str(near)
     assert {name: value for name, value in copied.items() if name != "reused"} == trained
     results = json.loads((short / "evaluation" / "results.json").read_text())

@@ -12,10 +12,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from workbench.config.names import EVALUATION
 from workbench.errors import UserError, one_line, shorten
 from workbench.evaluation.results import Example, Results, Summary
 from workbench.run.checksums import first_difference
-from workbench.run.files import read_json, read_json_lines, write_text
+from workbench.run.files import read_json_lines, write_text
+from workbench.run.stage_record import check_made_from, read_record
 
 VERSION = 4
 
@@ -56,10 +58,11 @@ def read_results(file: Path | str) -> Results:
 
 
 def check_unchanged(file: Path) -> None:
-    """Raise UserError for a file of a finished stage that is not what it was when the stage finished."""
-    record = file.with_name("stage.json")
-    if record.is_file():
-        digests = read_json(record, remedy="redo the stage with --force evaluation").get("files", {})
+    """Raise UserError for a file of a finished evaluation that is not what was written, or is about other models."""
+    if file.with_name("stage.json").is_file():
+        record = read_record(file.parent)
+        check_made_from(file.parent.parent, EVALUATION, record)
+        digests = record.get("files", {})
         difference = first_difference(file.parent, {name: digests[name] for name in (file.name,) if name in digests})
         if difference is not None:
             raise UserError(f"{file.parent / difference}; restore it, or redo the stage with --force evaluation")

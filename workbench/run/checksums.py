@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from workbench.errors import UserError
-from workbench.run.files import content_hash, flush, read_json, write_text
+from workbench.run.files import content_hash, flush, read_json, unreadable, write_text
 
 FILE = "checksums.json"
 
@@ -36,12 +35,15 @@ def damage(folder: Path) -> str | None:
 
 
 def first_difference(folder: Path, expected: dict[str, str | None]) -> str | None:
-    """Return the first file that is missing, cannot be read or has other contents, and which of these; or None."""
+    """Return the first file that is missing or has other contents, and which of these; or None.
+
+    Raises UserError for a file that cannot be read.
+    """
     for name, digest in expected.items():
         try:
             found_digest = content_hash(folder / name) if (folder / name).is_file() else None
         except OSError as error:
-            return f"{name}: cannot be read: {error.strerror or os.strerror(error.errno or 0)}"
+            raise unreadable(folder / name, error, "restore it") from error
         if found_digest is None:
             return f"{name}: missing"
         if found_digest != digest:

@@ -29,7 +29,7 @@ from workbench.run.distributed import (
     wait_for_everyone,
 )
 from workbench.run.estimates import earlier_runs, expected_seconds
-from workbench.run.folder import Run, check_data, check_run, lock_run, open_run, prepare_folder
+from workbench.run.folder import Run, check_inputs, check_run, lock_run, open_run, prepare_folder
 from workbench.run.packages import check_not_hidden
 from workbench.run.process import recipe_program, run_recipe
 from workbench.run.progress import Following, followed_by
@@ -141,7 +141,7 @@ def prepare(stages: Sequence[Stage], config: Config, force: str | None) -> tuple
         run = Run(Path(config.runs) / config.name, config)
         for stage in stages:
             if is_already_done(run, stage.name, force):
-                check_data(run, stage.name, stage.data(config))
+                check_inputs(run, stage.name, stage.data(config))
     if config.track and find_spec(config.track) is None:
         raise UserError(f"track: {config.track} is not installed: python -m pip install {config.track}")
     return stages, config, force
@@ -182,6 +182,7 @@ def execute(stages: Sequence[Stage], config: Config, force: str | None) -> None:
             if stage.name in to_copy:
                 continue
             if run.finished(stage.name):
+                run.check_origin(stage.name)  # an earlier stage may just have been redone
                 report_skipped(stage, run)
                 continue
             plan = plans.pop(stage.name)

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,17 @@ def writing(path: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"{path}: cannot be written: {reason}; the previous contents are unchanged; "
-            "free some space or choose another folder, then run the same command again"
+            f"{write_remedy(error)}, then run the same command again"
         ) from error
+
+
+def write_remedy(error: Exception) -> str:
+    """Return what to do about a failure to write."""
+    if isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError):
+        return "move away what is in its place"
+    if isinstance(error, PermissionError):
+        return "make it writable for this user or choose another folder"
+    return "free some space or choose another folder"
 
 
 def write_failure(error: Exception) -> str | None:
@@ -99,12 +108,19 @@ def read_json(file: Path, *, remedy: str) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}; {remedy}") from error
+        raise unreadable(file, error, remedy) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: corrupt; {remedy}") from error
     if not isinstance(value, dict):
         raise UserError(f"{file}: corrupt; {remedy}")
     return value
+
+
+def unreadable(file: Path, error: OSError, remedy: str) -> UserError:
+    """Return the error for a file that cannot be read; where only this user may not, `remedy` would be too much."""
+    if isinstance(error, PermissionError):
+        remedy = "make it readable for this user"
+    return UserError(f"{file}: cannot be read: {error.strerror}; {remedy}")
 
 
 def read_json_lines(file: Path) -> list[Any]:
@@ -125,9 +141,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield partial
-            partial.chmod(0o755)
+            partial.chmod(under_umask(0o777))
             for file in partial.rglob("*"):  # a machine crash must not leave the new name on unwritten data
                 if file.is_file():
+                    follow_umask(file)
                     flush(file)
             replaced = set_aside(path)
             os.replace(partial, path)
@@ -135,6 +152,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def follow_umask(file: Path) -> None:
+    """Let others read a file if the user's umask does; some writers (safetensors) make it the user's alone."""
+    with suppress(PermissionError):  # a file of another user, which is linked here
+        file.chmod(under_umask(0o666))
+
+
+def under_umask(mode: int) -> int:
+    """Return the mode that the user's umask leaves of `mode`."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return mode & ~umask
 
 
 def flush(file: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,8 @@ from workbench.config.parsing import differences, dump, load_saved
 from workbench.config.schema import Config
 from workbench.errors import UserError, suggestion
 from workbench.run.checksums import checksums, first_difference
-from workbench.run.files import MODEL_SUFFIXES, flush, read_json, remove_folder, write_text, writing
+from workbench.run.files import MODEL_SUFFIXES, flush, follow_umask, remove_folder, write_text, writing
+from workbench.run.stage_record import check_made_from, earlier_weights, read_record, write_record
 
 # These do not affect results: the folder, the tracker and the exit code.
 KEYS_THAT_MAY_CHANGE = ("name", "runs", "track", "evaluation.fail_on")
@@ -76,7 +76,7 @@ class Run:
                 f"{path.parent}: stage {name} is not finished; run it first: "
                 f"python -m recipes.{name} --config {self.folder / 'config.yaml'}"
             )
-        record = read_json(path, remedy=f"redo the stage with --force {name}")
+        record = read_record(path.parent)
         if not all(isinstance(record.get(key), dict) for key in ("inputs", "metrics")):
             raise UserError(f"{path}: corrupt; redo the stage with --force {name}")
         return record
@@ -84,13 +84,19 @@ class Run:
     def verified_record(self, name: str) -> dict[str, Any]:
         """Return the stage.json of a finished stage, whose files are what they were when it finished.
 
-        Raises UserError for a file that is missing or has changed.
+        Raises UserError for a file that is missing or has changed, and if the stage was made from other weights than
+        those of the earlier stages now.
         """
+        self.check_origin(name)
         record = self.record(name)
         difference = first_difference(self.folder / name, record.get("files", {}))
         if difference is not None:
             raise UserError(f"{self.folder / name}/{difference}; restore it, or redo the stage with --force {name}")
         return record
+
+    def check_origin(self, name: str) -> None:
+        """Raise UserError if a finished stage was made from other weights than those of the earlier stages now."""
+        check_made_from(self.folder, name, self.record(name))
 
     def finish(
         self, name: str, *, minutes: float, inputs: dict[str, Any], metrics: dict[str, Any], data: dict[str, Any]
@@ -105,13 +111,15 @@ class Run:
             "inputs": inputs,
             "metrics": metrics,
             "data": data,
+            "made_from": earlier_weights(self.folder, name, configured_stages(self.config)),
             "files": checksums(folder, files),
             "commit": git_commit(),
             "versions": package_versions(),
         }
         for file in files:
+            follow_umask(file)
             flush(file)
-        write_text(folder / "stage.json", json.dumps(record, indent=2) + "\n")
+        write_record(folder, record)
         for checkpoint in folder.glob(f"{TRAINER_CHECKPOINT}*"):
             remove_folder(checkpoint)
 
@@ -144,6 +152,8 @@ def check_run(config: Config, force: str | None) -> None:
     folder = Path(config.runs) / config.name
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file of that name is in the way; choose another --name")
+    for stage in STAGES:
+        check_kind(folder / stage)
     saved = folder / "config.yaml"
     if saved.is_file():
         if force != configured_stages(config)[0]:  # forcing the first stage redoes everything
@@ -153,6 +163,14 @@ def check_run(config: Config, force: str | None) -> None:
         "config.yaml.partial",
     }:  # after a kill
         raise UserError(f"{folder}: not empty, and not a run folder (no config.yaml); choose another --name")
+
+
+def check_kind(folder: Path) -> None:
+    """Raise UserError if something else is where a stage's folder or its record belongs."""
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        raise UserError(f"{folder}: not a folder, but a stage's folder belongs there; move it away")
+    if (folder / "stage.json").is_dir():
+        raise UserError(f"{folder / 'stage.json'}: a folder, but a stage's record belongs there; move it away")
 
 
 def open_run(config: Config, force: str | None) -> Run:
@@ -232,8 +250,9 @@ def changes_reward_training(saved: Path, config: Config) -> bool:
         return True  # a corrupt file, which --force of the first stage replaces
 
 
-def check_data(run: Run, stage: str, hashes: Mapping[str, Mapping[str, str | None]]) -> None:
-    """Raise UserError if data that a finished stage has read was changed in place; data that is gone is no concern."""
+def check_inputs(run: Run, stage: str, hashes: Mapping[str, Mapping[str, str | None]]) -> None:
+    """Raise UserError if data or weights that a finished stage used are others now; data that is gone is no concern."""
+    run.check_origin(stage)
     recorded = run.record(stage).get("data", {})
     for key, now in hashes.items():
         before = recorded.get(key, {})

@@ -25,7 +25,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from workbench.config.names import REWARD, SFT
 from workbench.errors import Interrupted, UserError
 from workbench.run.checksums import damage, write_checksums
-from workbench.run.distributed import wait_for_everyone
+from workbench.run.distributed import print_once, wait_for_everyone
 from workbench.run.files import read_json, remove_folder, remove_partial, write_text, writing
 from workbench.run.folder import TRAINER_CHECKPOINT
 from workbench.run.interrupt import stop_requests
@@ -168,7 +168,7 @@ def newest_intact(folder: Path, label: str) -> str | None:
         reason = damage(checkpoint) or best_damage(checkpoint)
         if reason is None:
             return str(checkpoint)
-        print(f"{label}: {checkpoint} is not used ({reason}); trying one before it", flush=True)
+        print_once(f"{label}: {checkpoint} is not used ({reason}); trying one before it")
         remove_folder(checkpoint)
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import logging
@@ -13,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +23,7 @@ from workbench.run.distributed import is_main_process, was_launched
 from workbench.run.options import program
 
 SECONDS_BETWEEN_LOOKS = 1.0
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends; Windows does not define the signal
 
 
@@ -32,6 +35,7 @@ def run_recipe(recipe: Callable[[list[str]], None]) -> NoReturn:
     print_utf8()
     try:
         recipe(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
         where = "" if is_main_process() else f" (process {os.environ['RANK']})"
         print(f"error{where}: {error}", file=sys.stderr, flush=True)
@@ -47,6 +51,8 @@ def run_recipe(recipe: Callable[[list[str]], None]) -> NoReturn:
         sys.exit(130)
     except BrokenPipeError:
         exit_for_closed_pipe()
+    except OSError as error:
+        exit_for_lost_output(error)
     finally:
         # The interpreter collects garbage while it exits, which takes seconds over what the libraries hold.
         gc.freeze()
@@ -60,6 +66,7 @@ def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
     print_utf8()
     try:
         command(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
@@ -67,7 +74,19 @@ def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
         sys.exit(130)
     except BrokenPipeError:
         exit_for_closed_pipe()
+    except OSError as error:
+        exit_for_lost_output(error)
     sys.exit(0)
+
+
+def exit_for_lost_output(error: OSError) -> NoReturn:
+    """Exit with code 2 and one line where a full disk takes no more of the output; raises any other error again."""
+    if error.errno not in FULL_DISK or error.filename is not None:
+        raise error
+    with suppress(OSError):
+        print(f"error: the output cannot be written: {error.strerror}; free some space", file=sys.stderr, flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes what is left into it
+    sys.exit(2)
 
 
 def exit_for_closed_pipe() -> NoReturn:

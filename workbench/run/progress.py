@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from workbench.errors import printable
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -66,7 +68,8 @@ class Progress:
             self.last_line = time.monotonic()
             elapsed, left = self.last_line - self.started, self.seconds_left(self.last_line)
             line = f"{self.label} {self.done}/{self.total}, {clock(elapsed)} elapsed, {clock(left)} left"
-            print(f"{line}{self.following.description(left)}  {note}".rstrip(), file=sys.stderr, flush=True)
+            line = f"{line}{self.following.description(left)}  {note}".rstrip()
+            print(printable(line), file=sys.stderr, flush=True)
 
     def seconds_left(self, now: float) -> float:
         """Return how long the remaining steps will take at the pace so far."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +15,7 @@ from workbench.config.schema import Config, ReuseConfig, RewardConfig
 from workbench.errors import UserError
 from workbench.run.files import atomic_folder, content_hash
 from workbench.run.folder import Run, redone_stages
+from workbench.run.stage_record import write_record
 
 
 def reused_stages(config: Config) -> dict[str, Path]:
@@ -105,7 +105,7 @@ def copy_stage(run: Run, stage: str, source: Path) -> None:
     with atomic_folder(run.folder / stage) as folder:
         shutil.copytree(source / stage, folder, dirs_exist_ok=True, copy_function=link_or_copy)
         (folder / "stage.json").unlink()  # not the other run's own file, which may be linked
-        (folder / "stage.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8", newline="\n")
+        write_record(folder, record)
 
 
 def link_or_copy(source: str, target: str) -> None:
