@@ -66,7 +66,7 @@ def test_results_without_the_main_comparison_are_one_line(runs: Path, capsys: py
     results["sets"][1]["comparisons"] = []
     file.write_text(json.dumps(results))
     main([str(runs / "first")])
-    assert "unreadable; redo it with --force evaluation" in capsys.readouterr().out
+    assert "changed or unreadable; redo it with --force evaluation" in capsys.readouterr().out
     with pytest.raises(
         UserError, match=r"results\.json: corrupt: KeyError: .*; redo the stage with --force evaluation"
     ):

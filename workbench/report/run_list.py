@@ -50,7 +50,7 @@ def run_cells(folder: Path, name: str) -> list[str]:
     try:
         results = read_results(file)
     except UserError:
-        return [*head, "unreadable; redo it with --force evaluation", *[""] * (len(HEAD) - len(head) - 1)]
+        return [*head, "changed or unreadable; redo it with --force evaluation", *[""] * (len(HEAD) - len(head) - 1)]
     head[1] = results.provenance.date
     judges = [judge for judge in results.settings.judges if judge != REWARD] or results.settings.judges
     return [
