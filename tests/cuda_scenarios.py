@@ -21,9 +21,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from reward_models.classifier import load
 from workbench.config.schema import LoraSettings
-from workbench.evaluation.generation import ComparedModel, sample_batch
+from workbench.evaluation.generation import ComparedModel, Sampling, sample_batch
 from workbench.models.adapters import add_lora
 from workbench.models.architecture import check_architecture
+from workbench.models.decoding import Decoding
 from workbench.models.loading import reset_generation_config
 from workbench.models.policy import Policy
 from workbench.ppo.trainer import PPOTrainer
@@ -104,8 +105,7 @@ def run_scenario(architecture: str, training: str, precision: str, on_device: bo
     completions = sample_batch(
         compared,
         [row["prompt_ids"] for row in rows[:4]],
-        max_new_tokens=6,
-        temperature=1.0,
+        Sampling(batch_size=4, max_new_tokens=6, temperature=1.0, seeds=(0,), decoding=Decoding(top_k=50, top_p=0.9)),
         seeds=[1, 2, 3, 4],
         with_token_log_ratios=[True] * 4,
     )

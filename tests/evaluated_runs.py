@@ -39,7 +39,7 @@ def evaluated(
     config = Config(
         "run",
         PolicyConfig("toy:t5"),
-        EvaluationConfig({name: PromptSet("x.jsonl") for name in "ab"}, **scorers | (evaluation or {})),
+        EvaluationConfig(data={name: PromptSet("x.jsonl") for name in "ab"}, **scorers | (evaluation or {})),
         reward=RewardConfig(model=reward),
     )
     return EvaluatedRun(config, dataclasses.replace(results, settings=settings_of_run), examples)

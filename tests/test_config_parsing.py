@@ -147,7 +147,7 @@ def test_a_mistake_in_the_file_is_one_line_that_names_it(old: str, new: str, mes
         (["--polcy.model", "1"], "--polcy.model: unknown key; did you mean --policy?"),
         (["--ppo.value_modl", "1"], "--ppo.value_modl: unknown key; did you mean --ppo.value_model?"),
         (["--ppo.top_p", "1"], "--ppo.top_p: no such option: responses are sampled from the plain softmax"),
-        (["--evaluation", "{top_k: 1}"], "--evaluation.top_k: no such option: responses are sampled from"),
+        (["--ppo", "{data: {path: x}, top_k: 1}"], "--ppo.top_k: no such option: responses are sampled from"),
         (["--ppo.kl_coe", "1"], "--ppo.kl_coe: unknown key; did you mean --ppo.kl_coef?"),
         (["--ppo.kl_coef", "x"], "--ppo.kl_coef: must be a number, not 'x'"),
         (["--evaluation.data.toxic.pat", "x"], "did you mean --evaluation.data.toxic.path?"),

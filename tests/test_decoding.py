@@ -12,7 +12,7 @@ from cuda_scenarios import make_policy
 from trainers import make_rows
 from transformers import StaticCache
 
-from workbench.models import decoding, policy
+from workbench.models import decoding
 from workbench.models.policy import Batch, Policy
 
 
@@ -20,7 +20,7 @@ def sample(sampler: Policy, architecture: str, cache: str | None, temperature: f
     """Return responses with a cache, and the logits of every step."""
     rows = make_rows("t5" if architecture == "t5" else "gpt2", 5)
     steps: list[torch.Tensor] = []
-    with mock.patch.object(policy, "cache_implementation", return_value=cache):
+    with mock.patch.object(decoding, "cache_implementation", return_value=cache):
         batch = sampler.generate(
             *sampler.pad_prompts([row["prompt_ids"] for row in rows]),
             max_new_tokens=9,

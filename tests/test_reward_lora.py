@@ -59,7 +59,7 @@ def test_the_head_is_trained_in_full_and_saved_as_trained(kind: str, explicit: b
         epochs=1,
         learning_rate=1e-2,
     )
-    config = Config("run", PolicyConfig("toy:gpt2"), EvaluationConfig({}), reward=RewardConfig(train=train))
+    config = Config("run", PolicyConfig("toy:gpt2"), EvaluationConfig(data={}), reward=RewardConfig(train=train))
     plan = plan_reward(config)
     trainer = make_reward_trainer(plan, tmp_path / "trained")
     trainer.train()

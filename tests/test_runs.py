@@ -32,7 +32,7 @@ def config(folder: Path) -> Config:
     return Config(
         name="test",
         policy=PolicyConfig("gpt2"),
-        evaluation=EvaluationConfig({"set": PromptSet("x.jsonl")}),
+        evaluation=EvaluationConfig(data={"set": PromptSet("x.jsonl")}),
         reward=RewardConfig("lexicon"),
         ppo=PPOConfig(source),
         runs=str(folder),

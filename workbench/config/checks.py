@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench.config.annotations import element, field_types, form_of, member, ranges, without_range
 from workbench.config.derived import data_sources, sampling_seeds
+from workbench.config.generation import GenerationSettings
 from workbench.config.names import TITLES
 from workbench.config.ranges import Length, OneLine, Range
 from workbench.config.schema import Config, DataSource, EvaluationConfig, PPOConfig, RewardTraining
@@ -193,6 +194,7 @@ def check_ppo(ppo: PPOConfig) -> None:
 
 def check_evaluation(evaluation: EvaluationConfig, seeds: list[int]) -> None:
     """Raise UserError for settings of the evaluation that exclude each other."""
+    check_generation("evaluation", evaluation)
     if evaluation.temperature == 0 and evaluation.samples * len(seeds) > 1:
         raise UserError(
             "evaluation.temperature: 0 samples the same completion every time; set samples to 1 and use one seed"
@@ -202,6 +204,26 @@ def check_evaluation(evaluation: EvaluationConfig, seeds: list[int]) -> None:
     reserved = RESERVED_TITLES & evaluation.models.keys()
     if reserved:
         raise UserError(f"evaluation.models.{min(reserved)}: this title is reserved; choose another one")
+
+
+def check_generation(key: str, settings: GenerationSettings) -> None:
+    """Raise UserError for settings of one way to generate that exclude each other."""
+    if settings.num_beams > 1 and settings.temperature > 0:
+        raise UserError(
+            f"{key}.num_beams: {settings.num_beams} beams search for the most likely completion and cannot sample at "
+            f"temperature {settings.temperature:g}; set {key}.temperature to 0, or num_beams to 1"
+        )
+    for name, value in {"top_k": settings.top_k, "top_p": settings.top_p}.items():
+        if settings.temperature == 0 and value is not None:
+            raise UserError(
+                f"{key}.{name}: {value:g} says among which tokens to sample, but temperature 0 does not sample; remove "
+                f"{name}, or raise {key}.temperature"
+            )
+    if settings.max_new_tokens is not None and settings.min_new_tokens > settings.max_new_tokens:
+        raise UserError(
+            f"{key}.min_new_tokens: {settings.min_new_tokens} is more than {key}.max_new_tokens "
+            f"{settings.max_new_tokens}; lower it"
+        )
 
 
 def check_multiple(key: str, value: int, divisor_key: str, divisor: int) -> None:

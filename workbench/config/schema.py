@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from workbench.config.generation import GenerationSettings
 from workbench.config.ranges import (
     Epochs,
     Fraction,
@@ -271,8 +272,8 @@ class PPOConfig:
     weights, every trained weight gets a gradient, and the sanity pair is ordered correctly."""
 
 
-@dataclass
-class EvaluationConfig:
+@dataclass(kw_only=True)
+class EvaluationConfig(GenerationSettings):
     """Base, SFT and aligned completions of the same prompts with the same seeds."""
 
     data: Annotated[dict[str, PromptSet], Length(1)]
@@ -293,10 +294,6 @@ class EvaluationConfig:
     """Encoder whose sentence embeddings compare completions with references: hub id or folder."""
     fail_on: Literal["worse"] | None = None
     """Exit with code 1 if a verdict is "worse" or a guard against reward hacking failed."""
-    max_new_tokens: Size | None = None
-    """Maximum length of a completion, in tokens; default: ppo.max_new_tokens, or 128 without PPO."""
-    temperature: Annotated[float, Range(minimum=0, maximum=100)] = 1.0
-    """Sampling temperature; 0 is greedy."""
     batch_size: Size = 64
     """Prompts per generation batch."""
     threshold: Fraction = 0.5

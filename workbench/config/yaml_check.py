@@ -144,7 +144,7 @@ def unknown_key(dotted: str, name: str, valid: list[str], prefix: str = "") -> s
     """Return the message for a key that the schema does not have: `name` is not one of the `valid` names."""
     if dotted in RENAMED_KEYS:
         return f"this key is now {RENAMED_KEYS[dotted]}"
-    if name in SAMPLING_OPTIONS:
+    if name in SAMPLING_OPTIONS and dotted.startswith("ppo."):
         return (
             "no such option: responses are sampled from the plain softmax at the temperature, because the "
             "log-probabilities in PPO must be those of the policy that sampled; remove it"

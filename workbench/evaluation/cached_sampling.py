@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from workbench.config.derived import completion_limit, sampling_seeds
+from workbench.config.generation import GenerationSettings
 from workbench.config.names import EVALUATION
 from workbench.config.schema import Config
 from workbench.evaluation.cache import (
@@ -34,6 +35,7 @@ from workbench.evaluation.generation import (
 from workbench.evaluation.models import ModelLoader, ModelSpec, model_specs
 from workbench.evaluation.plan import EvaluationPlan
 from workbench.evaluation.prompt_sets import LoadedSet
+from workbench.models.decoding import Decoding
 from workbench.run.distributed import fail_together, print_once
 from workbench.run.folder import Run
 
@@ -130,4 +132,22 @@ def sampling_of(config: Config) -> Sampling:
     """Return how completions are sampled: seed by seed, the first sample of each with the seed itself."""
     settings = config.evaluation
     seeds = sample_seeds(sampling_seeds(config), settings.samples)
-    return Sampling(settings.batch_size, completion_limit(config), settings.temperature, seeds)
+    return Sampling(
+        settings.batch_size,
+        completion_limit(config),
+        settings.temperature,
+        seeds,
+        decoding_of(settings),
+        tuple(settings.stop_strings),
+    )
+
+
+def decoding_of(settings: GenerationSettings) -> Decoding:
+    """Return what the settings change of the plain softmax."""
+    return Decoding(
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        num_beams=settings.num_beams,
+        repetition_penalty=settings.repetition_penalty,
+        min_new_tokens=settings.min_new_tokens,
+    )

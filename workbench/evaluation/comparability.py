@@ -24,7 +24,10 @@ from workbench.evaluation.results import (
     SetResult,
 )
 
-SAMPLING = ("temperature", "samples", "seeds", "max_new_tokens")
+SAMPLING = (
+    *("temperature", "samples", "seeds", "max_new_tokens", "min_new_tokens"),
+    *("top_k", "top_p", "num_beams", "repetition_penalty", "stop_strings"),
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import UserError
+from workbench.models.decoding import PLAIN, Decoding
 from workbench.models.policy import Batch, Policy
 from workbench.models.sampling import is_truncated
+from workbench.models.stop_strings import StopStrings, before_texts, end_at_texts
 from workbench.ppo.micro_batches import MicroBatches
 from workbench.ppo.rollout import decode
 from workbench.ppo.sampler import derive_seed
@@ -66,6 +69,9 @@ class Sampling:
     temperature: float
     seeds: tuple[int, ...]
     """One for each completion of a prompt."""
+    decoding: Decoding = PLAIN
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end a completion, which they are no part of."""
 
 
 def sample_seeds(seeds: Sequence[int], samples: int) -> tuple[int, ...]:
@@ -92,8 +98,7 @@ def sample_completions(
             return sample_batch(
                 model,
                 [rows[index]["prompt_ids"] for index, _ in part],
-                max_new_tokens=sampling.max_new_tokens,
-                temperature=sampling.temperature,
+                sampling,
                 seeds=[derive_seed(seed, index) for index, seed in part],
                 with_token_log_ratios=[model.with_token_log_ratios and seed == seeds[0] for _, seed in part],
             )
@@ -110,9 +115,8 @@ def sample_completions(
 def sample_batch(
     model: ComparedModel,
     prompt_ids: list[list[int]],
+    sampling: Sampling,
     *,
-    max_new_tokens: int,
-    temperature: float,
     seeds: list[int],
     with_token_log_ratios: list[bool],
 ) -> list[Completion]:
@@ -122,19 +126,33 @@ def sample_batch(
     """
     policy, tokenizer = model.policy, model.tokenizer
     ids, mask = policy.pad_prompts(prompt_ids)
+    stops, decoding = sampling.stop_strings, sampling.decoding
+    if stops:
+        first = 1 if policy.is_encoder_decoder else ids.shape[1]
+        decoding = dataclasses.replace(decoding, stopping=StopStrings(tokenizer, stops, first))
     with policy.variant(model.variant):
-        batch = policy.generate(ids, mask, max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds)
+        batch = policy.generate(
+            ids,
+            mask,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            seeds=seeds,
+            decoding=decoding,
+        )
+    batch, stopped = end_at_texts(batch, tokenizer, stops)
     response_mask = batch.response_mask
-    texts = decode(tokenizer, batch)
-    truncated = is_truncated(batch.response_ids, response_mask, policy.stop_ids).tolist()
+    texts = [before_texts(text, stops).strip() for text in decode(tokenizer, batch)]
+    without_stop = is_truncated(batch.response_ids, response_mask, policy.stop_ids).tolist()
+    truncated = [cut and not ended for cut, ended in zip(without_stop, stopped, strict=True)]
     lengths = response_mask.sum(dim=1).tolist()
     if model.base is None:
         return [
             Completion(text, tokens, cut, None, None, None)
             for text, tokens, cut in zip(texts, lengths, truncated, strict=True)
         ]
-    logprobs = policy.logprobs(model.variant, batch, temperature or 1.0)
-    log_ratios = logprobs - policy.logprobs("reference", batch, temperature or 1.0)
+    temperature = sampling.temperature or 1.0
+    logprobs = policy.logprobs(model.variant, batch, temperature)
+    log_ratios = logprobs - policy.logprobs("reference", batch, temperature)
     base_logprobs = model.base.logprobs("base", batch, 1.0)
     if not (log_ratios + base_logprobs).isfinite().all():
         raise UserError(

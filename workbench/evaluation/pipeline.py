@@ -161,4 +161,10 @@ def settings(config: Config, judges: list[str]) -> Settings:
         samples=config.evaluation.samples,
         seeds=sampling_seeds(config),
         max_new_tokens=completion_limit(config),
+        min_new_tokens=config.evaluation.min_new_tokens,
+        top_k=config.evaluation.top_k,
+        top_p=config.evaluation.top_p,
+        num_beams=config.evaluation.num_beams,
+        repetition_penalty=config.evaluation.repetition_penalty,
+        stop_strings=config.evaluation.stop_strings,
     )

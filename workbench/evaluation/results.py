@@ -6,7 +6,7 @@ Shapes: N prompts, S seeds, K samples per seed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -184,6 +184,12 @@ class Settings:
     samples: int
     seeds: list[int]
     max_new_tokens: int
+    min_new_tokens: int = 0
+    top_k: int | None = None
+    top_p: float | None = None
+    num_beams: int = 1
+    repetition_penalty: float = 1.0
+    stop_strings: list[str] = field(default_factory=list)
 
     @property
     def reward_is_only_judge(self) -> bool:

@@ -16,9 +16,9 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
-from workbench.models.decoding import cache_implementation
+from workbench.models.decoding import PLAIN, Decoding, generation_config, logits_processors
 from workbench.models.loading import start_id, stop_ids
 from workbench.models.logprobs import (
     bypass_lm_head,
@@ -27,7 +27,7 @@ from workbench.models.logprobs import (
     head_logprobs,
     logits_logprobs,
 )
-from workbench.models.sampling import InverseCDFSampling, LogitsObserver, SeededSampling, mask_after_stop
+from workbench.models.sampling import mask_after_stop
 
 
 class TokenScores(NamedTuple):
@@ -168,30 +168,25 @@ class Policy(nn.Module):
         temperature: float,
         seeds: list[int] | None = None,
         observe: Callable[[Tensor], None] | None = None,
+        decoding: Decoding = PLAIN,
     ) -> Batch:
-        """Sample responses (B, T) to prompts (B, P) from the plain softmax at `temperature`.
+        """Sample responses (B, T) to prompts (B, P), by default from the plain softmax at `temperature`.
 
-        With `seeds` (one per row) a row's sample depends only on its prompt and its seed; temperature 0 is greedy.
-        `observe` gets the logits (B, V) of each step.
+        With `seeds` (one per row), which `decoding` needs for top_k and top_p, a row's sample depends only on its
+        prompt and its seed; temperature 0 is greedy. `observe` gets the logits (B, V) of each step.
         """
-        processors = LogitsProcessorList([] if observe is None else [LogitsObserver(observe)])
-        if temperature > 0:
-            processors.append(InverseCDFSampling(temperature) if seeds is None else SeededSampling(seeds, temperature))
-        config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            pad_token_id=self.pad_id,
-            eos_token_id=self.stop_ids.tolist(),
-            use_cache=True,
-            cache_implementation=cache_implementation(self.base, max_new_tokens),
-        )
+        occurred = torch.zeros_like(prompt_mask[:, :1]) if self.is_encoder_decoder else prompt_mask
         was_training = self.training
         self.eval()
         with self.autocast():
             output = self.model.generate(
                 input_ids=prompt_ids,
                 attention_mask=prompt_mask.long(),
-                generation_config=config,
-                logits_processor=processors,
+                generation_config=generation_config(
+                    self.base, decoding, max_new_tokens, self.pad_id, self.stop_ids.tolist()
+                ),
+                logits_processor=logits_processors(decoding, temperature, seeds, occurred, observe),
+                stopping_criteria=StoppingCriteriaList([] if decoding.stopping is None else [decoding.stopping]),
                 synced_gpus=False,  # a sharded model is gathered, and processes may generate different lengths
             )
         self.train(was_training)

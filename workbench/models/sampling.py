@@ -1,6 +1,8 @@
 """Sampling from the softmax with a seed per row, and finding where a sampled response ends."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,8 +30,8 @@ class SeededSampling(LogitsProcessor):
     share the seed mostly agree where their distributions do.
     """
 
-    def __init__(self, seeds: list[int], temperature: float) -> None:
-        self.seeds, self.temperature = seeds, temperature
+    def __init__(self, seeds: list[int], temperature: float, filters: Sequence[LogitsProcessor] = ()) -> None:
+        self.seeds, self.temperature, self.filters = seeds, temperature, filters
         self.streams: Streams | None = None
         self.step = 0
 
@@ -37,6 +39,8 @@ class SeededSampling(LogitsProcessor):
         """Return scores (B, V) whose argmax is the token sampled from logits (B, V)."""
         self.streams = self.streams or make_streams(self.seeds, scores.device)
         logits = scores.float() / self.temperature
+        for filter_ in self.filters:
+            logits = filter_(input_ids, logits)
         # On a GPU, waiting for the device takes longer than noise that nobody needs.
         token = sample_softmax(logits, self.streams.at(self.step), prune=scores.device.type == "cpu")
         self.step += 1
@@ -60,6 +64,27 @@ class InverseCDFSampling(LogitsProcessor):
         drawn = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * cumulated[:, -1:]
         token = torch.searchsorted(cumulated, drawn, right=True).clamp(max=scores.shape[1] - 1)
         return only(token.squeeze(1), probabilities)
+
+
+class RepetitionPenalty(LogitsProcessor):
+    """Makes tokens that occurred less likely (arXiv 1909.05858).
+
+    Unlike the processor of transformers it does not count padding, so that a row does not depend on its batch.
+    """
+
+    def __init__(self, penalty: float, occurred: Tensor) -> None:
+        """Take the mask (B, P) of the first tokens that count; all later ones do."""
+        self.penalty, self.occurred = penalty, occurred
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores (B, V) after the ids (B, P + T); with beams, there are several rows for each prompt."""
+        occurred = self.occurred.repeat_interleave(len(input_ids) // len(self.occurred), dim=0)
+        later = torch.ones_like(input_ids[:, occurred.shape[1] :], dtype=torch.bool)
+        row, column = torch.cat((occurred, later), dim=1).nonzero(as_tuple=True)
+        is_repeated = torch.zeros_like(scores, dtype=torch.bool)
+        is_repeated[row, input_ids[row, column]] = True
+        penalized = torch.where(scores > 0, scores / self.penalty, scores * self.penalty)
+        return torch.where(is_repeated, penalized, scores)
 
 
 def only(token: Tensor, scores: Tensor) -> Tensor:

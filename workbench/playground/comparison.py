@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.errors import UserError, error_context
 from workbench.evaluation.completion_metrics import METRICS, Sampled, Scorers, Values
-from workbench.evaluation.generation import ComparedModel, Completion, sample_batch, sample_seeds
+from workbench.evaluation.generation import ComparedModel, Completion, Sampling, sample_batch, sample_seeds
 from workbench.evaluation.results import KL, REWARD, SCORE, TOXICITY, Metric
 from workbench.models.positions import model_context
 from workbench.playground.prompts import PromptFormat, check_length, make_row
@@ -32,6 +32,8 @@ class LoadedRun:
     reference: str
     """The title of the model that KL and token log-ratios are measured against."""
     scorers: Scorers
+    sampling: Sampling
+    """How the run's evaluation samples."""
     notes: list[str]
     """What the run lacks, in lines for the user."""
 
@@ -91,7 +93,7 @@ def compare(run: LoadedRun, text: str, settings: Settings, *, raw: bool = False)
     results: list[ModelResult] = []
     notes: dict[Metric, str] = {}
     for model, row in zip(run.models, rows, strict=True):
-        completions = sample(model, row, settings)
+        completions = sample(model, row, run.sampling, settings)
         scores, failures = score(row, completions, run.scorers)
         notes = failures | notes
         samples = [Sample(completion, values) for completion, values in zip(completions, scores, strict=True)]
@@ -100,14 +102,19 @@ def compare(run: LoadedRun, text: str, settings: Settings, *, raw: bool = False)
     return SideBySide(prompt, tokens, results, run.reference, run.scorers.threshold, list(notes.values()))
 
 
-def sample(model: ComparedModel, row: Mapping[str, Any], settings: Settings) -> list[Completion]:
-    """Return the model's completions of a row's prompt."""
+def sample(model: ComparedModel, row: Mapping[str, Any], sampling: Sampling, settings: Settings) -> list[Completion]:
+    """Return the model's completions of a row's prompt, sampled as in the evaluation but for what the settings say."""
+    decoding = sampling.decoding if settings.temperature == 0 else replace(sampling.decoding, num_beams=1)
     seeds = [derive_seed(seed, 0) for seed in sample_seeds([settings.seed], settings.samples)]
     return sample_batch(
         model,
         [row["prompt_ids"]] * len(seeds),
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
+        replace(
+            sampling,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            decoding=replace(decoding, min_new_tokens=min(decoding.min_new_tokens, settings.max_new_tokens)),
+        ),
         seeds=seeds,
         with_token_log_ratios=[model.with_token_log_ratios] * len(seeds),
     )

@@ -9,6 +9,7 @@ from accelerate import PartialState
 from workbench.config.derived import configured_stages
 from workbench.config.names import ALIGNED, BASE, PPO, REWARD, SFT, TUNED
 from workbench.errors import UserError
+from workbench.evaluation.cached_sampling import sampling_of
 from workbench.evaluation.completion_metrics import Scorers
 from workbench.evaluation.judges import load_judges, with_reward
 from workbench.evaluation.models import ModelLoader, check_further_models, model_specs, model_titles
@@ -48,7 +49,7 @@ def load_run(saved: Run) -> LoadedRun:
         is_shaded = spec.with_token_log_ratios and spec.title != reference  # the reference's own log-ratios are all 0
         models.append(loader.load(dataclasses.replace(spec, with_token_log_ratios=is_shaded)))
     text_format = prompt_format(saved.config, tokenizers[config.policy.model])
-    return LoadedRun(config.name, text_format, models, reference, scorers, [*notes, *loaded.notes])
+    return LoadedRun(config.name, text_format, models, reference, scorers, sampling_of(config), [*notes, *loaded.notes])
 
 
 def finished_part(run: Run) -> tuple[Run, list[str]]:

@@ -15,7 +15,7 @@ from workbench.report.overoptimization_page import overoptimization_section
 from workbench.report.page import page, table, text
 from workbench.report.reward_page import reward_section
 from workbench.report.set_tables import TONES, sets_section
-from workbench.report.tables import insufficient_prompts, set_title
+from workbench.report.tables import decoding_details, insufficient_prompts, set_title
 
 NO_CURVES: Mapping[str, Log] = MappingProxyType({})
 
@@ -130,6 +130,8 @@ def _provenance(results: Results) -> str:
         "judges": ", ".join(settings.judges) or "none",
         "toxicity threshold": f"{settings.threshold:g}",
         "temperature": f"{settings.temperature:g}",
+        "beams": settings.num_beams,
+        "further decoding settings": ", ".join(decoding_details(settings)) or "none",
         "samples per prompt and seed": settings.samples,
         "max new tokens": settings.max_new_tokens,
         "seeds": ", ".join(map(str, settings.seeds)),

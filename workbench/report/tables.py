@@ -155,11 +155,29 @@ def insufficient_prompts(result: SetResult, results: Results) -> str | None:
 
 def sampling_description(settings: Settings) -> str:
     """Return how the completions were sampled, as a clause."""
+    details = "".join(f", {detail}" for detail in decoding_details(settings))
     if settings.temperature == 0:
-        return "greedy decoding"
+        search = "greedy decoding" if settings.num_beams == 1 else f"beam search with {settings.num_beams} beams"
+        return f"{search}{details}"
     samples = f"{settings.samples} sample{'s' * (settings.samples != 1)} per prompt"
     seeds = f" and seed (seeds {', '.join(map(str, settings.seeds))})" if len(settings.seeds) > 1 else ""
-    return f"{samples}{seeds} at temperature {settings.temperature:g}, the same seeds for all models"
+    return f"{samples}{seeds} at temperature {settings.temperature:g}{details}, the same seeds for all models"
+
+
+def decoding_details(settings: Settings) -> list[str]:
+    """Return what else departs from the plain softmax, one clause each."""
+    clauses = []
+    if settings.top_k is not None:
+        clauses.append(f"top-k {settings.top_k}")
+    if settings.top_p is not None:
+        clauses.append(f"top-p {settings.top_p:g}")
+    if settings.repetition_penalty != 1:
+        clauses.append(f"repetition penalty {settings.repetition_penalty:g}")
+    if settings.min_new_tokens:
+        clauses.append(f"at least {settings.min_new_tokens} tokens")
+    if settings.stop_strings:
+        clauses.append(f"stopped at {', '.join(map(repr, settings.stop_strings))}")
+    return clauses
 
 
 def text_cells(table: SetTable) -> tuple[list[str], list[list[str]]]:
