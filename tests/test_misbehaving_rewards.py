@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from child_processes import exit_code
 from trainers import e_rate, lines, make_trainer, trained_weights
 
 from workbench.errors import RewardError, UserError
@@ -257,6 +258,29 @@ def test_a_factory_may_set_up_the_environment_of_its_reward(tmp_path: Path, monk
         encoding="utf-8",
     )
     assert load_reward("sets_up:make")(["p"] * 3, TEXTS) == [5.0] * 3
+
+
+@pytest.mark.parametrize("leave", [lambda: None, lambda: sys.exit(0), lambda: [].pop()])
+def test_a_forked_process_that_leaves_a_reward_ends(
+    leave: Callable[[], Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    children: list[int] = []
+
+    def forking(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        children.append(os.fork())
+        if children[-1] == 0:
+            leave()
+        return e_rate(prompts, completions)
+
+    parent = os.getpid()
+    try:
+        assert CheckedReward(forking, "test")(["p"] * 3, TEXTS) == e_rate(["p"] * 3, TEXTS)
+    finally:
+        if os.getpid() != parent:
+            os._exit(0)  # or a second pytest would go on
+    assert exit_code(children[0]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("reward test has been scoring 3 texts: a process that it forked came back and is ended; ")
 
 
 @pytest.mark.parametrize("failing", [lambda: sys.exit(0), lambda: [1e39] * 16])

@@ -41,7 +41,13 @@ def contained(failure: str, activity: str) -> Iterator[None]:
 
     Raises RewardError, which begins with `failure`, for whatever the block raises; the note begins with `activity`.
     """
-    with failures_in_one_line(failure), noted_when_slow(activity), settings_restored(), environment_restored():
+    with (
+        failures_in_one_line(failure),
+        noted_when_slow(activity),
+        settings_restored(),
+        environment_restored(),
+        forked_child_ended(activity),
+    ):
         yield
 
 
@@ -64,6 +70,20 @@ def noted_when_slow(activity: str, seconds: float | None = None) -> Iterator[Non
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def forked_child_ended(activity: str) -> Iterator[None]:
+    """End a process that the block forked when it leaves the block, because it would go on with a copy of the run."""
+    process, stderr = os.getpid(), sys.stderr
+    try:
+        yield
+    finally:
+        if os.getpid() != process:
+            with suppress(Exception):
+                line = "a process that it forked came back and is ended; end one with os._exit() inside the reward"
+                print(f"{activity}: {line}", file=stderr, flush=True)
+            os._exit(1)
 
 
 @contextmanager
