@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
+import math
 import re
 import socket
 import sys
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 
 from reward_models.http import read_token
 from reward_models.http_connections import BoundedServer
-from workbench.errors import UserError, printable
+from workbench.errors import UserError, printable, shorten
 from workbench.rewards.contract import CheckedReward, Judge
 from workbench.rewards.registry import REWARDS, load_reward
 from workbench.run.options import make_options_parser, name_or_path, parse_options
@@ -27,6 +28,7 @@ from workbench.run.process import exit_on_error
 
 MAX_BODY_BYTES = 32 * 2**20
 MAX_BODY_SECONDS = 120.0
+MAX_COLUMN_DEPTH = 64
 PATHS = {"/health": "GET", "/score": "POST", "/toxicity": "POST"}
 
 
@@ -102,6 +104,10 @@ class Handler(BaseHTTPRequestHandler):
         """Respond to GET."""
         self._respond()
 
+    def do_HEAD(self) -> None:
+        """Respond to HEAD as to GET, without the body."""
+        self._respond()
+
     def do_POST(self) -> None:
         """Respond to POST."""
         self._respond()
@@ -122,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
             allowed = PATHS.get(self.path)
             if allowed is None:
                 raise RequestError(404, f"no such path; available: {', '.join(PATHS)}")
-            if self.command != allowed:
+            if self.command != allowed and (self.command, allowed) != ("HEAD", "GET"):
                 raise RequestError(405, f"{self.path} takes {allowed}, not {self.command}")
             self._reply(200, self.service.respond(self.path, body))
         except RequestError as error:
@@ -136,11 +142,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def _read_body(self) -> bytes:
         """Return the request's body; raises RequestError, with the body unread, for a wrong token or size."""
-        size = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
+        sizes = self.headers.get_all("Content-Length", [])
+        size = sizes[0] if sizes else "" if self.command == "POST" else "0"
         # An unread body would be parsed as the next request.
         close_afterwards, self.close_connection = self.close_connection, True
         if not self.service.permits(self.headers.get("Authorization", "")):
             raise RequestError(401, "send the server's token: Authorization: Bearer TOKEN")
+        # A proxy in front could take another of the sizes, and the rest of the body for the next request.
+        if len(sizes) > 1 or "," in size or (sizes and "Transfer-Encoding" in self.headers):
+            raise RequestError(400, "send one Content-Length, with one number, and no Transfer-Encoding")
         if "Transfer-Encoding" in self.headers or not re.fullmatch(r"[0-9]{1,15}", size):
             raise RequestError(411, "send the size of the body as Content-Length")
         if int(size) > MAX_BODY_BYTES:
@@ -179,7 +189,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
 
 def _read_object(body: bytes) -> dict[str, Any]:
@@ -188,8 +199,14 @@ def _read_object(body: bytes) -> dict[str, Any]:
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON")
 
+    def read_finite(text: str) -> float:
+        number = float(text)
+        if math.isinf(number):
+            raise ValueError(f"{shorten(text)} is too large for a float")
+        return number
+
     try:
-        request = json.loads(body, parse_constant=refuse)
+        request = json.loads(body, parse_constant=refuse, parse_float=read_finite)
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is not JSON: {error}") from error
     if not isinstance(request, dict):
@@ -222,7 +239,18 @@ def _read_columns(request: dict[str, Any], count: int) -> dict[str, list]:
             raise RequestError(400, f"{name} is not a column; send it outside columns")
         if not isinstance(values, list) or len(values) != count:
             raise RequestError(400, f"column {name!r} is not a list of {count} values, one per completion")
+        if _is_deeper(values, MAX_COLUMN_DEPTH):
+            raise RequestError(400, f"column {name!r} is nested more than {MAX_COLUMN_DEPTH} levels deep")
     return columns
+
+
+def _is_deeper(values: list, depth: int) -> bool:
+    """Return whether lists and objects are nested in a list more than `depth` levels deep, itself included."""
+    level: list[Any] = [values]
+    for _ in range(depth):
+        nested = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [value for items in nested for value in items if isinstance(value, (list, dict))]
+    return bool(level)
 
 
 def make_service(model: str, options: dict[str, Any], token: str | None) -> Service:

@@ -37,6 +37,49 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
+def read_to_the_end(connection: socket.socket) -> bytes:
+    """All that the server sends until it closes the connection."""
+    with connection:
+        reply = b""
+        while chunk := connection.recv(2**16):
+            reply += chunk
+    return reply
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "Content-Length: 2\r\nContent-Length: 2",
+        "Content-Length: 2\r\ncontent-length: 40",
+        "Content-Length: 2, 2",
+        "Content-Length: 2\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 2",
+    ],
+)
+@pytest.mark.parametrize("request_line", ["POST /score", "GET /health"])
+def test_a_body_of_two_sizes_is_refused_and_ends_the_connection(request_line: str, headers: str) -> None:
+    smuggled = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serving(make_service("toy_lexicon", {}, None)) as url:
+        sent = f"{request_line} HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n{{}}{smuggled}"
+        connection = connect(url, sent.encode())
+        connection.shutdown(socket.SHUT_WR)
+        reply = read_to_the_end(connection)
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nConnection: close\r\n" in reply
+    assert reply.count(b"HTTP/1.1") == 1
+    assert reply.endswith(b'{"error": "send one Content-Length, with one number, and no Transfer-Encoding"}')
+
+
+@pytest.mark.parametrize(("path", "status"), [("/health", 200), ("/score", 405), ("/scores", 404)])
+def test_a_head_request_gets_no_body(path: str, status: int) -> None:
+    with serving(make_service("toy_lexicon", {}, None)) as url:
+        head = f"HEAD {path} HTTP/1.1\r\nHost: x\r\n"
+        reply = read_to_the_end(connect(url, f"{head}\r\n{head}Connection: close\r\n\r\n".encode()))
+    assert reply.count(f"HTTP/1.1 {status} ".encode()) == 2
+    assert all(b": " in line for line in reply.splitlines() if line and not line.startswith(b"HTTP/1.1 "))
+    assert b"{" not in reply
+
+
 def test_clients_that_leave_at_any_moment_leave_no_trace(capfd: pytest.CaptureFixture[str]) -> None:
     head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
     with serving(make_service("toy_lexicon", {}, None)) as url:

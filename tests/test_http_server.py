@@ -17,9 +17,11 @@ from http_servers import PROMPTS, SECRET, TEXTS, SlowReward, ask, isolated, mist
 
 import reward_models.http as client
 from reward_models import toy_lexicon
-from reward_models.serve import MAX_BODY_BYTES, Service, bind, make_service, parse, serve
+from reward_models.serve import MAX_BODY_BYTES, MAX_COLUMN_DEPTH, Service, bind, make_service, parse, serve
 from workbench.errors import UserError
 from workbench.rewards.contract import CheckedReward
+
+NESTED = b'{"prompts": ["p"], "completions": ["c"], "columns": {"a": [%s%s]}}'
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +39,14 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         ("/score", b"[" * 100_000, 400, "the body is not JSON"),
         ("/score", b"[]", 400, "a JSON list, not an object"),
         ("/score", b'{"prompts": ["p"], "completions": ["c"], "columns": {"a": [NaN]}}', 400, "NaN is not JSON"),
+        (
+            "/score",
+            b'{"prompts": ["p"], "completions": ["c"], "columns": {"a": [-1e999]}}',
+            400,
+            "the body is not JSON: '-1e999' is too large for a float",
+        ),
+        ("/score", NESTED % (b"[" * 900, b"]" * 900), 400, "column 'a' is nested more than 64 levels deep"),
+        ("/score", NESTED % (b'[{"b":' * 32 + b"1", b"}]" * 32), 400, "column 'a' is nested more than 64 levels deep"),
         ("/score", b'{"completions": ["c"]}', 400, "prompts is missing or not a list of texts"),
         ("/score", b'{"prompts": ["p"], "completions": [1]}', 400, "completions is missing or not a list of texts"),
         ("/score", b'{"prompts": ["p"], "completions": "c"}', 400, "completions is missing"),
@@ -73,6 +83,12 @@ def test_a_body_needs_a_size_within_the_limit() -> None:
         assert (status, f"limit of {MAX_BODY_BYTES}" in reply["error"]) == (413, True)
         assert ask(url, "POST", "/score", iter([b"{}", b" " * 10**6]))[0] == 411  # in chunks, so without a size
         assert ask(url, "POST", "/score", b"{}", **{"Content-Length": "two"})[0] == 411
+
+
+def test_a_column_may_be_nested_up_to_the_limit() -> None:
+    with serving(make_service("toy_lexicon", {}, None)) as url:
+        body = NESTED % (b"[" * (MAX_COLUMN_DEPTH - 1), b"]" * (MAX_COLUMN_DEPTH - 1))
+        assert ask(url, "POST", "/score", body) == (200, {"scores": [0.0]})
 
 
 def test_a_failing_reward_is_an_error_in_one_line_and_the_server_goes_on(capfd: pytest.CaptureFixture[str]) -> None:

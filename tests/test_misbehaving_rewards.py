@@ -7,13 +7,14 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from child_processes import exit_code
 from trainers import e_rate, lines, make_trainer, trained_weights
 
 from workbench.errors import RewardError, UserError
@@ -22,6 +23,14 @@ from workbench.rewards.contract import CheckedJudge, CheckedReward, RewardModel
 from workbench.rewards.registry import load_reward
 
 TEXTS = ["first", "second", "third"]
+
+
+@pytest.fixture
+def no_alarm() -> Iterator[None]:
+    """No pending alarm during a test; pytest-timeout's goes on afterwards."""
+    remaining = signal.setitimer(signal.ITIMER_REAL, 0)[0]
+    yield
+    signal.setitimer(signal.ITIMER_REAL, remaining)
 
 
 class Stop(BaseException):
@@ -154,6 +163,16 @@ def meddling(prompts: list[str], completions: list[str], **columns: list) -> lis
     os.chdir("/")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(60)
+    os.umask(0o777)
+    sys.setrecursionlimit(10**6)
+    torch.autocast("cpu", torch.bfloat16, cache_enabled=False).__enter__()
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    os.environ.update(HOME="/nowhere", MEDDLED="yes")
+    os.environ.pop("PATH", None)
+    sys.path.insert(0, "/nowhere")
     print("scoring")
     sys.stdout.close()
     sys.stderr.close()
@@ -163,10 +182,13 @@ def meddling(prompts: list[str], completions: list[str], **columns: list) -> lis
 
 def process_settings() -> list[Any]:
     """What the reward meddles with."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    return [*map(signal.getsignal, numbers), Path.cwd(), sys.stdout, foreign_code.read_torch_settings()]
+    handlers = map(signal.getsignal, (signal.SIGINT, signal.SIGTERM, signal.SIGALRM))
+    environment = [dict(os.environ), list(sys.path), sys.getrecursionlimit(), foreign_code.read_umask()]
+    torch_settings = [foreign_code.read_torch_settings(), foreign_code.read_autocast_settings()]
+    return [*handlers, signal.getitimer(signal.ITIMER_REAL), Path.cwd(), sys.stdout, *environment, *torch_settings]
 
 
+@pytest.mark.usefixtures("no_alarm")
 def test_a_reward_changes_nothing_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.set_num_threads(1)
     before = process_settings()
@@ -180,6 +202,85 @@ def test_a_reward_changes_nothing_of_the_run(tmp_path: Path, capsys: pytest.Capt
     assert lines(plain.folder / "metrics.jsonl") == lines(meddled.folder / "metrics.jsonl")
     print("still open")
     assert "still open" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_alarm")
+def test_what_can_be_restored_is_restored_where_the_working_directory_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "removed"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    before = process_settings()
+
+    def removing(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        folder.rmdir()
+        return meddling(prompts, completions)
+
+    with pytest.raises(RewardError, match=r"reward test: it failed with FileNotFoundError: .*removed"):
+        CheckedReward(removing, "test")(["p"] * 3, TEXTS)
+    folder.mkdir()
+    os.chdir(folder)
+    assert process_settings() == before
+
+
+@pytest.mark.usefixtures("no_alarm")
+def test_the_autocast_and_the_alarm_of_the_run_go_on() -> None:
+    def leaving(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        torch.autocast("cpu", torch.float16).__enter__()
+        torch.autocast("cpu", torch.float16).__enter__()
+        return e_rate(prompts, completions)
+
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    signal.setitimer(signal.ITIMER_REAL, 100)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = foreign_code.read_autocast_settings()
+        CheckedReward(leaving, "test")(["p"] * 3, TEXTS)
+        assert foreign_code.read_autocast_settings() == before
+        assert (weight @ weight).dtype == torch.bfloat16
+    assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    with torch.no_grad():
+        weight.zero_()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (weight @ weight).count_nonzero() == 0  # not the cast of the old weight
+
+
+def test_a_factory_may_set_up_the_environment_of_its_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETUP_OF_REWARD", "0")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lazy").mkdir()
+    (tmp_path / "lazy" / "imported_lazily.py").write_text("SCORE = 2.0\n", encoding="utf-8")
+    (tmp_path / "sets_up.py").write_text(
+        "import os, sys\n\n\ndef make():\n"
+        f"    sys.path.append({str(tmp_path / 'lazy')!r})\n    os.environ['SETUP_OF_REWARD'] = '3'\n"
+        "    def reward(prompts, completions, **columns):\n        from imported_lazily import SCORE\n"
+        "        return [SCORE + float(os.environ['SETUP_OF_REWARD']) for _ in completions]\n    return reward\n",
+        encoding="utf-8",
+    )
+    assert load_reward("sets_up:make")(["p"] * 3, TEXTS) == [5.0] * 3
+
+
+@pytest.mark.parametrize("leave", [lambda: None, lambda: sys.exit(0), lambda: [].pop()])
+def test_a_forked_process_that_leaves_a_reward_ends(
+    leave: Callable[[], Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    children: list[int] = []
+
+    def forking(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        children.append(os.fork())
+        if children[-1] == 0:
+            leave()
+        return e_rate(prompts, completions)
+
+    parent = os.getpid()
+    try:
+        assert CheckedReward(forking, "test")(["p"] * 3, TEXTS) == e_rate(["p"] * 3, TEXTS)
+    finally:
+        if os.getpid() != parent:
+            os._exit(0)  # or a second pytest would go on
+    assert exit_code(children[0]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("reward test has been scoring 3 texts: a process that it forked came back and is ended; ")
 
 
 @pytest.mark.parametrize("failing", [lambda: sys.exit(0), lambda: [1e39] * 16])

@@ -22,7 +22,7 @@ from workbench.config.names import REWARD
 from workbench.config.schema import RewardConfig, Scorer
 from workbench.errors import UserError, error_context, suggestion
 from workbench.rewards.contract import CheckedReward, Judge, RewardModel
-from workbench.rewards.foreign_code import failures_in_one_line, settings_restored
+from workbench.rewards.foreign_code import failures_in_one_line, forked_child_ended, settings_restored
 from workbench.run.packages import PACKAGES, check_not_hidden
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _make(target: Any, name: str, options: dict[str, Any]) -> RewardModel:
         signature.bind(**options)
     except TypeError as error:
         raise UserError(f"{name}: {error}; available: {', '.join(signature.parameters)}") from error
-    with failures_in_one_line(f"{name}: it cannot be built:", UserError), settings_restored():
+    with failures_in_one_line(f"{name}: it cannot be built:", UserError), settings_restored(), forked_child_ended(name):
         reward = target(**options)
     if not callable(reward) or not _is_reward(inspect.signature(reward)):
         raise UserError(f"{name}: it returned a {type(reward).__name__}, not a reward(prompts, completions, **columns)")
