@@ -63,6 +63,16 @@ def test_unrelated_texts_do_not_match(language: str) -> None:
     assert metrics.bleu([OTHERS[language]], [TEXTS[language]]) < 10
 
 
+@pytest.mark.parametrize("text", ["😀🎉", "...", "¿?", "🎉"])
+def test_a_text_without_a_word_matches_only_itself(text: str) -> None:
+    other = "!" if text == "..." else "..."
+    assert metrics.rouge([text, f" {text}\n", other, ""], [text] * 4) == {name: [1.0, 1.0, 0.0, 0.0] for name in ROUGE}
+    assert metrics.rouge([text, ""], [["one", text], ["", ""]]) == {name: [1.0, 0.0] for name in ROUGE}
+    for kind in ("rouge1", "rouge2", "rougeL"):
+        assert load(kind)(["p"] * 3, [text, other, "one"], reference=[text, text, text]) == [1.0, 0.0, 0.0]
+    assert load()(["p"], [text], reference=[["one", text]]) == [1.0]
+
+
 def test_the_evaluation_of_chinese_completions_that_are_the_references() -> None:
     texts = ["两人说要去图书馆。", "天气很好，是吗？", "他们一起吃饭。"]
     completions = [

@@ -50,6 +50,12 @@ def normalized_words(text: str) -> list[str]:
     return "".join(character if _is_in_word(character) else " " for character in separated).split()
 
 
+def is_same_without_words(first: str, second: str) -> bool:
+    """Return whether two texts, such as a row of emoji, are the same but for whitespace and have no word to compare."""
+    characters = first.split()
+    return bool(characters) and characters == second.split() and not normalized_words(first)
+
+
 class WordTokenizer:
     """The tokenizer that rouge_score takes; it equals rouge_score's own on ASCII text, and reads every other script."""
 
