@@ -124,14 +124,19 @@ def name_problem(text: str) -> str | None:
 
 def check_range(value: float, limits: Range, key: str) -> None:
     """Raise UserError unless the number is within its limits."""
+    if limits.zero is not None and value == 0:
+        return
+    choice, meaning = ("", "") if limits.zero is None else ("0 or ", f"; 0 is {limits.zero}")
     is_low = limits.minimum is not None and value < limits.minimum
     is_high = limits.maximum is not None and value > limits.maximum
     if limits.above is not None and value <= limits.above:
         raise UserError(f"{key}: {value} must be above {limits.above:g}")
     if (is_low or is_high) and limits.minimum is not None and limits.maximum is not None:
-        raise UserError(f"{key}: {value} must be between {limits.minimum} and {limits.maximum}")
+        raise UserError(
+            f"{key}: {value} must be {choice}between {limits.minimum:.10g} and {limits.maximum:.10g}{meaning}"
+        )
     if is_low:
-        raise UserError(f"{key}: {value} must be at least {limits.minimum:g}")
+        raise UserError(f"{key}: {value} must be {choice}at least {limits.minimum:g}{meaning}")
     if is_high:
         raise UserError(f"{key}: {value} must be at most {limits.maximum}")
 
