@@ -79,6 +79,11 @@ REFUSED = [
     ("{save_steps: 1e300}", "save_steps: 1e+300 must be at most 10000000"),
     ("{torch_empty_cache_steps: 0}", "torch_empty_cache_steps: 0 must be between 1 and 10000000"),
     ("{ddp_timeout: 9223372036854775807}", "ddp_timeout: 9223372036854775807 must be between 1 and 2147483647"),
+    (
+        "{train_sampling_strategy: sorted}",
+        "train_sampling_strategy: 'sorted' is unknown; use one of random, sequential",
+    ),
+    ("{local_rank: 1000}", "local_rank: the launcher's configuration decides"),
     ("{dataloader_num_workers: -1}", "dataloader_num_workers: -1 must be between 0 and 1024"),
     ("{dataloader_num_workers: 1000000}", "dataloader_num_workers: 1000000 must be between 0 and 1024"),
     ("{dataloader_num_workers: 2, dataloader_prefetch_factor: 0}", "dataloader_prefetch_factor: 0 must be between 1"),

@@ -36,7 +36,7 @@ RUN_KEYS = {
     "use_cpu": "the launch decides; set the environment variable ACCELERATE_USE_CPU=true",
     "gradient_checkpointing": "its name is now activation_checkpointing",
     "gradient_checkpointing_kwargs": "its name is now activation_checkpointing_kwargs",
-    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "ddp_backend"), LAUNCHER),
+    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "ddp_backend", "local_rank"), LAUNCHER),
     **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_token", "hub_strategy", "hub_private_repo"), PUSH),
     **dict.fromkeys(("label_names", "prediction_loss_only", "batch_eval_metrics", "include_for_metrics"), RESULTS),
 }
@@ -62,6 +62,8 @@ RANGES = {
     "dataloader_num_workers": Range(minimum=0, maximum=1024),
     "dataloader_prefetch_factor": Range(minimum=1, maximum=2**16),
 }
+# The trainer takes any other name for random.
+SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length", "batch_rebalance")
 PRECISIONS = ("bf16", "fp16")
 # Which device computes, and what would only take time in a step of the scratch model.
 REHEARSED = {
@@ -128,6 +130,10 @@ def check_trainer_args(plan: TrainerPlan) -> None:
             check_type(value, hints[name], key)
         if name in RANGES and value is not None:
             check_range(value, RANGES[name], key)
+    strategy = plan.extra.get("train_sampling_strategy", SAMPLING_STRATEGIES[0])
+    if strategy not in SAMPLING_STRATEGIES:
+        key = f"{plan.key}.train_sampling_strategy"
+        raise UserError(f"{key}: {shorten(strategy)} is unknown; use one of {', '.join(SAMPLING_STRATEGIES)}")
     check_precision(plan)
     check_evaluation(plan)
     if not plan.extra:
@@ -218,7 +224,8 @@ def check_loader(extra: dict[str, Any]) -> None:
     """Raise what a data loader raises that is made with these arguments, whose workers are not started."""
     if extra.get("dataloader_num_workers"):
         names = ("dataloader_num_workers", *NEEDS_WORKERS)
-        DataLoader([0], **{name.removeprefix("dataloader_"): extra[name] for name in names if name in extra})
+        rows: Any = [0]
+        DataLoader(rows, **{name.removeprefix("dataloader_"): extra[name] for name in names if name in extra})
 
 
 def is_for_gpus(optimizer: str) -> bool:
