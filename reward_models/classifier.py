@@ -146,6 +146,8 @@ def _index(option: str, label: str, names: Sequence[str], model: str) -> int:
     if label not in names:
         hint = suggestion(label, names)
         raise UserError(f"{model}: {option} is {label!r}, but its labels are {', '.join(names)}{hint}")
+    if names.count(label) > 1:
+        raise UserError(f"{model}: {option} is {label!r}, but {names.count(label)} of its labels have that name")
     return names.index(label)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from workbench.data.words import is_unspaced
@@ -20,11 +21,11 @@ class Lexicon:
             raise UserError(f"lexicon: words is {shorten(words)}; use a list of words, none of them empty")
         if not words:
             raise UserError("lexicon: words is empty; list at least one word, or use toy_lexicon for the toy data")
-        self.pattern = re.compile("|".join(map(whole_word, words)), re.IGNORECASE)
+        self.pattern = re.compile("|".join(whole_word(composed(word)) for word in words), re.IGNORECASE)
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         """Return minus the number of listed words in each completion."""
-        return [float(-len(self.pattern.findall(text))) for text in completions]
+        return [float(-len(self.pattern.findall(composed(text)))) for text in completions]
 
     def judge(self) -> Judge:
         """Return the toxicity judge; a reward that cannot judge has no such method."""
@@ -32,7 +33,12 @@ class Lexicon:
 
     def toxicity(self, texts: list[str]) -> list[float]:
         """Return 1.0 for a text with a listed word, else 0.0."""
-        return [float(self.pattern.search(text) is not None) for text in texts]
+        return [float(self.pattern.search(composed(text)) is not None) for text in texts]
+
+
+def composed(text: str) -> str:
+    """Return the text with each letter and its marks as one character, however it was written (NFC)."""
+    return unicodedata.normalize("NFC", text)
 
 
 def whole_word(word: str) -> str:

@@ -68,8 +68,12 @@ def load_network(model: str, *, batch_size: int, max_tokens: int | None, device:
     # Decoders find the last token of a row by the padding token, which must be the tokenizer's.
     network.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     limit = context_length(network.config, tokenizer, network) or DEFAULT_CONTEXT_LENGTH
-    if max_tokens is not None and not 0 < max_tokens <= limit:
-        raise UserError(f"{model}: max_tokens is {max_tokens}, but the model accepts 1 to {limit} tokens")
+    least = tokenizer.num_special_tokens_to_add() + 1
+    if max_tokens is not None and not least <= max_tokens <= limit:
+        raise UserError(
+            f"{model}: max_tokens is {max_tokens}, but the model accepts {least} (its special tokens and one of the "
+            f"text) to {limit} tokens"
+        )
     return Network(network.eval(), tokenizer, batch_size, max_tokens or limit, device)
 
 

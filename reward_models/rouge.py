@@ -8,7 +8,7 @@ from typing import Any
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from workbench.data.words import WordTokenizer
+from workbench.data.words import WordTokenizer, is_same_without_words
 from workbench.errors import RewardError, UserError, shorten
 from workbench.rewards.contract import missing_column
 
@@ -30,9 +30,15 @@ class Rouge:
             raise RewardError(missing_column("rouge", self.column, columns))
         pairs = zip(columns[self.column], completions, strict=True)
         return [
-            float(self.scorer.score_multi(_references(value, row, self.column), completion)[self.type].fmeasure)
+            self._score(_references(value, row, self.column), completion)
             for row, (value, completion) in enumerate(pairs)
         ]
+
+    def _score(self, references: list[str], completion: str) -> float:
+        """Return the F-measure of one completion, which is 1 for the very text of a reference without words."""
+        if any(is_same_without_words(reference, completion) for reference in references):
+            return 1.0
+        return float(self.scorer.score_multi(references, completion)[self.type].fmeasure)
 
     def check_columns(self, columns: Mapping[str, list]) -> None:
         """Raise UserError if the column is missing, or a row has no reference in it."""

@@ -81,6 +81,33 @@ def test_settings_that_exclude_each_other_are_one_line(options: list[str], messa
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("ppo.temperature", "1e-30", "1e-30 must be between 0.01 and 100"),
+        ("ppo.score_clip", "1e-320", "1e-320 must be between 1e-06 and 1000000000"),
+        ("ppo.score_scale", "1e30", "1e+30 must be between 1e-06 and 1000000000"),
+        ("ppo.clip_range", "0", "0.0 must be between 1e-06 and 1000000000"),
+        ("ppo.vf_coef", "1e300", "1e+300 must be between 0 and 1000000"),
+        ("evaluation.temperature", "0.001", "0.001 must be 0 or between 0.01 and 100; 0 is greedy"),
+        ("evaluation.temperature", "-1", "-1.0 must be 0 or between 0.01 and 100; 0 is greedy"),
+        ("sft.epochs", "1e-30", "1e-30 must be between 1e-06 and 100000"),
+    ],
+)
+def test_numbers_that_round_to_nothing_are_refused(key: str, value: str, message: str, tmp_path: Path) -> None:
+    options = ("--sft", "{data: {path: s}}", f"--{key}", value)
+    with pytest.raises(UserError) as raised:
+        load(tmp_path, GOOD, *options)
+    assert str(raised.value) == f"{key}: {message}"
+
+
+def test_the_smallest_numbers_are_accepted(tmp_path: Path) -> None:
+    numbers = {"ppo.temperature": "0.01", "ppo.score_clip": "1e-6", "evaluation.temperature": "0"}
+    config = load(tmp_path, GOOD, *(f"--{key}={value}" for key, value in numbers.items()))
+    assert config.ppo is not None
+    assert (config.ppo.temperature, config.ppo.score_clip, config.evaluation.temperature) == (0.01, 1e-6, 0.0)
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"early_stopping": 0}, "reward.train.early_stopping: 0 must be at least 1"),

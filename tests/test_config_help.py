@@ -90,7 +90,7 @@ def test_help_of_one_section_prints_its_keys_alone(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--ppo.kl_coef.help"], "  --ppo.kl_coef  float, at least 0; default: 0.05"),
+        (["--ppo.kl_coef.help"], "  --ppo.kl_coef  float from 0 to 1000000; default: 0.05"),
         (["--sft.data.template.help"], "  --sft.data.template  string; default: continuation"),
         (["--reward.options.words.help"], "  --reward.options  mapping; default: {}"),
         (["--evaluation.data.a.path.help"], "  --evaluation.data.NAME.path  string; required"),
@@ -137,8 +137,8 @@ def test_the_page_is_current_and_names_every_key(in_project: Path) -> None:
         assert f"| `{name}` |" in page
     for key in ("reward.train.perturbation_rate", "ppo.kl_coef", "evaluation.data", "reward.held_out", "sft.data"):
         assert f"| `{key}` |" in page
-    assert "| `ppo.kl_coef` | float, at least 0 | 0.05 | Weight of the per-token KL penalty" in page
-    assert "| `ppo.kl_target` | float above 0 or null | null |" in page
+    assert "| `ppo.kl_coef` | float from 0 to 1000000 | 0.05 | Weight of the per-token KL penalty" in page
+    assert "| `ppo.kl_target` | float from 1e-06 to 1000000000 or null | null |" in page
     assert "| `evaluation.judges` | list of strings or [scorers](#scorer) | [] |" in page
 
 

@@ -135,7 +135,7 @@ DEEP_BLOCK = "x:\n" + "".join(" " * depth + "a:\n" for depth in range(1, 700))
         ("# " + "x" * 2_100_000, "too large for a configuration"),
         ("- a\n", "empty or not a mapping"),
         ("seed: 1\nseed: 1\n", "line 2: seed: appears twice"),
-        ("ppo: {kl_coef: 1e400}\n", "ppo.kl_coef: inf must be a finite number"),
+        ("ppo: {kl_coef: 1e400}\n", "line 1: ppo.kl_coef: '1e400' is too large for a number and would become infinite"),
         ("ppo: {steps: true}\n", "line 1: ppo.steps: must be an integer, not 'true'"),
         ("policy: {gradient_checkpointing: 1}\n", "policy.gradient_checkpointing: must be true or false, not '1'"),
         ("ppo: {kl_coef: 2020-01-01}\n", "line 1: ppo.kl_coef: must be a number, not '2020-01-01'"),
@@ -222,3 +222,43 @@ def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "second.yaml").chmod(0)
     with pytest.raises(UserError, match=r"second.yaml: cannot be read: Permission denied"):
         load(tmp_path, GOOD, "--config", str(tmp_path / "second.yaml"))
+
+
+FLOATS = [key for key, annotation in FIELDS.items() if without_range(without_none(annotation)) is float]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ("1e-400", "is too small for a number and would become 0; use 0, or at least 1e-300"),
+        ("0." + "0" * 40 + "1e-300", "is too small for a number and would become 0"),
+        ("-1_0.5e-9999", "is too small for a number and would become 0"),
+        ("1e400", "is too large for a number and would become infinite; use at most 1e300"),
+        ("-1e309", "is too large for a number and would become infinite"),
+    ],
+)
+def test_a_number_that_would_become_0_or_infinite_is_refused_in_every_key(
+    number: str, message: str, tmp_path: Path
+) -> None:
+    second = tmp_path / "second.yaml"
+    keys = [*FLOATS, "sft.trainer_args.weight_decay", "reward.options.deep.list"]
+    assert len(keys) > 20
+    for key in keys:
+        value = f"[{number}]" if key.endswith("list") else number
+        second.write_text(as_yaml(key, "VALUE").replace('"VALUE"', value), encoding="utf-8")
+        for options in ([f"--{key}", value], ["--config", str(second)]):
+            with pytest.raises(UserError) as raised:
+                configured(tmp_path, *options)
+            assert message in str(raised.value)
+            assert key in str(raised.value)
+            assert "\n" not in str(raised.value)
+
+
+def test_zeros_and_literal_infinities_are_not_rounded(tmp_path: Path) -> None:
+    for zero in ("0e-400", "0.0", "-0.0e5", "0_0.0"):
+        config = configured(tmp_path, "--ppo.kl_coef", zero)
+        assert config.ppo is not None
+        assert config.ppo.kl_coef == 0, zero
+    with pytest.raises(UserError, match=r"ppo.kl_coef: inf must be a finite number"):
+        configured(tmp_path, "--ppo.kl_coef", ".inf")
+    assert configured(tmp_path, "--name", "1e-400").name == "1e-400"

@@ -74,6 +74,25 @@ def test_a_broken_table_is_named(content: str, message: str, tmp_path: Path) -> 
     assert re.search(message, refusal(lambda: rows_of(tmp_path / "a.csv", content)))
 
 
+REPEATED = '{"dialogue": "a", "summary": "b", "dialogue": "c"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", f'{{"dialogue": "x"}}\n\n{REPEATED}\n', "line 3: the key 'dialogue' appears twice"),
+        ("a.jsonl", f'{{"dialogue": "x", "turns": [{REPEATED}]}}\n', "line 1: the key 'dialogue' appears twice"),
+        ("a.json", f'[\n{{"dialogue": "x"}},\n  {{"dialogue":\n"y"}} ,\n{REPEATED}]', "line 5: the key 'dialogue'"),
+        ("a.json", f"[{REPEATED}]", "line 1: the key 'dialogue' appears twice in an object; keep one"),
+    ],
+)
+def test_a_repeated_key_is_named_with_its_line(name: str, content: str, message: str, tmp_path: Path) -> None:
+    reason = refusal(lambda: rows_of(tmp_path / name, content))
+    assert reason.startswith(str(tmp_path / name))
+    assert message in reason
+    assert "\n" not in reason
+
+
 @pytest.mark.parametrize(
     ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
 )

@@ -11,6 +11,7 @@ import torch
 import yaml
 from configs import GOOD, load
 from random_results import random_examples, random_results
+from small_runs import CHAIN, small
 from transformers import GenerationConfig, LogitsProcessorList
 
 from workbench.errors import UserError
@@ -21,6 +22,7 @@ from workbench.models.sampling import SeededSampling
 from workbench.models.stop_strings import before_texts, tokens_to_text
 from workbench.report.evaluation_page import evaluation_page
 from workbench.report.tables import sampling_description
+from workbench.run import cli
 
 PROMPTS = ["hello there", "a", "what is it:", "tell me more about the sea."]
 both = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -147,8 +149,12 @@ def test_tokens_are_counted_up_to_the_one_that_completes_a_stop_string() -> None
         ({"top_p": 1.5}, r"evaluation.top_p: 1.5 must be"),
         ({"top_k": 0}, r"evaluation.top_k: 0 must be at least 1"),
         ({"max_new_tokens": 0}, r"evaluation.max_new_tokens: 0 must be between 1 and"),
-        ({"max_new_tokens": 4, "min_new_tokens": 5}, "min_new_tokens: 5 is more than evaluation.max_new_tokens 4"),
-        ({"repetition_penalty": 0}, r"evaluation.repetition_penalty: 0.0 must be above 0"),
+        ({"max_new_tokens": 4, "min_new_tokens": 5}, "min_new_tokens: 5 is more than the limit of 4 tokens"),
+        (
+            {"min_new_tokens": 33},
+            "min_new_tokens: 33 is more than the limit of 32 tokens; lower it, or raise",
+        ),
+        ({"repetition_penalty": 0}, r"evaluation.repetition_penalty: 0.0 must be between 1e-06"),
         ({"stop_strings": [""]}, r"evaluation.stop_strings\[0\]: is empty; use a string"),
         ({"num_beams": 0}, r"evaluation.num_beams: 0 must be between 1 and 1000"),
     ],
@@ -158,6 +164,12 @@ def test_settings_that_exclude_each_other_are_refused(options: dict[str, Any], m
     arguments = [f"--evaluation.{name}={yaml.safe_dump(value)}" for name, value in options.items()]
     with pytest.raises(UserError, match=message):
         load(tmp_path, GOOD, *arguments)
+
+
+def test_a_special_token_is_no_stop_string(tmp_path: Path) -> None:
+    options = ["--evaluation.stop_strings", "['\\n', '</s>']", "--dry_run"]
+    with pytest.raises(UserError, match=r"evaluation\.stop_strings: '</s>' is a special token, which is no part"):
+        cli.launch(CHAIN, "", small("quickstart", tmp_path, *options))
 
 
 def test_ppo_samples_from_the_plain_softmax(tmp_path: Path) -> None:

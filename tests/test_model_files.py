@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +28,10 @@ from workbench.models.loading import load_config, load_model, load_policy_tokeni
 from workbench.models.memory_plan import meta_classifier
 from workbench.models.model_checks import check_reward_base, policy_notes
 from workbench.models.positions import context_length, model_context
+from workbench.models.weights import unused_layer
 from workbench.run import cli
+from workbench.run.hf_trainer import StepCallback
+from workbench.toy import model_folder
 
 WEIGHT = "encoder.block.0.layer.0.SelfAttention.q.weight"
 
@@ -275,6 +280,18 @@ def test_generation_options_that_sampling_does_not_follow_are_named(tmp_path: Pa
     assert plan(tmp_path / "plain") == []
 
 
+def test_layers_that_the_configuration_does_not_count_are_refused(tmp_path: Path) -> None:
+    folder = model_folder("gpt2")
+    copy = shutil.copytree(folder, tmp_path / "model")
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    (copy / "config.json").write_text(json.dumps(config | {"n_layer": config["n_layer"] - 1}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"its files hold transformer.h.\d+\.\S+, which its config.json does not count"):
+        load_model(PolicyConfig(str(copy)), device=torch.device("cpu"))
+    names = ["encoder.layer.0.weight", "encoder.layer.1.weight", "pooler.weight"]
+    assert unused_layer(names) is None, "a stack of another task"
+    assert unused_layer(names[1:]) == "encoder.layer.1.weight"
+
+
 def test_an_adapter_with_nan_is_refused(tmp_path: Path) -> None:
     from workbench.models.adapters import check_adapter, load_adapter
 
@@ -291,11 +308,18 @@ def test_an_adapter_with_nan_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_that_diverged_does_not_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    options = ("--sft.max_steps", "3", "--sft.data.limit", "8", "--sft.trainer_args", "{weight_decay: 1.0e+38}")
-    command = small("quickstart", tmp_path, *options)
+    take_step = StepCallback.on_step_end
+
+    def diverge(callback: Any, arguments: Any, state: Any, control: Any, **others: Any) -> None:
+        if state.global_step == state.max_steps:  # no later loss shows it
+            next(p for p in others["model"].parameters() if p.requires_grad).data.flatten()[0] = math.nan
+        take_step(callback, arguments, state, control, **others)
+
+    monkeypatch.setattr(StepCallback, "on_step_end", diverge)
+    command = small("quickstart", tmp_path, "--sft.max_steps", "3", "--sft.data.limit", "8")
     monkeypatch.setattr(sys, "argv", ["recipes/sft.py", *command])
     with pytest.raises(SystemExit) as leaving:
         cli.main([sft.STAGE], "")
     assert leaving.value.code == 2
-    assert re.search(r"error: sft: .* contains NaN or infinity; its training diverged", capsys.readouterr().err)
+    assert re.search(r"error: sft: the loss or the weights are not finite; lower sft.l", capsys.readouterr().err)
     assert not (tmp_path / "quickstart" / "sft" / "stage.json").exists()

@@ -179,7 +179,7 @@ def test_a_run_is_played_as_far_as_it_is_finished(run_folder, in_project, tmp_pa
     [
         (["--prompt", " \n"], "prompt: empty"),
         (["--prompt", "word " * 400], "prompt: .* tokens, but the model's context length of 256 tokens allows 256"),
-        (["--prompt", "x", "--temperature", "-1"], "temperature: -1.*at least 0"),
+        (["--prompt", "x", "--temperature", "-1"], "temperature: -1.*must be 0 or between 0.01 and 100; 0 is greedy"),
         (["--prompt", "x", "--temperature", "nan"], "temperature: nan must be a finite number"),
         (["--prompt", "x", "--temperature", "warm"], "--temperature: invalid float value"),
         (["--prompt", "x", "--max_new_tokens", "0"], "max_new_tokens: 0"),

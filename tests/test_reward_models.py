@@ -65,8 +65,13 @@ def test_long_texts_are_truncated_at_the_context_length(kind, folders):
     assert max(len(row) for row in encode(reward.network.tokenizer, ["word " * 2000], 64)) == 64
     short = load(folders[kind], polarity_pair=None, max_tokens=8)
     assert short([""], ["a" * 8 + "b"]) == pytest.approx(short([""], ["a" * 8 + "c"]))
-    with pytest.raises(UserError, match="max_tokens is 65, but the model accepts 1 to 64"):
-        load(folders[kind], polarity_pair=None, max_tokens=65)
+    special = reward.network.tokenizer.num_special_tokens_to_add()
+    for max_tokens in (special, 65):
+        line = rf"max_tokens is {max_tokens}, but the model accepts {special + 1} \(its special tokens .*\) to 64"
+        with pytest.raises(UserError, match=line):
+            load(folders[kind], polarity_pair=None, max_tokens=max_tokens)
+    smallest = load(folders[kind], polarity_pair=None, max_tokens=special + 1)
+    assert len(smallest(["", ""], ["a " * 200, "b"])) == 2
 
 
 def test_scores_are_fp32_inside_another_precision(folders):

@@ -60,12 +60,39 @@ REFUSED = [
     ("{log_level: loud}", "log_level: 'loud': the trainer refuses it: KeyError"),
     ("{save_strategy: false}", "save_strategy: must be a string, not False; write it in quotes"),
     ("{save_strategy: never}", "save_strategy: 'never': the trainer refuses it: ValueError: never is not a valid"),
-    ("{per_device_train_batch_size: -1}", "per_device_train_batch_size: -1 must be at least 1"),
-    ("{gradient_accumulation_steps: 0}", "gradient_accumulation_steps: 0 must be at least 1"),
+    ("{per_device_train_batch_size: -1}", "per_device_train_batch_size: -1 must be between 1 and 1048576"),
+    ("{gradient_accumulation_steps: 0}", "gradient_accumulation_steps: 0 must be between 1 and 1048576"),
     ("{per_device_train_batch_size: 2.5}", "per_device_train_batch_size: must be an integer, not 2.5"),
     ("{logging_steps: 0}", "logging_steps: 0 must be above 0"),
     ("{save_steps: -5}", "save_steps: -5 must be above 0"),
-    ("{max_grad_norm: -1}", "max_grad_norm: -1 must be at least 0"),
+    ("{max_grad_norm: -1}", "max_grad_norm: -1 must be 0 or between 1e-06 and 1000000000; 0 is no clipping"),
+    ("{max_grad_norm: 1e-30}", "max_grad_norm: 1e-30 must be 0 or between 1e-06 and 1000000000; 0 is no clipping"),
+    ("{weight_decay: 1e300}", "weight_decay: 1e+300 must be between 0 and 10"),
+    ("{learning_rate: 1e30}", "learning_rate: 1e+30 must be between 0 and 10"),
+    ("{adam_epsilon: 1e-300}", "adam_epsilon: 1e-300 must be between 1e-30 and 1"),
+    ("{adam_epsilon: 1e30}", "adam_epsilon: 1e+30 must be between 1e-30 and 1"),
+    ("{adam_beta1: 1.0}", "adam_beta1: 1.0: the trainer refuses it: ValueError: Invalid beta"),
+    ("{adam_beta2: 1.5}", "adam_beta2: 1.5 must be between 0 and 1"),
+    ("{neftune_noise_alpha: 1e300}", "neftune_noise_alpha: 1e+300 must be between 0 and 1000"),
+    ("{num_train_epochs: 1e-30}", "num_train_epochs: 1e-30 must be between 1e-06 and 100000"),
+    ("{warmup_steps: 1e300}", "warmup_steps: 1e+300 must be between 0 and 10000000"),
+    ("{save_steps: 1e300}", "save_steps: 1e+300 must be at most 10000000"),
+    ("{torch_empty_cache_steps: 0}", "torch_empty_cache_steps: 0 must be between 1 and 10000000"),
+    ("{ddp_timeout: 9223372036854775807}", "ddp_timeout: 9223372036854775807 must be between 1 and 2147483647"),
+    (
+        "{train_sampling_strategy: sorted}",
+        "train_sampling_strategy: 'sorted' is unknown; use one of random, sequential",
+    ),
+    ("{local_rank: 1000}", "local_rank: the launcher's configuration decides"),
+    ("{dataloader_num_workers: -1}", "dataloader_num_workers: -1 must be between 0 and 1024"),
+    ("{dataloader_num_workers: 1000000}", "dataloader_num_workers: 1000000 must be between 0 and 1024"),
+    ("{dataloader_num_workers: 2, dataloader_prefetch_factor: 0}", "dataloader_prefetch_factor: 0 must be between 1"),
+    ("{dataloader_persistent_workers: true}", "dataloader_persistent_workers: True: the trainer refuses it"),
+    ("{dataloader_multiprocessing_context: fork}", "dataloader_multiprocessing_context: 'fork': the trainer refuses"),
+    (
+        "{dataloader_num_workers: 2, dataloader_multiprocessing_context: thread}",
+        "dataloader_multiprocessing_context: 'thread': the trainer refuses it: ValueError: multiprocessing_context",
+    ),
     ("{learning_rate: abc}", "learning_rate: must be a number, not 'abc'"),
     ("{learning_rate: null}", "learning_rate: must be a number, not null"),
     ("{learning_rate: .inf}", "learning_rate: inf must be a finite number"),
@@ -123,7 +150,9 @@ def test_arguments_that_work_are_accepted_and_nothing_is_left_behind(
     environment, before, number = dict(os.environ), dict(PartialState._shared_state), torch.get_rng_state()
     arguments = (
         "{lr_scheduler_type: polynomial, lr_scheduler_kwargs: {power: 2.0}, optim: adafactor, logging_steps: 1, "
-        "save_strategy: epoch, bf16: false, report_to: none, neftune_noise_alpha: 5, save_total_limit: 3}"
+        "save_strategy: epoch, bf16: false, max_grad_norm: 0, "
+        "dataloader_num_workers: 2, dataloader_prefetch_factor: 1, dataloader_persistent_workers: true, "
+        "dataloader_multiprocessing_context: fork, report_to: none, neftune_noise_alpha: 5, save_total_limit: 3}"
     )
     check_trainer_args(sft_trainer(tmp_path, arguments))
     assert dict(os.environ) == environment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 
 import numpy as np
 import pytest
@@ -61,6 +62,16 @@ def test_unrelated_texts_do_not_match(language: str) -> None:
     assert scores == {name: [0.0] for name in ROUGE}
     assert copy_rate(TEXTS[language], OTHERS[language]) == 0.0
     assert metrics.bleu([OTHERS[language]], [TEXTS[language]]) < 10
+
+
+@pytest.mark.parametrize("text", ["😀🎉", "...", "¿?", "🎉"])
+def test_a_text_without_a_word_matches_only_itself(text: str) -> None:
+    other = "!" if text == "..." else "..."
+    assert metrics.rouge([text, f" {text}\n", other, ""], [text] * 4) == {name: [1.0, 1.0, 0.0, 0.0] for name in ROUGE}
+    assert metrics.rouge([text, ""], [["one", text], ["", ""]]) == {name: [1.0, 0.0] for name in ROUGE}
+    for kind in ("rouge1", "rouge2", "rougeL"):
+        assert load(kind)(["p"] * 3, [text, other, "one"], reference=[text, text, text]) == [1.0, 0.0, 0.0]
+    assert load()(["p"], [text], reference=[["one", text]]) == [1.0]
 
 
 def test_the_evaluation_of_chinese_completions_that_are_the_references() -> None:
@@ -127,3 +138,17 @@ def test_words_of_scripts_by_hand() -> None:
 def test_a_listed_word_is_recognized_inside_a_sentence_without_spaces() -> None:
     lexicon = Lexicon(["傻瓜", "idiot", "дурак"])
     assert lexicon([""] * 5, ["你是傻瓜吗", "idiots", "an idiot", "Дурак!", "дураки"]) == [-1.0, 0.0, -1.0, -1.0, 0.0]
+
+
+@pytest.mark.parametrize("text", ["Tiếng Việt đẹp", "Мой чай", "한국어 문장입니다", "がぎ時", "café là"])
+def test_a_text_is_itself_however_its_marks_are_written(text: str) -> None:
+    composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    assert split_words(composed) == split_words(decomposed)
+    assert metrics.bleu([decomposed], [composed]) == metrics.bleu([composed], [composed])
+    assert copy_rate(composed, decomposed) == 1
+    assert distinct_n([composed, decomposed], 1) == distinct_n([composed, composed], 1)
+    assert repetition(f"{composed} {decomposed}") == repetition(f"{composed} {composed}")
+    word = composed.split()[0]
+    for listed in (word, unicodedata.normalize("NFD", word)):
+        assert Lexicon([listed])(["", ""], [composed, decomposed]) == [-1.0, -1.0]

@@ -9,7 +9,7 @@ import unicodedata
 from typing import Any
 
 from workbench.config.annotations import element, field_types, form_of, member, ranges, without_range
-from workbench.config.derived import data_sources, sampling_seeds
+from workbench.config.derived import completion_limit, data_sources, sampling_seeds
 from workbench.config.generation import GenerationSettings
 from workbench.config.names import TITLES
 from workbench.config.ranges import Length, OneLine, Range
@@ -58,7 +58,7 @@ def check(config: Config) -> None:
                 "ppo.value_model: separate does not work with policy.gradient_checkpointing, whose second forward pass "
                 "would run under the wrong adapter; use shared, or turn checkpointing off"
             )
-    check_evaluation(config.evaluation, sampling_seeds(config))
+    check_evaluation(config.evaluation, sampling_seeds(config), completion_limit(config))
 
 
 def check_ranges(value: Any, kind: Any, key: str) -> None:
@@ -125,14 +125,19 @@ def name_problem(text: str) -> str | None:
 
 def check_range(value: float, limits: Range, key: str) -> None:
     """Raise UserError unless the number is within its limits."""
+    if limits.zero is not None and value == 0:
+        return
+    choice, meaning = ("", "") if limits.zero is None else ("0 or ", f"; 0 is {limits.zero}")
     is_low = limits.minimum is not None and value < limits.minimum
     is_high = limits.maximum is not None and value > limits.maximum
     if limits.above is not None and value <= limits.above:
         raise UserError(f"{key}: {value} must be above {limits.above:g}")
     if (is_low or is_high) and limits.minimum is not None and limits.maximum is not None:
-        raise UserError(f"{key}: {value} must be between {limits.minimum} and {limits.maximum}")
+        raise UserError(
+            f"{key}: {value} must be {choice}between {limits.minimum:.10g} and {limits.maximum:.10g}{meaning}"
+        )
     if is_low:
-        raise UserError(f"{key}: {value} must be at least {limits.minimum:g}")
+        raise UserError(f"{key}: {value} must be {choice}at least {limits.minimum:g}{meaning}")
     if is_high:
         raise UserError(f"{key}: {value} must be at most {limits.maximum}")
 
@@ -192,9 +197,9 @@ def check_ppo(ppo: PPOConfig) -> None:
         check_multiple("ppo.minibatch_size", ppo.minibatch_size, "ppo.micro_batch_size", ppo.micro_batch_size)
 
 
-def check_evaluation(evaluation: EvaluationConfig, seeds: list[int]) -> None:
+def check_evaluation(evaluation: EvaluationConfig, seeds: list[int], limit: int) -> None:
     """Raise UserError for settings of the evaluation that exclude each other."""
-    check_generation("evaluation", evaluation)
+    check_generation("evaluation", evaluation, limit)
     if evaluation.temperature == 0 and evaluation.samples * len(seeds) > 1:
         raise UserError(
             "evaluation.temperature: 0 samples the same completion every time; set samples to 1 and use one seed"
@@ -206,8 +211,8 @@ def check_evaluation(evaluation: EvaluationConfig, seeds: list[int]) -> None:
         raise UserError(f"evaluation.models.{min(reserved)}: this title is reserved; choose another one")
 
 
-def check_generation(key: str, settings: GenerationSettings) -> None:
-    """Raise UserError for settings of one way to generate that exclude each other."""
+def check_generation(key: str, settings: GenerationSettings, limit: int) -> None:
+    """Raise UserError for settings of one way to generate, up to `limit` tokens, that exclude each other."""
     if settings.num_beams > 1 and settings.temperature > 0:
         raise UserError(
             f"{key}.num_beams: {settings.num_beams} beams search for the most likely completion and cannot sample at "
@@ -219,10 +224,10 @@ def check_generation(key: str, settings: GenerationSettings) -> None:
                 f"{key}.{name}: {value:g} says among which tokens to sample, but temperature 0 does not sample; remove "
                 f"{name}, or raise {key}.temperature"
             )
-    if settings.max_new_tokens is not None and settings.min_new_tokens > settings.max_new_tokens:
+    if settings.min_new_tokens > limit:
         raise UserError(
-            f"{key}.min_new_tokens: {settings.min_new_tokens} is more than {key}.max_new_tokens "
-            f"{settings.max_new_tokens}; lower it"
+            f"{key}.min_new_tokens: {settings.min_new_tokens} is more than the limit of {limit} tokens; lower it, or "
+            f"raise {key}.max_new_tokens"
         )
 
 

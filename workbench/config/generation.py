@@ -16,7 +16,7 @@ class GenerationSettings:
     """Maximum length of a completion, in tokens; default: ppo.max_new_tokens, or 128 without PPO."""
     min_new_tokens: NonNegativeInt = 0
     """Minimum length of a completion, in tokens, that no stop token ends."""
-    temperature: Annotated[float, Range(minimum=0, maximum=100)] = 1.0
+    temperature: Annotated[float, Range(minimum=0.01, maximum=100, zero="greedy")] = 1.0
     """Sampling temperature; 0 is greedy."""
     top_k: PositiveInt | None = None
     """Sample among this many most likely tokens; default: among all."""

@@ -137,7 +137,8 @@ def range_in_words(limits: Range | Length | OneLine) -> str:
     if limits.above is not None:
         return f" above {limits.above:g}" + (f", at most {limits.maximum}" if limits.maximum is not None else "")
     if limits.minimum is not None and limits.maximum is not None:
-        return f" from {limits.minimum} to {limits.maximum}"
+        choice = "" if limits.zero is None else ", 0 or"
+        return f"{choice} from {limits.minimum:.10g} to {limits.maximum:.10g}"
     return f", at least {limits.minimum:g}"
 
 

@@ -16,6 +16,8 @@ class Range:
     """The smallest value."""
     maximum: float | None = None
     """The largest value."""
+    zero: str | None = None
+    """What 0 means where it is allowed below the smallest value."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,13 @@ class OneLine:
 Name = Annotated[str, OneLine()]
 PositiveInt = Annotated[int, Range(minimum=1)]
 NonNegativeInt = Annotated[int, Range(minimum=0)]
-PositiveFloat = Annotated[float, Range(above=0)]
-NonNegativeFloat = Annotated[float, Range(minimum=0)]
+# What is divided by or clipped to less, or multiplied by more, is lost in 32-bit numbers.
+PositiveFloat = Annotated[float, Range(minimum=1e-6, maximum=1e9)]
+NonNegativeFloat = Annotated[float, Range(minimum=0, maximum=1e6)]
 Fraction = Annotated[float, Range(minimum=0, maximum=1)]
 # The upper bounds are far above what any machine can train; a larger number is a slip.
 Steps = Annotated[int, Range(minimum=1, maximum=10_000_000)]
-Epochs = Annotated[float, Range(above=0, maximum=100_000)]
+Epochs = Annotated[float, Range(minimum=1e-6, maximum=100_000)]
 Size = Annotated[int, Range(minimum=1, maximum=2**20)]  # of a batch in rows, or of a text in tokens
 Rank = Annotated[int, Range(minimum=1, maximum=2**16)]
 Rate = Annotated[float, Range(minimum=0, maximum=10)]

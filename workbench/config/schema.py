@@ -250,7 +250,7 @@ class PPOConfig:
     """Maximum length of a response, in tokens."""
     min_token_limit: Size | None = None
     """Sample each step's token limit uniformly from [min_token_limit, max_new_tokens]; default: max_new_tokens."""
-    temperature: Annotated[float, Range(above=0, maximum=100)] = 1.0
+    temperature: Annotated[float, Range(minimum=0.01, maximum=100)] = 1.0
     """Sampling temperature; it divides the logits in old, new and reference log-probabilities alike."""
     score_samples: Annotated[int, Range(minimum=0, maximum=1_000_000)] = 0
     """Normalize scores by their mean and standard deviation over this many responses of the initial policy, rounded up

@@ -14,7 +14,7 @@ from workbench.config import yaml_text
 from workbench.config.annotations import Form, alternatives, element, field_types, member, without_none, without_range
 from workbench.config.renamed import RENAMED_KEYS, RENAMED_VALUE
 from workbench.config.schema import Config
-from workbench.config.yaml_text import TAG
+from workbench.config.yaml_text import TAG, rounding_problem
 from workbench.errors import MAX_LISTED_NAMES, UserError, shorten, suggestion
 
 # Options of `generate` under which tokens are drawn from another distribution than the policy's.
@@ -97,6 +97,8 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
         is_unquoted = kind is str and isinstance(node, yaml.ScalarNode) and not is_null(node)
         quotes = "; write it in quotes" if is_unquoted else ""
         raise key_error(file, node, key, f"must be {expected_form(declared)}, not {node_in_words(node)}{quotes}")
+    if isinstance(node, yaml.ScalarNode) and node.tag == f"{TAG}float" and (problem := rounding_problem(node.value)):
+        raise key_error(file, node, key, f"{shorten(node.value)} {problem}")
 
 
 def check_names(node: yaml.Node, key: str, file: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,17 @@ def problem(error: yaml.YAMLError) -> str:
     line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
     kind = "" if isinstance(error, NotPlainError) else "not valid YAML: "
     return f"{line}: {kind}{error.problem}"
+
+
+def rounding_problem(number: str) -> str | None:
+    """Return what is wrong with a number that is written with digits and would become 0 or infinite, or None."""
+    digits = number.lower().partition("e")[0]
+    if not any(digit in digits for digit in "123456789"):
+        return None
+    rounded = float(number.replace("_", ""))
+    if rounded == 0:
+        return "is too small for a number and would become 0; use 0, or at least 1e-300"
+    return "is too large for a number and would become infinite; use at most 1e300" if math.isinf(rounded) else None
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,11 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 def _json_list(path: Path) -> Iterator[Row]:
     with _open_text(path, newline="\n") as file:
-        values = _parsed(file.read(), path, None)
+        text = file.read()
+    try:
+        values = _parsed(text, path, None)
+    except _RepeatedKeyError as error:
+        raise UserError(f"{path} line {_line_of_repeated_key(text)}: {error}") from error
     for number, value in enumerate(values, 1):
         yield _object_row(f"{path} row {number}", value)
 
@@ -164,12 +168,44 @@ def _json_lines(path: Path) -> Iterator[Row]:
     with _open_text(path, newline="\n") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield _object_row(f"{path} line {number}", _parsed(line, path, number))
+                try:
+                    value = _parsed(line, path, number)
+                except _RepeatedKeyError as error:
+                    raise UserError(f"{path} line {number}: {error}") from error
+                yield _object_row(f"{path} line {number}", value)
+
+
+class _RepeatedKeyError(Exception):
+    """A JSON object has a key twice."""
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise _RepeatedKeyError(f"the key {shorten(repeated)} appears twice in an object; keep one")
+    return values
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)  # made once: `json.loads` would make one for every line
+
+
+def _line_of_repeated_key(text: str) -> int:
+    """Return the line on which the row of a JSON list begins that has a key twice; the decoder gives no position."""
+    start = text.index("[") + 1
+    while True:
+        while text[start] in ", \t\r\n":
+            start += 1
+        try:
+            _, start = _DECODER.raw_decode(text, start)
+        except _RepeatedKeyError:
+            return text.count("\n", 0, start) + 1
 
 
 def _parsed(text: str, path: Path, line: int | None) -> Any:
     try:
-        return json.loads(text)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path} line {line or error.lineno}: broken JSON: {error.msg} at column {error.colno}; "

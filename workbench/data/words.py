@@ -33,8 +33,11 @@ def split_words(text: str) -> list[str]:
 
 
 def separate_characters(text: str) -> str:
-    """Return the text with a space on both sides of each character of a script that puts none between its words."""
-    return text if text.isascii() else _unspaced_characters().sub(r" \g<0> ", text)
+    """Return the text with a space on both sides of each character of a script that puts none between its words.
+
+    Canonically equal texts (NFC and NFD) come out equal.
+    """
+    return text if text.isascii() else _unspaced_characters().sub(r" \g<0> ", unicodedata.normalize("NFC", text))
 
 
 def is_unspaced(character: str) -> bool:
@@ -46,8 +49,14 @@ def normalized_words(text: str) -> list[str]:
     """Return the words of a text in lower case and without punctuation: letters, digits and their combining marks."""
     if text.isascii():
         return re.findall("[a-z0-9]+", text.lower())
-    separated = separate_characters(unicodedata.normalize("NFC", text).lower())
+    separated = separate_characters(text).lower()
     return "".join(character if _is_in_word(character) else " " for character in separated).split()
+
+
+def is_same_without_words(first: str, second: str) -> bool:
+    """Return whether two texts, such as a row of emoji, are the same but for whitespace and have no word to compare."""
+    characters = first.split()
+    return bool(characters) and characters == second.split() and not normalized_words(first)
 
 
 class WordTokenizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -56,6 +56,7 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
             with error_context(f"evaluation.models.{title}"):
                 tokenizers[model] = load_policy_tokenizer(model)
                 notes += [f"evaluation.models.{title}: {note}" for note in policy_notes(model, tokenizers[model])]
+    check_stop_strings(settings.stop_strings, tokenizers.values())
     load, reward = ScorerLoader(), None
     if config.reward is not None and config.reward.model is not None:
         with error_context("reward.model"):
@@ -99,6 +100,17 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
     ]
     lines = [*reports, *notes, *loaded.notes, *sizes, *truncation, *memory, *precision]
     return EvaluationPlan(lines, tokenizers, sets, reward, loaded.judges, rewards, encoder)
+
+
+def check_stop_strings(texts: Sequence[str], tokenizers: Iterable[PreTrainedTokenizerBase]) -> None:
+    """Raise UserError for a stop string that is a special token, which the text of a completion leaves out."""
+    special = {token for tokenizer in tokenizers for token in tokenizer.all_special_tokens}
+    for text in texts:
+        if text in special:
+            raise UserError(
+                f"evaluation.stop_strings: {text!r} is a special token, which is no part of a completion's text; "
+                "remove it: the model's own stop tokens end a completion anyway"
+            )
 
 
 def load_rewards(config: Config, load: Callable[[Scorer], CheckedReward]) -> dict[str, CheckedReward]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from workbench.errors import UserError, one_line
 
 MAX_LISTED_WEIGHTS = 3
+LAYER = re.compile(r"(.*?)\.(\d+)\.")  # the stack that a weight's layer is in, and its number there
 
 
 def check_report(model: str, report: dict[str, Any], is_new: Callable[[str], bool] = lambda name: False) -> None:
@@ -24,6 +26,12 @@ def check_report(model: str, report: dict[str, Any], is_new: Callable[[str], boo
             f"{model}: {len(wrong)} of its weights do not fit its config.json: {name} is {tuple(stored)} and should be "
             f"{tuple(expected)}; save model and configuration together with save_pretrained"
         )
+    layer = unused_layer(report["unexpected_keys"])
+    if layer is not None:
+        raise UserError(
+            f"{model}: its files hold {layer}, which its config.json does not count, so that a part of the network "
+            "would be left out; save model and configuration together with save_pretrained"
+        )
     missing = sorted(name for name in report["missing_keys"] if not is_new(name))
     if missing:
         listed = ", ".join(missing[:MAX_LISTED_WEIGHTS]) + (", ..." if len(missing) > MAX_LISTED_WEIGHTS else "")
@@ -31,6 +39,13 @@ def check_report(model: str, report: dict[str, Any], is_new: Callable[[str], boo
             f"{model}: {len(missing)} weights are missing from its files and would be random: {listed}; use a complete "
             "checkpoint of such a model"
         )
+
+
+def unused_layer(names: Iterable[str]) -> str | None:
+    """Return the name of a weight in a layer beyond those that are loaded, from the names of those that are not."""
+    layers = [(match[1], int(match[2]), name) for name in sorted(names) if (match := LAYER.match(name))]
+    unused_stacks = {stack for stack, index, _ in layers if index == 0}  # a whole one belongs to another task
+    return next((name for stack, _, name in layers if stack not in unused_stacks), None)
 
 
 def check_finite(model: str, weights: Iterable[tuple[str, Tensor]]) -> None:

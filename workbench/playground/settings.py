@@ -7,7 +7,7 @@ from typing import Annotated
 
 from workbench.config.checks import check_ranges
 from workbench.config.derived import completion_limit, sampling_seeds
-from workbench.config.ranges import NonNegativeFloat, Range
+from workbench.config.ranges import Range
 from workbench.config.schema import Config
 from workbench.errors import UserError
 
@@ -18,7 +18,7 @@ MAX_NEW_TOKENS = 4096
 class Settings:
     """How the completions are sampled."""
 
-    temperature: NonNegativeFloat
+    temperature: Annotated[float, Range(minimum=0.01, maximum=100, zero="greedy")]
     """Sampling temperature; 0 is greedy."""
     max_new_tokens: Annotated[int, Range(minimum=1, maximum=MAX_NEW_TOKENS)]
     """Maximum length of a completion, in tokens."""

@@ -272,6 +272,8 @@ def check_scores(values: Any, texts: Sequence[str], name: str) -> list[float]:
 def _read_scores(values: Any, texts: Sequence[str], name: str) -> list[float]:
     """Return the values as one finite float per text."""
     returned = values
+    if inspect.iscoroutine(values):
+        values.close()  # Python would warn that nobody awaited it
     if isinstance(values, Array):
         values = values.tolist()
     if not isinstance(values, list | tuple):

@@ -276,7 +276,7 @@ def handlers_restorer() -> Callable[[], None]:
 
 def alarm_restorer() -> Callable[[], None]:
     """Return a function that cancels an alarm, or one that does nothing if one is pending now or cannot be."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         return do_nothing
     if signal.getitimer(signal.ITIMER_REAL)[0] > 0:
         return do_nothing

@@ -146,9 +146,13 @@ def run_trainer(
             )
     entries = trainer.state.log_history
     entries[-1]["train_loss"] = mean_loss(entries)  # the trainer's counts from the last resume
-    if not all(math.isfinite(float(entry["loss"])) for entry in entries if "loss" in entry):
+    trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    is_finite = all(bool(parameter.isfinite().all()) for parameter in trained)
+    if not is_finite or not all(math.isfinite(float(entry["loss"])) for entry in entries if "loss" in entry):
         rate, precision = LOSS_KEYS[label]
-        raise UserError(f"{label}: the loss is not finite; lower {rate} or set {precision} to fp32")
+        raise UserError(
+            f"{label}: the loss or the trained weights are not finite; lower {rate} or set {precision} to fp32"
+        )
     if trainer.is_world_process_zero():
         write_log(folder, trainer.state)
 
@@ -256,6 +260,7 @@ def training_arguments(
         "activation_checkpointing": checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
         "logging_steps": 10,
+        "logging_nan_inf_filter": False,  # it would log a loss that is not finite as the mean of the others
         "save_strategy": "steps",
         "save_steps": save_every,
         "report_to": "none",  # StepCallback logs to the run's tracker

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -35,22 +36,34 @@ RUN_KEYS = {
     "use_cpu": "the launch decides; set the environment variable ACCELERATE_USE_CPU=true",
     "gradient_checkpointing": "its name is now activation_checkpointing",
     "gradient_checkpointing_kwargs": "its name is now activation_checkpointing_kwargs",
-    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "ddp_backend"), LAUNCHER),
+    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "ddp_backend", "local_rank"), LAUNCHER),
     **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_token", "hub_strategy", "hub_private_repo"), PUSH),
     **dict.fromkeys(("label_names", "prediction_loss_only", "batch_eval_metrics", "include_for_metrics"), RESULTS),
 }
 """Arguments that the run sets or cannot do without, and what to do instead."""
-POSITIVE, COUNT, NON_NEGATIVE = Range(above=0), Range(minimum=1), Range(minimum=0)
+STEPS = 10_000_000
+COUNT, INTERVAL = Range(minimum=1, maximum=STEPS), Range(above=0, maximum=STEPS)
+# The upper bounds are far above what trains anything, and within what the trainer's own arithmetic can hold.
 RANGES = {
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), COUNT),
-    **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps", "save_total_limit"), COUNT),
-    **dict.fromkeys(("num_train_epochs", "logging_steps", "save_steps", "eval_steps", "adam_epsilon"), POSITIVE),
-    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps"), NON_NEGATIVE),
-    **dict.fromkeys(("dataloader_num_workers", "eval_delay", "neftune_noise_alpha"), NON_NEGATIVE),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), Range(minimum=1, maximum=2**20)),
+    **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps"), Range(minimum=1, maximum=2**20)),
+    **dict.fromkeys(("save_total_limit", "torch_empty_cache_steps"), COUNT),
+    **dict.fromkeys(("logging_steps", "save_steps", "eval_steps"), INTERVAL),
+    **dict.fromkeys(("warmup_steps", "eval_delay"), Range(minimum=0, maximum=STEPS)),
+    **dict.fromkeys(("learning_rate", "weight_decay"), Range(minimum=0, maximum=10)),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), Range(minimum=0, maximum=1)),
     **dict.fromkeys(("seed", "data_seed"), Range(minimum=0, maximum=2**32 - 1)),
-    "max_steps": Range(minimum=-1),
+    **dict.fromkeys(("ddp_timeout", "ddp_bucket_cap_mb"), Range(minimum=1, maximum=2**31 - 1)),
+    "num_train_epochs": Range(minimum=1e-6, maximum=100_000),
+    "max_steps": Range(minimum=-1, maximum=STEPS),
+    "max_grad_norm": Range(minimum=1e-6, maximum=1e9, zero="no clipping"),
+    "neftune_noise_alpha": Range(minimum=0, maximum=1000),
+    "adam_epsilon": Range(minimum=1e-30, maximum=1),
+    "dataloader_num_workers": Range(minimum=0, maximum=1024),
+    "dataloader_prefetch_factor": Range(minimum=1, maximum=2**16),
 }
+# The trainer takes any other name for random.
+SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length", "batch_rebalance")
 PRECISIONS = ("bf16", "fp16")
 # Which device computes, and what would only take time in a step of the scratch model.
 REHEARSED = {
@@ -117,13 +130,18 @@ def check_trainer_args(plan: TrainerPlan) -> None:
             check_type(value, hints[name], key)
         if name in RANGES and value is not None:
             check_range(value, RANGES[name], key)
+    strategy = plan.extra.get("train_sampling_strategy", SAMPLING_STRATEGIES[0])
+    if strategy not in SAMPLING_STRATEGIES:
+        key = f"{plan.key}.train_sampling_strategy"
+        raise UserError(f"{key}: {shorten(strategy)} is unknown; use one of {', '.join(SAMPLING_STRATEGIES)}")
     check_precision(plan)
     check_evaluation(plan)
     if not plan.extra:
         return
     failure = rehearse(plan, plan.extra)
     if failure is not None:
-        culprits = [name for name in plan.extra if rehearse(plan, {name: plan.extra[name]}) is not None]
+        workers = {name: plan.extra[name] for name in ("dataloader_num_workers",) if name in plan.extra}
+        culprits = [name for name in plan.extra if rehearse(plan, {**workers, name: plan.extra[name]}) is not None]
         key = f"{plan.key}.{culprits[0]}: {shorten(plan.extra[culprits[0]])}" if culprits else plan.key
         raise UserError(f"{key}: the trainer refuses it: {one_line(failure)[:MAX_REASON]}") from failure
 
@@ -177,6 +195,7 @@ def rehearse(plan: TrainerPlan, extra: dict[str, Any]) -> Exception | None:
         warnings.simplefilter("ignore")
         try:
             dropped = (*REHEARSED, *(NEEDS_WORKERS if extra.get("dataloader_num_workers") else ()))
+            check_loader(extra)
             values = {name: value for name, value in extra.items() if name not in dropped}
             arguments = plan.arguments(values | REHEARSED | {"output_dir": folder})
             if torch.cuda.is_available() and is_for_gpus(str(arguments.optim)):
@@ -199,6 +218,14 @@ def rehearse(plan: TrainerPlan, extra: dict[str, Any]) -> Exception | None:
         except Exception as error:  # every library that reads an argument raises its own exceptions
             return error
     return None
+
+
+def check_loader(extra: dict[str, Any]) -> None:
+    """Raise what a data loader raises that is made with these arguments, whose workers are not started."""
+    if extra.get("dataloader_num_workers"):
+        names = ("dataloader_num_workers", *NEEDS_WORKERS)
+        rows: Any = [0]
+        DataLoader(rows, **{name.removeprefix("dataloader_"): extra[name] for name in names if name in extra})
 
 
 def is_for_gpus(optimizer: str) -> bool:

@@ -63,6 +63,12 @@ def plan_reward(config: Config) -> RewardPlan:
         network = meta_classifier(train.model)
         check_reward_base(train.model, tokenizer, network)
     limit = context_length(model_config, tokenizer, network)
+    least = tokenizer.num_special_tokens_to_add() + 1
+    if train.max_tokens < least:
+        raise UserError(
+            f"reward.train.max_tokens: {train.max_tokens}, but {train.model} takes at least {least} tokens (its "
+            "special tokens and one of the text); raise it"
+        )
     if limit is not None and train.max_tokens > limit:
         raise UserError(
             f"reward.train.max_tokens: {train.max_tokens}, but {train.model} reads at most {limit} tokens; lower it"

@@ -6,11 +6,14 @@ import datasets
 import evaluate
 from rouge_score.rouge_scorer import RougeScorer
 
-from workbench.data.words import WordTokenizer
+from workbench.data.words import WordTokenizer, is_same_without_words
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
-DESCRIPTION = "ROUGE F-measures between predictions and references, by Google's rouge_score, in any script."
+DESCRIPTION = """ROUGE F-measures between predictions and references, by Google's rouge_score, in any script.
+
+A prediction without a word, such as emoji, scores 1 where a reference is the same text, and 0 otherwise.
+"""
 
 CITATION = "Lin, Chin-Yew (2004). ROUGE: A Package for Automatic Evaluation of Summaries. ACL Workshop."
 
@@ -53,8 +56,12 @@ class Rouge(evaluate.Metric):
             choices = [reference] if isinstance(reference, str) else reference
             if not choices:
                 raise ValueError(f"row {row} has no reference")
-            scored.append(scorer.score_multi(choices, prediction))
-        scores = {name: [float(score[name].fmeasure) for score in scored] for name in rouge_types}
+            if any(is_same_without_words(choice, prediction) for choice in choices):
+                scored.append(dict.fromkeys(rouge_types, 1.0))
+            else:
+                best = scorer.score_multi(choices, prediction)
+                scored.append({name: float(best[name].fmeasure) for name in rouge_types})
+        scores = {name: [row_scores[name] for row_scores in scored] for name in rouge_types}
         if use_aggregator:
             return {name: sum(values) / len(values) for name, values in scores.items()}
         return scores
