@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 SECONDS_TO_END = 20.0
 """A child that has not ended by then is killed, so that no test waits for ever."""
 
@@ -30,6 +32,7 @@ def fork(function: Callable[[], None], log: Path) -> int:
         # They stay open where a child forks again and replaces them.
         sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
         sys.stderr = sys.__stderr__ = os.fdopen(2, "w", 1, closefd=False)
+        torch.set_num_threads(torch.get_num_threads())  # renews torch's pool of threads before several threads race to
         function()
         code = 0
     except SystemExit as leaving:

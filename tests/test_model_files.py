@@ -321,5 +321,7 @@ def test_a_run_that_diverged_does_not_finish(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(SystemExit) as leaving:
         cli.main([sft.STAGE], "")
     assert leaving.value.code == 2
-    assert re.search(r"error: sft: the loss or the weights are not finite; lower sft.l", capsys.readouterr().err)
+    assert re.search(
+        r"error: sft: the loss or the trained weights are not finite; lower sft.l", capsys.readouterr().err
+    )
     assert not (tmp_path / "quickstart" / "sft" / "stage.json").exists()

@@ -146,8 +146,9 @@ def run_trainer(
             )
     entries = trainer.state.log_history
     entries[-1]["train_loss"] = mean_loss(entries)  # the trainer's counts from the last resume
-    trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
-    is_finite = all(bool(parameter.isfinite().all()) for parameter in trained)
+    # Of divided weights each process has its own part, and one that stopped alone would leave the others waiting.
+    whole = [] if trainer.is_fsdp_enabled else [p for p in trainer.model.parameters() if p.requires_grad]
+    is_finite = all(bool(parameter.isfinite().all()) for parameter in whole)
     if not is_finite or not all(math.isfinite(float(entry["loss"])) for entry in entries if "loss" in entry):
         rate, precision = LOSS_KEYS[label]
         raise UserError(
