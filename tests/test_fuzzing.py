@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
-from hypothesis import given
 from hypothesis import strategies as st
 from random_results import METRICS, MODELS, random_examples, random_results
 from test_hostile_texts import UNSAFE
@@ -87,7 +87,7 @@ def temporary(name: str, content: str | bytes) -> Iterator[Path]:
         yield file
 
 
-@given(st.sampled_from(KEYS), VALUES)
+@hypothesis.given(st.sampled_from(KEYS), VALUES)
 def test_any_value_of_any_key_in_a_file(key: str, value: Any) -> None:
     values = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
     *sections, name = key.split(".")
@@ -102,13 +102,13 @@ def test_any_value_of_any_key_in_a_file(key: str, value: Any) -> None:
         parsed(file)
 
 
-@given(st.sampled_from(KEYS), SCALARS.map(str) | VALUES.map(repr))
+@hypothesis.given(st.sampled_from(KEYS), SCALARS.map(str) | VALUES.map(repr))
 def test_any_value_of_any_key_on_the_command_line(key: str, value: str) -> None:
     with temporary("a.yaml", SHIPPED.read_text(encoding="utf-8")) as file, one_line_or_fine(*mentions(key)):
         parsed(file, f"--{key}={value}")
 
 
-@given(st.data())
+@hypothesis.given(st.data())
 def test_a_configuration_with_a_slip_of_the_hand(data: st.DataObject) -> None:
     text = SHIPPED.read_text(encoding="utf-8")
     for _ in range(data.draw(st.integers(1, 3))):
@@ -122,7 +122,7 @@ def test_a_configuration_with_a_slip_of_the_hand(data: st.DataObject) -> None:
         parsed(file)
 
 
-@given(
+@hypothesis.given(
     st.sampled_from([*READERS, *(f".jsonl{suffix}" for suffix in COMPRESSIONS)]),
     st.binary(max_size=200) | TEXTS.map(lambda text: text.encode(errors="replace")),
 )
@@ -137,7 +137,7 @@ JSON = st.recursive(
 )
 
 
-@given(st.lists(st.dictionaries(UNICODE.filter(bool), JSON, min_size=1, max_size=4), min_size=1, max_size=5))
+@hypothesis.given(st.lists(st.dictionaries(UNICODE.filter(bool), JSON, min_size=1, max_size=4), min_size=1, max_size=5))
 def test_rows_of_json_are_what_was_written(rows: list[dict[str, Any]]) -> None:
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with temporary("a.jsonl", lines) as file:
@@ -148,7 +148,7 @@ def test_rows_of_json_are_what_was_written(rows: list[dict[str, Any]]) -> None:
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
 
 
-@given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5), st.sampled_from(",;\t"))
+@hypothesis.given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5), st.sampled_from(",;\t"))
 def test_cells_of_csv_are_what_was_written(cells: list[tuple[str, str]], delimiter: str) -> None:
     file_text = io.StringIO(newline="")
     writer = csv.writer(file_text, delimiter=delimiter, quoting=csv.QUOTE_ALL)
@@ -203,7 +203,7 @@ def evaluations(draw: st.DrawFn) -> tuple[Results, list[Example]]:
     return dataclasses.replace(results, name=draw(texts), guards=[guard], verdict=verdict), examples
 
 
-@given(evaluations(), st.lists(TEXTS, max_size=2))
+@hypothesis.given(evaluations(), st.lists(TEXTS, max_size=2))
 def test_any_texts_and_numbers_in_an_evaluation(evaluation: tuple[Results, list[Example]], toxic: list[str]) -> None:
     results, examples = evaluation
     with tempfile.TemporaryDirectory() as folder:
@@ -212,11 +212,13 @@ def test_any_texts_and_numbers_in_an_evaluation(evaluation: tuple[Results, list[
         assert read_examples(Path(folder) / "completions.jsonl", results) == examples
     page = evaluation_page(results, examples, toxic_words=toxic, configuration=examples[0].prompt)
     page.encode()
-    plain = elements(evaluation_page(random_results(random_examples(40)), random_examples(40), configuration="a: 1"))
-    shown = elements(page)
-    assert shown.tags.count("script") == plain.tags.count("script")
-    assert set(shown.tags) <= set(plain.tags)
-    assert not shown.active
+    plain_page = elements(
+        evaluation_page(random_results(random_examples(40)), random_examples(40), configuration="a: 1")
+    )
+    parsed_page = elements(page)
+    assert parsed_page.tags.count("script") == plain_page.tags.count("script")
+    assert set(parsed_page.tags) <= set(plain_page.tags)
+    assert not parsed_page.active
     rows = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["rows"]  # type: ignore[index]
     assert [row["prompt"] for row in rows] == [each.prompt for each in examples]
     text = markdown(results)

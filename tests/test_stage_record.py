@@ -19,7 +19,7 @@ from workbench.errors import UserError
 from workbench.export import command as export
 from workbench.report.compare import write_comparison
 from workbench.run import cli
-from workbench.run.files import writing
+from workbench.run.files import follow_umask, writing
 from workbench.run.progress import Progress
 from workbench.run.stage_record import FILE, read_record, write_record
 
@@ -118,6 +118,15 @@ def test_what_others_may_read_follows_the_umask(run: Path) -> None:
     umask = os.umask(0o022)
     os.umask(umask)
     assert modes == {0o666 & ~umask}
+
+
+def test_a_file_that_belongs_to_another_run_too_keeps_its_mode(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_text("x")
+    file.chmod(0o400)
+    os.link(file, tmp_path / "linked")
+    follow_umask(tmp_path / "linked")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o400
 
 
 @pytest.mark.parametrize("name", ["ppo", "evaluation", f"ppo/{FILE}"])

@@ -139,7 +139,8 @@ def sample_batch(
             seeds=seeds,
             decoding=decoding,
         )
-    batch, stopped = end_at_texts(batch, tokenizer, stops)
+    # Without stop strings no response has to be decoded once more.
+    batch, stopped = end_at_texts(batch, tokenizer, stops) if stops else (batch, [False] * len(ids))
     response_mask = batch.response_mask
     texts = [before_texts(text, stops).strip() for text in decode(tokenizer, batch)]
     without_stop = is_truncated(batch.response_ids, response_mask, policy.stop_ids).tolist()

@@ -56,11 +56,12 @@ def logits_processors(
     processors = LogitsProcessorList([] if observe is None else [LogitsObserver(observe)])
     if decoding.repetition_penalty != 1:
         processors.append(RepetitionPenalty(decoding.repetition_penalty, occurred))
-    if seeds is None and decoding.filters():
+    filters = decoding.filters()
+    if seeds is None and filters:
         raise ValueError("top_k and top_p take seeds")
     if temperature > 0:
-        seeded = None if seeds is None else SeededSampling(seeds, temperature, decoding.filters())
-        processors.append(seeded or InverseCDFSampling(temperature))
+        sampling = InverseCDFSampling(temperature) if seeds is None else SeededSampling(seeds, temperature, filters)
+        processors.append(sampling)
     return processors
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import RewardError, UserError, one_line, shorten
+from workbench.run.files import read_umask
 
 SLOW_SECONDS = 120.0
 AUTOCAST_DEVICES = ("cpu", "cuda")
@@ -289,13 +290,6 @@ def alarm_restorer() -> Callable[[], None]:
 
 def do_nothing() -> None:
     """Restore nothing."""
-
-
-def read_umask() -> int:
-    """Return the umask, which can be read only by setting it."""
-    mask = os.umask(0o077)  # what another thread creates meanwhile is too private rather than too public
-    os.umask(mask)
-    return mask
 
 
 def signal_handlers() -> dict[int, Any]:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield partial
-            partial.chmod(under_umask(0o777))
+            partial.chmod(0o777 & ~read_umask())
             for file in partial.rglob("*"):  # a machine crash must not leave the new name on unwritten data
                 if file.is_file():
                     follow_umask(file)
@@ -156,15 +156,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def follow_umask(file: Path) -> None:
     """Let others read a file if the user's umask does; some writers (safetensors) make it the user's alone."""
-    with suppress(PermissionError):  # a file of another user, which is linked here
-        file.chmod(under_umask(0o666))
+    if file.stat().st_nlink == 1:  # else it belongs to another run, too
+        file.chmod(0o666 & ~read_umask())
 
 
-def under_umask(mode: int) -> int:
-    """Return the mode that the user's umask leaves of `mode`."""
-    umask = os.umask(0o022)
+def read_umask() -> int:
+    """Return the umask, which can be read only by setting it."""
+    umask = os.umask(0o077)  # what another thread creates meanwhile is too private rather than too public
     os.umask(umask)
-    return mode & ~umask
+    return umask
 
 
 def flush(file: Path) -> None:

@@ -87,8 +87,8 @@ class Run:
         Raises UserError for a file that is missing or has changed, and if the stage was made from other weights than
         those of the earlier stages now.
         """
-        self.check_origin(name)
         record = self.record(name)
+        check_made_from(self.folder, name, record)
         difference = first_difference(self.folder / name, record.get("files", {}))
         if difference is not None:
             raise UserError(f"{self.folder / name}/{difference}; restore it, or redo the stage with --force {name}")
@@ -158,10 +158,7 @@ def check_run(config: Config, force: str | None) -> None:
     if saved.is_file():
         if force != configured_stages(config)[0]:  # forcing the first stage redoes everything
             check_unchanged(saved, config, redone_stages(force))
-    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {
-        ".lock",
-        "config.yaml.partial",
-    }:  # after a kill
+    elif folder.is_dir() and {path.name for path in folder.iterdir()} - WRITTEN_FIRST:
         raise UserError(f"{folder}: not empty, and not a run folder (no config.yaml); choose another --name")
 
 
@@ -252,8 +249,9 @@ def changes_reward_training(saved: Path, config: Config) -> bool:
 
 def check_inputs(run: Run, stage: str, hashes: Mapping[str, Mapping[str, str | None]]) -> None:
     """Raise UserError if data or weights that a finished stage used are others now; data that is gone is no concern."""
-    run.check_origin(stage)
-    recorded = run.record(stage).get("data", {})
+    record = run.record(stage)
+    check_made_from(run.folder, stage, record)
+    recorded = record.get("data", {})
     for key, now in hashes.items():
         before = recorded.get(key, {})
         is_comparable = before.get("path") == now["path"] and None not in (before.get("sha256"), now["sha256"])

@@ -55,7 +55,7 @@ class StepCallback(TrainerCallback):
     """Show progress, log metrics, and let the trainer save and stop after a signal."""
 
     def __init__(
-        self, label: str, folder: Path, tracker: Tracker, stop_requested: Callable[[], bool], best: Path | None = None
+        self, label: str, folder: Path, tracker: Tracker, stop_requested: Callable[[], bool], best: Path | None
     ) -> None:
         self.label, self.folder, self.tracker, self.stop_requested = label, folder, tracker, stop_requested
         self.best = best
@@ -181,8 +181,9 @@ def newest_intact(folder: Path, label: str) -> str | None:
 def best_damage(checkpoint: Path) -> str | None:
     """Return what is wrong with the checkpoint whose weights an early stopping would take, or None."""
     best = best_checkpoint(checkpoint)
-    reason = None if best is None else damage(best)
-    return None if best is None or reason is None else f"{best.name}, the best so far, {reason}"
+    if best is None or best == checkpoint or (reason := damage(best)) is None:
+        return None
+    return f"{best.name}, the best so far, {reason}"
 
 
 def best_checkpoint(checkpoint: Path) -> Path | None:

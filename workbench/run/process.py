@@ -85,13 +85,18 @@ def exit_for_lost_output(error: OSError) -> NoReturn:
         raise error
     with suppress(OSError):
         print(f"error: the output cannot be written: {error.strerror}; free some space", file=sys.stderr, flush=True)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes what is left into it
+    discard_output()
     sys.exit(2)
+
+
+def discard_output() -> None:
+    """Let the exit flush what is left of the output into nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_for_closed_pipe() -> NoReturn:
     """Exit as a program does whose reader, such as `head`, has closed the pipe."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes what is left into it
+    discard_output()
     sys.exit(CLOSED_PIPE)
 
 

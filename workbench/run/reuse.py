@@ -104,8 +104,7 @@ def copy_stage(run: Run, stage: str, source: Path) -> None:
     record["reused"] = {"run": str(source), "sha256": content_hash(source / stage)}
     with atomic_folder(run.folder / stage) as folder:
         shutil.copytree(source / stage, folder, dirs_exist_ok=True, copy_function=link_or_copy)
-        (folder / "stage.json").unlink()  # not the other run's own file, which may be linked
-        write_record(folder, record)
+        write_record(folder, record)  # by replacing it: the other run's own file may be linked
 
 
 def link_or_copy(source: str, target: str) -> None:
