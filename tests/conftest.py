@@ -64,13 +64,19 @@ def refuse(self: socket.socket, address: object) -> None:
         raise OSError(f"a test tried to reach {address}; tests are offline")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def same_precision() -> Iterator[None]:
+    """Let `auto` be fp32, also for the runs of a module's fixtures; it would be bf16 on some machines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "cpu_has_bf16", lambda: False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def offline_and_seeded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Refuse the network, seed torch and forget Accelerate's global state."""
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # trainers set it
-    # `auto` would be bf16 on some machines, and fp32 on others.
-    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
     torch.manual_seed(0)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import http.client
 import re
+import socket
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -47,10 +48,15 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     models = [SimpleNamespace(title=title) for title in ("base", "sft", "aligned")]
     run = SimpleNamespace(name=f"run {HOSTILE}", models=models, prompt_format=FORMAT, notes=["A note."])
     log = tmp_path_factory.mktemp("server") / "log"
+    log.touch()  # the child may be ended before it opens it
+
+    def serve_page(bound: socket.socket) -> None:
+        page = playground_page.make_page(run, EXAMPLES, Settings(1.0, 40, 0))  # type: ignore[arg-type]
+        serve(page, bound)
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(playground_page, "compare", fake_compare)
-        page = playground_page.make_page(run, EXAMPLES, Settings(1.0, 40, 0))  # type: ignore[arg-type]
-        with served(lambda bound: serve(page, bound), log) as address:
+        with served(serve_page, log) as address:  # gradio leaves an event loop open, which ends with the child
             yield address
     assert "Traceback" not in log.read_text()
 

@@ -21,7 +21,7 @@ from workbench.ppo.sampler import batch_indices
     [*((a, lora, 0) for a in tiny.ARCHITECTURES for lora in (True, False)), ("gpt2", True, 1), ("gpt2", True, 2)],
 )
 def test_it_learns_a_countable_reward(architecture: str, lora: bool, seed: int, tmp_path: Path) -> None:
-    changes = {"steps": 6, "batch_size": 32, "minibatch_size": 16, "epochs": 4, "max_new_tokens": 6}
+    changes = {"steps": 8, "batch_size": 32, "minibatch_size": 16, "epochs": 4, "max_new_tokens": 6}
     rate = 3e-2 if lora else 1e-2
     make_trainer(tmp_path, architecture, lora=lora, seed=seed, learning_rate=rate, **changes).train()
     scores = [entry["objective/score_mean"] for entry in lines(tmp_path / "metrics.jsonl")]

@@ -15,7 +15,7 @@ from transformers import GPT2Config, T5Config
 from workbench.errors import UserError
 from workbench.models import precision
 from workbench.models.policy import Policy
-from workbench.models.precision import machine_device, precision_lines, resolve_precision
+from workbench.models.precision import cpu_has_bf16, machine_device, precision_lines, resolve_precision
 from workbench.ppo.trainer import PPOTrainer
 from workbench.run import cli
 
@@ -59,11 +59,8 @@ def test_a_gpu_gets_what_it_has_units_for(
 def test_a_cpu_counts_if_it_multiplies_bf16(
     features: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.undo()  # the suite's own answer
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
-    precision.cpu_has_bf16.cache_clear()
-    assert precision.cpu_has_bf16() == expected
-    precision.cpu_has_bf16.cache_clear()
+    assert cpu_has_bf16.__wrapped__() == expected
 
 
 def test_what_the_user_names_is_used_and_its_price_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

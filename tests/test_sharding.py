@@ -98,7 +98,8 @@ def test_the_loss_scale_of_fp16_is_the_same_on_every_process(of_two: Path) -> No
     whole, sharded = (json.loads((of_two / "scaled_updates" / f"{name}.json").read_text()) for name in (False, True))
     assert sharded[0] == sharded[1]
     for expected, step in zip(whole[0], sharded[0], strict=True):
-        assert step == pytest.approx(expected, rel=1e-3)
+        assert step[:2] == expected[:2]
+        assert step[2] == pytest.approx(expected[2], rel=1e-2)  # of two updates with 11 bits
     assert whole[0][0][1] > 0, "nothing overflowed"
     assert whole[0][-1][2] > 0
 
