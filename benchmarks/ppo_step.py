@@ -28,7 +28,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from workbench.config.schema import DataSource, LoraSettings, PolicyConfig, PPOConfig
+from workbench.config.schema import LoraSettings, PolicyConfig, PPOConfig
+from workbench.config.sources import DataSource
 from workbench.models.adapters import load_trainable
 from workbench.models.loading import policy_precision
 from workbench.models.policy import Policy

@@ -22,7 +22,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data.sources import read_rows
 
 FOLDER = Path("models")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.config.schema import Scorer
 from workbench.config.scorers import as_scorer
+from workbench.config.sources import Scorer
 from workbench.errors import UserError, error_context, shorten, suggestion
 from workbench.rewards.contract import CheckedReward, Judge, lowest_limit
 from workbench.rewards.registry import load_scorer

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from workbench.config.schema import DataSource, Scorer
 from workbench.config.scorers import as_scorer
+from workbench.config.sources import DataSource, Scorer
 from workbench.data.formats import Row
 from workbench.data.labeled import labeled_texts
 from workbench.data.sources import read_rows

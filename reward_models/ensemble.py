@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from workbench.config.schema import Scorer
 from workbench.config.scorers import as_scorer
+from workbench.config.sources import Scorer
 from workbench.errors import UserError, error_context, shorten
 from workbench.rewards.contract import CheckedReward, Judge, lowest_limit
 from workbench.rewards.registry import load_scorer

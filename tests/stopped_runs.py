@@ -15,7 +15,8 @@ import pytest
 from accelerate.utils import set_seed
 from trainers import lines, make_trainer
 
-from workbench.config.schema import DataSource, PPOConfig
+from workbench.config.schema import PPOConfig
+from workbench.config.sources import DataSource
 from workbench.errors import Interrupted
 from workbench.ppo.rollout import Rollout
 from workbench.ppo.trainer import PPOTrainer

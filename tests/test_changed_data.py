@@ -10,7 +10,7 @@ from small_runs import small
 from tiny_data import write
 
 from recipes import sft
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data.sources import source_hash
 from workbench.errors import UserError
 from workbench.run import cli

@@ -20,7 +20,7 @@ from random_results import (
     with_means,
 )
 
-from workbench.config.schema import Scorer
+from workbench.config.sources import Scorer
 from workbench.evaluation.comparability import EvaluatedRun
 from workbench.evaluation.results import Metric, RunVerdict, Source
 from workbench.evaluation.run_comparison import compare_runs

@@ -9,8 +9,9 @@ from configs import GOOD, VALIDATION, load
 
 from workbench.config.building import build
 from workbench.config.parsing import differences, dump, load_saved, parse
-from workbench.config.schema import Config, Scorer
+from workbench.config.schema import Config
 from workbench.config.scorers import as_scorer
+from workbench.config.sources import Scorer
 from workbench.errors import UserError, shorten, suggestion
 
 

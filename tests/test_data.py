@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 from tiny_data import CAUSAL, GOOD, byte_tokenizer, context_of, make, refusal, write
 
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data.labeled import labeled_texts
 from workbench.data.prompts import encode_responses, row_identities
 from workbench.data.sources import read_rows

@@ -10,7 +10,7 @@ from tiny_data import refusal, write
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data.context import Context
 from workbench.data.prompts import encode_responses, load_prompts
 

@@ -12,7 +12,8 @@ import yaml
 from exports import altered, exported, refused, section
 from huggingface_hub import ModelCard
 
-from workbench.config.schema import PromptSet, RewardConfig
+from workbench.config.schema import RewardConfig
+from workbench.config.sources import PromptSet
 from workbench.evaluation.results import (
     Comparison,
     Difference,

@@ -16,7 +16,7 @@ import pytest
 from tiny_data import CAUSAL, make, refusal, write
 
 from workbench.config.parsing import parse
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data import formats
 from workbench.data.sources import read_rows, source_hash
 from workbench.evaluation.prompt_sets import row_references

@@ -23,7 +23,8 @@ from test_hostile_texts import UNSAFE
 
 from workbench.config import parsing
 from workbench.config.help import keys
-from workbench.config.schema import Config, DataSource
+from workbench.config.schema import Config
+from workbench.config.sources import DataSource
 from workbench.data.formats import COMPRESSIONS, READERS
 from workbench.data.sources import read_rows
 from workbench.errors import UserError

@@ -14,7 +14,7 @@ import pytest
 from random_results import HOSTILE, MODELS, REWARD, random_examples, random_results, with_means
 from tiny_data import refusal, write
 
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data.sources import read_rows
 from workbench.errors import RewardError, UserError, one_line, printable, printable_lines
 from workbench.evaluation.prompt_sets import row_references

@@ -16,7 +16,7 @@ import reward_models.http as client
 from reward_models import toy_lexicon
 from reward_models.lexicon import Lexicon
 from reward_models.serve import Service, make_service
-from workbench.config.schema import Scorer
+from workbench.config.sources import Scorer
 from workbench.errors import UserError
 from workbench.rewards.contract import CheckedReward
 from workbench.rewards.registry import load_judge, load_reward

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from workbench.config.schema import Config, EvaluationConfig, PolicyConfig, PromptSet, RewardConfig, Scorer
+from workbench.config.schema import Config, EvaluationConfig, PolicyConfig, RewardConfig
+from workbench.config.sources import PromptSet, Scorer
 from workbench.errors import UserError
 from workbench.evaluation.judges import copies_of_reward, load_judges, with_reward
 from workbench.evaluation.results import Example, Metric, Summary

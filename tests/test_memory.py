@@ -28,8 +28,9 @@ from transformers import (
 
 from workbench.config.names import EVALUATION, PPO, SFT
 from workbench.config.parsing import parse
-from workbench.config.schema import Config, Scorer
+from workbench.config.schema import Config
 from workbench.config.shipped import CONFIGS
+from workbench.config.sources import Scorer
 from workbench.errors import UserError
 from workbench.models import memory, memory_plan
 from workbench.models.memory import GIB, LiveBytes, Peak, cache_bytes, forward_bytes, ppo_loss, step_bytes

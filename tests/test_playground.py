@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from playgrounds import HOSTILE, make_result, make_run, make_sample
 
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data.context import Context
 from workbench.errors import UserError
 from workbench.evaluation.completion_metrics import Scorers

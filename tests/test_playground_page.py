@@ -17,7 +17,7 @@ import pytest
 from http_servers import let_loopback_through
 from playgrounds import HOSTILE, make_result, make_sample, served
 
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.playground import page as playground_page
 from workbench.playground.comparison import ModelResult, SideBySide
 from workbench.playground.markup import side_by_side_markup

@@ -11,7 +11,7 @@ import pytest
 from tiny_data import GOOD, make, refusal, write
 
 from workbench import toy
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data.labeled import labeled_texts
 from workbench.data.sources import read_rows
 from workbench.run.hub import hub_is_reachable

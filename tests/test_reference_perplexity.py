@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 from typed_results import make_difference, make_results, make_set
 
-from workbench.config.schema import PolicyConfig, PromptSet
+from workbench.config.schema import PolicyConfig
+from workbench.config.sources import PromptSet
 from workbench.data.context import Context
 from workbench.data.prompts import encode_responses, load_prompts
 from workbench.evaluation.generation import (

@@ -12,7 +12,7 @@ from tiny_classifiers import build, save
 
 from reward_models import preference
 from reward_models.classifier import POLARITY_PAIR, ToxicityClassifier, load
-from workbench.config.schema import Scorer
+from workbench.config.sources import Scorer
 from workbench.errors import RewardError, UserError
 from workbench.rewards.registry import load_judge, load_reward
 from workbench.run import cli

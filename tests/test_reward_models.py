@@ -11,7 +11,7 @@ from transformers import GPT2LMHeadModel
 from reward_models import preference
 from reward_models.classifier import ToxicityClassifier, load
 from reward_models.preference import PreferenceModel
-from workbench.config.schema import Scorer
+from workbench.config.sources import Scorer
 from workbench.errors import RewardError, UserError
 from workbench.models.batching import encode
 from workbench.rewards.preference_encoding import encode_preferences

@@ -10,7 +10,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from tiny_classifiers import KINDS, TEXTS, save
 
-from workbench.config.schema import Scorer
+from workbench.config.sources import Scorer
 from workbench.errors import RewardError, UserError
 from workbench.rewards.registry import REWARDS, load_judge, load_reward, load_scorer
 from workbench.toy import RUDE_WORDS

@@ -12,15 +12,8 @@ from pathlib import Path
 import pytest
 
 from workbench.config.parsing import load_saved
-from workbench.config.schema import (
-    Config,
-    DataSource,
-    EvaluationConfig,
-    PolicyConfig,
-    PPOConfig,
-    PromptSet,
-    RewardConfig,
-)
+from workbench.config.schema import Config, EvaluationConfig, PolicyConfig, PPOConfig, RewardConfig
+from workbench.config.sources import DataSource, PromptSet
 from workbench.errors import UserError
 from workbench.run.files import atomic_folder, content_hash, write_text
 from workbench.run.folder import lock_run, open_run

@@ -6,7 +6,7 @@ import random
 
 from tiny_data import write
 
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data.sources import read_rows
 
 FRACTIONS = {"train": 0.7, "validation": 0.2, "test": 0.1}

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data.context import Context
 from workbench.data.encoding import closing_tokens
 from workbench.data.prompts import load_prompts

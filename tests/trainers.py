@@ -14,7 +14,8 @@ import tiny
 import torch
 from accelerate import Accelerator
 
-from workbench.config.schema import DataSource, PPOConfig
+from workbench.config.schema import PPOConfig
+from workbench.config.sources import DataSource
 from workbench.models.policy import Policy
 from workbench.ppo.rollout import Rollout
 from workbench.ppo.trainer import PPOTrainer

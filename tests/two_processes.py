@@ -28,7 +28,8 @@ from torch import Tensor
 from trainers import e_rate, make_rows, make_trainer, untimed
 
 from recipes import evaluation, ppo
-from workbench.config.schema import DataSource, PPOConfig
+from workbench.config.schema import PPOConfig
+from workbench.config.sources import DataSource
 from workbench.errors import Interrupted, UserError
 from workbench.evaluation.generation import ComparedModel, Sampling, sample_completions
 from workbench.models.policy import Batch, Policy

@@ -13,7 +13,8 @@ from workbench.config.derived import completion_limit, data_sources, sampling_se
 from workbench.config.generation import GenerationSettings
 from workbench.config.names import TITLES
 from workbench.config.ranges import Length, OneLine, Range
-from workbench.config.schema import Config, DataSource, EvaluationConfig, PPOConfig, RewardTraining
+from workbench.config.schema import Config, EvaluationConfig, PPOConfig, RewardTraining
+from workbench.config.sources import DataSource
 from workbench.errors import UserError, error_context, shorten
 
 # Names that stand for something else among the titles and columns of an evaluation.

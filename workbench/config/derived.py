@@ -7,7 +7,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from workbench.config.names import EVALUATION, PPO, REWARD, SFT
-from workbench.config.schema import Config, DataSource
+from workbench.config.schema import Config
+from workbench.config.sources import DataSource
 
 
 def configured_stages(config: Config) -> list[str]:

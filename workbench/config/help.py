@@ -24,7 +24,8 @@ from workbench.config.building import option_type
 from workbench.config.names import STAGES
 from workbench.config.parsing import OPTIONS
 from workbench.config.ranges import Length, OneLine, Range
-from workbench.config.schema import Config, DataSource, LoraSettings, PromptSet, Scorer
+from workbench.config.schema import Config, LoraSettings
+from workbench.config.sources import DataSource, PromptSet, Scorer
 from workbench.config.yaml_check import is_required
 
 COLUMNS = 80

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from workbench.config.schema import Scorer
+from workbench.config.sources import Scorer
 from workbench.errors import UserError, shorten, suggestion
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data.sources import first_rows
 from workbench.data.templates import column, normalize, prompt_template, render, text_column
 from workbench.errors import UserError, shorten

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data.context import Context
 from workbench.data.encoding import encode_after_prompts, encode_prompts
 from workbench.data.formats import Row

@@ -12,7 +12,8 @@ from typing import Any
 
 from workbench.config.checks import check_source
 from workbench.config.derived import stage_sources
-from workbench.config.schema import Config, DataSource
+from workbench.config.schema import Config
+from workbench.config.sources import DataSource
 from workbench.data.formats import Row
 from workbench.data.readers import load_rows, source_files
 from workbench.data.templates import file_column, identity

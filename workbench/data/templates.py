@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data.formats import Row
 from workbench.errors import UserError, shorten, suggestion
 

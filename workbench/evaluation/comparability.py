@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.config.names import BASE, TUNED
-from workbench.config.schema import Config, Scorer
+from workbench.config.schema import Config
 from workbench.config.scorers import as_scorer, by_name
+from workbench.config.sources import Scorer
 from workbench.evaluation.results import (
     BASE_NLL,
     PERPLEXITY,

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.config.schema import Config, Scorer
+from workbench.config.schema import Config
 from workbench.config.scorers import as_scorer, by_name
+from workbench.config.sources import Scorer
 from workbench.errors import error_context
 from workbench.evaluation.results import REWARD, TOXICITY, Example
 from workbench.rewards.contract import CheckedReward, Judge

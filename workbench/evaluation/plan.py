@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.names import EVALUATION
-from workbench.config.schema import Config, Scorer
+from workbench.config.schema import Config
 from workbench.config.scorers import as_scorer, by_name
+from workbench.config.sources import Scorer
 from workbench.errors import UserError, error_context
 from workbench.evaluation.judges import load_judges
 from workbench.evaluation.metrics.similarity import Encoder, load_encoder

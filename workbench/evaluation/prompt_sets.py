@@ -9,7 +9,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.derived import completion_limit
-from workbench.config.schema import Config, DataSource, PromptSet
+from workbench.config.schema import Config
+from workbench.config.sources import DataSource, PromptSet
 from workbench.data.prompts import check_vocabulary, encode_responses, load_configured_prompts, row_identities
 from workbench.data.templates import require_text
 from workbench.errors import UserError, error_context

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from workbench.config.names import BASE, REWARD, TRAINED_BY
-from workbench.config.schema import Config, Scorer
+from workbench.config.schema import Config
 from workbench.config.scorers import as_scorer
+from workbench.config.sources import Scorer
 from workbench.evaluation.judges import scorer_parts
 from workbench.evaluation.models import local_folder, trained_folders
 from workbench.evaluation.results import Provenance, Source

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.names import PPO, REWARD, SFT, TRAINED_BY
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.evaluation.results import Results, SetResult
 from workbench.evaluation.verdicts import MINIMUM_PROMPTS
 from workbench.export.exported import (

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from workbench.config.derived import completion_limit
 from workbench.config.names import PPO, REWARD, SFT
-from workbench.config.schema import Config, DataSource, RewardConfig, RewardTraining
+from workbench.config.schema import Config, RewardConfig, RewardTraining
 from workbench.config.scorers import as_scorer
+from workbench.config.sources import DataSource
 from workbench.data.formats import file_format
 from workbench.data.templates import FIELD, template_text
 from workbench.rewards.training.calibration import read_temperature

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from workbench.config.schema import Config, DataSource
+from workbench.config.schema import Config
+from workbench.config.sources import DataSource
 from workbench.evaluation.results import Results
 from workbench.export.exported import hub_id, public_name, reward_training
 

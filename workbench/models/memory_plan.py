@@ -14,8 +14,9 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from workbench.config.derived import configured_stages, micro_batch_size
 from workbench.config.names import EVALUATION, PPO, SFT
-from workbench.config.schema import Config, RewardTraining, Scorer
+from workbench.config.schema import Config, RewardTraining
 from workbench.config.scorers import as_scorer
+from workbench.config.sources import Scorer
 from workbench.errors import UserError, one_line
 from workbench.models.adapters import add_lora
 from workbench.models.loading import fuse_kernels, load_config, meta_model, policy_precision

@@ -10,7 +10,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.names import EVALUATION
-from workbench.config.schema import Config, DataSource
+from workbench.config.schema import Config
+from workbench.config.sources import DataSource
 from workbench.data.context import Context
 from workbench.data.encoding import encode_prompts
 from workbench.data.formats import Row

@@ -9,7 +9,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.names import PPO
-from workbench.config.schema import Config, DataSource, Scorer
+from workbench.config.schema import Config
+from workbench.config.sources import DataSource, Scorer
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import UserError, error_context
 from workbench.models.loading import load_config, load_policy_tokenizer

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.config.names import REWARD
-from workbench.config.schema import RewardConfig, Scorer
+from workbench.config.schema import RewardConfig
+from workbench.config.sources import Scorer
 from workbench.errors import UserError, error_context, suggestion
 from workbench.rewards.contract import CheckedReward, Judge, RewardModel
 from workbench.rewards.foreign_code import failures_in_one_line, forked_child_ended, settings_restored

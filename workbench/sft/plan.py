@@ -9,7 +9,8 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, TrainingArguments
 
 from workbench.config.names import SFT
-from workbench.config.schema import Config, DataSource
+from workbench.config.schema import Config
+from workbench.config.sources import DataSource
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import error_context
 from workbench.models.loading import load_config, load_policy_tokenizer, policy_precision

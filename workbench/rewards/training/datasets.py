@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from workbench.config.schema import DataSource, RewardTraining
+from workbench.config.schema import RewardTraining
+from workbench.config.sources import DataSource
 from workbench.data.labeled import clean_texts, labeled_texts, preference_pairs
 from workbench.errors import UserError, error_context
 from workbench.rewards.preference_encoding import encode_preferences
