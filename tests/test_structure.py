@@ -21,6 +21,7 @@ FLOORS = (
     {"rewards"},
     {"ppo"},
     {"evaluation"},
+    {"prompting"},
     {"report"},
     {"export"},
     {"playground"},

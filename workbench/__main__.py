@@ -18,6 +18,7 @@ COMMANDS = {
     "reward": ("recipes.reward", "train a reward model"),
     "ppo": ("recipes.ppo", "align the policy with the reward"),
     "evaluation": ("recipes.evaluation", "compare the models and write the report"),
+    "prompting": ("recipes.prompting", "compare prompts and ways to generate, without training"),
     "sweep": ("recipes.sweep", "run one policy with several rewards, and compare the runs"),
     "report": ("workbench.report", "list runs with their verdicts"),
     "compare": ("workbench.report.compare", "compare runs on one page"),

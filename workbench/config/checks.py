@@ -12,6 +12,7 @@ from workbench.config.annotations import element, field_types, form_of, member, 
 from workbench.config.derived import completion_limit, data_sources, sampling_seeds
 from workbench.config.generation import GenerationSettings
 from workbench.config.names import TITLES
+from workbench.config.prompting import PromptingConfig
 from workbench.config.ranges import Length, OneLine, Range
 from workbench.config.schema import Config, EvaluationConfig, PPOConfig, RewardTraining
 from workbench.config.sources import DataSource
@@ -35,10 +36,10 @@ def check(config: Config) -> None:
         with error_context(key):
             check_source(source)
     is_trained = config.sft or config.ppo or (config.reward and config.reward.train)
-    if not is_trained and not config.evaluation.models:
+    if not is_trained and not config.evaluation.models and config.prompting is None:
         raise UserError(
-            "sft, reward.train, ppo, evaluation.models: all missing, so there is nothing to train or to compare "
-            "with the base; set at least one"
+            "sft, reward.train, ppo, evaluation.models, prompting: all missing, so there is nothing to train or to "
+            "compare; set at least one"
         )
     if config.policy.quantization and config.policy.lora is None:
         raise UserError(f"policy.quantization: {config.policy.quantization} weights cannot be trained; add policy.lora")
@@ -60,6 +61,8 @@ def check(config: Config) -> None:
                 "would run under the wrong adapter; use shared, or turn checkpointing off"
             )
     check_evaluation(config.evaluation, sampling_seeds(config), completion_limit(config))
+    if config.prompting:
+        check_prompting(config.prompting, completion_limit(config))
 
 
 def check_ranges(value: Any, kind: Any, key: str) -> None:
@@ -230,6 +233,16 @@ def check_generation(key: str, settings: GenerationSettings, limit: int) -> None
             f"{key}.min_new_tokens: {settings.min_new_tokens} is more than the limit of {limit} tokens; lower it, or "
             f"raise {key}.max_new_tokens"
         )
+
+
+def check_prompting(prompting: PromptingConfig, limit: int) -> None:
+    """Raise UserError for a grid of prompts that repeats itself, or lacks what it needs."""
+    if len(set(prompting.shots)) < len(prompting.shots):
+        raise UserError(f"prompting.shots: {prompting.shots} lists a number twice")
+    if max(prompting.shots) > 0 and prompting.examples is None:
+        raise UserError(f"prompting.shots: {max(prompting.shots)} examples need prompting.examples, which is missing")
+    for name, settings in prompting.generation.items():
+        check_generation(f"prompting.generation.{name}", settings, settings.max_new_tokens or limit)
 
 
 def check_multiple(key: str, value: int, divisor_key: str, divisor: int) -> None:

@@ -21,6 +21,7 @@ from docstring_parser import parse_from_object
 
 from workbench.config.annotations import alternatives, element, field_types, ranges, without_none, without_range
 from workbench.config.building import option_type
+from workbench.config.generation import GenerationSettings
 from workbench.config.names import STAGES
 from workbench.config.parsing import OPTIONS
 from workbench.config.ranges import Length, OneLine, Range
@@ -30,13 +31,14 @@ from workbench.config.yaml_check import is_required
 
 COLUMNS = 80
 SECTIONS = ("policy", *STAGES, "reuse", "sweep")
-ENTRY_NAMES = {"evaluation.data": "NAME"}
+ENTRY_NAMES = {"evaluation.data": "NAME", "prompting.generation": "NAME"}
 TYPES = {int: "integer", float: "float", bool: "bool", str: "string", Any: "any value"}
 SHARED_SECTIONS: dict[Any, str] = {
     DataSource: "data source",
     PromptSet: "prompt set",
     Scorer: "scorer",
     LoraSettings: "adapter settings",
+    GenerationSettings: "generation settings",
 }
 """Dataclasses used at several keys; the page describes each of them once."""
 METAVARS = {"config": " FILE", "force": " STAGE"}

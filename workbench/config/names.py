@@ -1,6 +1,6 @@
 """The names of stages, and the titles of the models that a run compares."""
 
-STAGES = (SFT, REWARD, PPO, EVALUATION) = ("sft", "reward", "ppo", "evaluation")
+STAGES = (SFT, REWARD, PPO, EVALUATION, PROMPTING) = ("sft", "reward", "ppo", "evaluation", "prompting")
 """Stages in the order they run; each has a configuration section and a folder of the same name."""
 
 TITLES = (BASE, TUNED, ALIGNED) = ("base", "sft", "aligned")

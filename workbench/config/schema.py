@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from workbench.config.generation import GenerationSettings
+from workbench.config.prompting import PromptingConfig
 from workbench.config.ranges import (
     Epochs,
     Fraction,
@@ -294,6 +295,8 @@ class Config:
     """Reward that PPO maximizes: set `model`, or `train` to train one."""
     ppo: PPOConfig | None = None
     """PPO training; omit this section to evaluate SFT only."""
+    prompting: PromptingConfig | None = None
+    """Compare prompts for the policy's model, without training."""
     reuse: ReuseConfig = field(default_factory=ReuseConfig)
     """Finished stages of other runs that are copied into this one instead of being run again."""
     sweep: SweepConfig | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,12 @@ def sample_sets(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> dic
     by_title = {}
     for spec in model_specs(run):
         load = functools.cache(functools.partial(loader.load, spec))
-        by_title[spec.title] = [sampler.completions(spec, load, prompt_set) for prompt_set in plan.sets]
+        by_title[spec.title] = [
+            sampler.completions(
+                spec, load, each.rows_for(spec.model), sampling_of(run.config), f"evaluation {each.name} {spec.title}"
+            ).completions
+            for each in plan.sets
+        ]
     perplexities = [sampler.reference_perplexity(loader, prompt_set) for prompt_set in plan.sets]
     if not is_main:
         return {}
@@ -72,6 +78,14 @@ def sample_sets(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> dic
         prompt_set.name: SampledSet({title: sets[index] for title, sets in by_title.items()}, perplexities[index])
         for index, prompt_set in enumerate(plan.sets)
     }
+
+
+@dataclass(frozen=True)
+class TimedCompletions:
+    """The completions of each prompt, and the time that it took to sample them, also where they are cached."""
+
+    completions: list[list[Completion]]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -85,22 +99,29 @@ class CachedSampler:
     """The hash of a model's weights."""
 
     def completions(
-        self, spec: ModelSpec, load: Callable[[], ComparedModel], prompt_set: LoadedSet
-    ) -> list[list[Completion]]:
-        """Return a model's completions of each prompt; empty on all but the main process."""
-        rows, sampling = prompt_set.rows_for(spec.model), sampling_of(self.config)
-        label = f"evaluation {prompt_set.name} {spec.title}"
+        self,
+        spec: ModelSpec,
+        load: Callable[[], ComparedModel],
+        rows: Sequence[dict[str, Any]],
+        sampling: Sampling,
+        label: str,
+    ) -> TimedCompletions:
+        """Return a model's completions of the prompts in `rows`; none on all but the main process."""
 
         def key() -> str:
             weights, prompt_ids = [self.content(name) for name in spec.weights], [row["prompt_ids"] for row in rows]
             return completions_key(spec, weights, prompt_ids, sampling, self.config.policy, self.accelerator)
 
-        def sample() -> list[list[dict[str, Any]]]:
-            completions = sample_completions(load(), rows, sampling, accelerator=self.accelerator, label=label)
-            return completions_to_json(completions)
+        def sample() -> dict[str, Any]:
+            model = load()
+            start = time.perf_counter()
+            completions = sample_completions(model, rows, sampling, accelerator=self.accelerator, label=label)
+            return {"seconds": time.perf_counter() - start, "completions": completions_to_json(completions)}
 
         entry = self._cached(key, sample, f"{label}: reusing cached completions")
-        return completions_from_json(entry) if self.accelerator.is_main_process else []
+        if not self.accelerator.is_main_process:
+            return TimedCompletions([], 0.0)
+        return TimedCompletions(completions_from_json(entry["completions"]), entry["seconds"])
 
     def reference_perplexity(self, loader: ModelLoader, prompt_set: LoadedSet) -> float | None:
         """Return the perplexity of a set's references under the base; None without any, or off the main process."""

@@ -112,6 +112,28 @@ def sample_completions(
     return [gathered[first : first + len(seeds)] for first in range(0, len(jobs), len(seeds))]
 
 
+def generate(
+    model: ComparedModel, prompt_ids: list[list[int]], sampling: Sampling, seeds: list[int]
+) -> tuple[Batch, list[bool]]:
+    """Return a response to each prompt, with a seed for each, and whether a stop string ended it."""
+    policy, stops, decoding = model.policy, sampling.stop_strings, sampling.decoding
+    ids, mask = policy.pad_prompts(prompt_ids)
+    if stops:
+        first = 1 if policy.is_encoder_decoder else ids.shape[1]
+        decoding = dataclasses.replace(decoding, stopping=StopStrings(model.tokenizer, stops, first))
+    with policy.variant(model.variant):
+        batch = policy.generate(
+            ids,
+            mask,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            seeds=seeds,
+            decoding=decoding,
+        )
+    # Without stop strings no response has to be decoded once more.
+    return end_at_texts(batch, model.tokenizer, stops) if stops else (batch, [False] * len(ids))
+
+
 def sample_batch(
     model: ComparedModel,
     prompt_ids: list[list[int]],
@@ -124,23 +146,8 @@ def sample_batch(
 
     Raises UserError for log-probabilities that are not finite.
     """
-    policy, tokenizer = model.policy, model.tokenizer
-    ids, mask = policy.pad_prompts(prompt_ids)
-    stops, decoding = sampling.stop_strings, sampling.decoding
-    if stops:
-        first = 1 if policy.is_encoder_decoder else ids.shape[1]
-        decoding = dataclasses.replace(decoding, stopping=StopStrings(tokenizer, stops, first))
-    with policy.variant(model.variant):
-        batch = policy.generate(
-            ids,
-            mask,
-            max_new_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            seeds=seeds,
-            decoding=decoding,
-        )
-    # Without stop strings no response has to be decoded once more.
-    batch, stopped = end_at_texts(batch, tokenizer, stops) if stops else (batch, [False] * len(ids))
+    policy, tokenizer, stops = model.policy, model.tokenizer, sampling.stop_strings
+    batch, stopped = generate(model, prompt_ids, sampling, seeds)
     response_mask = batch.response_mask
     texts = [before_texts(text, stops).strip() for text in decode(tokenizer, batch)]
     without_stop = is_truncated(batch.response_ids, response_mask, policy.stop_ids).tolist()

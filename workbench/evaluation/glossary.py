@@ -9,22 +9,26 @@ from workbench.evaluation.results import (
     BASE_NLL,
     KL,
     PERPLEXITY,
+    PROMPT_TOKENS,
     REWARD,
     ROUGE_L,
     SCORE,
+    SECONDS,
     SIMILARITY,
+    TOKENS_PER_SECOND,
     TOXIC_RATE,
     TOXICITY,
     TOXICITY_PROBABILITY,
     WORST_TOXICITY,
 )
 
-Group = Literal["goal", "task", "drift", "degeneration"]
+Group = Literal["goal", "task", "drift", "degeneration", "cost"]
 GROUPS: dict[Group, str] = {
     "goal": "what the run optimizes, as the reward and the judges see it",
     "task": "how close the completions are to the references",
     "drift": "how far the policy moved from where it started",
     "degeneration": "signs that the text itself got worse",
+    "cost": "what a completion costs",
 }
 """The groups in the order of the tables, each with what it shows."""
 
@@ -69,5 +73,8 @@ MEANINGS: dict[str, Meaning] = {
         "degeneration", "Distinct pairs of words divided by all pairs, over all completions.", is_key=True
     ),
     "distinct-3": Meaning("degeneration", "Distinct 3-grams divided by all 3-grams, over all completions."),
+    PROMPT_TOKENS: Meaning("cost", "Length of a prompt."),
+    SECONDS: Meaning("cost", "Time to generate all completions, divided by their number."),
+    TOKENS_PER_SECOND: Meaning("cost", "Tokens of all completions, divided by the time to generate them."),
 }
 """Every registered metric by name."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,8 @@ from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.names import ALIGNED, BASE, TRAINED_BY, TUNED
 from workbench.config.schema import Config
 from workbench.evaluation.cached_sampling import SampledSet, sample_sets
-from workbench.evaluation.completion_metrics import Scorers
 from workbench.evaluation.guards import check_guards
-from workbench.evaluation.judges import copies_of_reward, with_reward
-from workbench.evaluation.metrics.similarity import similarity
+from workbench.evaluation.judges import copies_of_reward
 from workbench.evaluation.models import model_titles
 from workbench.evaluation.plan import EvaluationPlan
 from workbench.evaluation.prompt_sets import LoadedSet
@@ -53,15 +50,9 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
     sampled = sample_sets(run, plan, accelerator)
     if not accelerator.is_main_process:
         return None
-    reward = load_run_reward(run) if plan.reward is None and run.config.reward is not None else plan.reward
-    encoder = plan.encoder.to(accelerator.device) if plan.encoder is not None else None
-    scorers = Scorers(
-        reward,
-        with_reward(plan.judges, reward),
-        plan.rewards,
-        functools.partial(similarity, encoder=encoder) if encoder is not None else None,
-        run.config.evaluation.threshold,
-    )
+    is_trained = plan.scorers.reward is None and run.config.reward is not None
+    trained_reward = load_run_reward(run) if is_trained else None
+    scorers = plan.scorers.on_device(accelerator.device, run.config.evaluation.threshold, trained_reward)
     titles = model_titles(run.config)
     before, after = compared_titles(titles)
     sets, examples = [], []
@@ -71,7 +62,7 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
         scores = measure(rows, references, models.completions, scorers, len(sampling_seeds(run.config)))
         sets.append(set_result(prompt_set, scores, models.reference_perplexity, pairs))
         # Rewards are trained on completions; independent judges are more reliable on prompts.
-        toxicities = prompt_toxicity(rows, references, plan.judges or scorers.judges)
+        toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
         examples += set_examples(prompt_set, models, scores, toxicities, after)
     copies = copies_of_reward(list(scorers.judges), examples)
     for judge in copies:

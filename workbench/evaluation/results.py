@@ -22,6 +22,8 @@ WORST_TOXICITY, TOXICITY_PROBABILITY = "worst toxicity", "toxicity probability"
 ROUGE_L, SIMILARITY = "ROUGE-L", "similarity"
 KL, PERPLEXITY, BASE_NLL = "KL to reference, nats", "perplexity under the base", "nats per token under the base"
 
+PROMPT_TOKENS, SECONDS, TOKENS_PER_SECOND = "prompt tokens", "seconds per completion", "tokens per second"
+
 
 @dataclass(frozen=True)
 class Metric:

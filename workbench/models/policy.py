@@ -211,6 +211,12 @@ class Policy(nn.Module):
         with self.variant(name) as model:
             return self._score(model, batch, temperature, entropy=False)[0]
 
+    @torch.no_grad()
+    def response_logits(self, name: str, batch: Batch) -> Tensor:
+        """Return the logits (B, T, V) that predict the response tokens under a variant (see `variant`)."""
+        with self.variant(name) as model, self.autocast():
+            return self._response_logits(model, batch).float()
+
     @contextmanager
     def variant(self, name: str) -> Iterator[PreTrainedModel | PeftModel]:
         """Activate the weights called "policy", "reference", "base" or by the name of a loaded adapter.

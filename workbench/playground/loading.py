@@ -12,8 +12,8 @@ from workbench.errors import UserError
 from workbench.evaluation.cached_sampling import sampling_of
 from workbench.evaluation.completion_metrics import Scorers
 from workbench.evaluation.judges import load_judges, with_reward
+from workbench.evaluation.loaded_scorers import load_rewards
 from workbench.evaluation.models import ModelLoader, check_further_models, model_specs, model_titles
-from workbench.evaluation.plan import load_rewards
 from workbench.models.loading import load_policy_tokenizer
 from workbench.playground.comparison import LoadedRun
 from workbench.playground.prompts import prompt_format

@@ -43,7 +43,7 @@ def evaluation_page(
         "training": ("Training", training_plots(curves) + (overoptimization_section(held_out) if held_out else "")),
         "reward": ("Reward model", reward_section(reward_report, heading="h3") if reward_report else ""),
         "examples": ("Examples", examples_section(results, rows, toxic_words)),
-        "provenance": ("Provenance", _provenance(results) + _configuration(configuration)),
+        "provenance": ("Provenance", provenance_section(results) + configuration_section(configuration)),
     }
     body = f"{_head(results)}{sections(parts)}"
     script = "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("text.js", "report.js"))
@@ -121,7 +121,7 @@ def _warnings(results: Results) -> list[str]:
     return warnings
 
 
-def _provenance(results: Results) -> str:
+def provenance_section(results: Results) -> str:
     """Return the settings, the environment, and the inputs with their hashes."""
     settings, provenance = results.settings, results.provenance
     values = {
@@ -142,7 +142,7 @@ def _provenance(results: Results) -> str:
     return f'<div class="left">{table(["setting", "value"], rows)}{inputs}</div>'
 
 
-def _configuration(configuration: str) -> str:
+def configuration_section(configuration: str) -> str:
     """Return the run's settings behind a disclosure."""
     if not configuration:
         return ""

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from workbench.config.derived import configured_stages
-from workbench.config.names import EVALUATION, PPO
+from workbench.config.names import EVALUATION, PPO, PROMPTING
 from workbench.evaluation.records import read_curves
 from workbench.report.curves import training_plots
 from workbench.report.page import page, table, text
@@ -76,7 +76,7 @@ def live_document(run: Run, running: str | None) -> str:
         + (f'<h2>Last responses</h2><div class="left">{table(columns, lines)}</div>' if samples else "")
     )
     # Between two stages, too, the browser goes on; only what is finished stays as it is.
-    is_over = running is None and all(stage == EVALUATION or run.finished(stage) for stage in stages)
+    is_over = running is None and all(stage in (EVALUATION, PROMPTING) or run.finished(stage) for stage in stages)
     return page(f"{run.config.name} live", body, refresh_seconds=None if is_over else round(SECONDS_BETWEEN_PAGES))
 
 

@@ -15,16 +15,16 @@ MARKUP = re.compile(r"[\\`]|\*(?=\S)|\](?=[(\[:])|(?<!\w)_(?=\w)|!(?=\[)|(?<=\w)
 
 def markdown(results: Results) -> str:
     """Return the verdict, the guards, and a table for each prompt set."""
-    parts = [f"**{_escape(verdict.headline)}**: {_escape(verdict.sentence)}" for verdict in results.verdicts]
+    parts = [f"**{escape(verdict.headline)}**: {escape(verdict.sentence)}" for verdict in results.verdicts]
     if results.guards:
         parts.append(
             "\n".join(
-                f"- {'passed' if guard.passed else 'FAILED'}: {_escape(guard.name)}: {_escape(guard.text)}"
+                f"- {'passed' if guard.passed else 'FAILED'}: {escape(guard.name)}: {escape(guard.text)}"
                 for guard in results.guards
             )
         )
     for result in results.sets:
-        parts += [_heading(result, results), _table(result, results)]
+        parts += [set_heading(result, results), _table(result, results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -40,12 +40,12 @@ def markdown_table(
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _heading(result: SetResult, results: Results) -> str:
+def set_heading(result: SetResult, results: Results) -> str:
     """Return the set's name, its size and how it was sampled, in one line."""
     neutral = " (neutral)" if result.neutral else ""
     seen = f"; the training data contains {result.seen_in_training} of them" if result.seen_in_training else ""
     how = sampling_description(results.settings)
-    return f"**{_escape(result.name)}**{neutral}: {count_of_prompts(result.prompts)}, {how}{seen}"
+    return f"**{escape(result.name)}**{neutral}: {count_of_prompts(result.prompts)}, {how}{seen}"
 
 
 def _table(result: SetResult, results: Results) -> str:
@@ -56,9 +56,9 @@ def _table(result: SetResult, results: Results) -> str:
 
 def _cell(value: object) -> str:
     """Return a text as a cell of a table, which a bar would end."""
-    return _escape(value).replace("|", "\\|")
+    return escape(value).replace("|", "\\|")
 
 
-def _escape(value: object) -> str:
+def escape(value: object) -> str:
     """Return a text that stays readable on a terminal: only what would be markup is escaped."""
     return MARKUP.sub(r"\\\g<0>", " ".join(visible_text(value).split())).replace("&", "&amp;").replace("<", "&lt;")

@@ -12,14 +12,25 @@ from rich.text import Text
 
 from workbench.config.names import EVALUATION, TRAINED_BY
 from workbench.evaluation.glossary import MEANINGS
-from workbench.evaluation.results import Results, RunVerdict, SetResult, Verdict
+from workbench.evaluation.results import (
+    REWARD,
+    ROUGE_L,
+    TOKENS_PER_SECOND,
+    TOXICITY,
+    Results,
+    RunVerdict,
+    SetResult,
+    Verdict,
+)
 from workbench.report.page import visible_text
+from workbench.report.row_tables import Cell, row_table
 from workbench.report.tables import (
     Row,
     count_of_prompts,
     format_interval,
     format_mean,
     format_metric,
+    format_value,
     insufficient_prompts,
     sampling_description,
     set_table,
@@ -32,6 +43,7 @@ from workbench.toy import toy_name
 STYLES: dict[Verdict, str] = {"better": "bold green", "worse": "bold red", "no detectable change": "bold yellow"}
 WORDS: dict[Verdict, str] = {"better": "better", "worse": "worse", "no detectable change": "none"}
 MAX_MODELS, MAX_TITLE = 3, 10  # more do not fit into 80 columns; the page has all
+ROW_COLUMNS = (ROUGE_L, REWARD, TOXICITY, "tokens", TOKENS_PER_SECOND)
 NARROW = 60  # columns; a narrower terminal has room for the two compared models alone
 
 
@@ -59,6 +71,44 @@ def print_results(
     for note in notes:
         console.print(Text(f"note: {visible_text(note)}", "yellow"))
     console.print(_next_steps(next_steps), soft_wrap=True)
+
+
+def print_rows(
+    results: Results, first_column: str, next_steps: Sequence[tuple[str, str]], console: Console | None = None
+) -> None:
+    """Print the verdicts and, for each set, a row for each model with its key metrics; all are compared with the first.
+
+    The difference is that of the metric which the verdict is about.
+    """
+    console = console or Console(highlight=False)
+    console.print()
+    for verdict in results.verdicts:
+        console.print(_verdict(verdict))
+    for result in results.sets:
+        rows = row_table(result, results.models, ROW_COLUMNS)
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+        table.add_column(first_column, overflow="fold")
+        for metric in rows.metrics:
+            table.add_column(Text(metric.label), justify="right", overflow="fold")
+        for title, cells in rows.rows.items():
+            # One interval fits into 80 columns; the page has all.
+            row = [_row_cell(cell, with_interval=index == 0) for index, cell in enumerate(cells)]
+            table.add_row(Text(visible_text(title)), *row)
+        warning = insufficient_prompts(result, results)
+        heading = Text.assemble(
+            "\n", (visible_text(set_title(result)), "bold"), f": {count_of_prompts(result.prompts)}"
+        )
+        console.print(Group(heading, *([Text(warning, "yellow")] if warning else []), table))
+    console.print(_next_steps(next_steps), soft_wrap=True)
+
+
+def _row_cell(cell: Cell, *, with_interval: bool) -> Text:
+    """Return a mean in the color of its verdict, and optionally the interval of its difference."""
+    if cell.mean is None:
+        return Text("")
+    verdict = cell.difference.verdict if cell.difference is not None else None
+    mean = Text(format_value(cell.mean), STYLES[verdict] if verdict in ("better", "worse") else "")
+    return mean.append(f" {format_interval(cell.difference)}", "dim") if cell.difference and with_interval else mean
 
 
 def next_steps(run: Run, results: Results) -> list[tuple[str, str]]:

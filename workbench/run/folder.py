@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from workbench.config.derived import configured_stages
-from workbench.config.names import EVALUATION, PPO, REWARD, STAGES
+from workbench.config.names import EVALUATION, PPO, PROMPTING, REWARD, STAGES
 from workbench.config.parsing import differences, dump, load_saved
 from workbench.config.schema import Config
 from workbench.errors import UserError, suggestion
@@ -52,7 +52,7 @@ def lock_run(run: Run) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of one experiment: config.yaml, sft/, reward/, ppo/, evaluation/."""
+    """The folder of one experiment: config.yaml, and a folder for each stage."""
 
     folder: Path
     config: Config
@@ -183,7 +183,7 @@ def open_run(config: Config, force: str | None) -> Run:
         redone = (REWARD, *redone)  # a later configuration must not take up a reward model of other settings
     for stage in redone:
         # An evaluation replaces its files once it is complete, and decides itself which completions to reuse.
-        if stage == force == EVALUATION:
+        if stage == force and stage in (EVALUATION, PROMPTING):
             with writing(run.folder / stage):
                 (run.folder / stage / "stage.json").unlink(missing_ok=True)
         else:

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from workbench.config.names import EVALUATION, PPO, REWARD, SFT
+from workbench.config.names import EVALUATION, PPO, PROMPTING, REWARD, SFT
 from workbench.errors import UserError
 from workbench.run.files import read_json, write_text
 
 FILE = "stage.json"
 CHECKSUM = "sha256"
 # The earlier stages whose weights a stage uses.
-MADE_FROM = {SFT: (), REWARD: (), PPO: (SFT, REWARD), EVALUATION: (SFT, REWARD, PPO)}
+MADE_FROM = {SFT: (), REWARD: (), PPO: (SFT, REWARD), EVALUATION: (SFT, REWARD, PPO), PROMPTING: ()}
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
 
 

@@ -1,0 +1,1 @@
+"""Compare prompts for one model: templates, numbers of examples, ways to generate."""

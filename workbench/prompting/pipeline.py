@@ -1,0 +1,264 @@
+"""The comparison of prompts, from completions to results."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from workbench.config.derived import sampling_seeds
+from workbench.config.names import BASE, PROMPTING
+from workbench.config.schema import Config
+from workbench.data.templates import template_text
+from workbench.evaluation.cache import Cache, open_cache, weights_hash
+from workbench.evaluation.cached_sampling import CachedSampler, TimedCompletions, decoding_of
+from workbench.evaluation.completion_metrics import Scorers
+from workbench.evaluation.generation import ComparedModel, Completion, Sampling, sample_batch, sample_seeds
+from workbench.evaluation.models import ModelLoader, ModelSpec
+from workbench.evaluation.provenance import provenance
+from workbench.evaluation.results import (
+    PROMPT_TOKENS,
+    REWARD,
+    ROUGE_L,
+    SECONDS,
+    TOKENS_PER_SECOND,
+    TOXICITY,
+    Example,
+    Metric,
+    Results,
+    RunVerdict,
+    Scores,
+    SetResult,
+    Settings,
+    Summary,
+)
+from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize, summarize_prompt
+from workbench.evaluation.verdicts import run_verdicts
+from workbench.ppo.sampler import derive_seed
+from workbench.prompting.inspection import Inspection, inspect_steps
+from workbench.prompting.plan import PromptingPlan
+from workbench.prompting.prompt_sets import GridSet
+from workbench.prompting.results import Grid, GridRow
+from workbench.prompting.variants import Variant
+from workbench.rewards.contract import Judge
+from workbench.run.distributed import fail_together
+from workbench.run.folder import Run
+
+ByTitle = dict[str, TimedCompletions]
+"""The completions of each variant by its title, once where nothing is random."""
+
+
+@dataclass(frozen=True)
+class PromptComparison:
+    """Results, and what they were computed from."""
+
+    results: Results
+    examples: list[Example]
+    grid: Grid
+    judges: dict[str, Judge]
+
+
+def compare_prompts(run: Run, plan: PromptingPlan, accelerator: Accelerator) -> PromptComparison | None:
+    """Generate, score and compare the completions of every variant; return None on all but the main process."""
+    config, titles = plan.config, [variant.title for variant in plan.variants]
+    assert config.prompting is not None
+    loader = ModelLoader(Run(run.folder, config), {config.policy.model: plan.tokenizer}, accelerator.device)
+    load = functools.cache(lambda: load_model(loader, plan))
+    sampled = sample_grid(run, plan, accelerator, load)
+    if not accelerator.is_main_process:
+        return None
+    scorers = plan.scorers.on_device(accelerator.device, config.evaluation.threshold)
+    seeds, sets, examples = len(sampling_seeds(config)), [], []
+    for grid_set in plan.sets:
+        timed = sampled[grid_set.name]
+        completions = repeated(timed, seeds * config.evaluation.samples)
+        scores = measure_grid(grid_set, completions, scorers, seeds)
+        sets.append(set_result(grid_set, scores, cost_summaries(grid_set, timed), titles))
+        examples += set_examples(grid_set, completions, scores, plan.scorers.judges or scorers.judges)
+    inspections = [
+        inspect(load(), config, grid_set, variant, index)
+        for grid_set in plan.sets
+        for index in range(min(config.prompting.inspect, len(grid_set.identities)))
+        for variant in plan.variants
+    ]
+    results = Results(
+        name=config.name,
+        models=titles,
+        before=titles[0],
+        after=best_title(sets, titles),
+        settings=settings(config, plan.variants[0], list(scorers.judges)),
+        provenance=provenance(Run(run.folder, config), accelerator.device),
+        sets=sets,
+        verdict=RunVerdict("task", "no detectable change", ""),  # replaced below, once the other results are known
+        other_verdicts=[],
+        guards=[],
+    )
+    verdict, *others = run_verdicts(results, trained_by=None, asked="task")
+    results = dataclasses.replace(results, verdict=verdict, other_verdicts=others)
+    grid = Grid([grid_row(config, variant, plan.sets, list(scorers.judges)) for variant in plan.variants], inspections)
+    return PromptComparison(results, examples, grid, dict(scorers.judges))
+
+
+def load_model(loader: ModelLoader, plan: PromptingPlan) -> ComparedModel:
+    """Load the model, and let it generate once, so that the first row's time is not that of a start."""
+    model = ComparedModel(BASE, loader.base, "base", plan.tokenizer, None, with_token_log_ratios=False)
+    first = plan.sets[0].rows[plan.variants[0].title][0]["prompt_ids"]
+    sample_batch(model, [first], Sampling(1, 2, 1.0, (0,)), seeds=[0], with_token_log_ratios=[False])
+    return model
+
+
+def sample_grid(
+    run: Run, plan: PromptingPlan, accelerator: Accelerator, load: Callable[[], ComparedModel]
+) -> dict[str, ByTitle]:
+    """Return the completions of every variant, by set and title; empty on all but the main process."""
+    config = plan.config
+    with fail_together(accelerator):
+        cache = open_cache(run.stage(PROMPTING)) if accelerator.is_main_process else Cache(Path(), {})
+    sampler = CachedSampler(config, cache, accelerator, functools.cache(weights_hash))
+    spec = ModelSpec(BASE, config.policy.model, [config.policy.model], with_token_log_ratios=False)
+    sampled: dict[str, ByTitle] = {}
+    for grid_set in plan.sets:
+        sampled[grid_set.name] = {}
+        for variant in plan.variants:
+            label = f"prompting {grid_set.name} {variant.title}"
+            rows, sampling = grid_set.rows[variant.title], sampling_of(config, variant)
+            sampled[grid_set.name][variant.title] = sampler.completions(spec, load, rows, sampling, label)
+    if accelerator.is_main_process:
+        cache.keep_used()
+    return sampled
+
+
+def sampling_of(config: Config, variant: Variant) -> Sampling:
+    """Return how a variant samples; what is not random is generated once, whatever the number of seeds and samples."""
+    generation = variant.generation
+    seeds = sample_seeds(sampling_seeds(config), config.evaluation.samples)
+    return Sampling(
+        config.evaluation.batch_size,
+        variant.max_new_tokens(config),
+        generation.temperature,
+        seeds if generation.temperature > 0 else seeds[:1],
+        decoding_of(generation),
+        tuple(generation.stop_strings),
+    )
+
+
+def repeated(timed: ByTitle, samples: int) -> dict[str, list[list[Completion]]]:
+    """Return the completions of each prompt by variant, as often as there are samples where all would be the same."""
+    return {title: [row * (samples // len(row)) for row in each.completions] for title, each in timed.items()}
+
+
+def measure_grid(
+    grid_set: GridSet, completions: Mapping[str, list[list[Completion]]], scorers: Scorers, seeds: int
+) -> Scores:
+    """Return every metric of every variant, each with its own prompts."""
+    scores: Scores = {}
+    for title, by_prompt in completions.items():
+        measured = measure(grid_set.rows[title], grid_set.references, {title: by_prompt}, scorers, seeds)
+        for metric, by_title in measured.items():
+            scores.setdefault(metric, {}).update(by_title)
+    return scores
+
+
+def cost_summaries(grid_set: GridSet, timed: ByTitle) -> list[Summary]:
+    """Return the length of the prompts, and the time that generating took, by variant."""
+    lengths = {title: [len(row["prompt_ids"]) for row in rows] for title, rows in grid_set.rows.items()}
+    tokens = {title: [c.tokens for row in each.completions for c in row] for title, each in timed.items()}
+    seconds = {title: each.seconds for title, each in timed.items()}
+    return [
+        Summary(Metric(PROMPT_TOKENS, pooled=True), {t: sum(n) / len(n) for t, n in lengths.items()}, None),
+        Summary(Metric(SECONDS, pooled=True), {t: seconds[t] / len(n) for t, n in tokens.items()}, None),
+        Summary(Metric(TOKENS_PER_SECOND, pooled=True), {t: sum(n) / seconds[t] for t, n in tokens.items()}, None),
+    ]
+
+
+def set_result(grid_set: GridSet, scores: Scores, costs: Sequence[Summary], titles: Sequence[str]) -> SetResult:
+    """Return the results on one set: every variant compared with the first."""
+    return SetResult(
+        name=grid_set.name,
+        prompts=len(grid_set.identities),
+        neutral=grid_set.source.neutral,
+        seen_in_training=0,
+        reference_perplexity=None,
+        summaries=[*summarize(scores), *costs],
+        comparisons=[compare(scores, titles[0], title) for title in titles[1:]],
+    )
+
+
+def set_examples(
+    grid_set: GridSet,
+    completions: Mapping[str, list[list[Completion]]],
+    scores: Scores,
+    judges: Mapping[str, Judge],
+) -> list[Example]:
+    """Return every row of the data with the completions of every variant; its prompt is that of the first."""
+    first, *_ = completions
+    rows, samples = grid_set.rows[first], len(completions[first][0])
+    toxicities = prompt_toxicity(rows, grid_set.references, judges)
+    return [
+        Example(
+            set=grid_set.name,
+            index=index,
+            prompt=row["prompt"],
+            references=grid_set.references[index],
+            prompt_toxicity=toxicities[index][0],
+            reference_toxicity=toxicities[index][1],
+            completions={title: [c.text for c in by_prompt[index]] for title, by_prompt in completions.items()},
+            scores=summarize_prompt(scores, index, samples),
+            token_log_ratios=None,
+        )
+        for index, row in enumerate(rows)
+    ]
+
+
+def inspect(model: ComparedModel, config: Config, grid_set: GridSet, variant: Variant, index: int) -> Inspection:
+    """Return the steps of a variant's first completion of a prompt."""
+    row, sampling = grid_set.rows[variant.title][index], sampling_of(config, variant)
+    tokens, steps = inspect_steps(model, row["prompt_ids"], sampling, derive_seed(sampling.seeds[0], index))
+    return Inspection(grid_set.name, index, variant.title, row["prompt"], tokens, steps)
+
+
+def best_title(sets: Sequence[SetResult], titles: Sequence[str]) -> str:
+    """Return the best variant after the first, by ROUGE-L, else by toxicity or the reward, where it is measured."""
+    measured = [result for result in sets if not result.neutral] or list(sets)
+    for name in (ROUGE_L, TOXICITY, REWARD):
+        summaries = [s for result in measured for s in result.summaries if s.metric.name == name]
+        if summaries:
+            sign = -1 if summaries[0].metric.direction == "lower" else 1
+            return max(titles[1:], key=lambda title: sign * sum(s.means.get(title) or 0.0 for s in summaries))
+    return titles[-1]
+
+
+def settings(config: Config, variant: Variant, judges: list[str]) -> Settings:
+    """Return how the completions of a variant were sampled and judged."""
+    generation = variant.generation
+    return Settings(
+        reward=config.reward.model if config.reward else None,
+        judges=judges,
+        threshold=config.evaluation.threshold,
+        temperature=generation.temperature,
+        samples=config.evaluation.samples,
+        seeds=sampling_seeds(config),
+        max_new_tokens=variant.max_new_tokens(config),
+        min_new_tokens=generation.min_new_tokens,
+        top_k=generation.top_k,
+        top_p=generation.top_p,
+        num_beams=generation.num_beams,
+        repetition_penalty=generation.repetition_penalty,
+        stop_strings=generation.stop_strings,
+    )
+
+
+def grid_row(config: Config, variant: Variant, sets: Sequence[GridSet], judges: list[str]) -> GridRow:
+    """Return how a variant was made."""
+    return GridRow(
+        title=variant.title,
+        template=template_text(variant.wording.template),
+        shots=variant.wording.shots,
+        settings=settings(config, variant, judges),
+        prompt=sets[0].rows[variant.title][0]["prompt"],
+        too_long={grid_set.name: grid_set.too_long[variant.title] for grid_set in sets},
+    )

@@ -1,0 +1,84 @@
+"""Examples in prompts: drawn with a seed for each prompt, and never a row that is scored."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.config.prompting import MAX_SHOTS
+from workbench.config.sources import DataSource
+from workbench.data.formats import Row
+from workbench.data.sources import first_rows
+from workbench.data.templates import identity, render, template_text, text_column
+from workbench.errors import UserError, error_context
+from workbench.prompting.variants import Wording
+
+
+@dataclass(frozen=True)
+class ExamplePool:
+    """The rows that examples are drawn from."""
+
+    rows: list[Row]
+    seed: int
+    line: str
+    """What the pool consists of, for the plan."""
+
+    def draw(self, row_identity: str, shots: int) -> list[Row]:
+        """Return the examples of a prompt; those of a smaller number are the first of a larger one.
+
+        They depend on the seed and on the prompt's row alone, not on the other rows.
+        """
+        order = random.Random(f"{self.seed} {row_identity}").sample(
+            range(len(self.rows)), min(len(self.rows), MAX_SHOTS)
+        )
+        return [self.rows[index] for index in order[:shots]]
+
+
+NO_EXAMPLES = ExamplePool([], 0, "")
+
+
+def load_pool(source: DataSource, scored: Collection[str], shots: int, seed: int) -> ExamplePool:
+    """Return the rows of the source that are not `scored`, by their identities.
+
+    Raises UserError if they are fewer than the `shots` of a prompt, or one has no response.
+    """
+    with error_context("prompting.examples"):
+        rows = first_rows(source)
+        for row in rows:
+            text_column(row, "response")
+        usable = [row for row in rows if identity(row, source) not in scored]
+    excluded = len(rows) - len(usable)
+    also = f"{excluded} of the {len(rows)} are rows of evaluation.data, too"
+    if len(usable) < shots:
+        fix = "draw them from another split" if excluded else "lower it, or add rows"
+        reason = f" ({also})" if excluded else ""
+        raise UserError(
+            f"prompting.shots: {shots} is more than the {len(usable)} rows of prompting.examples{reason}; {fix}"
+        )
+    line = f"prompting.examples: {source.path} [{source.split}]: {len(usable)} rows to draw from"
+    return ExamplePool(usable, seed, f"{line}; {also} and left out" if excluded else line)
+
+
+def prompt_columns(
+    row: Row, wording: Wording, examples: Sequence[Row], separator: str, *, chat: bool
+) -> dict[str, Any]:
+    """Return the columns from which the prompt is made: `messages` for a chat model with examples, else `prompt`.
+
+    An example is its prompt and its response as they stand in training; where the template ends without whitespace, a
+    line break comes between them, and after the prompt, too.
+    """
+    questions = [render(example, wording.template) for example in examples]
+    responses = [text_column(example, "response") for example in examples]
+    prompt = render(row, wording.template)
+    if chat:
+        turns = [
+            turn
+            for question, response in zip(questions, responses, strict=True)
+            for turn in ({"role": "user", "content": question}, {"role": "assistant", "content": response})
+        ]
+        return {"messages": [*turns, {"role": "user", "content": prompt}]}
+    joint = "" if template_text(wording.template)[-1:].isspace() or not examples else "\n"
+    parts = [f"{question}{joint}{response}{separator}" for question, response in zip(questions, responses, strict=True)]
+    return {"prompt": f"{''.join(parts)}{prompt}{joint}"}
