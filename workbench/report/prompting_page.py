@@ -54,10 +54,11 @@ def prompting_page(
         "examples": ("Examples", examples_section(results, examples, blurred)),
         "provenance": ("Provenance", provenance_section(results) + configuration_section(configuration)),
     }
+    compared = f"{results.after}, the best of {len(results.models) - 1} rows, compared with {results.before}"
     body = (
         '<a class="skip" href="#examples">Skip to the examples</a>'
-        f'<header><h1>{text(results.name)}</h1><p class="soft">{text(results.provenance.date)}: {len(results.models)} '
-        f"prompts; the best after the first is {text(results.after)}</p></header>"
+        f'<header><h1>{text(results.name)}</h1><p class="soft">Evaluated {text(results.provenance.date)}: '
+        f"{text(compared)}</p></header>"
         f"{verdict_box(results)}{sections(parts)}"
     )
     script = "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("text.js", "report.js"))
@@ -114,7 +115,7 @@ def inspection_markup(inspection: Inspection) -> str:
     first = f"first {steps} of " if steps < inspection.tokens else ""
     return (
         f"<details><summary>{text(inspection.title)}: {text(inspection.set)}, prompt {inspection.index + 1} "
-        f"({first}{inspection.tokens} tokens)"
+        f"({first}{inspection.tokens} token{'s' * (inspection.tokens != 1)})"
         f'</summary><details><summary>Prompt</summary><pre class="text">{text(inspection.prompt)}</pre></details>'
         + '<div class="plots">'
         + "".join(step_markup(number, step) for number, step in enumerate(inspection.steps, 1))
