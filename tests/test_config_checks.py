@@ -70,7 +70,7 @@ def test_every_range_of_the_schema_is_in_force(tmp_path: Path) -> None:
             "ppo.value_model: separate does not work with",
         ),
         (["--sft", "{data: {path: s}, micro_batch_size: 3}"], "sft.batch_size: 16 is not a multiple of sft.micro"),
-        (["--ppo", "null"], "sft, reward.train, ppo, evaluation.models: all missing"),
+        (["--ppo", "null"], "sft, reward.train, ppo, evaluation.models, prompting: all missing"),
         (["--reward.sanity_pair", "[a]"], "reward.sanity_pair: 1 entries; expected exactly 2"),
     ],
 )

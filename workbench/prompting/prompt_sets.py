@@ -56,7 +56,7 @@ def load_grid_set(
 ) -> tuple[GridSet, list[str]]:
     """Return the set `name` of evaluation.data in every variant, and lines about its rows.
 
-    A prompt that does not fit in one variant is left out of all, so that they answer the same. Raises UserError if
+    A prompt that does not fit in one variant is left out of all, so that all complete the same. Raises UserError if
     none is left.
     """
     assert config.prompting is not None
