@@ -24,7 +24,7 @@ from workbench.config.building import option_type
 from workbench.config.names import STAGES
 from workbench.config.parsing import OPTIONS
 from workbench.config.ranges import Length, OneLine, Range
-from workbench.config.schema import Config, DataSource, LoraSettings, PromptSet, Scorer
+from workbench.config.schema import Config, DataSource, LoraSettings, MixedSource, PromptSet, Scorer
 from workbench.config.yaml_check import is_required
 
 COLUMNS = 80
@@ -34,6 +34,7 @@ TYPES = {int: "integer", float: "float", bool: "bool", str: "string", Any: "any 
 SHARED_SECTIONS: dict[Any, str] = {
     DataSource: "data source",
     PromptSet: "prompt set",
+    MixedSource: "mixed source",
     Scorer: "scorer",
     LoraSettings: "adapter settings",
 }
@@ -135,7 +136,8 @@ def range_in_words(limits: Range | Length | OneLine) -> str:
         is_exact = limits.minimum == limits.maximum
         return f", {limits.minimum} entries" if is_exact else f", at least {limits.minimum} entry"
     if limits.above is not None:
-        return f" above {limits.above:g}" + (f", at most {limits.maximum}" if limits.maximum is not None else "")
+        below = f" and below {limits.below:g}" if limits.below is not None else ""
+        return f" above {limits.above:g}{below}" + (f", at most {limits.maximum}" if limits.maximum is not None else "")
     if limits.minimum is not None and limits.maximum is not None:
         choice = "" if limits.zero is None else ", 0 or"
         return f"{choice} from {limits.minimum:.10g} to {limits.maximum:.10g}"

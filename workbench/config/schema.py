@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from workbench.config.data_sources import DataSource, MixedSource, PromptSet
 from workbench.config.generation import GenerationSettings
 from workbench.config.ranges import (
     Epochs,
@@ -36,38 +37,6 @@ class Scorer:
     """A registered name, hub id or folder of a classifier, or package.module:object."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments, for example {target_label: nothate}."""
-
-
-@dataclass
-class DataSource:
-    """Where rows come from and how a row becomes a prompt."""
-
-    path: Name
-    """File (.jsonl, .json, .csv, .tsv, .parquet; text also as .gz, .bz2, .xz or .zst), folder, hub id, or toy:NAME."""
-    split: Name = "train"
-    """Split to read: a split of the dataset, or one of the names in `fractions`."""
-    fractions: dict[str, float] | None = None
-    """Cut one file into splits by a hash of the prompt, for example {train: 0.9, validation: 0.1}."""
-    columns: dict[str, str | list[str]] = field(default_factory=dict)
-    """Expected name -> column in the file, or list of them: {response: summary, reference: [summary1, summary2]}."""
-    template: str = "continuation"
-    """dialogue_summary, instruction, continuation, or a template string with {column} fields."""
-    chat: bool = False
-    """Wrap the prompt as a user turn of the tokenizer's chat template."""
-    max_prompt_tokens: PositiveInt | None = None
-    """Longer prompts are dropped and counted; default: what the model's context length leaves for a prompt."""
-    max_response_tokens: PositiveInt | None = None
-    """Training rows whose response is longer are dropped and counted."""
-    limit: PositiveInt | None = None
-    """Stop after this many rows that fit."""
-
-
-@dataclass
-class PromptSet(DataSource):
-    """Prompts for the evaluation; a `reference` column enables ROUGE, BLEU and the references' perplexity."""
-
-    neutral: bool = False
-    """Harmless prompts: any change on them is a side effect of the alignment."""
 
 
 @dataclass
@@ -107,6 +76,8 @@ class SFTConfig:
 
     data: DataSource
     """Rows with the template's columns and `response`."""
+    more_data: list[MixedSource] = field(default_factory=list)
+    """Further training rows, for example of an earlier task so that it is not forgotten; each source has a share."""
     validation: DataSource | None = None
     """Rows on which the loss is measured at the end."""
     epochs: Epochs = 1.0

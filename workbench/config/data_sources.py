@@ -1,0 +1,47 @@
+"""Where rows come from, as the configuration says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from workbench.config.ranges import Name, PositiveInt, Share
+
+
+@dataclass
+class DataSource:
+    """Where rows come from and how a row becomes a prompt."""
+
+    path: Name
+    """File (.jsonl, .json, .csv, .tsv, .parquet; text also as .gz, .bz2, .xz or .zst), folder, hub id, or toy:NAME."""
+    split: Name = "train"
+    """Split to read: a split of the dataset, or one of the names in `fractions`."""
+    fractions: dict[str, float] | None = None
+    """Cut one file into splits by a hash of the prompt, for example {train: 0.9, validation: 0.1}."""
+    columns: dict[str, str | list[str]] = field(default_factory=dict)
+    """Expected name -> column in the file, or list of them: {response: summary, reference: [summary1, summary2]}."""
+    template: str = "continuation"
+    """dialogue_summary, instruction, continuation, or a template string with {column} fields."""
+    chat: bool = False
+    """Wrap the prompt as a user turn of the tokenizer's chat template."""
+    max_prompt_tokens: PositiveInt | None = None
+    """Longer prompts are dropped and counted; default: what the model's context length leaves for a prompt."""
+    max_response_tokens: PositiveInt | None = None
+    """Training rows whose response is longer are dropped and counted."""
+    limit: PositiveInt | None = None
+    """Stop after this many rows that fit."""
+
+
+@dataclass
+class PromptSet(DataSource):
+    """Prompts for the evaluation; a `reference` column enables ROUGE, BLEU and the references' perplexity."""
+
+    neutral: bool = False
+    """Harmless prompts: any change on them is a side effect of the alignment."""
+
+
+@dataclass(kw_only=True)
+class MixedSource(DataSource):
+    """A further source of training rows, which are drawn with the run's seed and never repeated."""
+
+    share: Share
+    """Fraction of all training rows that come from this source; all shares together are below 1."""
