@@ -160,6 +160,28 @@ def tuned_base_logprobs(architecture: str, batch) -> Tensor:
     return Policy(tiny.model(architecture), tiny.tokenizer(architecture)).eval().logprobs("policy", batch, 1.0)
 
 
+@either
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_positions_follow_the_padding_mask(method: str, side: str) -> None:
+    model = tuned("gpt2", method)
+    alone, padding = torch.arange(8, 14), torch.zeros(4, dtype=torch.long)
+    parts = (padding, alone) if side == "left" else (alone, padding)
+    text = slice(4, None) if side == "left" else slice(0, 6)
+    ids, mask = torch.cat(parts)[None], torch.cat([torch.ones_like(part) * int(part is alone) for part in parts])[None]
+    expected = model(input_ids=alone[None]).logits
+    assert torch.allclose(model(input_ids=ids, attention_mask=mask).logits[:, text], expected, atol=1e-5)
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, text.start] = -100  # as in every prompt; padding in front of it would predict it
+    loss, expected_loss = (
+        model(input_ids=rows, attention_mask=ones, labels=targets).loss
+        for rows, ones, targets in ((ids, mask, labels), (alone[None], torch.ones(1, 6), labels[:, text]))
+    )
+    assert torch.allclose(loss, expected_loss, atol=1e-5)
+    last = model(input_ids=ids, attention_mask=mask, logits_to_keep=3).logits
+    assert torch.allclose(last, model(input_ids=ids, attention_mask=mask).logits[:, -3:], atol=1e-5)
+
+
 @both
 @either
 def test_the_sampler_draws_from_what_is_scored(architecture: str, method: str) -> None:

@@ -286,6 +286,8 @@ def cache_shape(model: PreTrainedModel) -> CacheShape:
 
     Raises UserError for a model without such a cache, one whose layers differ, and one that drops early tokens.
     """
+    if model.device.type == "meta":
+        model.set_attn_implementation("eager")  # others look into their masks, which have no values
     layers = self_attention_layers(model, torch.zeros(1, 2, dtype=torch.long, device=model.device))
     model_type = model.config.model_type
     if not layers:
@@ -302,7 +304,10 @@ def cache_shape(model: PreTrainedModel) -> CacheShape:
 @torch.no_grad()
 def self_attention_layers(model: PreTrainedModel, ids: Tensor) -> list[Any]:
     """Return what the model's decoder keeps of the tokens (1, V), layer by layer; an encoder reads the same tokens."""
-    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
+    embeddings = model.get_input_embeddings()(ids)  # ids would be searched for padding, which needs their values
+    inputs = {"inputs_embeds": embeddings}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_inputs_embeds"] = embeddings
     was_training = model.training
     model.eval()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from workbench.data.context import Context
 from workbench.errors import UserError, error_context
 from workbench.models.adapters import WEIGHT_FILES, add_lora, check_rank, is_adapter, load_adapter
 from workbench.models.loading import fuse_kernels, meta_model
+from workbench.models.memory import UNCOUNTABLE
 from workbench.models.soft_prompts import add_prefix, add_prompt, is_soft_prompt, load_soft_prompt, task_type
 from workbench.models.weights import check_finite, stored_weights
 from workbench.run.distributed import is_sharded_launch
@@ -165,5 +167,5 @@ def check_method(policy: PolicyConfig, method: TuningMethod, key: str) -> None:
     fuse_kernels(model)
     if method.method == LORA:
         check_rank(model, method.lora_settings(), f"{key}.r", policy.model)
-    with torch.device("meta"):
+    with suppress(*UNCOUNTABLE), torch.device("meta"):  # what cannot be run without weights is not refused here
         add_method(model, method, seed=0, key=key)
