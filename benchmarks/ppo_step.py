@@ -28,8 +28,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from workbench.config.schema import LoraSettings, PolicyConfig, PPOConfig
+from workbench.config.schema import PolicyConfig, PPOConfig
 from workbench.config.sources import DataSource
+from workbench.config.tuning import LoraSettings
 from workbench.models.adapters import load_trainable
 from workbench.models.loading import policy_precision
 from workbench.models.policy import Policy

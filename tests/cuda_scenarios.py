@@ -20,7 +20,7 @@ from trainers import CONFIG, e_rate, make_rows
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from reward_models.classifier import load
-from workbench.config.schema import LoraSettings
+from workbench.config.tuning import LoraSettings
 from workbench.evaluation.generation import ComparedModel, Sampling, sample_batch
 from workbench.models.adapters import add_lora
 from workbench.models.architecture import check_architecture

@@ -20,7 +20,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from workbench.config.schema import LoraSettings
+from workbench.config.tuning import LoraSettings
 from workbench.errors import UserError
 from workbench.models.adapters import add_lora, check_adapter, load_adapter, load_adapters
 from workbench.models.loading import save_model

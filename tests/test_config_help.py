@@ -12,8 +12,9 @@ import pytest
 
 from workbench.config.annotations import element, field_types, without_none, without_range
 from workbench.config.help import COLUMNS, field_sentences, markdown, requested_help
-from workbench.config.schema import Config, LoraSettings
+from workbench.config.schema import Config
 from workbench.config.sources import DataSource, PromptSet, Scorer
+from workbench.config.tuning import LoraSettings
 from workbench.errors import UserError
 from workbench.run import cli
 

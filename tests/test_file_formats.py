@@ -252,7 +252,7 @@ def test_the_hash_of_a_source_changes_with_its_content(tmp_path: Path) -> None:
 
 PEAK = """
 import resource, sys
-from workbench.config.schema import DataSource
+from workbench.config.sources import DataSource
 from workbench.data.sources import first_rows
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert len(first_rows(DataSource(sys.argv[1], limit=10))) == 10

@@ -18,7 +18,7 @@ from transformers import (
 
 from recipes import reward, sft
 from workbench.config.parsing import dump, parse
-from workbench.config.schema import LoraSettings
+from workbench.config.tuning import LoraSettings
 from workbench.errors import UserError
 from workbench.models.adapters import add_lora
 from workbench.run.cli import plan_stages

@@ -7,7 +7,7 @@ import tiny
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, OPTConfig, OPTForCausalLM
 
-from workbench.config.schema import LoraSettings
+from workbench.config.tuning import LoraSettings
 from workbench.models.adapters import add_lora
 from workbench.models.policy import Batch, Policy, adapter_name
 from workbench.models.sampling import is_truncated, mask_after_stop

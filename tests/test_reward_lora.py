@@ -11,8 +11,9 @@ from reward_runs import labeled
 from tiny_classifiers import KINDS, TEXTS, save
 from transformers import AutoModelForSequenceClassification
 
-from workbench.config.schema import Config, EvaluationConfig, LoraSettings, PolicyConfig, RewardConfig, RewardTraining
+from workbench.config.schema import Config, EvaluationConfig, PolicyConfig, RewardConfig, RewardTraining
 from workbench.config.sources import DataSource
+from workbench.config.tuning import LoraSettings
 from workbench.models.adapters import classifier_head
 from workbench.models.batching import encode, padded_batches
 from workbench.models.loading import load_tokenizer

@@ -14,7 +14,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from workbench.config.schema import LoraSettings
+from workbench.config.tuning import LoraSettings
 from workbench.models.adapters import add_lora
 from workbench.models.loading import disable_dropout, reset_generation_config
 from workbench.models.policy import Policy

@@ -14,7 +14,7 @@ from workbench.config.generation import GenerationSettings
 from workbench.config.names import TITLES
 from workbench.config.prompting import PromptingConfig
 from workbench.config.ranges import Length, OneLine, Range
-from workbench.config.schema import Config, EvaluationConfig, PPOConfig, RewardTraining
+from workbench.config.schema import Config, EvaluationConfig, PPOConfig, RewardTraining, SFTConfig
 from workbench.config.sources import DataSource
 from workbench.errors import UserError, error_context, shorten
 
@@ -23,6 +23,7 @@ RESERVED_TITLES = {*TITLES, "reward", "data", "prompt", "reference"}
 # File systems allow 255 bytes; a temporary folder has a dozen more than the one it replaces.
 MAX_NAME_BYTES = 240
 MAX_PATH_CHARACTERS = 2000
+MIN_SHARE = 1e-6  # of sft.data; what is left of 1 below it is rounding
 
 
 def check(config: Config) -> None:
@@ -43,8 +44,8 @@ def check(config: Config) -> None:
         )
     if config.policy.quantization and config.policy.lora is None:
         raise UserError(f"policy.quantization: {config.policy.quantization} weights cannot be trained; add policy.lora")
-    if config.sft and config.sft.micro_batch_size:
-        check_multiple("sft.batch_size", config.sft.batch_size, "sft.micro_batch_size", config.sft.micro_batch_size)
+    if config.sft:
+        check_sft(config.sft)
     reward = config.reward
     needs_reward = config.sweep is None and (config.ppo is not None or reward is not None)
     if needs_reward and (reward is None or (reward.model is None and reward.train is None)):
@@ -136,6 +137,8 @@ def check_range(value: float, limits: Range, key: str) -> None:
     is_high = limits.maximum is not None and value > limits.maximum
     if limits.above is not None and value <= limits.above:
         raise UserError(f"{key}: {value} must be above {limits.above:g}")
+    if limits.below is not None and value >= limits.below:
+        raise UserError(f"{key}: {value} must be below {limits.below:g}")
     if (is_low or is_high) and limits.minimum is not None and limits.maximum is not None:
         raise UserError(
             f"{key}: {value} must be {choice}between {limits.minimum:.10g} and {limits.maximum:.10g}{meaning}"
@@ -168,6 +171,19 @@ def check_source(source: DataSource) -> None:
         raise UserError(f"fractions: {source.fractions} must be positive and sum to 1; the sum is {total:g}")
     if source.split not in source.fractions:
         raise UserError(f"split: {source.split!r} is not one of the fractions {', '.join(source.fractions)}")
+
+
+def check_sft(sft: SFTConfig) -> None:
+    """Raise UserError for settings of supervised fine-tuning that exclude each other."""
+    if sft.micro_batch_size:
+        check_multiple("sft.batch_size", sft.batch_size, "sft.micro_batch_size", sft.micro_batch_size)
+    shares = [source.share for source in sft.more_data]
+    if math.fsum(shares) > 1 - MIN_SHARE:
+        listed = ", ".join(f"{share:g}" for share in shares)
+        raise UserError(
+            f"sft.more_data: the shares {listed} sum to {math.fsum(shares):g} and leave nothing to sft.data; lower "
+            "them to less than 1 together"
+        )
 
 
 def check_reward_training(train: RewardTraining) -> None:

@@ -25,8 +25,9 @@ from workbench.config.generation import GenerationSettings
 from workbench.config.names import STAGES
 from workbench.config.parsing import OPTIONS
 from workbench.config.ranges import Length, OneLine, Range
-from workbench.config.schema import Config, LoraSettings
-from workbench.config.sources import DataSource, PromptSet, Scorer
+from workbench.config.schema import Config
+from workbench.config.sources import DataSource, MixedSource, PromptSet, Scorer
+from workbench.config.tuning import LoraSettings
 from workbench.config.yaml_check import is_required
 
 COLUMNS = 80
@@ -36,6 +37,7 @@ TYPES = {int: "integer", float: "float", bool: "bool", str: "string", Any: "any 
 SHARED_SECTIONS: dict[Any, str] = {
     DataSource: "data source",
     PromptSet: "prompt set",
+    MixedSource: "mixed source",
     Scorer: "scorer",
     LoraSettings: "adapter settings",
     GenerationSettings: "generation settings",
@@ -138,7 +140,8 @@ def range_in_words(limits: Range | Length | OneLine) -> str:
         is_exact = limits.minimum == limits.maximum
         return f", {limits.minimum} entries" if is_exact else f", at least {limits.minimum} entry"
     if limits.above is not None:
-        return f" above {limits.above:g}" + (f", at most {limits.maximum}" if limits.maximum is not None else "")
+        below = f" and below {limits.below:g}" if limits.below is not None else ""
+        return f" above {limits.above:g}{below}" + (f", at most {limits.maximum}" if limits.maximum is not None else "")
     if limits.minimum is not None and limits.maximum is not None:
         choice = "" if limits.zero is None else ", 0 or"
         return f"{choice} from {limits.minimum:.10g} to {limits.maximum:.10g}"

@@ -16,6 +16,8 @@ class Range:
     """The smallest value."""
     maximum: float | None = None
     """The largest value."""
+    below: float | None = None
+    """Every value is smaller than this."""
     zero: str | None = None
     """What 0 means where it is allowed below the smallest value."""
 
@@ -40,6 +42,7 @@ NonNegativeInt = Annotated[int, Range(minimum=0)]
 PositiveFloat = Annotated[float, Range(minimum=1e-6, maximum=1e9)]
 NonNegativeFloat = Annotated[float, Range(minimum=0, maximum=1e6)]
 Fraction = Annotated[float, Range(minimum=0, maximum=1)]
+Share = Annotated[float, Range(above=0, below=1)]  # of several that make up a whole
 # The upper bounds are far above what any machine can train; a larger number is a slip.
 Steps = Annotated[int, Range(minimum=1, maximum=10_000_000)]
 Epochs = Annotated[float, Range(minimum=1e-6, maximum=100_000)]

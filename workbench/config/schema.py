@@ -21,25 +21,13 @@ from workbench.config.ranges import (
     PositiveFloat,
     PositiveInt,
     Range,
-    Rank,
     Rate,
     Seed,
     Size,
     Steps,
 )
-from workbench.config.sources import DataSource, PromptSet, Scorer
-
-
-@dataclass
-class LoraSettings:
-    """Low-rank adapters (arXiv 2106.09685)."""
-
-    r: Rank = 16
-    """Rank."""
-    alpha: Rank = 32
-    """Scale numerator: the update is multiplied by alpha / r."""
-    target_modules: list[Name] | Literal["all-linear"] | None = None
-    """Names of linear layers to adapt; all-linear, and by default: every one but the output head."""
+from workbench.config.sources import DataSource, MixedSource, PromptSet, Scorer
+from workbench.config.tuning import LoraSettings
 
 
 @dataclass
@@ -67,6 +55,8 @@ class SFTConfig:
 
     data: DataSource
     """Rows with the template's columns and `response`."""
+    more_data: list[MixedSource] = field(default_factory=list)
+    """Further training rows, for example of an earlier task so that it is not forgotten; each source has a share."""
     validation: DataSource | None = None
     """Rows on which the loss is measured at the end."""
     epochs: Epochs = 1.0

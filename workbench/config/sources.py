@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.config.ranges import Name, PositiveInt
+from workbench.config.ranges import Name, PositiveInt, Share
 
 
 @dataclass
@@ -48,3 +48,11 @@ class PromptSet(DataSource):
 
     neutral: bool = False
     """Harmless prompts: any change on them is a side effect of the alignment."""
+
+
+@dataclass(kw_only=True)
+class MixedSource(DataSource):
+    """A further source of training rows, which are drawn with the run's seed and never repeated."""
+
+    share: Share
+    """Fraction of all training rows that come from this source; all shares together are below 1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 import typing
 from pathlib import Path
@@ -15,7 +16,7 @@ from workbench.config.annotations import Form, alternatives, element, field_type
 from workbench.config.renamed import RENAMED_KEYS, RENAMED_VALUE
 from workbench.config.schema import Config
 from workbench.config.yaml_text import TAG, rounding_problem
-from workbench.errors import MAX_LISTED_NAMES, UserError, shorten, suggestion
+from workbench.errors import MAX_LISTED_NAMES, MIN_SIMILARITY, UserError, shorten, suggestion
 
 # Options of `generate` under which tokens are drawn from another distribution than the policy's.
 SAMPLING_OPTIONS = {
@@ -95,8 +96,8 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
         raise key_error(file, node, key, "is empty; use a string")
     elif not fits(node, kind):
         is_unquoted = kind is str and isinstance(node, yaml.ScalarNode) and not is_null(node)
-        quotes = "; write it in quotes" if is_unquoted else ""
-        raise key_error(file, node, key, f"must be {expected_form(declared)}, not {node_in_words(node)}{quotes}")
+        remedy = "; write it in quotes" if is_unquoted else similar_choice(node, kind)
+        raise key_error(file, node, key, f"must be {expected_form(declared)}, not {node_in_words(node)}{remedy}")
     if isinstance(node, yaml.ScalarNode) and node.tag == f"{TAG}float" and (problem := rounding_problem(node.value)):
         raise key_error(file, node, key, f"{shorten(node.value)} {problem}")
 
@@ -184,6 +185,13 @@ def fits(node: yaml.Node, kind: Any) -> bool:
     if kind is float:
         return node.tag in (f"{TAG}int", f"{TAG}float")
     return kind in SCALARS and node.tag == f"{TAG}{kind.__name__}"
+
+
+def similar_choice(node: yaml.Node, kind: Any) -> str:
+    """Return a clause that suggests the choice closest to a misspelled one; "" if none is, or there is no choice."""
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    closest = difflib.get_close_matches(str(node.value), choices, n=1, cutoff=MIN_SIMILARITY)
+    return f"; did you mean {closest[0]}?" if closest else ""
 
 
 def is_null(node: yaml.Node) -> bool:

@@ -11,11 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from workbench.config.derived import completion_limit
 from workbench.config.schema import Config
 from workbench.config.sources import DataSource, PromptSet
+from workbench.data.mixing import load_training_rows
 from workbench.data.prompts import check_vocabulary, encode_responses, load_configured_prompts, row_identities
 from workbench.data.templates import require_text
 from workbench.errors import UserError, error_context
 from workbench.models.loading import load_config
 from workbench.models.positions import model_context
+from workbench.run.reuse import sft_seed
 
 Rows = list[dict[str, Any]]
 
@@ -120,10 +122,9 @@ def _training_identities(config: Config, tokenizer: PreTrainedTokenizerBase) -> 
     context = model_context(load_config(config.policy.model), tokenizer)
     identities: set[str] = set()
     if config.sft:
-        rows, _ = load_configured_prompts(
-            "sft.data", config.sft.data, tokenizer, max_new_tokens=1, context=context, with_responses=True
-        )
-        identities |= set(row_identities(rows, config.sft.data))
+        sources, _ = load_training_rows(config.sft, sft_seed(config), tokenizer, context)
+        for source, rows in sources:
+            identities |= set(row_identities(rows, source))
     if config.ppo:
         rows, _ = load_configured_prompts(
             "ppo.data", config.ppo.data, tokenizer, max_new_tokens=config.ppo.max_new_tokens, context=context

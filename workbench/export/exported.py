@@ -79,9 +79,11 @@ def training_sources(config: Config, stage: str) -> list[DataSource]:
     if stage == REWARD:
         train = reward_training(config)
         return [train.data, *train.more_data, *train.clean_data]
-    section = config.ppo if stage == PPO else config.sft
-    assert section is not None
-    return [section.data]
+    if stage == SFT:
+        assert config.sft is not None
+        return [config.sft.data, *config.sft.more_data]
+    assert config.ppo is not None
+    return [config.ppo.data]
 
 
 def reward_description(reward: RewardConfig) -> str:
@@ -128,7 +130,7 @@ def loading_code(model: ExportedModel) -> str:
 
 def _policy_code(model: ExportedModel) -> list[str]:
     """Return code that generates a completion."""
-    config, (source,) = model.config, training_sources(model.config, model.stage)
+    config, (source, *_) = model.config, training_sources(model.config, model.stage)
     auto_class = "AutoModelForSeq2SeqLM" if model.is_encoder_decoder else "AutoModelForCausalLM"
     if model.form == "adapter":
         base, dtype = _literal(public_name(config.policy.model)), _literal(DTYPE_NAMES[config.policy.precision])

@@ -24,7 +24,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from workbench.config.schema import LoraSettings, PolicyConfig
+from workbench.config.schema import PolicyConfig
+from workbench.config.tuning import LoraSettings
 from workbench.errors import UserError, one_line, shorten
 from workbench.models.loading import load_model, meta_model
 from workbench.models.weights import check_finite
@@ -46,7 +47,7 @@ BASE_PRESERVING_SETTINGS = frozenset((
 
 
 def add_lora(
-    model: PreTrainedModel, lora: LoraSettings, name: str, *, key: str = "policy", classifier: bool = False
+    model: PreTrainedModel, lora: LoraSettings, name: str, *, key: str = "policy.lora", classifier: bool = False
 ) -> PeftModel:
     """Return the model with a new trainable adapter called `name`, which changes nothing until it is trained.
 
@@ -61,7 +62,7 @@ def add_lora(
     if targets == [ALL_LINEAR]:
         targets = ALL_LINEAR
     if isinstance(targets, list):
-        check_target_modules(model, targets, f"{key}.lora.target_modules")
+        check_target_modules(model, targets, f"{key}.target_modules")
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -74,7 +75,17 @@ def add_lora(
     try:
         return get_peft_model(model, config, adapter_name=name)
     except ValueError as error:
-        raise UserError(f"{key}.lora.target_modules: {lora.target_modules}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{key}.target_modules: {lora.target_modules}: {str(error).splitlines()[0]}") from error
+
+
+def check_rank(model: PreTrainedModel, lora: LoraSettings, key: str, name: str) -> None:
+    """Raise UserError for an adapter of a higher rank than every weight of the model called `name`."""
+    full_rank = max(min(weight.shape) for weight in model.parameters() if weight.dim() == 2)
+    if lora.r > full_rank:
+        raise UserError(
+            f"{key}: {lora.r} is above {full_rank}, the rank of the largest weight of {name}; an adapter of a higher "
+            "rank cannot express more; lower it"
+        )
 
 
 def classifier_head(model: PreTrainedModel) -> list[str]:

@@ -39,10 +39,11 @@ def refused_in_one_line(model_type: str) -> Iterator[None]:
 
 
 @torch.no_grad()
-def check_architecture(policy: Policy) -> None:
+def check_architecture(policy: Policy, name: str = "policy") -> None:
     """Raise UserError, with the cause, for a model that cannot be trained with PPO without silent errors.
 
     Some architectures give other log-probabilities to a padded row, and some generate by other rules than they score.
+    `name` is the variant to check.
     """
     model_type = policy.base.config.model_type
     weights = next(policy.base.parameters())
@@ -66,10 +67,10 @@ def check_architecture(policy: Policy) -> None:
     policy.eval()
     try:
         with refused_in_one_line(model_type):
-            scored = policy.logprobs("policy", batch, 1.0)
+            scored = policy.logprobs(name, batch, 1.0)
             plain = plain_logprobs(policy, prompts, responses, batch.response_mask)
             drawn, drawn_logprobs = draw(policy, batch)
-            drawn_scored = policy.logprobs("policy", drawn, 1.0)
+            drawn_scored = policy.logprobs(name, drawn, 1.0)
     finally:
         policy.train(was_training)
     difference = mean_difference(scored, plain, batch.response_mask)

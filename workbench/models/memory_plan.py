@@ -18,7 +18,7 @@ from workbench.config.schema import Config, RewardTraining
 from workbench.config.scorers import as_scorer
 from workbench.config.sources import Scorer
 from workbench.errors import UserError, one_line
-from workbench.models.adapters import add_lora
+from workbench.models.adapters import add_lora, check_rank
 from workbench.models.loading import fuse_kernels, load_config, meta_model, policy_precision
 from workbench.models.memory import (
     BYTES_OF_GRADIENT,
@@ -128,12 +128,7 @@ def planned_model(config: Config) -> PreTrainedModel | PeftModel:
     lora = config.policy.lora
     if lora is None:
         return model
-    full_rank = max(min(weight.shape) for weight in model.parameters() if weight.dim() == 2)
-    if lora.r > full_rank:
-        raise UserError(
-            f"policy.lora.r: {lora.r} is above {full_rank}, the rank of the largest weight of {config.policy.model}; "
-            "an adapter of a higher rank cannot express more; lower it"
-        )
+    check_rank(model, lora, "policy.lora.r", config.policy.model)
     model.requires_grad_(False)
     with torch.device("meta"):
         return add_lora(model, lora, "policy")
@@ -286,7 +281,7 @@ def reward_peak(train: RewardTraining, tokens: int) -> Peak:
     precision = resolve_precision(train.precision, machine_device(), model.config)
     if train.lora is not None:
         with torch.device("meta"):
-            model = add_lora(model, train.lora, "default", key="reward.train", classifier=True)
+            model = add_lora(model, train.lora, "default", key="reward.train.lora", classifier=True)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows = -(-train.batch_size // number_of_processes())
     texts = 2 * rows if train.objective == "preference" else rows

@@ -1,7 +1,7 @@
 """The policy: a language model, its frozen reference and a value head, seen through response-aligned tensors.
 
-This is the only module that distinguishes causal models from encoder-decoders. Shapes: B prompts, P prompt tokens,
-T response tokens, V vocabulary, H hidden size.
+This is the only module that distinguishes causal models from encoder-decoders, but for what stands in front of their
+prompts (soft_prompts.py). Shapes: B prompts, P prompt tokens, T response tokens, V vocabulary, H hidden size.
 """
 
 from __future__ import annotations

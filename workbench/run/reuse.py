@@ -15,13 +15,22 @@ from workbench.config.schema import Config, ReuseConfig, RewardConfig
 from workbench.errors import UserError
 from workbench.run.files import atomic_folder, content_hash
 from workbench.run.folder import Run, redone_stages
-from workbench.run.stage_record import write_record
+from workbench.run.stage_record import FILE, read_record, write_record
 
 
 def reused_stages(config: Config) -> dict[str, Path]:
     """Return the stages that other runs supply, each with that run's folder."""
     folders = {SFT: config.reuse.sft, REWARD: config.reuse.reward}
     return {stage: Path(folder) for stage, folder in folders.items() if folder is not None}
+
+
+def sft_seed(config: Config) -> int:
+    """Return the seed with which SFT draws its rows: where another run supplies the stage, that run's."""
+    folder = reused_stages(config).get(SFT)
+    for copy in () if folder is None else (folder / SFT, Path(config.runs) / config.name / SFT):
+        if (copy / FILE).is_file():
+            return int(read_record(copy)["seed"])
+    return config.seed
 
 
 def with_reused_settings(config: Config, force: str | None) -> Config:

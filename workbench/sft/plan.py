@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase, Seq2SeqTrain
 
 from workbench.config.names import SFT
 from workbench.config.schema import Config
-from workbench.config.sources import DataSource
+from workbench.data.mixing import load_training_rows, shuffled_together
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import error_context
 from workbench.models.loading import load_config, load_policy_tokenizer, policy_precision
@@ -44,15 +44,15 @@ def plan_sft(config: Config) -> SFTPlan:
     model_config = load_config(config.policy.model)
     context = model_context(model_config, tokenizer)
 
-    def load(key: str, source: DataSource) -> list[dict[str, Any]]:
-        rows, line = load_configured_prompts(
-            key, source, tokenizer, max_new_tokens=1, context=context, with_responses=True
+    sources, training_lines = load_training_rows(sft, config.seed, tokenizer, context)
+    train_rows = shuffled_together([rows for _, rows in sources], config.seed)
+    reports += training_lines
+    validation_rows: list[dict[str, Any]] = []
+    if sft.validation:
+        validation_rows, line = load_configured_prompts(
+            "sft.validation", sft.validation, tokenizer, max_new_tokens=1, context=context, with_responses=True
         )
         reports.append(line)
-        return rows
-
-    train_rows = load("sft.data", sft.data)
-    validation_rows = load("sft.validation", sft.validation) if sft.validation else []
     check_trainer_args(trainer_plan(config, model_config))
     steps = sft.max_steps or -(-len(train_rows) // sft.batch_size) * sft.epochs
     summary = f"{steps:g} steps of {sft.batch_size} rows from {len(train_rows)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,13 +19,16 @@ from trl import SFTTrainer
 from workbench.config.derived import micro_batch_size
 from workbench.config.names import SFT
 from workbench.config.schema import Config
+from workbench.config.tuning import SOFT_PROMPTS, TuningMethod, default_learning_rate
 from workbench.errors import error_context
 from workbench.models.adapters import add_lora
-from workbench.models.architecture import checked_policy
+from workbench.models.architecture import check_architecture, checked_policy
 from workbench.models.loading import load_model, policy_precision
 from workbench.models.optimizer import use_paged_optimizer
+from workbench.models.policy import Policy
 from workbench.models.precision import autocast_dtype
 from workbench.models.sharding import block_names, shard_model
+from workbench.models.tuning import add_method, tuned_policy
 from workbench.run.distributed import is_sharded_launch, per_process
 from workbench.run.hf_trainer import training_arguments
 from workbench.sft.plan import SFTPlan
@@ -32,17 +36,29 @@ from workbench.sft.plan import SFTPlan
 IGNORED_LABEL = -100
 
 
-def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
-    """Return TRL's SFTTrainer for a decoder, and transformers' Seq2SeqTrainer for an encoder-decoder."""
+def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path, *, method: TuningMethod | None = None) -> Trainer:
+    """Return TRL's SFTTrainer for a decoder, and transformers' Seq2SeqTrainer for an encoder-decoder.
+
+    It trains by `method`, at its learning rate, or as the configuration's policy section says.
+    """
     sft, state = config.sft, PartialState()
     assert sft is not None
+    learning_rate = sft.learning_rate
+    if method is not None:
+        config = dataclasses.replace(config, policy=tuned_policy(config.policy, method))
     rows_per_process = per_process("sft.batch_size", sft.batch_size, state.num_processes)
     rows = micro_batch_size(config, SFT, rows_per_process)
     model = load_model(config.policy, device=state.device)
     precision = policy_precision(config.policy, state.device, model.config)
     with error_context("policy.model"):  # before the hours of training after which PPO would refuse the model
         checked_policy(model, plan.tokenizer, autocast=autocast_dtype(precision))
-    if config.policy.lora:
+    if method is not None:
+        learning_rate = method.learning_rate or default_learning_rate(method, model.config.is_encoder_decoder)
+        model = add_method(model, method, seed=config.seed)
+        if method.method in SOFT_PROMPTS:
+            with error_context(method.method):
+                check_architecture(Policy(model, plan.tokenizer, autocast=autocast_dtype(precision)), "default")
+    elif config.policy.lora:
         model = add_lora(model, config.policy.lora, "default")
     extra = sft.trainer_args
     if is_sharded_launch():
@@ -56,7 +72,7 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path) -> Trainer:
         max_steps=sft.max_steps,
         batch_size=rows,
         accumulation=rows_per_process // rows,
-        learning_rate=sft.learning_rate,
+        learning_rate=learning_rate,
         precision=precision,
         checkpointing=config.policy.gradient_checkpointing,
         save_every=sft.save_every,

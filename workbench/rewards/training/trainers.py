@@ -117,7 +117,7 @@ def load_classification_model(
     loading = {"dtype": torch.float32, "pad_token_id": tokenizer.pad_token_id, "ignore_mismatched_sizes": True} | labels
     loading |= attention(training_precision(train), PartialState().device)
     model = from_pretrained(AutoModelForSequenceClassification, train.model, **loading)
-    return add_lora(model, train.lora, "default", key="reward.train", classifier=True) if train.lora else model
+    return add_lora(model, train.lora, "default", key="reward.train.lora", classifier=True) if train.lora else model
 
 
 def training_precision(train: RewardTraining) -> str:
