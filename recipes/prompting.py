@@ -11,6 +11,7 @@ from workbench.config.names import EVALUATION, PROMPTING
 from workbench.config.parsing import dump
 from workbench.config.schema import Config
 from workbench.data.sources import source_hashes
+from workbench.evaluation.records import outcome_of_rows
 from workbench.run.cli import Stage, StageResult, launch
 from workbench.run.folder import Run
 from workbench.run.process import run_recipe
@@ -33,7 +34,7 @@ def run(run: Run, plan: PromptingPlan) -> StageResult:
     from workbench.evaluation.results_files import write_evaluation
     from workbench.prompting.pipeline import compare_prompts
     from workbench.prompting.results import write_grid
-    from workbench.report.prompting_page import write_prompting_report
+    from workbench.report.prompting_page import FIRST_COLUMN, short_tables, write_prompting_report
     from workbench.report.tables import final_metrics
     from workbench.report.terminal import print_rows
     from workbench.run.tracking import tracking
@@ -50,23 +51,10 @@ def run(run: Run, plan: PromptingPlan) -> StageResult:
     write_evaluation(folder, results, comparison.examples)
     with tracking(run, PROMPTING) as tracker:
         tracker.log(final_metrics(results), step=0)
-    print_rows(results, "prompt", [("page", str(folder / "report.html"))])
+    print_rows(results, short_tables(results), FIRST_COLUMN, [("page", str(folder / "report.html"))])
     inputs = {name: source.path for name, source in run.config.evaluation.data.items()}
     verdicts = {verdict.question: verdict.word for verdict in results.verdicts}
     return StageResult(inputs, {"verdicts": verdicts, "best": results.after})
-
-
-def outcome(run: Run) -> list[str]:
-    """Return what the finished stage found, and its page; raises UserError if its results were changed."""
-    from workbench.evaluation.results_files import check_unchanged
-
-    check_unchanged(run.folder / PROMPTING / "results.json")
-    metrics = run.record(PROMPTING)["metrics"]
-    verdicts = ", ".join(f"{question}: {word}" for question, word in metrics.get("verdicts", {}).items())
-    return [
-        f"best after the first: {metrics.get('best')} ({verdicts})",
-        f"page {run.folder / PROMPTING / 'report.html'}",
-    ]
 
 
 def with_whole_keys(argv: list[str]) -> list[str]:
@@ -79,7 +67,7 @@ STAGE = Stage(
     lambda config: PROMPTING in configured_stages(config),
     plan,
     run,
-    outcome=outcome,
+    outcome=partial(outcome_of_rows, stage=PROMPTING),
     data=partial(source_hashes, stage=PROMPTING),
     sections=("policy", EVALUATION, PROMPTING),
 )

@@ -34,6 +34,8 @@ EVERYTHING = {
         },
     },
     "ppo": {"validation": {"path": "y"}},
+    "prompting": {"templates": {"a": "{b}"}, "examples": {"path": "e"}},
+    "tuning": {"methods": {"toxic": {"method": "full"}}},
 }
 
 

@@ -21,7 +21,7 @@ FLOORS = (
     {"rewards"},
     {"ppo"},
     {"evaluation"},
-    {"prompting"},
+    {"prompting", "tuning"},
     {"report"},
     {"export"},
     {"playground"},

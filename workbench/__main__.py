@@ -19,6 +19,7 @@ COMMANDS = {
     "ppo": ("recipes.ppo", "align the policy with the reward"),
     "evaluation": ("recipes.evaluation", "compare the models and write the report"),
     "prompting": ("recipes.prompting", "compare prompts and ways to generate, without training"),
+    "tuning": ("recipes.tuning", "compare ways to tune a model: full, LoRA, soft prompts"),
     "sweep": ("recipes.sweep", "run one policy with several rewards, and compare the runs"),
     "report": ("workbench.report", "list runs with their verdicts"),
     "compare": ("workbench.report.compare", "compare runs on one page"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from workbench.config.names import EVALUATION, PPO, PROMPTING, REWARD, SFT
+from workbench.config.names import EVALUATION, PPO, PROMPTING, REWARD, SFT, TUNING
 from workbench.config.schema import Config
 from workbench.config.sources import DataSource
 
@@ -19,6 +19,7 @@ def configured_stages(config: Config) -> list[str]:
         PPO: config.ppo is not None,
         EVALUATION: bool(config.sft or config.ppo or config.evaluation.models),
         PROMPTING: config.prompting is not None,
+        TUNING: config.tuning is not None,
     }
     return [stage for stage, is_configured in stages.items() if is_configured]
 
@@ -27,8 +28,9 @@ def stage_sources(config: Config, stage: str) -> list[tuple[str, DataSource]]:
     """Return all data sources that a stage reads, each with its key."""
     train = config.reward.train if config.reward is not None else None
     key, section = ("reward.train", train) if stage == REWARD else (stage, vars(config)[stage])
-    sources = list(data_sources(section, key))
-    return sources + (list(data_sources(config.evaluation, EVALUATION)) if stage == PROMPTING else [])
+    further = {PROMPTING: (EVALUATION,), TUNING: (SFT, EVALUATION)}.get(stage, ())
+    sections = [(key, section), *((name, vars(config)[name]) for name in further)]
+    return [source for name, part in sections for source in data_sources(part, name)]
 
 
 def data_sources(value: Any, key: str) -> Iterator[tuple[str, DataSource]]:

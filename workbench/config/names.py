@@ -1,6 +1,9 @@
 """The names of stages, and the titles of the models that a run compares."""
 
-STAGES = (SFT, REWARD, PPO, EVALUATION, PROMPTING) = ("sft", "reward", "ppo", "evaluation", "prompting")
+STAGES = (SFT, REWARD, PPO, EVALUATION, PROMPTING, TUNING) = (
+    *("sft", "reward", "ppo", "evaluation"),
+    *("prompting", "tuning"),
+)
 """Stages in the order they run; each has a configuration section and a folder of the same name."""
 
 TITLES = (BASE, TUNED, ALIGNED) = ("base", "sft", "aligned")

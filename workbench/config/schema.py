@@ -27,7 +27,7 @@ from workbench.config.ranges import (
     Steps,
 )
 from workbench.config.sources import DataSource, MixedSource, PromptSet, Scorer
-from workbench.config.tuning import LoraSettings
+from workbench.config.tuning import LoraSettings, TuningConfig
 
 
 @dataclass
@@ -287,6 +287,8 @@ class Config:
     """PPO training; omit this section to evaluate SFT only."""
     prompting: PromptingConfig | None = None
     """Compare prompts for the policy's model, without training."""
+    tuning: TuningConfig | None = None
+    """Compare ways to tune the policy's model to sft.data."""
     reuse: ReuseConfig = field(default_factory=ReuseConfig)
     """Finished stages of other runs that are copied into this one instead of being run again."""
     sweep: SweepConfig | None = None

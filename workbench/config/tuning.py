@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
-from workbench.config.ranges import Name, Range, Rank, Rate
+from workbench.config.ranges import Length, Name, Range, Rank, Rate
+from workbench.config.sources import DataSource
 from workbench.errors import UserError, suggestion
 
 MethodName = Literal["zero-shot", "full", "lora", "prompt_tuning", "prefix_tuning", "ia3"]
@@ -17,11 +18,11 @@ SOFT_PROMPTS = (PROMPT_TUNING, PREFIX_TUNING)
 # By method: the settings that it takes.
 SETTINGS = {
     ZERO_SHOT: ("quantization",),
-    FULL: ("learning_rate",),
-    LORA: ("r", "alpha", "target_modules", "quantization", "learning_rate"),
-    PROMPT_TUNING: ("virtual_tokens", "learning_rate"),
-    PREFIX_TUNING: ("virtual_tokens", "learning_rate"),
-    IA3: ("quantization", "learning_rate"),
+    FULL: ("learning_rate", "replay"),
+    LORA: ("r", "alpha", "target_modules", "quantization", "learning_rate", "replay"),
+    PROMPT_TUNING: ("virtual_tokens", "learning_rate", "replay"),
+    PREFIX_TUNING: ("virtual_tokens", "learning_rate", "replay"),
+    IA3: ("quantization", "learning_rate", "replay"),
 }
 # Peak learning rates of AdamW, for an encoder-decoder and for a decoder. The papers' were found on models of 60 million
 # to 65 billion weights; what is said of the toy models is the loss after 100 steps of 16 rows or, of GPT-2, 60 of 8.
@@ -39,6 +40,7 @@ LEARNING_RATES = {
     # arXiv 2205.05638 takes 3e-3 (with Adafactor, 1000 steps); the toy models learn faster up to 1e-1.
     IA3: (1e-2, 1e-2),
 }
+UNTOUCHED = "zero-shot"
 DEFAULT_RANK = 16
 DEFAULT_VIRTUAL_TOKENS = 20  # beyond, results hardly improve (arXiv 2104.08691 section 3.2)
 
@@ -76,6 +78,9 @@ class TuningMethod:
     """Peak learning rate; default, for an encoder-decoder and a decoder: full 1e-4 and 5e-5, lora 2e-4, prompt_tuning
     0.3 and 0.03, prefix_tuning 0.03, ia3 0.01."""
 
+    replay: bool = False
+    """Train on sft.more_data, too, in its share of the rows, so that less is forgotten."""
+
     def lora_settings(self) -> LoraSettings:
         """Return the settings of the adapter, with their defaults."""
         rank = self.r or DEFAULT_RANK
@@ -84,6 +89,23 @@ class TuningMethod:
     def virtual_token_count(self) -> int:
         """Return how many virtual tokens stand in front of a prompt: 0 for methods without."""
         return (self.virtual_tokens or DEFAULT_VIRTUAL_TOKENS) if self.method in SOFT_PROMPTS else 0
+
+
+@dataclass
+class TuningConfig:
+    """Tune the policy's model to sft.data in several ways, each for the steps and rows of the sft section."""
+
+    methods: Annotated[dict[str, TuningMethod], Length(1)]
+    """Methods by the title of their row; the first row is the untouched model."""
+    texts: dict[str, DataSource] = field(default_factory=dict)
+    """Texts by name, from the column `text`, that have nothing to do with sft.data: how well each method still predicts
+    their second half, given the first, shows what it forgot. So do neutral sets of evaluation.data."""
+
+    def rows(self) -> dict[str, TuningMethod]:
+        """Return the methods by title, the untouched model first."""
+        first = next(iter(self.methods.values()))
+        untouched = {} if first == TuningMethod(ZERO_SHOT) else {UNTOUCHED: TuningMethod(ZERO_SHOT)}
+        return {**untouched, **self.methods}
 
 
 def check_method_settings(method: TuningMethod, key: str) -> None:
@@ -101,7 +123,7 @@ def check_method_settings(method: TuningMethod, key: str) -> None:
             "quantization"
         )
     for name, value in vars(method).items():
-        if name != "method" and value is not None and name not in SETTINGS[method.method]:
+        if name != "method" and value not in (None, False) and name not in SETTINGS[method.method]:
             takers = [other for other, settings in SETTINGS.items() if name in settings]
             raise UserError(
                 f"{key}.{name}: only for method {' or '.join(takers)}; method is {method.method}; remove {name}"

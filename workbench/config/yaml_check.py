@@ -23,7 +23,7 @@ SAMPLING_OPTIONS = {
     *("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "repetition_penalty", "num_beams"),
     *("do_sample", "no_repeat_ngram_size", "length_penalty", "bad_words_ids", "min_new_tokens", "min_length"),
 }
-MAX_KEY_CHARACTERS = 200
+MAX_KEY_CHARACTERS = 160
 SCALARS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 

@@ -7,7 +7,10 @@ from typing import Literal
 
 from workbench.evaluation.results import (
     BASE_NLL,
+    DISK_MB,
     KL,
+    MINUTES,
+    PEAK_MEMORY,
     PERPLEXITY,
     PROMPT_TOKENS,
     REWARD,
@@ -15,10 +18,14 @@ from workbench.evaluation.results import (
     SCORE,
     SECONDS,
     SIMILARITY,
+    TEXT_NLL,
+    TEXT_PERPLEXITY,
     TOKENS_PER_SECOND,
     TOXIC_RATE,
     TOXICITY,
     TOXICITY_PROBABILITY,
+    TRAINED_PARAMETERS,
+    TRAINED_SHARE,
     WORST_TOXICITY,
 )
 
@@ -73,6 +80,15 @@ MEANINGS: dict[str, Meaning] = {
         "degeneration", "Distinct pairs of words divided by all pairs, over all completions.", is_key=True
     ),
     "distinct-3": Meaning("degeneration", "Distinct 3-grams divided by all 3-grams, over all completions."),
+    TEXT_NLL: Meaning("drift", "How unlikely the model finds the second half of a text, given the first.", is_key=True),
+    TEXT_PERPLEXITY: Meaning("drift", "How surprising the model finds the second halves of all texts together."),
+    TRAINED_PARAMETERS: Meaning("cost", "Parameters that the method trains."),
+    TRAINED_SHARE: Meaning("cost", "Parameters that the method trains, of all that the model then has."),
+    DISK_MB: Meaning("cost", "Size of the saved weights, in millions of bytes: of the adapter, or of the whole model."),
+    PEAK_MEMORY: Meaning(
+        "cost", "Most memory that training held: on a GPU of all tensors, on a CPU the growth of the process."
+    ),
+    MINUTES: Meaning("cost", "Time to load, train and save."),
     PROMPT_TOKENS: Meaning("cost", "Length of a prompt."),
     SECONDS: Meaning("cost", "Time to generate all completions, divided by their number."),
     TOKENS_PER_SECOND: Meaning("cost", "Tokens of all completions, divided by the time to generate them."),

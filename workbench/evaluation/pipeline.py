@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate import Accelerator
 
 from workbench.config.derived import completion_limit, sampling_seeds
+from workbench.config.generation import GenerationSettings
 from workbench.config.names import ALIGNED, BASE, TRAINED_BY, TUNED
 from workbench.config.schema import Config
-from workbench.evaluation.cached_sampling import SampledSet, sample_sets
+from workbench.evaluation.cached_sampling import sample_sets
+from workbench.evaluation.generation import Completion
 from workbench.evaluation.guards import check_guards
 from workbench.evaluation.judges import copies_of_reward
 from workbench.evaluation.models import model_titles
@@ -20,7 +23,11 @@ from workbench.evaluation.plan import EvaluationPlan
 from workbench.evaluation.prompt_sets import LoadedSet
 from workbench.evaluation.provenance import provenance
 from workbench.evaluation.results import (
+    REWARD,
+    ROUGE_L,
+    TOXICITY,
     Example,
+    Provenance,
     Results,
     RunVerdict,
     Scores,
@@ -63,7 +70,7 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
         sets.append(set_result(prompt_set, scores, models.reference_perplexity, pairs))
         # Rewards are trained on completions; independent judges are more reliable on prompts.
         toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
-        examples += set_examples(prompt_set, models, scores, toxicities, after)
+        examples += set_examples(prompt_set.name, rows, references, models.completions, scores, toxicities, after)
     copies = copies_of_reward(list(scorers.judges), examples)
     for judge in copies:
         print_once(f"evaluation.judges: {judge} scores every completion exactly as the reward does, so it is left out")
@@ -72,7 +79,9 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
         models=titles,
         before=before,
         after=after,
-        settings=settings(run.config, [judge for judge in scorers.judges if judge not in copies]),
+        settings=settings(
+            run.config, run.config.evaluation, [judge for judge in scorers.judges if judge not in copies]
+        ),
         provenance=provenance(run, accelerator.device),
         sets=sets,
         verdict=RunVerdict("task", "no detectable change", ""),  # replaced below, once the other results are known
@@ -117,45 +126,80 @@ def set_result(
 
 
 def set_examples(
-    prompt_set: LoadedSet,
-    models: SampledSet,
+    name: str,
+    rows: Sequence[dict[str, Any]],
+    references: Sequence[list[str]],
+    completions: Mapping[str, list[list[Completion]]],
     scores: Scores,
     toxicities: Sequence[tuple[float, float]],
-    after: str,
+    after: str | None = None,
 ) -> list[Example]:
-    """Return every prompt of a set with the completions of every model and their mean scores."""
-    completions = models.completions
-    samples = len(completions[after][0])
+    """Return every prompt of a set with the completions of every model and their mean scores.
+
+    The token_log_ratios are those of `after`, if any.
+    """
+    samples = len(next(iter(completions.values()))[0])
     return [
         Example(
-            set=prompt_set.name,
+            set=name,
             index=index,
             prompt=row["prompt"],
-            references=prompt_set.references[index],
+            references=references[index],
             prompt_toxicity=toxicities[index][0],
             reference_toxicity=toxicities[index][1],
             completions={title: [c.text for c in by_prompt[index]] for title, by_prompt in completions.items()},
             scores=summarize_prompt(scores, index, samples),
-            token_log_ratios=completions[after][index][0].token_log_ratios,
+            token_log_ratios=None if after is None else completions[after][index][0].token_log_ratios,
         )
-        for index, row in enumerate(prompt_set.rows)
+        for index, row in enumerate(rows)
     ]
 
 
-def settings(config: Config, judges: list[str]) -> Settings:
-    """Return how the completions were sampled and judged."""
+def row_results(
+    name: str, titles: Sequence[str], sets: list[SetResult], described: Settings, sources: Provenance
+) -> Results:
+    """Return the results of models that are compared with the first; the verdict is about the best of the others."""
+    results = Results(
+        name=name,
+        models=list(titles),
+        before=titles[0],
+        after=best_title(sets, titles),
+        settings=described,
+        provenance=sources,
+        sets=sets,
+        verdict=RunVerdict("task", "no detectable change", ""),  # replaced below, once the other results are known
+        other_verdicts=[],
+        guards=[],
+    )
+    verdict, *others = run_verdicts(results, trained_by=None, asked="task")
+    return dataclasses.replace(results, verdict=verdict, other_verdicts=others)
+
+
+def best_title(sets: Sequence[SetResult], titles: Sequence[str]) -> str:
+    """Return the best model after the first, by ROUGE-L, else by toxicity or the reward, where it is measured."""
+    measured = [result for result in sets if not result.neutral] or list(sets)
+    for name in (ROUGE_L, TOXICITY, REWARD):
+        summaries = [s for result in measured for s in result.summaries if s.metric.name == name]
+        if summaries:
+            sign = -1 if summaries[0].metric.direction == "lower" else 1
+            return max(titles[1:], key=lambda title: sign * sum(s.means.get(title) or 0.0 for s in summaries))
+    return titles[-1]
+
+
+def settings(config: Config, generation: GenerationSettings, judges: list[str]) -> Settings:
+    """Return how completions were generated and judged."""
     return Settings(
         reward=(config.reward.model or "trained") if config.reward else None,
         judges=judges,
         threshold=config.evaluation.threshold,
-        temperature=config.evaluation.temperature,
+        temperature=generation.temperature,
         samples=config.evaluation.samples,
         seeds=sampling_seeds(config),
-        max_new_tokens=completion_limit(config),
-        min_new_tokens=config.evaluation.min_new_tokens,
-        top_k=config.evaluation.top_k,
-        top_p=config.evaluation.top_p,
-        num_beams=config.evaluation.num_beams,
-        repetition_penalty=config.evaluation.repetition_penalty,
-        stop_strings=config.evaluation.stop_strings,
+        max_new_tokens=generation.max_new_tokens or completion_limit(config),
+        min_new_tokens=generation.min_new_tokens,
+        top_k=generation.top_k,
+        top_p=generation.top_p,
+        num_beams=generation.num_beams,
+        repetition_penalty=generation.repetition_penalty,
+        stop_strings=generation.stop_strings,
     )

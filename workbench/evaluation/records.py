@@ -54,6 +54,16 @@ def outcome(run: Run) -> list[str]:
     return ["; ".join([", ".join(verdicts), *failed]), f"page {run.folder / EVALUATION / 'report.html'}"]
 
 
+def outcome_of_rows(run: Run, stage: str) -> list[str]:
+    """Return the best row of a finished comparison with the first, and its page; raises UserError as `outcome` does."""
+    from workbench.evaluation.results_files import check_unchanged
+
+    check_unchanged(run.folder / stage / "results.json")
+    metrics = run.record(stage)["metrics"]
+    verdicts = ", ".join(f"{question}: {word}" for question, word in metrics.get("verdicts", {}).items())
+    return [f"best after the first: {metrics.get('best')} ({verdicts})", f"page {run.folder / stage / 'report.html'}"]
+
+
 def failure(run: Run) -> str | None:
     """Return why the finished evaluation ends the command with exit code 1, or None."""
     from workbench.evaluation.guards import fails

@@ -23,6 +23,9 @@ ROUGE_L, SIMILARITY = "ROUGE-L", "similarity"
 KL, PERPLEXITY, BASE_NLL = "KL to reference, nats", "perplexity under the base", "nats per token under the base"
 
 PROMPT_TOKENS, SECONDS, TOKENS_PER_SECOND = "prompt tokens", "seconds per completion", "tokens per second"
+TEXT_NLL, TEXT_PERPLEXITY = "nats per token", "perplexity"
+TRAINED_PARAMETERS, TRAINED_SHARE = "trained parameters", "trained parameters, %"
+DISK_MB, PEAK_MEMORY, MINUTES = "MB on disk", "peak memory, MiB", "minutes"
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,11 @@ class SetResult:
     """Perplexity of the references under the base; None without references or under another vocabulary."""
     summaries: list[Summary]
     comparisons: list[Comparison]
+
+    @property
+    def has_completions(self) -> bool:
+        """Whether models completed the prompts; texts are only scored."""
+        return self.summary("tokens") is not None
 
     def summary(self, name: str, judge: str | None = None) -> Summary | None:
         """Return the summary of a metric, or None where it was not measured."""

@@ -106,7 +106,7 @@ def _check_complete(examples: Sequence[Example], results: Results) -> None:
     samples = results.settings.samples * len(results.settings.seeds)
     prompts = Counter(example.set for example in examples)
     for result in results.sets:
-        if prompts[result.name] != result.prompts:
+        if result.has_completions and prompts[result.name] != result.prompts:
             raise ValueError(f"{prompts[result.name]} of {result.prompts} prompts of {result.name}")
     for example in examples:
         where = f"prompt {example.index} of {example.set}"

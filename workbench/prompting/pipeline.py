@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,25 +18,20 @@ from workbench.evaluation.cached_sampling import CachedSampler, TimedCompletions
 from workbench.evaluation.completion_metrics import Scorers
 from workbench.evaluation.generation import ComparedModel, Completion, Sampling, sample_batch, sample_seeds
 from workbench.evaluation.models import ModelLoader, ModelSpec
+from workbench.evaluation.pipeline import row_results, set_examples, settings
 from workbench.evaluation.provenance import provenance
 from workbench.evaluation.results import (
     PROMPT_TOKENS,
-    REWARD,
-    ROUGE_L,
     SECONDS,
     TOKENS_PER_SECOND,
-    TOXICITY,
     Example,
     Metric,
     Results,
-    RunVerdict,
     Scores,
     SetResult,
-    Settings,
     Summary,
 )
-from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize, summarize_prompt
-from workbench.evaluation.verdicts import run_verdicts
+from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize
 from workbench.ppo.sampler import derive_seed
 from workbench.prompting.inspection import Inspection, inspect_steps
 from workbench.prompting.plan import PromptingPlan
@@ -78,27 +72,18 @@ def compare_prompts(run: Run, plan: PromptingPlan, accelerator: Accelerator) -> 
         completions = repeated(timed, seeds * config.evaluation.samples)
         scores = measure_grid(grid_set, completions, scorers, seeds)
         sets.append(set_result(grid_set, scores, cost_summaries(grid_set, timed), titles))
-        examples += set_examples(grid_set, completions, scores, plan.scorers.judges or scorers.judges)
+        rows, references = grid_set.rows[titles[0]], grid_set.references  # the page shows the first row's prompts
+        toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
+        examples += set_examples(grid_set.name, rows, references, completions, scores, toxicities)
     inspections = [
         inspect(load(), config, grid_set, variant, index)
         for grid_set in plan.sets
         for index in range(min(config.prompting.inspect, len(grid_set.identities)))
         for variant in plan.variants
     ]
-    results = Results(
-        name=config.name,
-        models=titles,
-        before=titles[0],
-        after=best_title(sets, titles),
-        settings=settings(config, plan.variants[0], list(scorers.judges)),
-        provenance=provenance(Run(run.folder, config), accelerator.device),
-        sets=sets,
-        verdict=RunVerdict("task", "no detectable change", ""),  # replaced below, once the other results are known
-        other_verdicts=[],
-        guards=[],
-    )
-    verdict, *others = run_verdicts(results, trained_by=None, asked="task")
-    results = dataclasses.replace(results, verdict=verdict, other_verdicts=others)
+    described = settings(config, plan.variants[0].generation, list(scorers.judges))
+    sources = provenance(Run(run.folder, config), accelerator.device)
+    results = row_results(config.name, titles, sets, described, sources)
     grid = Grid([grid_row(config, variant, plan.sets, list(scorers.judges)) for variant in plan.variants], inspections)
     return PromptComparison(results, examples, grid, dict(scorers.judges))
 
@@ -188,68 +173,11 @@ def set_result(grid_set: GridSet, scores: Scores, costs: Sequence[Summary], titl
     )
 
 
-def set_examples(
-    grid_set: GridSet,
-    completions: Mapping[str, list[list[Completion]]],
-    scores: Scores,
-    judges: Mapping[str, Judge],
-) -> list[Example]:
-    """Return every row of the data with the completions of every variant; its prompt is that of the first."""
-    first, *_ = completions
-    rows, samples = grid_set.rows[first], len(completions[first][0])
-    toxicities = prompt_toxicity(rows, grid_set.references, judges)
-    return [
-        Example(
-            set=grid_set.name,
-            index=index,
-            prompt=row["prompt"],
-            references=grid_set.references[index],
-            prompt_toxicity=toxicities[index][0],
-            reference_toxicity=toxicities[index][1],
-            completions={title: [c.text for c in by_prompt[index]] for title, by_prompt in completions.items()},
-            scores=summarize_prompt(scores, index, samples),
-            token_log_ratios=None,
-        )
-        for index, row in enumerate(rows)
-    ]
-
-
 def inspect(model: ComparedModel, config: Config, grid_set: GridSet, variant: Variant, index: int) -> Inspection:
     """Return the steps of a variant's first completion of a prompt."""
     row, sampling = grid_set.rows[variant.title][index], sampling_of(config, variant)
     tokens, steps = inspect_steps(model, row["prompt_ids"], sampling, derive_seed(sampling.seeds[0], index))
     return Inspection(grid_set.name, index, variant.title, row["prompt"], tokens, steps)
-
-
-def best_title(sets: Sequence[SetResult], titles: Sequence[str]) -> str:
-    """Return the best variant after the first, by ROUGE-L, else by toxicity or the reward, where it is measured."""
-    measured = [result for result in sets if not result.neutral] or list(sets)
-    for name in (ROUGE_L, TOXICITY, REWARD):
-        summaries = [s for result in measured for s in result.summaries if s.metric.name == name]
-        if summaries:
-            sign = -1 if summaries[0].metric.direction == "lower" else 1
-            return max(titles[1:], key=lambda title: sign * sum(s.means.get(title) or 0.0 for s in summaries))
-    return titles[-1]
-
-
-def settings(config: Config, variant: Variant, judges: list[str]) -> Settings:
-    """Return how the completions of a variant were sampled and judged."""
-    generation = variant.generation
-    return Settings(
-        reward=config.reward.model if config.reward else None,
-        judges=judges,
-        threshold=config.evaluation.threshold,
-        temperature=generation.temperature,
-        samples=config.evaluation.samples,
-        seeds=sampling_seeds(config),
-        max_new_tokens=variant.max_new_tokens(config),
-        min_new_tokens=generation.min_new_tokens,
-        top_k=generation.top_k,
-        top_p=generation.top_p,
-        num_beams=generation.num_beams,
-        repetition_penalty=generation.repetition_penalty,
-        stop_strings=generation.stop_strings,
-    )
 
 
 def grid_row(config: Config, variant: Variant, sets: Sequence[GridSet], judges: list[str]) -> GridRow:
@@ -258,7 +186,7 @@ def grid_row(config: Config, variant: Variant, sets: Sequence[GridSet], judges: 
         title=variant.title,
         template=template_text(variant.wording.template),
         shots=variant.wording.shots,
-        settings=settings(config, variant, judges),
+        settings=settings(config, variant.generation, judges),
         prompt=sets[0].rows[variant.title][0]["prompt"],
         too_long={grid_set.name: grid_set.too_long[variant.title] for grid_set in sets},
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from workbench.evaluation.results import Example, Results
+from workbench.evaluation.results import REWARD, ROUGE_L, TOKENS_PER_SECOND, TOXICITY, Example, Results
 from workbench.prompting.inspection import Inspection, Step
 from workbench.prompting.results import Grid, GridRow
 from workbench.report.blurring import toxic_texts, toxic_words
@@ -14,7 +14,7 @@ from workbench.report.evaluation_page import configuration_section, provenance_s
 from workbench.report.examples import example_metrics, examples_section
 from workbench.report.markdown import escape, set_heading
 from workbench.report.page import page, table, text
-from workbench.report.row_tables import row_table, row_table_markdown, row_table_markup
+from workbench.report.row_tables import RowTable, row_table, row_table_markdown, row_table_markup
 from workbench.report.set_tables import sets_section
 from workbench.report.tables import count_of_prompts, insufficient_prompts, sampling_description, set_title
 from workbench.rewards.contract import Judge
@@ -22,6 +22,7 @@ from workbench.run.files import write_text
 
 BAR_WIDTH, BAR_HEIGHT = 120, 10
 FIRST_COLUMN = "prompt"
+SHORT_COLUMNS = (ROUGE_L, REWARD, TOXICITY, "tokens", TOKENS_PER_SECOND)
 CAPTION = "Means over prompts; below, the difference from the first row, paired by prompt"
 
 
@@ -72,6 +73,14 @@ def prompting_markdown(results: Results, grid: Grid) -> str:
         parts += [set_heading(result, results), row_table_markdown(row_table(result, results.models), FIRST_COLUMN)]
     parts += [f"- {escape(row.title)}: {escape(sampling_description(row.settings))}" for row in grid.rows]
     return "\n\n".join(parts) + "\n"
+
+
+def short_tables(results: Results) -> dict[str, RowTable]:
+    """Return the tables that fit on a terminal, by heading."""
+    return {
+        f"{set_title(result)}: {count_of_prompts(result.prompts)}": row_table(result, results.models, SHORT_COLUMNS)
+        for result in results.sets
+    }
 
 
 def grid_section(results: Results) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from workbench.evaluation.results import (
@@ -45,6 +45,8 @@ class RowTable:
     """The rows of one prompt set."""
 
     metrics: list[Metric]
+    headings: list[str]
+    """What each column is called."""
     rows: dict[str, list[Cell]]
     """By title, in the order of the metrics."""
 
@@ -68,18 +70,29 @@ def row_table(result: SetResult, titles: Sequence[str], columns: Sequence[str] =
         title: [Cell(s.means.get(title), differences.get(title, {}).get(s.metric)) for s in summaries]
         for title in titles
     }
-    return RowTable([summary.metric for summary in summaries], rows)
+    metrics = [summary.metric for summary in summaries]
+    return RowTable(metrics, list(map(format_metric, metrics)), rows)
+
+
+def joined(tables: Mapping[str, RowTable]) -> RowTable:
+    """Return tables of the same rows side by side; the headings name those tables that have a name."""
+    first, *_ = tables.values()
+    return RowTable(
+        [metric for table in tables.values() for metric in table.metrics],
+        [f"{heading}, {name}" if name else heading for name, table in tables.items() for heading in table.headings],
+        {title: [cell for table in tables.values() for cell in table.rows[title]] for title in first.rows},
+    )
 
 
 def row_table_markup(row_table: RowTable, first_column: str, caption: str) -> str:
     """Return the table as markup: below each mean its difference, in a color where it is better or worse."""
-    head = [first_column, *(format_metric(metric) for metric in row_table.metrics)]
+    head = [first_column, *row_table.headings]
     return table(head, [[text(title), *map(_cell, cells)] for title, cells in row_table.rows.items()], caption)
 
 
 def row_table_markdown(row_table: RowTable, first_column: str) -> str:
     """Return the table as Markdown."""
-    head = [first_column, *(format_metric(metric) for metric in row_table.metrics)]
+    head = [first_column, *row_table.headings]
     rows = [[title, *map(_text, cells)] for title, cells in row_table.rows.items()]
     return markdown_table(head, rows, escape, numeric=range(1, len(head)))
 

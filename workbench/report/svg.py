@@ -209,3 +209,41 @@ def _figure(title: str, parts: Sequence[str], names: Sequence[str]) -> str:
         + (f'<div class="legend">{legend}</div>' if len(names) > 1 else "")
         + "</figure>"
     )
+
+
+@dataclass(frozen=True)
+class Point:
+    """A named point of a plot."""
+
+    name: str
+    x: float
+    y: float
+
+
+def frontier_plot(title: str, points: Sequence[Point], *, x_label: str, y_label: str, lower_x: bool) -> str:
+    """Return named points, and a line through those that no other one beats: more of y, and less (or more) of x."""
+    drawn = [point for point in points if _is_drawable(point.x) and _is_drawable(point.y)]
+    across, up = _scales([(point.x, point.y) for point in drawn])
+    parts = _axes(across, up, x_label, y_label)
+    best = frontier(drawn, lower_x=lower_x)
+    parts.append(_path([(point.x, point.y) for point in best], across, up, 'class="reference"'))
+    for index, point in enumerate(drawn):
+        tip = f"{point.name}: {x_label} {number(point.x)}, {y_label} {number(point.y)}"
+        parts.append(
+            f'<circle class="mark c{index % COLOURS}" r="5" cx="{across(point.x):.1f}" cy="{up(point.y):.1f}">'
+            f"<title>{text(tip)}</title></circle>"
+        )
+    return _figure(title, parts, [point.name for point in drawn])
+
+
+def frontier(points: Sequence[Point], *, lower_x: bool) -> list[Point]:
+    """Return the points that no other one beats in both directions, in the order of x."""
+    sign = 1 if lower_x else -1
+
+    def beats(one: Point, other: Point) -> bool:
+        first, second = (sign * one.x, -one.y), (sign * other.x, -other.y)
+        return first != second and first[0] <= second[0] and first[1] <= second[1]
+
+    return sorted(
+        (point for point in points if not any(beats(other, point) for other in points)), key=lambda point: point.x
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -12,18 +12,9 @@ from rich.text import Text
 
 from workbench.config.names import EVALUATION, TRAINED_BY
 from workbench.evaluation.glossary import MEANINGS
-from workbench.evaluation.results import (
-    REWARD,
-    ROUGE_L,
-    TOKENS_PER_SECOND,
-    TOXICITY,
-    Results,
-    RunVerdict,
-    SetResult,
-    Verdict,
-)
+from workbench.evaluation.results import Results, RunVerdict, SetResult, Verdict
 from workbench.report.page import visible_text
-from workbench.report.row_tables import Cell, row_table
+from workbench.report.row_tables import Cell, RowTable
 from workbench.report.tables import (
     Row,
     count_of_prompts,
@@ -43,7 +34,6 @@ from workbench.toy import toy_name
 STYLES: dict[Verdict, str] = {"better": "bold green", "worse": "bold red", "no detectable change": "bold yellow"}
 WORDS: dict[Verdict, str] = {"better": "better", "worse": "worse", "no detectable change": "none"}
 MAX_MODELS, MAX_TITLE = 3, 10  # more do not fit into 80 columns; the page has all
-ROW_COLUMNS = (ROUGE_L, REWARD, TOXICITY, "tokens", TOKENS_PER_SECOND)
 NARROW = 60  # columns; a narrower terminal has room for the two compared models alone
 
 
@@ -74,31 +64,31 @@ def print_results(
 
 
 def print_rows(
-    results: Results, first_column: str, next_steps: Sequence[tuple[str, str]], console: Console | None = None
+    results: Results,
+    tables: Mapping[str, RowTable],
+    first_column: str,
+    next_steps: Sequence[tuple[str, str]],
+    console: Console | None = None,
 ) -> None:
-    """Print the verdicts and, for each set, a row for each model with its key metrics; all are compared with the first.
-
-    The difference is that of the metric which the verdict is about.
-    """
+    """Print the verdicts, tables of models that are compared with the first, by heading, and `next_steps`."""
     console = console or Console(highlight=False)
     console.print()
     for verdict in results.verdicts:
         console.print(_verdict(verdict))
-    for result in results.sets:
-        rows = row_table(result, results.models, ROW_COLUMNS)
+    for heading, rows in tables.items():
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
         table.add_column(first_column, overflow="fold")
-        for metric in rows.metrics:
-            table.add_column(Text(metric.label), justify="right", overflow="fold")
+        for column in rows.headings:
+            table.add_column(Text(visible_text(column)), justify="right", overflow="fold")
         for title, cells in rows.rows.items():
             # One interval fits into 80 columns; the page has all.
             row = [_row_cell(cell, with_interval=index == 0) for index, cell in enumerate(cells)]
             table.add_row(Text(visible_text(title)), *row)
+        console.print(Group(Text.assemble("\n", (visible_text(heading), "bold")), table))
+    for result in results.sets:
         warning = insufficient_prompts(result, results)
-        heading = Text.assemble(
-            "\n", (visible_text(set_title(result)), "bold"), f": {count_of_prompts(result.prompts)}"
-        )
-        console.print(Group(heading, *([Text(warning, "yellow")] if warning else []), table))
+        if warning:
+            console.print(Text(f"{visible_text(set_title(result))}: {warning}", "yellow"))
     console.print(_next_steps(next_steps), soft_wrap=True)
 
 

@@ -116,10 +116,12 @@ def run_trainer(
     label: str,
     *,
     tracker: Tracker,
+    title: str | None = None,
 ) -> None:
     """Train from the newest intact checkpoint in `folder`, or from the start, and write metrics.jsonl.
 
-    Raises Interrupted after a signal, with a checkpoint saved.
+    `label` is the stage; `title` is what the progress is called, by default the stage. Raises Interrupted after a
+    signal, with a checkpoint saved.
     """
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
@@ -132,7 +134,7 @@ def run_trainer(
         )
     with stop_requests() as stop_requested, writing(folder):
         best = None if last is None else best_checkpoint(Path(last))
-        trainer.add_callback(StepCallback(label, folder, tracker, stop_requested, best))
+        trainer.add_callback(StepCallback(title or label, folder, tracker, stop_requested, best))
         try:
             trainer.train(resume_from_checkpoint=last)
         except AlreadyTrainedError:
@@ -142,7 +144,7 @@ def run_trainer(
             raise UserError(f"{label}: the device ran out of memory at {rows} rows; {MEMORY_KEYS[label]}") from error
         if stop_requested() and trainer.state.global_step < trainer.state.max_steps:
             raise Interrupted(
-                f"{label} stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}"
+                f"{title or label} stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}"
             )
     entries = trainer.state.log_history
     entries[-1]["train_loss"] = mean_loss(entries)  # the trainer's counts from the last resume

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from workbench.config.names import EVALUATION, PPO, PROMPTING, REWARD, SFT
+from workbench.config.names import EVALUATION, PPO, REWARD, SFT
 from workbench.errors import UserError
 from workbench.run.files import read_json, write_text
 
 FILE = "stage.json"
 CHECKSUM = "sha256"
-# The earlier stages whose weights a stage uses.
-MADE_FROM = {SFT: (), REWARD: (), PPO: (SFT, REWARD), EVALUATION: (SFT, REWARD, PPO), PROMPTING: ()}
+# The earlier stages whose weights a stage uses; others use none.
+MADE_FROM = {SFT: (), REWARD: (), PPO: (SFT, REWARD), EVALUATION: (SFT, REWARD, PPO)}
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
 
 
@@ -42,7 +42,7 @@ def checksum(record: Mapping[str, Any]) -> str:
 
 def earlier_weights(run_folder: Path, stage: str, configured: list[str]) -> dict[str, str]:
     """Return the checksum of the weights of each finished stage that a stage is made from."""
-    earlier = [name for name in MADE_FROM[stage] if name in configured and (run_folder / name / FILE).is_file()]
+    earlier = [name for name in MADE_FROM.get(stage, ()) if name in configured and (run_folder / name / FILE).is_file()]
     return {name: weights_checksum(read_record(run_folder / name)) for name in earlier}
 
 

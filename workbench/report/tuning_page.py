@@ -1,0 +1,173 @@
+"""A comparison of ways to tune as a page, as Markdown and on a terminal: one table, and what learning costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from workbench.evaluation.results import (
+    DISK_MB,
+    MINUTES,
+    PEAK_MEMORY,
+    REWARD,
+    ROUGE_L,
+    SIMILARITY,
+    TEXT_NLL,
+    TEXT_PERPLEXITY,
+    TOXICITY,
+    TRAINED_PARAMETERS,
+    TRAINED_SHARE,
+    Example,
+    Results,
+    SetResult,
+)
+from workbench.report.blurring import toxic_texts, toxic_words
+from workbench.report.curves import Log, overlaid_plots
+from workbench.report.evaluation_page import configuration_section, provenance_section, sections, verdict_box
+from workbench.report.examples import example_metrics, examples_section
+from workbench.report.markdown import escape
+from workbench.report.page import page, text
+from workbench.report.row_tables import RowTable, joined, row_table, row_table_markdown, row_table_markup
+from workbench.report.set_tables import sets_section
+from workbench.report.svg import Point, frontier_plot
+from workbench.report.tables import count_of_prompts, insufficient_prompts, sampling_description, set_title
+from workbench.rewards.contract import Judge
+from workbench.run.files import write_text
+
+QUALITY = ("ROUGE-1", "ROUGE-2", ROUGE_L, "BLEU", SIMILARITY, REWARD, TOXICITY)
+RETENTION = (ROUGE_L, TEXT_NLL, TEXT_PERPLEXITY)
+COSTS = (TRAINED_PARAMETERS, TRAINED_SHARE, DISK_MB, PEAK_MEMORY, MINUTES)
+FIRST_COLUMN = "method"
+CAPTION = (
+    "Means over prompts; below, the difference from the first row, paired by prompt. Columns of a retention set are "
+    "about what was not tuned to."
+)
+
+
+def write_tuning_report(
+    folder: Path,
+    results: Results,
+    examples: Sequence[Example],
+    *,
+    judges: Mapping[str, Judge],
+    curves: Mapping[str, Log],
+    configuration: str,
+) -> None:
+    """Write report.md and report.html into `folder`; `curves` are the lines of each method's metrics.jsonl by title."""
+    threshold = results.settings.threshold
+    words = toxic_words(toxic_texts(examples, threshold), judges, threshold)
+    document = tuning_page(results, examples, blurred=words, curves=curves, configuration=configuration)
+    write_text(folder / "report.md", tuning_markdown(results))
+    write_text(folder / "report.html", document)
+
+
+def tuning_page(
+    results: Results,
+    examples: Sequence[Example],
+    *,
+    blurred: Sequence[str],
+    curves: Mapping[str, Log],
+    configuration: str,
+) -> str:
+    """Return a self-contained HTML document; the words `blurred` are blurred individually in toxic texts."""
+    logs = {title: {"sft": log} for title, log in curves.items()}
+    parts = {
+        "methods": ("Methods compared", table_section(results)),
+        "frontier": ("What is learned, and what it costs", frontier_section(results)),
+        "training": ("Training", overlaid_plots(logs)),
+        "sets": ("All metrics", sets_section(results, example_metrics(examples))),
+        "examples": ("Examples", examples_section(results, examples, blurred)),
+        "provenance": ("Provenance", provenance_section(results) + configuration_section(configuration)),
+    }
+    compared = f"{results.after}, the best of {len(results.models) - 1} rows, compared with {results.before}"
+    body = (
+        '<a class="skip" href="#examples">Skip to the examples</a>'
+        f'<header><h1>{text(results.name)}</h1><p class="soft">Evaluated {text(results.provenance.date)}: '
+        f"{text(compared)}</p></header>"
+        f"{verdict_box(results)}{sections(parts)}"
+    )
+    script = "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("text.js", "report.js"))
+    return page(f"{results.name}: {results.verdict.headline}", body, script)
+
+
+def tuning_markdown(results: Results) -> str:
+    """Return the verdicts and the table."""
+    parts = [f"**{escape(verdict.headline)}**: {escape(verdict.sentence)}" for verdict in results.verdicts]
+    parts += [escape(sizes(results)), row_table_markdown(tuning_table(results), FIRST_COLUMN)]
+    return "\n\n".join(parts) + "\n"
+
+
+def short_tables(results: Results) -> dict[str, RowTable]:
+    """Return the table that fits on a terminal, by heading."""
+    return {sizes(results): tuning_table(results, (ROUGE_L,), (ROUGE_L, TEXT_NLL), (TRAINED_SHARE, DISK_MB, MINUTES))}
+
+
+def tuning_table(
+    results: Results,
+    quality: Sequence[str] = QUALITY,
+    retention: Sequence[str] = RETENTION,
+    costs: Sequence[str] = COSTS,
+) -> RowTable:
+    """Return one table: quality on the sets that were tuned to, what was retained, and what each method cost."""
+    several = sum(not result.neutral for result in results.sets) > 1
+    tables = {
+        (set_title(result) if result.neutral or several else ""): row_table(
+            result, results.models, retention if result.neutral else quality
+        )
+        for result in results.sets
+    }
+    right = row_table(results.sets[0], results.models, costs)
+    left = joined(tables)
+    return RowTable(
+        left.metrics + right.metrics,
+        left.headings + right.headings,
+        {title: cells + right.rows[title] for title, cells in left.rows.items()},
+    )
+
+
+def table_section(results: Results) -> str:
+    """Return the warnings and the table."""
+    warnings = [
+        f'<p class="warning">{text(set_title(result))}: {text(warning)}</p>'
+        for result in results.sets
+        if (warning := insufficient_prompts(result, results))
+    ]
+    markup = row_table_markup(tuning_table(results), FIRST_COLUMN, CAPTION)
+    return f"<p>{text(sizes(results))}</p>{''.join(warnings)}{markup}"
+
+
+def sizes(results: Results) -> str:
+    """Return how many prompts each set has, and how completions were generated."""
+    counts = "; ".join(f"{set_title(result)}: {count_of_prompts(result.prompts)}" for result in results.sets)
+    return f"{counts}. {sampling_description(results.settings)}."
+
+
+def frontier_section(results: Results) -> str:
+    """Return plots of quality against what was forgotten and against what was trained, each with its frontier."""
+    task = next((result for result in results.sets if not result.neutral), results.sets[0])
+    quality = means(task, ROUGE_L)
+    if not quality:
+        return ""
+    plots = ""
+    for result in results.sets:
+        for name in (TEXT_NLL, ROUGE_L):
+            values = means(result, name) if result.neutral else {}
+            if values:
+                plots += _plot(f"{name}, {set_title(result)}", quality, values, lower=name == TEXT_NLL)
+    trained = {title: value / 1e6 for title, value in means(results.sets[0], TRAINED_PARAMETERS).items()}
+    plots += _plot("millions of trained parameters", quality, trained, lower=True)
+    explanation = "<p>The line joins the methods that no other one beats on both axes.</p>"
+    return f'{explanation}<div class="plots">{plots}</div>'
+
+
+def _plot(x_label: str, quality: Mapping[str, float], values: Mapping[str, float], *, lower: bool) -> str:
+    """Return a plot of the task's ROUGE-L against another value, of which less or more is better."""
+    points = [Point(title, values[title], quality[title]) for title in quality if title in values]
+    return frontier_plot(f"{ROUGE_L} against {x_label}", points, x_label=x_label, y_label=ROUGE_L, lower_x=lower)
+
+
+def means(result: SetResult, name: str) -> dict[str, float]:
+    """Return the means of a metric by title, without those that are missing."""
+    summary = result.summary(name)
+    return {} if summary is None else {title: mean for title, mean in summary.means.items() if mean is not None}

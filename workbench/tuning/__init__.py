@@ -1,0 +1,1 @@
+"""Compare ways to tune a model: what each learns, what it forgets, and what it costs."""

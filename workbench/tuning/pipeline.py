@@ -1,0 +1,205 @@
+"""The comparison of ways to tune: train each, generate with each, and compare all with the untouched model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from workbench.config.derived import sampling_seeds
+from workbench.config.names import TUNING
+from workbench.config.tuning import ZERO_SHOT
+from workbench.errors import error_context
+from workbench.evaluation.cache import Cache, open_cache, weights_hash
+from workbench.evaluation.cached_sampling import CachedSampler, TimedCompletions, sampling_of
+from workbench.evaluation.generation import ComparedModel, perplexity
+from workbench.evaluation.models import ModelSpec
+from workbench.evaluation.pipeline import row_results, set_examples, settings
+from workbench.evaluation.provenance import provenance
+from workbench.evaluation.records import read_log
+from workbench.evaluation.results import (
+    DISK_MB,
+    MINUTES,
+    PEAK_MEMORY,
+    TEXT_NLL,
+    TEXT_PERPLEXITY,
+    TRAINED_PARAMETERS,
+    TRAINED_SHARE,
+    Example,
+    Metric,
+    Results,
+    Scores,
+    SetResult,
+    Source,
+    Summary,
+)
+from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize
+from workbench.models.architecture import checked_policy
+from workbench.models.loading import load_model, policy_precision
+from workbench.models.policy import Policy
+from workbench.models.precision import autocast_dtype
+from workbench.models.tuning import load_method, tuned_policy
+from workbench.rewards.contract import Judge
+from workbench.run.distributed import fail_together
+from workbench.run.files import content_hash
+from workbench.run.folder import Run
+from workbench.tuning.plan import TunedRow, TuningPlan
+from workbench.tuning.texts import nats_per_token
+from workbench.tuning.training import method_folder, method_stage, train_method
+
+MEGABYTE, MEBIBYTE = 1e6, 2**20
+
+
+@dataclass(frozen=True)
+class TuningComparison:
+    """Results, and what they were computed from."""
+
+    results: Results
+    examples: list[Example]
+    judges: dict[str, Judge]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one row generated and predicted; empty on all but the main process."""
+
+    completions: dict[str, TimedCompletions]
+    """By set."""
+    nats: dict[str, list[float]]
+    """Nats per token of each text, by name of the texts."""
+
+
+def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> TuningComparison | None:
+    """Train and compare every method; return None on all but the main process."""
+    for row in plan.rows:
+        train_method(run, plan, row)
+    with fail_together(accelerator):
+        cache = open_cache(run.stage(TUNING)) if accelerator.is_main_process else Cache(Path(), {})
+    measured = {row.title: measure_row(run, plan, row, cache, accelerator) for row in plan.rows}
+    if not accelerator.is_main_process:
+        return None
+    cache.keep_used()
+    config, titles = plan.config, [row.title for row in plan.rows]
+    scorers = plan.scorers.on_device(accelerator.device, config.evaluation.threshold)
+    sets, examples = [], []
+    for prompt_set in plan.sets:
+        completions = {title: each.completions[prompt_set.name].completions for title, each in measured.items()}
+        rows, references = prompt_set.rows, prompt_set.references
+        scores = measure(rows, references, completions, scorers, len(sampling_seeds(config)))
+        costs = cost_summaries(run, plan.rows) if prompt_set is plan.sets[0] else []
+        sets.append(
+            SetResult(
+                name=prompt_set.name,
+                prompts=len(rows),
+                neutral=prompt_set.source.neutral,
+                seen_in_training=prompt_set.seen_in_training,
+                reference_perplexity=None,
+                summaries=[*summarize(scores), *costs],
+                comparisons=[compare(scores, titles[0], title) for title in titles[1:]],
+            )
+        )
+        toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
+        examples += set_examples(prompt_set.name, rows, references, completions, scores, toxicities)
+    for text_set in plan.texts:
+        nats = {title: each.nats[text_set.name] for title, each in measured.items()}
+        tokens = [len(row["response_ids"]) for row in text_set.rows]
+        sets.append(text_result(text_set.name, nats, tokens, titles))
+    sources = provenance(Run(run.folder, dataclasses.replace(config, sft=None)), accelerator.device)
+    trained = [row for row in plan.rows if row.method.method != ZERO_SHOT]
+    models = [
+        Source(r.title, "model", str(method_folder(run, r)), content_hash(method_folder(run, r))) for r in trained
+    ]
+    sources = dataclasses.replace(sources, sources=[*sources.sources, *models])
+    described = settings(config, config.evaluation, list(scorers.judges))
+    results = row_results(config.name, titles, sets, described, sources)
+    return TuningComparison(results, examples, dict(scorers.judges))
+
+
+def measure_row(run: Run, plan: TuningPlan, row: TunedRow, cache: Cache, accelerator: Accelerator) -> Measured:
+    """Generate the completions of a row on every set, and measure how well it predicts every text."""
+    config = dataclasses.replace(plan.config, policy=tuned_policy(plan.config.policy, row.method))
+    load = functools.cache(lambda: load_row(run, plan, row, accelerator))
+    sampler = CachedSampler(config, cache, accelerator, functools.cache(weights_hash))
+    weights = [config.policy.model]
+    if row.method.method != ZERO_SHOT:
+        weights.append(str(method_folder(run, row)))
+    spec = ModelSpec(row.title, config.policy.model, weights, with_token_log_ratios=False)
+    completions = {
+        each.name: sampler.completions(spec, load, each.rows, sampling_of(config), f"tuning {each.name} {row.title}")
+        for each in plan.sets
+    }
+    nats: dict[str, list[float]] = {}
+    if accelerator.is_main_process:
+        for text_set in plan.texts:
+            model = load()
+            nats[text_set.name] = nats_per_token(
+                model.policy, model.variant, text_set.rows, config.evaluation.batch_size
+            )
+    return Measured(completions, nats)
+
+
+def load_row(run: Run, plan: TuningPlan, row: TunedRow, accelerator: Accelerator) -> ComparedModel:
+    """Load what a row trained, as it is on disk."""
+    config = tuned_policy(plan.config.policy, row.method)
+    with error_context(f"tuning.methods.{row.title}"):
+        model = load_model(config, device=accelerator.device)
+        autocast = autocast_dtype(policy_precision(config, accelerator.device, model.config))
+        if row.method.method == ZERO_SHOT:
+            policy = checked_policy(model, plan.tokenizer, autocast=autocast)
+        else:
+            policy = Policy(load_method(model, method_folder(run, row)), plan.tokenizer, autocast=autocast)
+    return ComparedModel(row.title, policy, "default", plan.tokenizer, None, with_token_log_ratios=False)
+
+
+def text_result(
+    name: str, nats: Mapping[str, Sequence[float]], tokens: Sequence[int], titles: Sequence[str]
+) -> SetResult:
+    """Return how well each row predicts the texts: nats per token of each, and the perplexity of all together."""
+    scores: Scores = {
+        Metric(TEXT_NLL, "lower"): {title: np.array(values)[:, None, None] for title, values in nats.items()}
+    }
+    totals = {title: float(np.dot(values, tokens)) for title, values in nats.items()}
+    perplexities = {title: perplexity(total, sum(tokens)) for title, total in totals.items()}
+    return SetResult(
+        name=name,
+        prompts=len(tokens),
+        neutral=True,
+        seen_in_training=0,
+        reference_perplexity=None,
+        summaries=[
+            *summarize(scores),
+            Summary(Metric(TEXT_PERPLEXITY, "lower", pooled=True), dict(perplexities), None),
+        ],
+        comparisons=[compare(scores, titles[0], title) for title in titles[1:]],
+    )
+
+
+def cost_summaries(run: Run, rows: Sequence[TunedRow]) -> list[Summary]:
+    """Return what each method trained, stored and took; the untouched model has none of it."""
+    values: dict[str, dict[str, float | None]] = {
+        name: {} for name in (TRAINED_PARAMETERS, TRAINED_SHARE, DISK_MB, PEAK_MEMORY, MINUTES)
+    }
+    for row in rows:
+        if row.method.method == ZERO_SHOT:
+            continue
+        record = run.record(method_stage(row))
+        metrics = record["metrics"]
+        peak = metrics["peak_memory_bytes"]
+        values[TRAINED_PARAMETERS][row.title] = float(metrics["trained_parameters"])
+        values[TRAINED_SHARE][row.title] = 100 * metrics["trained_parameters"] / metrics["parameters"]
+        values[DISK_MB][row.title] = metrics["bytes_on_disk"] / MEGABYTE
+        values[PEAK_MEMORY][row.title] = None if peak is None else peak / MEBIBYTE
+        values[MINUTES][row.title] = float(record["minutes"])
+    return [Summary(Metric(name, pooled=True), by_title, None) for name, by_title in values.items()]
+
+
+def read_method_curves(run: Run, rows: Sequence[TunedRow]) -> dict[str, list[dict[str, Any]]]:
+    """Return the lines of each trained method's metrics.jsonl by title; raises UserError for a corrupt file."""
+    files = {row.title: method_folder(run, row) / "metrics.jsonl" for row in rows}
+    return {title: read_log(file, TUNING) for title, file in files.items() if file.is_file()}
