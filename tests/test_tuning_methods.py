@@ -27,7 +27,7 @@ from workbench.config.tuning import (
     SOFT_PROMPTS,
     ZERO_SHOT,
     TuningMethod,
-    default_learning_rate,
+    tuning_rate,
 )
 from workbench.errors import UserError
 from workbench.models.loading import load_model, load_policy_tokenizer, save_model
@@ -129,7 +129,7 @@ def test_a_method_trains_and_is_what_it_was_after_loading(
         frozen_weights(trainer.model),
     )
     trainer.train()
-    assert trainer.args.learning_rate == (method.learning_rate or default_learning_rate(method, architecture == "t5"))
+    assert trainer.args.learning_rate == tuning_rate(method, architecture == "t5")
     assert trainer.evaluate(rows)["eval_loss"] < before - 0.01
     after = trained_weights(trainer.model)
     assert all(weight.dtype == torch.float32 for weight in after.values())

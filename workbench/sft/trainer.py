@@ -19,7 +19,7 @@ from trl import SFTTrainer
 from workbench.config.derived import micro_batch_size
 from workbench.config.names import SFT
 from workbench.config.schema import Config
-from workbench.config.tuning import PREFIX_TUNING, SOFT_PROMPTS, TuningMethod, default_learning_rate
+from workbench.config.tuning import PREFIX_TUNING, SOFT_PROMPTS, TuningMethod, tuning_rate
 from workbench.errors import UserError, error_context
 from workbench.models.adapters import add_lora
 from workbench.models.architecture import check_architecture, checked_policy
@@ -57,7 +57,7 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path, *, method: Tun
     with error_context("policy.model"):  # before the hours of training after which PPO would refuse the model
         checked_policy(model, plan.tokenizer, autocast=autocast_dtype(precision))
     if method is not None:
-        learning_rate = method.learning_rate or default_learning_rate(method, model.config.is_encoder_decoder)
+        learning_rate = tuning_rate(method, model.config.is_encoder_decoder)
         model = add_method(model, method, seed=config.seed)
         if method.method in SOFT_PROMPTS:
             with error_context(method.method):
