@@ -239,8 +239,9 @@ def add_prefix(model: PreTrainedModel, virtual_tokens: int, name: str, seed: int
 def load_soft_prompt(model: PreTrainedModel, folder: Path, name: str) -> SoftPromptModel:
     """Return the model with the frozen virtual tokens in `folder`; raises UserError for files that do not fit it."""
     try:
-        config = PeftConfig.from_pretrained(str(folder))
-        weights = load_peft_weights(str(folder), "cpu")
+        # An absolute path, since peft looks up any other that lacks a file on the hub.
+        config = PeftConfig.from_pretrained(str(folder.resolve()))
+        weights = load_peft_weights(str(folder.resolve()), "cpu")
         model_class = PromptTunedModel if config.peft_type == PeftType.PROMPT_TUNING else PrefixTunedModel
         (vectors,) = weights.values()
     except LOADING_ERRORS as error:
@@ -264,9 +265,10 @@ def load_soft_prompt(model: PreTrainedModel, folder: Path, name: str) -> SoftPro
 def is_soft_prompt(folder: Path) -> bool:
     """Return whether an adapter's folder holds virtual tokens; raises UserError for one that cannot be read."""
     try:
-        return PeftConfig.from_pretrained(str(folder)).peft_type in (PeftType.PROMPT_TUNING, PeftType.PREFIX_TUNING)
+        kind = PeftConfig.from_pretrained(str(folder.resolve())).peft_type
     except LOADING_ERRORS as error:
         raise UserError(f"{folder}: the adapter's configuration cannot be read: {one_line(error)}") from error
+    return kind in (PeftType.PROMPT_TUNING, PeftType.PREFIX_TUNING)
 
 
 def task_type(model: PreTrainedModel) -> TaskType:
