@@ -304,9 +304,8 @@ def test_files_that_do_not_fit_are_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my").mkdir()
     shutil.copytree(tmp_path, "my/prompt", ignore=shutil.ignore_patterns("*.safetensors", "my"))
-    with pytest.raises(UserError, match=r"^my/prompt: the virtual tokens cannot be loaded: ") as no:
+    with pytest.raises(UserError, match=r"^my/prompt: the folder has no adapter_model\.safetensors$"):
         load_method(tiny.model(architecture), Path("my/prompt"))
-    assert "offline" not in str(no.value).lower()
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(UserError, match=r"the adapter's configuration cannot be read: "):
         load_method(tiny.model(architecture), tmp_path)
