@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -283,7 +284,9 @@ def test_peft_reads_the_files_of_a_decoder_and_fails_on_a_prefix_of_an_encoder_d
 
 @both
 @either
-def test_files_that_do_not_fit_are_refused_in_one_line(architecture: str, method: str, tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_refused_in_one_line(
+    architecture: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_model(tuned(architecture, method), tmp_path)
     base = other_models()["t5"]
     base.resize_token_embeddings(50)
@@ -298,6 +301,11 @@ def test_files_that_do_not_fit_are_refused_in_one_line(architecture: str, method
     with pytest.raises(UserError, match=r"the virtual tokens cannot be loaded: SafetensorError: ") as no:
         load_method(tiny.model(architecture), tmp_path)
     assert "\n" not in str(no.value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my").mkdir()
+    shutil.copytree(tmp_path, "my/prompt", ignore=shutil.ignore_patterns("*.safetensors", "my"))
+    with pytest.raises(UserError, match=r"^my/prompt: the folder has no adapter_model\.safetensors$"):
+        load_method(tiny.model(architecture), Path("my/prompt"))
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(UserError, match=r"the adapter's configuration cannot be read: "):
         load_method(tiny.model(architecture), tmp_path)

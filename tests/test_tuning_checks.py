@@ -23,7 +23,7 @@ from workbench.config.tuning import (
     ZERO_SHOT,
     TuningMethod,
     check_method_settings,
-    default_learning_rate,
+    tuning_rate,
 )
 from workbench.config.yaml_check import check_option
 from workbench.data.context import Context
@@ -176,11 +176,10 @@ def test_the_base_is_loaded_as_the_method_needs_it() -> None:
 
 def test_each_method_has_its_learning_rate() -> None:
     for method in (FULL, LORA, PROMPT_TUNING, PREFIX_TUNING, IA3):
-        rates = [
-            default_learning_rate(TuningMethod(method), is_encoder_decoder) for is_encoder_decoder in (True, False)
-        ]
+        rates = [tuning_rate(TuningMethod(method), is_encoder_decoder) for is_encoder_decoder in (True, False)]
         assert all(1e-5 <= rate <= 0.3 for rate in rates)
-    assert default_learning_rate(TuningMethod(PROMPT_TUNING), True) == 0.3
+    assert tuning_rate(TuningMethod(PROMPT_TUNING), True) == 0.3
+    assert tuning_rate(TuningMethod(PROMPT_TUNING, learning_rate=0.0), True) == 0.0, "a setting, not the default"
 
 
 @pytest.mark.parametrize(

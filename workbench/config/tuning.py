@@ -130,7 +130,9 @@ def check_method_settings(method: TuningMethod, key: str) -> None:
             )
 
 
-def default_learning_rate(method: TuningMethod, is_encoder_decoder: bool) -> float:
-    """Return the peak learning rate of a method for an architecture."""
+def tuning_rate(method: TuningMethod, is_encoder_decoder: bool) -> float:
+    """Return the peak learning rate of a method that trains: its setting, or the default for the architecture."""
+    if method.learning_rate is not None:
+        return method.learning_rate
     of_encoder_decoder, of_decoder = LEARNING_RATES[method.method]
     return of_encoder_decoder if is_encoder_decoder else of_decoder

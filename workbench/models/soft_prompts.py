@@ -30,7 +30,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from workbench.errors import UserError, one_line
-from workbench.models.adapters import LOADING_ERRORS
+from workbench.models.adapters import LOADING_ERRORS, WEIGHT_FILES
 from workbench.models.weights import check_finite
 
 # Virtual tokens start as tokens of the vocabulary, of which the first are the most frequent ones (arXiv 2104.08691
@@ -238,6 +238,8 @@ def add_prefix(model: PreTrainedModel, virtual_tokens: int, name: str, seed: int
 
 def load_soft_prompt(model: PreTrainedModel, folder: Path, name: str) -> SoftPromptModel:
     """Return the model with the frozen virtual tokens in `folder`; raises UserError for files that do not fit it."""
+    if not any((folder / file).is_file() for file in WEIGHT_FILES):  # peft would look it up on the hub
+        raise UserError(f"{folder}: the folder has no {WEIGHT_FILES[0]}")
     try:
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_peft_weights(str(folder), "cpu")
@@ -264,9 +266,10 @@ def load_soft_prompt(model: PreTrainedModel, folder: Path, name: str) -> SoftPro
 def is_soft_prompt(folder: Path) -> bool:
     """Return whether an adapter's folder holds virtual tokens; raises UserError for one that cannot be read."""
     try:
-        return PeftConfig.from_pretrained(str(folder)).peft_type in (PeftType.PROMPT_TUNING, PeftType.PREFIX_TUNING)
+        kind = PeftConfig.from_pretrained(str(folder)).peft_type
     except LOADING_ERRORS as error:
         raise UserError(f"{folder}: the adapter's configuration cannot be read: {one_line(error)}") from error
+    return kind in (PeftType.PROMPT_TUNING, PeftType.PREFIX_TUNING)
 
 
 def task_type(model: PreTrainedModel) -> TaskType:

@@ -19,8 +19,8 @@ from trl import SFTTrainer
 from workbench.config.derived import micro_batch_size
 from workbench.config.names import SFT
 from workbench.config.schema import Config
-from workbench.config.tuning import SOFT_PROMPTS, TuningMethod, default_learning_rate
-from workbench.errors import error_context
+from workbench.config.tuning import PREFIX_TUNING, SOFT_PROMPTS, TuningMethod, tuning_rate
+from workbench.errors import UserError, error_context
 from workbench.models.adapters import add_lora
 from workbench.models.architecture import check_architecture, checked_policy
 from workbench.models.loading import load_model, policy_precision
@@ -46,6 +46,10 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path, *, method: Tun
     learning_rate = sft.learning_rate
     if method is not None:
         config = dataclasses.replace(config, policy=tuned_policy(config.policy, method))
+        if method.method == PREFIX_TUNING and sft.trainer_args.get("activation_checkpointing"):
+            raise UserError(
+                "sft.trainer_args.activation_checkpointing: prefix_tuning does not work with it; leave it out"
+            )
     rows_per_process = per_process("sft.batch_size", sft.batch_size, state.num_processes)
     rows = micro_batch_size(config, SFT, rows_per_process)
     model = load_model(config.policy, device=state.device)
@@ -53,7 +57,7 @@ def make_sft_trainer(config: Config, plan: SFTPlan, folder: Path, *, method: Tun
     with error_context("policy.model"):  # before the hours of training after which PPO would refuse the model
         checked_policy(model, plan.tokenizer, autocast=autocast_dtype(precision))
     if method is not None:
-        learning_rate = method.learning_rate or default_learning_rate(method, model.config.is_encoder_decoder)
+        learning_rate = tuning_rate(method, model.config.is_encoder_decoder)
         model = add_method(model, method, seed=config.seed)
         if method.method in SOFT_PROMPTS:
             with error_context(method.method):
