@@ -37,6 +37,8 @@ def check(config: Config) -> None:
         with error_context(key):
             check_source(source)
     is_trained = config.sft or config.ppo or (config.reward and config.reward.train)
+    if config.tuning is not None and config.sft is None:
+        raise UserError("sft: missing; recipes.tuning takes data, steps and batch size from it, for every method")
     if not is_trained and not config.evaluation.models and config.prompting is None:
         raise UserError(
             "sft, reward.train, ppo, evaluation.models, prompting: all missing, so there is nothing to train or to "

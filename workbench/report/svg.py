@@ -231,9 +231,10 @@ def frontier_plot(title: str, points: Sequence[Point], *, x_label: str, y_label:
         tip = f"{point.name}: {x_label} {number(point.x)}, {y_label} {number(point.y)}"
         parts.append(
             f'<circle class="mark c{index % COLOURS}" r="5" cx="{across(point.x):.1f}" cy="{up(point.y):.1f}">'
-            f"<title>{text(tip)}</title></circle>"
+            f'<title>{text(tip)}</title></circle><text x="{across(point.x) + 7:.1f}" y="{up(point.y) - 5:.1f}">'
+            f"{index + 1}</text>"
         )
-    return _figure(title, parts, [point.name for point in drawn])
+    return _figure(title, parts, [f"{index + 1} {point.name}" for index, point in enumerate(drawn)])
 
 
 def frontier(points: Sequence[Point], *, lower_x: bool) -> list[Point]:

@@ -58,8 +58,6 @@ class TuningPlan:
 def plan_tuning(config: Config) -> TuningPlan:
     """Load data, tokenizer and scorers, and check every method; raises UserError if they do not fit together."""
     assert config.tuning is not None
-    if config.sft is None:
-        raise UserError("sft: missing; recipes.tuning takes data, steps and batch size from it, for every method")
     tuning, rows = config.tuning, tuned_rows(config)
     model = config.policy.model
     with error_context("policy.model"):

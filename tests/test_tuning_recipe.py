@@ -1,0 +1,188 @@
+"""recipes.tuning: one model tuned in several ways with the same rows and steps, compared with the untouched model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from recipes import tuning
+from workbench.config.parsing import parse
+from workbench.errors import UserError
+from workbench.evaluation.results_files import read_examples, read_results
+from workbench.models.loading import load_model, load_policy_tokenizer
+from workbench.models.policy import Policy
+from workbench.report.svg import Point, frontier
+from workbench.run.cli import launch
+from workbench.tuning.plan import TuningPlan, plan_tuning
+from workbench.tuning.texts import nats_per_token
+
+TEMPLATE = "Summarize the dialogue.\n\n{dialogue}\n\nSummary:\n"
+OTHER = "Write a sentence about this chat.\n\n{dialogue}\n\nSentence: "
+TASK = {"path": "toy:summaries", "split": "test", "template": TEMPLATE, "columns": {"reference": "summary"}, "limit": 6}
+RESPONSE = {"columns": {"response": "summary"}}
+METHODS: dict[str, Any] = {
+    "full": {"method": "full"},
+    "LoRA r 2": {"method": "lora", "r": 2},
+    "with replay": {"method": "lora", "r": 2, "replay": True},
+    "prompt": {"method": "prompt_tuning", "virtual_tokens": 4},
+}
+
+
+def options(folder: Path, **changes: Any) -> list[str]:
+    """Return the command line of a comparison of a few steps."""
+    values: dict[str, Any] = {
+        "name": "ways",
+        "runs": str(folder),
+        "policy.model": "toy:t5",
+        "policy.precision": "fp32",
+        "sft.data": {"path": "toy:sft", "template": TEMPLATE, **RESPONSE, "limit": 24},
+        "sft.more_data": [{"path": "toy:summaries", "template": OTHER, **RESPONSE, "share": 0.25}],
+        "sft.max_steps": 4,
+        "sft.batch_size": 4,
+        "tuning.methods": METHODS,
+        "tuning.texts": {"sentences": {"path": "toy:sentences", "split": "validation", "limit": 8}},
+        "evaluation.data": {"test": TASK, "other": TASK | {"template": OTHER, "neutral": True}},
+        "evaluation.judges": ["toy_lexicon"],
+        "evaluation.temperature": 0,
+        "evaluation.max_new_tokens": 6,
+    } | changes
+    words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    return [f"--{name}={value}" for name, value in words.items()]
+
+
+def planned(folder: Path, **changes: Any) -> TuningPlan:
+    return plan_tuning(parse(options(folder, **changes))[0])
+
+
+def run(folder: Path, *extra: str, **changes: Any) -> Path:
+    """Run the recipe; return the stage's folder."""
+    launch([tuning.STAGE], "", [*options(folder, **changes), *extra])
+    return folder / "ways" / "tuning"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("finished"))
+
+
+def test_every_method_is_compared_with_the_untouched_model(finished: Path) -> None:
+    results = read_results(finished / "results.json")
+    assert results.models == ["zero-shot", *METHODS]
+    assert [result.name for result in results.sets] == ["test", "other", "sentences"]
+    for result in results.sets:
+        assert [(c.before, c.after) for c in result.comparisons] == [("zero-shot", title) for title in METHODS]
+    assert [result.neutral for result in results.sets] == [False, True, True]
+    examples = read_examples(finished / "completions.jsonl", results)
+    assert {example.set for example in examples} == {"test", "other"}, "texts are scored, not completed"
+
+
+def test_costs_are_those_of_the_weights_that_were_trained_and_saved(finished: Path) -> None:
+    results = read_results(finished / "results.json")
+    by_name = {s.metric.name: s.means for s in results.sets[0].summaries}
+    model = load_model(parse(options(finished))[0].policy, device=torch.device("cpu"))
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    assert by_name["trained parameters"]["full"] == weights
+    assert by_name["trained parameters"]["prompt"] == 4 * model.config.d_model
+    assert by_name["trained parameters, %"]["full"] == 100
+    saved = (finished / "LoRA-r-2" / "adapter_model.safetensors").stat().st_size
+    assert by_name["MB on disk"]["LoRA r 2"] == pytest.approx(saved / 1e6)
+    assert "zero-shot" not in by_name["MB on disk"]
+
+
+def test_texts_are_scored_by_the_likelihood_of_their_second_half(finished: Path) -> None:
+    results = read_results(finished / "results.json")
+    tokenizer = load_policy_tokenizer("toy:t5")
+    model = load_model(parse(options(finished))[0].policy, device=torch.device("cpu"))
+    rows = planned(finished.parent).texts[0].rows
+    naive = []
+    for row in rows:
+        labels = torch.tensor([row["response_ids"]])
+        start = torch.tensor([[model.config.decoder_start_token_id, *row["response_ids"][:-1]]])
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row["prompt_ids"]]), decoder_input_ids=start).logits
+        naive.append(float(torch.nn.functional.cross_entropy(logits[0], labels[0])))
+    assert nats_per_token(Policy(model, tokenizer), "base", rows, 3) == pytest.approx(naive, abs=1e-4)
+    summary = results.sets[2].summary("nats per token")
+    assert summary is not None
+    assert summary.means["zero-shot"] == pytest.approx(sum(naive) / len(naive), abs=1e-4)
+    assert summary.means["full"] != summary.means["zero-shot"]
+
+
+def test_replay_is_for_the_methods_that_ask_for_it(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    assert plan.sft_with_replay is not None
+    counts = [
+        sum("Write a sentence" in row["prompt"] for row in p.train_rows) for p in (plan.sft, plan.sft_with_replay)
+    ]
+    assert counts == [0, 8]
+    assert len(plan.sft_with_replay.train_rows) == 32
+    without = {title: method for title, method in METHODS.items() if title != "with replay"}
+    assert planned(tmp_path, **{"tuning.methods": without}).sft_with_replay is None
+
+
+def test_virtual_tokens_leave_the_same_rows_to_all_methods(tmp_path: Path) -> None:
+    length = planned(tmp_path).tokenizer.model_max_length
+    many = {"lora": {"method": "lora"}, "prompt": {"method": "prompt_tuning", "virtual_tokens": length - 60}}
+    source = TASK | {"limit": 40}
+    plan = planned(tmp_path, **{"tuning.methods": many, "evaluation.data": {"test": source}})
+    fitting = plan.sets[0].rows
+    assert max(len(row["prompt_ids"]) for row in fitting) <= 60
+    assert "dropped (prompt too long)" in "\n".join(plan.lines)
+
+
+def test_a_method_that_was_trained_is_not_trained_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(*arguments: object, **names: object) -> None:
+        raise KeyboardInterrupt
+
+    methods = {"full": {"method": "full"}, "LoRA": {"method": "lora"}}
+    with mock.patch("workbench.tuning.pipeline.measure_row", stop), pytest.raises(KeyboardInterrupt):
+        run(tmp_path, **{"tuning.methods": methods})
+    before = (tmp_path / "ways" / "tuning" / "full" / "model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    folder = run(tmp_path, **{"tuning.methods": methods})
+    assert capsys.readouterr().out.count("already finished, skipping") == 2
+    assert (folder / "full" / "model.safetensors").stat().st_mtime_ns == before
+    run(tmp_path, **{"tuning.methods": methods})
+    assert "tuning: already finished, skipping" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tuning.methods": {}}, "tuning.methods: empty; expected at least 1"),
+        ({"tuning.methods": {"a": {"method": "zero-shot"}}}, "tuning.methods: only zero-shot"),
+        ({"tuning.methods": {"a": {"method": "lorra"}}}, "lorra"),
+        ({"tuning.methods": {"a": {"method": "full", "quantization": "nf4"}}}, "tuning.methods.a.quantization: nf4"),
+        (
+            {"tuning.methods": {"a": {"method": "prompt_tuning", "quantization": "int8"}}},
+            "tuning.methods.a.quantization: int8 with method prompt_tuning",
+        ),
+        ({"tuning.methods": {"a": {"method": "ia3", "r": 4}}}, "tuning.methods.a.r: only for method lora"),
+        ({"tuning.methods": {"a b": {"method": "ia3"}, "a?b": {"method": "full"}}}, "its folder would be 'a-b'"),
+        ({"sft.more_data": []}, "replay needs sft.more_data, which is missing"),
+        ({"tuning.methods": {"a": {"method": "prompt_tuning", "virtual_tokens": 4000}}}, "leave no room"),
+        ({"evaluation.temperature": 0, "evaluation.samples": 2}, "evaluation.temperature: 0 samples the same"),
+    ],
+)
+def test_a_mistake_is_one_line_in_the_plan(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        planned(tmp_path, **changes)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_without_sft_there_are_no_data(tmp_path: Path) -> None:
+    words = [word for word in options(tmp_path) if not word.startswith("--sft")]
+    with pytest.raises(UserError, match=r"sft: missing; recipes\.tuning takes data"):
+        parse(words)
+
+
+def test_the_frontier_is_what_no_other_point_beats_on_both_axes() -> None:
+    points = [Point("a", 1, 1), Point("b", 2, 3), Point("c", 3, 2), Point("d", 4, 4), Point("e", 2, 3)]
+    assert [point.name for point in frontier(points, lower_x=True)] == ["a", "b", "e", "d"]
+    assert [point.name for point in frontier(points, lower_x=False)] == ["d"]
