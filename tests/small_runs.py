@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from recipes import evaluation, ppo, reward, sft
+from recipes import evaluation, ppo, prompting, reward, sft, tuning
 from workbench.run.checksums import checksums
 from workbench.run.folder import is_result
 from workbench.run.stage_record import CHECKSUM, write_record
 
 CHAIN = [sft.STAGE, reward.STAGE, ppo.STAGE, evaluation.STAGE]
+RECIPES = {
+    "detox": CHAIN,
+    **{stage.name: [stage] for stage in (*CHAIN, prompting.STAGE, tuning.STAGE)},
+}
 CONFIGS = Path(__file__).resolve().parent.parent / "recipes" / "configs"
 
 SMALL = [

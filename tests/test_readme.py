@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from child_processes import exit_code, fork
 from small_runs import CHAIN, small
+from small_runs import RECIPES as RECIPE_STAGES
 from tiny_data import write_chats
 
-from recipes import evaluation, ppo, reward, sft
+from recipes import ppo, prompting, sft
 from recipes.sweep import sweep
 from workbench.__main__ import RECIPES
 from workbench.config.parsing import parse
@@ -24,8 +25,6 @@ from workbench.run import cli
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-STAGES = {"detox": CHAIN, "sft": [sft.STAGE], "reward": [reward.STAGE], "ppo": [ppo.STAGE]}
-STAGES["evaluation"] = [evaluation.STAGE]
 YAML = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 
 
@@ -106,7 +105,9 @@ def test_the_tutorial_runs_as_it_stands(
             first = options.index("--evaluation.models")
             parse(options)
             options = options[:first] + options[first + 2 :]
-        cli.launch(STAGES[stage], "", [*options, "--sft.data.limit", "64", "--ppo.data.limit", "64", "--dry_run"])
+        cli.launch(
+            RECIPE_STAGES[stage], "", [*options, "--sft.data.limit", "64", "--ppo.data.limit", "64", "--dry_run"]
+        )
         assert "prompts" in capsys.readouterr().out
 
 
@@ -148,11 +149,12 @@ def test_every_command_is_one_that_runs(
         from workbench.rewards.registry import load_reward
 
         assert load_reward("my_reward:concise")(["a"] * 2, ["one two", ""]) == [-0.2, 0.0]
-    options = [*options, *FEW_ROWS, "--dry_run", "--runs", str(tmp_path)]
+    few = [] if module in ("prompting", "tuning") else FEW_ROWS
+    options = [*options, *few, "--dry_run", "--runs", str(tmp_path)]
     if module == "sweep":
         sweep(options)
     else:
-        cli.launch(STAGES[module], "", options)
+        cli.launch(RECIPE_STAGES[module], "", prompting.with_whole_keys(options))
 
 
 def test_the_result_is_used_as_the_readme_says(

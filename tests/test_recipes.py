@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import tiny
 from peft import PeftModel
-from small_runs import CHAIN, drop, evaluation_source, small
+from small_runs import CHAIN, RECIPES, drop, evaluation_source, small
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -38,6 +38,15 @@ CONFIGS = sorted(path.name for path in (Path(__file__).parent.parent / "recipes"
 CHAT = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant: "
 
 
+def row(split: str, index: int) -> dict[str, object]:
+    """Return a row with every column that a configuration names."""
+    texts = {"dialogue": f"a: hello {split} {index}\nb: bye", "summary": f"they meet {index}", "text": f"you {index}"}
+    texts |= {"document": texts["dialogue"], "wikipedia": f"one thing and {index} others"}
+    task = {"instruction": f"greet {index}", "input": "", "output": "hello"}
+    pair = {"chosen": "hello, dear", "rejected": "you"}
+    return {**texts, **task, **pair, "label": index % 2, "prompt": {"text": f"so then {index}"}}
+
+
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Folders that stand in for the models and data of the configurations: tiny, with random weights."""
@@ -51,7 +60,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         model.save_pretrained(folder / architecture)
         tokenizer.save_pretrained(folder / architecture)
     tokenizer = tiny.tokenizer("gpt2")
-    tokenizer.model_max_length, tokenizer.chat_template = 512, CHAT
+    tokenizer.model_max_length, tokenizer.chat_template = 2048, CHAT
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2
     )
@@ -72,14 +81,12 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     RobertaForSequenceClassification(roberta).save_pretrained(folder / "roberta")
     tokenizer.save_pretrained(folder / "roberta")
     (folder / "data").mkdir()
-    rows = [{"dialogue": f"a: hello {i}\nb: bye", "summary": f"they meet {i}", "text": f"you {i}"} for i in range(200)]
-    rows = [row | {"label": i % 2, "prompt": {"text": f"so then {i}"}} for i, row in enumerate(rows)]
     for split in ("train", "validation", "test"):
+        rows = [row(split, index) for index in range(200)]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "data" / f"{split}.jsonl").write_text(lines)
-    pair = {"instruction": "greet", "input": "", "chosen": "hello, dear", "rejected": "you"}
-    plain = "".join(json.dumps(row | pair | {"prompt": row["prompt"]["text"]}) + "\n" for row in rows)
-    (folder / "plain.jsonl").write_text(plain)
+        plain = "".join(json.dumps(row | {"prompt": row["prompt"]["text"]}) + "\n" for row in rows)
+        (folder / f"plain_{split}.jsonl").write_text(plain)
     return {path.name: str(path) for path in folder.iterdir()}
 
 
@@ -94,10 +101,12 @@ def localised(name: str, stand_ins: dict[str, str], root: Path, to: Path) -> str
         "models/all-minilm-l6-v2": "roberta",
         "facebook/roberta-hate-speech-dynabench-r4-target": "roberta",
         "knkarthick/dialogsum": "data",
+        "EdinburghNLP/xsum": "data",
         "allenai/real-toxicity-prompts": "data",
     }.items():
         text = text.replace(name_in_config, stand_ins[stand_in])
-    text = re.sub(r"data/\w+/\w+\.jsonl", stand_ins["plain.jsonl"], text)
+    split = {"train": "train", "validation": "validation"}
+    text = re.sub(r"data/\w+/(\w+)\.jsonl", lambda match: stand_ins[f"plain_{split.get(match[1], 'test')}.jsonl"], text)
     text = text.replace("[q_proj, k_proj, v_proj, o_proj]", "[q_proj, v_proj]")
     (to / name).write_text(text)
     return str(to / name)
@@ -113,9 +122,13 @@ def test_every_configuration_loads_and_plans(
 ) -> None:
     few = ["--sft.data.limit", "64", "--reward.train.data.limit", "64", "--ppo.data.limit", "64"]
     options = [*(few if name.startswith("quickstart") else []), "--runs", str(tmp_path / "runs"), "--dry_run"]
-    cli.launch(CHAIN, "", ["--config", localised(name, stand_ins, in_project, tmp_path), *options])
+    recipe = next((recipe for recipe in ("prompting", "tuning") if recipe in name), "detox")
+    cli.launch(RECIPES[recipe], "", ["--config", localised(name, stand_ins, in_project, tmp_path), *options])
     printed = capsys.readouterr().out
     assert "% )" not in printed
+    if recipe == "prompting":
+        assert "rows of the grid" in printed
+        return
     trains_a_policy = not name.startswith("minilm")
     assert ("trained (" in printed) == trains_a_policy
     assert ("evaluation.data." in printed) == trains_a_policy
