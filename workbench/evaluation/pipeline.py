@@ -55,11 +55,11 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
     scorers = plan.scorers.on_device(accelerator.device, run.config.evaluation.threshold, trained_reward)
     titles = model_titles(run.config)
     before, after = compared_titles(titles)
-    sets, examples = [], []
+    seeds, sets, examples = len(sampling_seeds(run.config)), [], []
     pairs = compared_pairs(titles, before, after)
     for prompt_set in plan.sets:
         rows, references, models = prompt_set.rows, prompt_set.references, sampled[prompt_set.name]
-        scores = measure(rows, references, models.completions, scorers, len(sampling_seeds(run.config)))
+        scores = measure(rows, references, models.completions, scorers, seeds, prompt_set.identities)
         sets.append(set_result(prompt_set, scores, models.reference_perplexity, pairs))
         # Rewards are trained on completions; independent judges are more reliable on prompts.
         toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
@@ -105,14 +105,16 @@ def set_result(
     prompt_set: LoadedSet, scores: Scores, reference_perplexity: float | None, pairs: Sequence[tuple[str, str]]
 ) -> SetResult:
     """Return the results on one prompt set."""
+    prompts = len(set(prompt_set.identities))
     return SetResult(
         name=prompt_set.name,
-        prompts=len(prompt_set.rows),
+        prompts=prompts,
+        repeated_rows=len(prompt_set.rows) - prompts,
         neutral=prompt_set.source.neutral,
         seen_in_training=prompt_set.seen_in_training,
         reference_perplexity=reference_perplexity,
         summaries=summarize(scores),
-        comparisons=[compare(scores, *pair) for pair in pairs],
+        comparisons=[compare(scores, *pair, prompt_set.identities) for pair in pairs],
     )
 
 
@@ -123,7 +125,7 @@ def set_examples(
     toxicities: Sequence[tuple[float, float]],
     after: str,
 ) -> list[Example]:
-    """Return every prompt of a set with the completions of every model and their mean scores."""
+    """Return every row of a set with the completions of every model and their mean scores."""
     completions = models.completions
     samples = len(completions[after][0])
     return [

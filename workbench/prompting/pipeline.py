@@ -90,7 +90,9 @@ def compare_prompts(run: Run, plan: PromptingPlan, accelerator: Accelerator) -> 
         models=titles,
         before=titles[0],
         after=best_title(sets, titles),
-        settings=settings(config, plan.variants[0], list(scorers.judges)),
+        settings=dataclasses.replace(
+            settings(config, plan.variants[0], list(scorers.judges)), comparisons=len(titles) - 1
+        ),
         provenance=provenance(Run(run.folder, config), accelerator.device),
         sets=sets,
         verdict=RunVerdict("task", "no detectable change", ""),  # replaced below, once the other results are known
@@ -156,8 +158,9 @@ def measure_grid(
 ) -> Scores:
     """Return every metric of every variant, each with its own prompts."""
     scores: Scores = {}
+    groups = grid_set.identities
     for title, by_prompt in completions.items():
-        measured = measure(grid_set.rows[title], grid_set.references, {title: by_prompt}, scorers, seeds)
+        measured = measure(grid_set.rows[title], grid_set.references, {title: by_prompt}, scorers, seeds, groups)
         for metric, by_title in measured.items():
             scores.setdefault(metric, {}).update(by_title)
     return scores
@@ -176,15 +179,18 @@ def cost_summaries(grid_set: GridSet, timed: ByTitle) -> list[Summary]:
 
 
 def set_result(grid_set: GridSet, scores: Scores, costs: Sequence[Summary], titles: Sequence[str]) -> SetResult:
-    """Return the results on one set: every variant compared with the first."""
+    """Return the results on one set: every variant compared with the first, with intervals that hold together."""
+    groups, others = grid_set.identities, titles[1:]
+    prompts = len(set(groups))
     return SetResult(
         name=grid_set.name,
-        prompts=len(grid_set.identities),
+        prompts=prompts,
+        repeated_rows=len(groups) - prompts,
         neutral=grid_set.source.neutral,
         seen_in_training=0,
         reference_perplexity=None,
         summaries=[*summarize(scores), *costs],
-        comparisons=[compare(scores, titles[0], title) for title in titles[1:]],
+        comparisons=[compare(scores, titles[0], title, groups, len(others)) for title in others],
     )
 
 
