@@ -127,6 +127,9 @@ def test_a_prompt_is_left_out_with_all_its_rows() -> None:
             metrics.bleu([completions[row][0].text for row in some], [[rows[row]["reference"]] for row in some])
         )
     assert values["BLEU"][:10] == pytest.approx(jackknife_pseudovalues(scores[0], scores[1:]))
+    unknown = [{"prompt": "say"}] * 2
+    further = pseudovalues([*unknown, *rows], [completions[0]] * 2 + completions, ["none", "none", *groups])["BLEU"]
+    assert further[2:] == pytest.approx(values["BLEU"]), "a prompt without a reference does not count"
 
 
 def test_pseudovalues_of_prompts_with_different_numbers_of_rows_have_the_jackknifes_standard_error() -> None:

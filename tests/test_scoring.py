@@ -16,6 +16,7 @@ from workbench.evaluation.metrics.text_statistics import distinct_n
 from workbench.evaluation.prompt_sets import row_references
 from workbench.evaluation.results import Metric, Scores, SetResult
 from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize, summarize_prompt
+from workbench.evaluation.verdicts import prompts_needed
 
 ROWS = [
     {"prompt": "say one two", "prompt_ids": [1], "reference": "one two"},
@@ -200,6 +201,10 @@ def test_rows_that_share_a_prompt_are_one_prompt_where_they_have_the_metric() ->
     assert compared.find("ROUGE-L").prompts == compared.find("BLEU").prompts == 20
     assert compared.find("ROUGE-L").rose + compared.find("ROUGE-L").same + compared.find("ROUGE-L").fell == 40
     assert compared.find("toxicity", "rude").verdict == "no detectable change", "20 prompts, not 60"
+    rouge = [scores[Metric("ROUGE-L", "higher")][title].ravel() for title in ("sft", "aligned")]
+    rows_with = np.isfinite(rouge[0])
+    expected_count = prompts_needed(*(values[rows_with] for values in rouge), groups=np.array(prompts)[rows_with])
+    assert compared.find("ROUGE-L").prompts_needed == expected_count
     wider = compare(scores, "sft", "aligned", prompts, comparisons=7).find("toxicity", "rude")
     assert wider.low < compared.find("toxicity", "rude").low
     assert wider.prompts_needed > compared.find("toxicity", "rude").prompts_needed
