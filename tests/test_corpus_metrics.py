@@ -34,9 +34,11 @@ def completion(text: str, nats: float = 1.0) -> Completion:
     return Completion(text, len(text.split()), False, 0.0, nats, None)
 
 
-def pseudovalues(rows: list[dict], completions: list[list[Completion]]) -> dict[str, np.ndarray]:
+def pseudovalues(
+    rows: list[dict], completions: list[list[Completion]], groups: list[str] | None = None
+) -> dict[str, np.ndarray]:
     """Return the pseudovalues of every metric by its name."""
-    measured = measure_corpus(completions, [row_references(row) for row in rows])
+    measured = measure_corpus(completions, [row_references(row) for row in rows], groups)
     assert all(metric.pooled for metric in measured)
     return {metric.name: values for metric, values in measured.items()}
 
@@ -104,6 +106,41 @@ def test_perplexity_and_bleu_are_those_of_all_samples_of_a_prompt_together() -> 
     rest = [metrics.bleu([text for text, _, _ in some], [references for _, references, _ in some]) for some in others]
     counted = values["BLEU"][~np.isnan(values["BLEU"])]
     assert counted == pytest.approx(jackknife_pseudovalues(expected, rest))
+
+
+def test_a_prompt_is_left_out_with_all_its_rows() -> None:
+    generator = np.random.default_rng(9)
+    rows = [{"prompt": "say", "reference": text or "none"} for text in texts(generator, 30)]
+    completions = [[completion(text or "a", 2.0)] for text in texts(generator, 30)]
+    groups = [f"prompt {row % 10}" for row in range(30)]
+    values = pseudovalues(rows, completions, groups)
+    for name, by_row in values.items():
+        assert by_row == pytest.approx(np.tile(by_row[:10], 3)), f"{name}: its rows share a prompt's contribution"
+    merged = [[completions[prompt + 10 * i][0] for i in range(3)] for prompt in range(10)]
+    for name in ("distinct-1", "distinct-2", "perplexity under the base"):
+        expected = pseudovalues(rows[:10], merged)[name]
+        assert values[name][:10] == pytest.approx(expected), name
+    scores = []
+    for prompt in (None, *range(10)):
+        some = [row for row in range(30) if row % 10 != prompt]
+        scores.append(
+            metrics.bleu([completions[row][0].text for row in some], [[rows[row]["reference"]] for row in some])
+        )
+    assert values["BLEU"][:10] == pytest.approx(jackknife_pseudovalues(scores[0], scores[1:]))
+    unknown = [{"prompt": "say"}] * 2
+    further = pseudovalues([*unknown, *rows], [completions[0]] * 2 + completions, ["none", "none", *groups])["BLEU"]
+    assert further[2:] == pytest.approx(values["BLEU"]), "a prompt without a reference does not count"
+
+
+def test_pseudovalues_of_prompts_with_different_numbers_of_rows_have_the_jackknifes_standard_error() -> None:
+    generator = np.random.default_rng(10)
+    numbers = np.repeat(np.arange(400), generator.integers(1, 6, size=400))
+    without = generator.normal(loc=5.0, scale=0.1, size=400)
+    values = jackknife_pseudovalues(5.0, without, numbers)
+    assert values.mean() == pytest.approx(5.0)
+    jackknife = math.sqrt(399 / 400 * ((without - without.mean()) ** 2).sum())
+    interval = paired_difference(np.zeros(values.size), values, groups=numbers)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * jackknife, rel=0.05)
 
 
 def test_the_interval_of_bleu_is_that_of_koehns_paired_bootstrap() -> None:

@@ -71,6 +71,19 @@ def test_samples_seeds_and_neutral_sets(trained: Path, in_project: Path, capsys:
     assert all(len(json.loads(line)["completions"]["sft"]) == 4 for line in lines)
 
 
+def test_rows_with_the_same_prompt_are_one_prompt(
+    trained: Path, in_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dialogues = ["ann: hi ben, are you home?", "ben: yes, come over.", "ann: HI BEN,  are you home?"]
+    rows = [{"dialogue": text, "summary": f"{word} summary"} for word in ("one", "two") for text in dialogues]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = evaluation_source(6) | {"path": str(tmp_path / "test.jsonl")}
+    (result,) = evaluate(trained, "--evaluation.data", json.dumps({"repeated": source})).sets
+    assert (result.prompts, result.repeated_rows) == (2, 4), "whatever case and whitespace"
+    assert result.comparison("sft", "aligned").find("ROUGE-L").prompts == 2
+    assert "repeated: 2 prompts (6 rows)" in capsys.readouterr().out
+
+
 def test_the_first_seed_samples_as_it_does_alone(trained: Path, in_project: Path) -> None:
     def completions(*options: str) -> list[list[str]]:
         """Return the completions of all models for all prompts, by seed and sample."""

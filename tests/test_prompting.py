@@ -202,6 +202,11 @@ def test_a_run_compares_every_row_with_the_first_and_is_not_generated_twice(
     assert [(c.before, c.after) for c in results.sets[0].comparisons] == [(first, other) for other in others]
     assert results.before == first
     assert results.after in others
+    assert results.settings.comparisons == len(others)
+    together = f"95 % for {len(others)} comparisons together"
+    assert together in (folder / "report.html").read_text()
+    assert together in (folder / "report.md").read_text()
+    assert together in capsys.readouterr().out
     lines = [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
     for line in lines:
         for title, texts in line["completions"].items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import io
 import re
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from random_results import (
     with_difference,
     with_set,
 )
+from rich.console import Console
 
 from workbench.evaluation.results import Metric, Results, Settings, Summary
 from workbench.export.card import evaluation_table
@@ -34,6 +36,7 @@ from workbench.report.tables import (
     set_table,
     text_cells,
 )
+from workbench.report.terminal import print_results
 
 Cells = dict[str, list[str]]
 """The cells of a rendered table by metric: means, difference with interval, counts, verdict."""
@@ -83,7 +86,10 @@ def page_rows(results: Results) -> list[Cells]:
 
 def card_rows(results: Results) -> list[Cells]:
     """Return the tables of the card, without the numbers of prompts that only the card adds to a verdict."""
-    texts = [evaluation_table(result, results.models, results.before, results.after) for result in results.sets]
+    texts = [
+        evaluation_table(result, results.models, results.before, results.after, results.settings)
+        for result in results.sets
+    ]
     tables = markdown_rows("\n\n".join(texts))
     return [{name: [*row[:-1], row[-1].split(" (about ")[0]] for name, row in table.items()} for table in tables]
 
@@ -98,7 +104,7 @@ RENDERINGS: list[Callable[[Results], list[Cells]]] = [
 @pytest.mark.parametrize("rendering", RENDERINGS, ids=["page", "markdown", "card"])
 def test_page_markdown_and_card_show_the_same_rows_in_the_same_order(rendering):
     results = varied_results()
-    expected = [text_cells(set_table(result, MODELS, "sft", "aligned"))[1] for result in results.sets]
+    expected = [text_cells(set_table(result, MODELS, "sft", "aligned"), results.settings)[1] for result in results.sets]
     for table, rows in zip(rendering(results), expected, strict=True):
         assert [[name, *cells] for name, cells in table.items()] == rows
 
@@ -132,7 +138,12 @@ def test_other_comparisons_have_a_row_for_each_difference_and_no_means():
     table = set_table(results.sets[0], [], "base", "aligned")
     assert [row.metric for row in table.rows] == [*METRICS, DISTINCT]
     assert all(row.means == [] for row in table.rows)
-    assert text_cells(table)[0] == ["metric", "aligned - base [95 % interval]", "win / tie / loss", "verdict"]
+    assert text_cells(table, results.settings)[0] == [
+        "metric",
+        "aligned - base [95 % interval]",
+        "win / tie / loss",
+        "verdict",
+    ]
     document = evaluation_page(results, [])
     assert document.count("<details><summary>Other comparisons</summary>") == 2
     with pytest.raises(KeyError):
@@ -146,6 +157,24 @@ def test_metrics_of_one_name_are_told_apart_by_their_judge_and_models_keep_their
     by_judge = {row.metric.judge: row.means for row in rows if row.metric.name == "toxicity"}
     assert by_judge["reward"] != by_judge["lexicon"]
     assert "aligned \u2212 base-v1 [95 % interval]" in evaluation_page(results, examples)
+
+
+def printed(results: Results) -> str:
+    """Return what a wide terminal shows."""
+    file = io.StringIO()
+    print_results(results, [], Console(file=file, width=200))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("rendering", [lambda results: evaluation_page(results, []), markdown, printed])
+def test_every_rendering_names_prompts_rows_and_the_comparisons_that_share_the_error(rendering):
+    results = random_results(random_examples(40))
+    assert "95 %" in rendering(results)
+    assert "40 prompts" in rendering(results)
+    together = with_set(random_results(random_examples(40), comparisons=7), prompts=30, repeated_rows=10)
+    assert "95 % for 7 comparisons together" in rendering(together)
+    assert "95 % interval" not in rendering(together)
+    assert "30 prompts (40 rows)" in rendering(together)
 
 
 def test_a_small_set_lacks_prompts_of_its_main_metric():

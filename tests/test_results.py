@@ -64,6 +64,20 @@ def test_results_come_back_from_json_as_they_were() -> None:
     assert from_json(json.loads(text), "here") == RESULTS
 
 
+def test_results_without_the_fields_that_have_defaults_are_read() -> None:
+    data = json.loads(json.dumps(to_json(RESULTS)))
+    del data["settings"]["comparisons"]
+    for result in data["sets"]:
+        del result["repeated_rows"]
+    assert from_json(data, "here") == RESULTS
+
+
+def test_a_set_says_how_many_rows_share_prompts() -> None:
+    assert (SET.rows, SET.size) == (1, "1 prompt")
+    repeated = dataclasses.replace(SET, prompts=500, repeated_rows=1000)
+    assert (repeated.rows, repeated.size) == (1500, "500 prompts (1500 rows)")
+
+
 @pytest.mark.parametrize("version", [3, None, "4"])
 def test_another_version_is_one_line_with_the_fix(version: object) -> None:
     data = to_json(RESULTS) | {"version": version}

@@ -65,8 +65,30 @@ def test_a_repeated_row_is_paired_with_its_own_repetition() -> None:
     comparison = compare_runs({"a": evaluated(examples), "b": evaluated(examples)})
     difference = comparison.results.sets[0].comparison("a", "b").find("toxicity", "lexicon")
     assert difference is not None
-    assert (difference.prompts, difference.same) == (40, 40)
+    assert (difference.prompts, difference.same, difference.low) == (1, 40, None)
     assert comparison.notes == []
+
+
+def test_rows_that_share_a_prompt_count_once_and_every_pair_shares_the_error() -> None:
+    examples = [dataclasses.replace(e, prompt=f"Prompt {e.index // 3}", references=[]) for e in random_examples(99)]
+    runs = {name: evaluated(changed(examples, TOKENS, by)) for name, by in (("a", 0.0), ("b", 1.0), ("c", 2.0))}
+    for titles, comparisons in ((["a", "b"], 1), (["a", "b", "c"], 3)):
+        results = compare_runs({title: runs[title] for title in titles}).results
+        assert results.settings.comparisons == comparisons
+        (result,) = results.sets
+        assert (result.prompts, result.repeated_rows, result.size) == (33, 66, "33 prompts (99 rows)")
+        before, after = (
+            [score(example, TOKENS, "aligned") for example in runs[title].examples] for title in ("a", "b")
+        )
+        labels = [example.index // 3 for example in examples]
+        expected = paired_difference(before, after, groups=labels, comparisons=comparisons)
+        difference = result.comparison("a", "b").find("tokens")
+        assert difference is not None
+        assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
+    fewer = {"a": runs["a"], "b": evaluated(examples[3:])}
+    assert compare_runs(fewer).notes == [
+        "dialogues: 32 prompts (96 rows) that all runs have with the same references, of 99"
+    ]
 
 
 def test_other_sampling_settings_are_said() -> None:
@@ -148,9 +170,9 @@ def test_examples_are_read_as_they_were_written(folders: list[str]) -> None:
         ({"prompt_toxicity": float("nan")}, "nan is not a finite number"),
         ({"index": 0.5}, "0.5 is not of type int"),
         ({"token_log_ratios": [["a"]]}, "zip"),
-        ({"set": "elsewhere"}, "4 of 5 prompts of dialogues"),
+        ({"set": "elsewhere"}, "4 of 5 rows of dialogues"),
         ({"unknown": 1}, "unknown field unknown"),
-        (None, "4 of 5 prompts of dialogues"),
+        (None, "4 of 5 rows of dialogues"),
     ],
 )
 def test_damaged_completions_are_one_line(changes: dict[str, Any] | None, reason: str, folders: list[str]) -> None:

@@ -16,6 +16,7 @@ from workbench.evaluation.metrics.text_statistics import distinct_n
 from workbench.evaluation.prompt_sets import row_references
 from workbench.evaluation.results import Metric, Scores, SetResult
 from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize, summarize_prompt
+from workbench.evaluation.verdicts import prompts_needed
 
 ROWS = [
     {"prompt": "say one two", "prompt_ids": [1], "reference": "one two"},
@@ -180,6 +181,33 @@ def test_one_sample_has_no_worst_one_and_one_seed_no_deviation() -> None:
     measured = result({"base": [[completion("one")]] * 3, "same": [[completion("one")]] * 3})
     assert measured.summary("worst toxicity", "rude") is None
     assert measured.summary("toxicity", "rude").seed_stds is None
+
+
+def test_rows_that_share_a_prompt_are_one_prompt_where_they_have_the_metric() -> None:
+    rows = [{"prompt": "say", "prompt_ids": [1], "reference": text} for text in ["one two", "three", None] * 20]
+    words = [["one", "two", "rude", "three four"][index % 4] for index in range(20)]
+    before = [[completion(words[index // 3])] for index in range(60)]
+    after = [[completion(f"{words[index // 3]} one")] for index in range(60)]
+    prompts = [f"prompt {index // 3}" for index in range(60)]
+    references = [row_references(row) for row in rows]
+    scores = measure(rows, references, {"sft": before, "aligned": after}, SCORERS, 1, prompts)
+    single = measure(rows[::3], references[::3], {"sft": before[::3], "aligned": after[::3]}, SCORERS, 1)
+    compared, alone = compare(scores, "sft", "aligned", prompts), compare(single, "sft", "aligned")
+    for name, judge in (("tokens", None), ("toxicity", "rude")):
+        repeated, expected = compared.find(name, judge), alone.find(name, judge)
+        assert (repeated.prompts, repeated.rose) == (20, 3 * expected.rose)
+        assert (repeated.low, repeated.high) == pytest.approx((expected.low, expected.high)), name
+    assert compared.find("toxicity", "rude").prompts_needed == alone.find("toxicity", "rude").prompts_needed
+    assert compared.find("ROUGE-L").prompts == compared.find("BLEU").prompts == 20
+    assert compared.find("ROUGE-L").rose + compared.find("ROUGE-L").same + compared.find("ROUGE-L").fell == 40
+    assert compared.find("toxicity", "rude").verdict == "no detectable change", "20 prompts, not 60"
+    rouge = [scores[Metric("ROUGE-L", "higher")][title].ravel() for title in ("sft", "aligned")]
+    rows_with = np.isfinite(rouge[0])
+    expected_count = prompts_needed(*(values[rows_with] for values in rouge), groups=np.array(prompts)[rows_with])
+    assert compared.find("ROUGE-L").prompts_needed == expected_count
+    wider = compare(scores, "sft", "aligned", prompts, comparisons=7).find("toxicity", "rude")
+    assert wider.low < compared.find("toxicity", "rude").low
+    assert wider.prompts_needed > compared.find("toxicity", "rude").prompts_needed
 
 
 def test_one_prompt_has_no_interval() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workbench.evaluation import statistics
-from workbench.evaluation.statistics import paired_difference, sample_means, seed_std
+from workbench.evaluation.statistics import paired_difference, prompt_contributions, sample_means, seed_std
 from workbench.rewards.ranking import auroc
 
 
@@ -70,10 +70,10 @@ def test_reversing_the_comparison_reverses_the_interval():
 
 
 def test_chunks_do_not_change_how_many_resamples_there_are(monkeypatch):
-    values = np.random.default_rng(4).normal(size=7)
-    whole = statistics._resampled_means(values, seed=0, resamples=1000)
+    values, sizes = np.random.default_rng(4).normal(size=7), np.ones(7)
+    whole = statistics._resampled_means(values, sizes, seed=0, resamples=1000)
     monkeypatch.setattr(statistics, "CHUNK_ELEMENTS", 50)
-    chunked = statistics._resampled_means(values, seed=0, resamples=1000)
+    chunked = statistics._resampled_means(values, sizes, seed=0, resamples=1000)
     np.testing.assert_array_equal(whole, chunked)
 
 
@@ -88,6 +88,91 @@ def test_one_prompt_has_no_interval():
     assert (result.difference, result.rose) == (2.0, 1)
     assert math.isnan(result.low)
     assert math.isnan(result.high)
+    repeated = paired_difference([1.0, 1.0], [3.0, 4.0], groups=["same", "same"])
+    assert (repeated.difference, repeated.prompts, repeated.rose) == (2.5, 1, 2)
+    assert math.isnan(repeated.low)
+
+
+def test_repeated_rows_give_the_interval_of_single_ones():
+    before, after = np.random.default_rng(6).normal(size=(2, 60))
+    single = paired_difference(before, after, groups=[f"prompt {i}" for i in range(60)])
+    assert single == paired_difference(before, after), "one row per prompt"
+    thrice, labels = (np.tile(before, 3), np.tile(after, 3)), [f"prompt {i}" for i in range(60)] * 3
+    repeated = paired_difference(*thrice, groups=labels)
+    assert (repeated.difference, repeated.low, repeated.high) == pytest.approx(
+        (single.difference, single.low, single.high)
+    )
+    assert (repeated.prompts, repeated.rose, repeated.fell) == (60, 3 * single.rose, 3 * single.fell)
+    as_rows = paired_difference(*thrice)
+    assert (as_rows.high - as_rows.low) / (single.high - single.low) == pytest.approx(3**-0.5, rel=0.05)
+
+
+def test_prompts_are_drawn_with_all_their_rows():
+    generator = np.random.default_rng(7)
+    labels = generator.integers(9, size=40)
+    changes = generator.normal(size=40)
+    result = paired_difference(np.zeros(40), changes, groups=labels, resamples=500)
+    by_prompt = [changes[labels == label] for label in dict.fromkeys(labels.tolist())]
+    drawn = np.random.default_rng(0).integers(9, size=(500, 9))
+    means = [np.concatenate([by_prompt[prompt] for prompt in row]).mean() for row in drawn]
+    assert (result.low, result.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+    assert (result.difference, result.prompts) == (pytest.approx(changes.mean()), 9)
+
+
+def test_contributions_of_prompts_have_the_mean_of_the_rows_and_the_standard_error_of_the_bootstrap():
+    generator = np.random.default_rng(8)
+    labels = np.repeat(np.arange(400), generator.integers(1, 6, size=400))
+    values = generator.normal(size=400)[labels] + np.bincount(labels)[labels]  # the larger, the more rows
+    contributions = prompt_contributions(values, labels)
+    assert contributions.mean() == pytest.approx(values.mean())
+    result = paired_difference(np.zeros(values.size), values, groups=labels)
+    error = contributions.std(ddof=1) / math.sqrt(400)
+    assert result.high - result.low == pytest.approx(2 * 1.96 * error, rel=0.05)
+    np.testing.assert_array_equal(prompt_contributions(values), values)
+
+
+def test_the_interval_covers_where_rows_share_a_prompt():
+    generator = np.random.default_rng(9)
+    labels = np.repeat(np.arange(50), 3)
+    covered = {"prompts": 0, "rows": 0}
+    for trial in range(300):
+        changes = np.repeat(generator.normal(loc=0.2, size=50), 3) + generator.normal(scale=0.3, size=150)
+        for resampled, groups in (("prompts", labels), ("rows", None)):
+            result = paired_difference(np.zeros(150), changes, groups=groups, seed=trial, resamples=500)
+            covered[resampled] += result.low <= 0.2 <= result.high
+    assert 0.90 <= covered["prompts"] / 300 <= 0.985
+    assert covered["rows"] / 300 < 0.82
+
+
+def test_several_intervals_hold_together():
+    generator = np.random.default_rng(10)
+    any_missed = {1: 0, 7: 0}
+    for trial in range(150):
+        changes = generator.normal(size=(7, 80))
+        for comparisons in any_missed:
+            results = [
+                paired_difference(np.zeros(80), row, seed=trial, resamples=500, comparisons=comparisons)
+                for row in changes
+            ]
+            any_missed[comparisons] += any(not result.low <= 0 <= result.high for result in results)
+    assert any_missed[7] / 150 < 0.11, "0.05, within three standard errors"
+    assert any_missed[1] / 150 > 0.2, "0.3 expected"
+
+
+def test_an_interval_of_several_has_the_level_of_its_part_of_the_error_and_more_resamples():
+    changes = np.random.default_rng(11).normal(size=400)
+    result = paired_difference(np.zeros(400), changes, comparisons=7, resamples=1000)
+    drawn = np.random.default_rng(0).integers(400, size=(math.ceil(1000 * math.sqrt(7)), 400))
+    expected = np.quantile(changes[drawn].mean(axis=1), [0.025 / 7, 1 - 0.025 / 7])
+    assert (result.low, result.high) == pytest.approx(tuple(expected))
+    half = 2.69 * changes.std(ddof=1) / math.sqrt(400)
+    assert result.high - result.low == pytest.approx(2 * half, rel=0.05)
+
+
+@pytest.mark.parametrize("groups", [[], ["a"], ["a", "b", "c"]])
+def test_a_group_for_each_row_is_needed(groups):
+    with pytest.raises(ValueError, match=f"{len(groups)} groups of 2 rows"):
+        paired_difference([1.0, 2.0], [2.0, 3.0], groups=groups)
 
 
 @pytest.mark.parametrize(

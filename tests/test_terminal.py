@@ -54,6 +54,14 @@ def test_it_fits_80_columns_and_a_row_is_a_line() -> None:
     assert lines[-1].endswith("report.html"), "a path can be copied"
 
 
+def test_several_comparisons_fit_80_columns() -> None:
+    usual = usual_results()
+    lines = printed(dataclasses.replace(usual, settings=dataclasses.replace(usual.settings, comparisons=45)))
+    assert any(line.endswith("sft, 95 % for") for line in map(str.rstrip, lines))
+    assert any(line.endswith("45 comparisons together") for line in map(str.rstrip, lines))
+    assert max(len(line) for line in lines if "path" not in line) <= 80
+
+
 def test_long_names_of_runs_keep_the_end_that_tells_them_apart() -> None:
     assert short_titles(["base", "a-long-name-of-a-run-near", "a-long-name-of-a-run-far"]) == {
         "base": "base",

@@ -25,7 +25,7 @@ RISE, FALL, NONE = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)
 
 def difference(interval, prompts=100):
     low, high = interval
-    return PairedDifference(0.5, 0.5 + (low + high) / 2, (low + high) / 2, low, high, prompts - 5, 3, 2)
+    return PairedDifference(0.5, 0.5 + (low + high) / 2, (low + high) / 2, low, high, 3 * prompts - 5, 3, 2, prompts)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,9 @@ def test_a_verdict_needs_enough_prompts():
     assert verdict_of(difference(RISE, MINIMUM_PROMPTS), "higher") == "better"
     assert verdict_of(difference(RISE, MINIMUM_PROMPTS - 1), "higher") == "no detectable change"
     assert verdict_of(difference((math.nan, math.nan), 100), "higher") == "no detectable change"
+    clear = np.arange(40.0) / 40 + 1, np.arange(20).repeat(2)
+    assert verdict_of(paired_difference(np.zeros(40), clear[0]), "higher") == "better"
+    assert verdict_of(paired_difference(np.zeros(40), clear[0], groups=clear[1]), "higher") == "no detectable change"
 
 
 def test_identical_models_are_rarely_told_apart():
@@ -71,6 +74,12 @@ def test_the_number_of_prompts_follows_the_formula():
     assert prompts_needed(after, before) == expected
     assert prompts_needed(before, after, smallest=0.025) == expected  # the observed one is larger
     assert prompts_needed(before, after, smallest=0.1) == math.ceil((2.8 * deviation / 0.1) ** 2)
+    seven = math.ceil(((2.69 + 0.84) * deviation / mean) ** 2)
+    assert prompts_needed(before, after, comparisons=7) == seven, "each at a level of 1 - 0.05 / 7"
+    assert prompts_needed(np.tile(before, 3), np.tile(after, 3), groups=[*range(4)] * 3) == expected, (
+        "prompts, not rows"
+    )
+    assert prompts_needed([0.0, 0.0], [1.0, 2.0], groups=["same", "same"]) is None
 
 
 def test_that_many_prompts_detect_the_difference_four_times_in_five():

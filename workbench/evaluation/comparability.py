@@ -161,9 +161,10 @@ def set_notes(runs: Mapping[str, EvaluatedRun], results: Results) -> list[str]:
             notes.append(f"{name}: left out, since only {', '.join(sets)} evaluated it")
         elif common is None:
             notes.append(f"{name}: left out, since the runs have no prompt with the same references in common")
-        elif any(result.prompts != common.prompts for result in sets.values()):
-            largest = max(result.prompts for result in sets.values())
-            notes.append(f"{name}: {common.prompts} prompts that all runs have with the same references, of {largest}")
+        elif any(result.rows != common.rows for result in sets.values()):
+            largest = max(sets.values(), key=lambda result: result.rows)
+            total = largest.size if largest.repeated_rows else largest.prompts
+            notes.append(f"{name}: {common.size} that all runs have with the same references, of {total}")
         if common and differs(result.neutral for result in sets.values()):
             neutral = ", ".join(title for title, result in sets.items() if result.neutral)
             is_neutral = "neutral" if common.neutral else "not neutral"

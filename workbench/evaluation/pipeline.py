@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from workbench.evaluation.results import (
     REWARD,
     ROUGE_L,
     TOXICITY,
+    Comparison,
     Example,
     Provenance,
     Results,
@@ -62,11 +63,11 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
     scorers = plan.scorers.on_device(accelerator.device, run.config.evaluation.threshold, trained_reward)
     titles = model_titles(run.config)
     before, after = compared_titles(titles)
-    sets, examples = [], []
+    seeds, sets, examples = len(sampling_seeds(run.config)), [], []
     pairs = compared_pairs(titles, before, after)
     for prompt_set in plan.sets:
         rows, references, models = prompt_set.rows, prompt_set.references, sampled[prompt_set.name]
-        scores = measure(rows, references, models.completions, scorers, len(sampling_seeds(run.config)))
+        scores = measure(rows, references, models.completions, scorers, seeds, prompt_set.identities)
         sets.append(set_result(prompt_set, scores, models.reference_perplexity, pairs))
         # Rewards are trained on completions; independent judges are more reliable on prompts.
         toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
@@ -114,14 +115,16 @@ def set_result(
     prompt_set: LoadedSet, scores: Scores, reference_perplexity: float | None, pairs: Sequence[tuple[str, str]]
 ) -> SetResult:
     """Return the results on one prompt set."""
+    prompts = len(set(prompt_set.identities))
     return SetResult(
         name=prompt_set.name,
-        prompts=len(prompt_set.rows),
+        prompts=prompts,
+        repeated_rows=len(prompt_set.rows) - prompts,
         neutral=prompt_set.source.neutral,
         seen_in_training=prompt_set.seen_in_training,
         reference_perplexity=reference_perplexity,
         summaries=summarize(scores),
-        comparisons=[compare(scores, *pair) for pair in pairs],
+        comparisons=[compare(scores, *pair, prompt_set.identities) for pair in pairs],
     )
 
 
@@ -134,7 +137,7 @@ def set_examples(
     toxicities: Sequence[tuple[float, float]],
     after: str | None = None,
 ) -> list[Example]:
-    """Return every prompt of a set with the completions of every model and their mean scores.
+    """Return every row of a set with the completions of every model and their mean scores.
 
     The token_log_ratios are those of `after`, if any.
     """
@@ -155,6 +158,13 @@ def set_examples(
     ]
 
 
+def compared_with_first(
+    scores: Scores, titles: Sequence[str], groups: Sequence[Hashable] | None = None
+) -> list[Comparison]:
+    """Return the comparison of every model with the first; their intervals hold together."""
+    return [compare(scores, titles[0], title, groups, comparisons=len(titles) - 1) for title in titles[1:]]
+
+
 def row_results(
     name: str, titles: Sequence[str], sets: list[SetResult], described: Settings, sources: Provenance
 ) -> Results:
@@ -164,7 +174,7 @@ def row_results(
         models=list(titles),
         before=titles[0],
         after=best_title(sets, titles),
-        settings=described,
+        settings=dataclasses.replace(described, comparisons=len(titles) - 1),
         provenance=sources,
         sets=sets,
         verdict=RunVerdict("task", "no detectable change", ""),  # replaced below, once the other results are known

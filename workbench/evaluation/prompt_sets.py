@@ -30,14 +30,16 @@ class LoadedSet:
     source: PromptSet
     rows: Rows
     """Prompts as the policy's model reads them."""
+    identities: list[str]
+    """What identifies the prompt of each row, whatever the template; rows that share it are not independent."""
     further_rows: dict[str, Rows]
     """Prompts as each further model with its own tokenizer reads them, by that model."""
     references: list[list[str]]
-    """The references of each prompt: none, one or several."""
+    """The references of each row: none, one or several."""
     reference_ids: list[tuple[list[int], list[int]]]
     """For every reference of every prompt, the ids of the prompt and of the reference, truncated like a completion."""
     seen_in_training: int
-    """Prompts that a stage of the run trains on, whatever the template."""
+    """Distinct prompts that a stage of the run trains on, whatever the template."""
 
     def rows_for(self, model: str) -> Rows:
         """Return the prompts as `model` reads them."""
@@ -75,10 +77,11 @@ def load_prompt_sets(
                 name=name,
                 source=source,
                 rows=rows,
+                identities=identities,
                 further_rows=further_rows,
                 references=references,
                 reference_ids=_reference_ids(config, rows, references, source, tokenizers[policy_model]),
-                seen_in_training=sum(identity in trained for identity in identities),
+                seen_in_training=len(trained & set(identities)),
             )
         )
     return sets, lines

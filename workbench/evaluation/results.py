@@ -1,6 +1,6 @@
 """What an evaluation measured, as typed data; results.json is its serialization (docs/results_schema.md).
 
-Shapes: N prompts, S seeds, K samples per seed.
+Shapes: N rows of a prompt set, S seeds, K samples per seed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Metric:
 
 
 Scores = dict[Metric, dict[str, np.ndarray]]
-"""Values (N, S, K) by metric and model title; NaN where a prompt has none. K is 1 for one value per seed."""
+"""Values (N, S, K) by metric and model title; NaN where a row has none. K is 1 for one value per seed."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,14 @@ class Difference:
     mean_after: float
     difference: float
     low: float | None
-    """Lower end of the 95 % interval of `difference`; None for a single prompt."""
+    """Lower end of the interval of `difference`, which with `comparisons` of the settings together is a 95 % interval;
+    None for a single prompt."""
     high: float | None
     """Upper end of the interval; None for a single prompt."""
     prompts: int
-    """Prompts that have the metric in both models."""
+    """Distinct prompts that have the metric in both models."""
     rose: int | None
-    """Prompts whose value rose; None for a pooled metric, like the next two."""
+    """Rows whose value rose; None for a pooled metric, like the next two."""
     same: int | None
     fell: int | None
     verdict: Verdict | None
@@ -109,14 +110,28 @@ class SetResult:
 
     name: str
     prompts: int
+    """Distinct prompts."""
     neutral: bool
     """The prompts are harmless, so any change here is a side effect of alignment."""
     seen_in_training: int
-    """Prompts that were in the training data of a stage of the run."""
+    """Distinct prompts that were in the training data of a stage of the run."""
     reference_perplexity: float | None
     """Perplexity of the references under the base; None without references or under another vocabulary."""
     summaries: list[Summary]
     comparisons: list[Comparison]
+    repeated_rows: int = 0
+    """Rows of the data that repeat the prompt of an earlier one, for example with another reference."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of the data, each a line of completions.jsonl."""
+        return self.prompts + self.repeated_rows
+
+    @property
+    def size(self) -> str:
+        """The number of prompts as a reader sees it, with that of rows where some share a prompt."""
+        count = f"{self.prompts} prompt{'s' * (self.prompts != 1)}"
+        return f"{count} ({self.rows} rows)" if self.repeated_rows else count
 
     @property
     def has_completions(self) -> bool:
@@ -200,6 +215,8 @@ class Settings:
     num_beams: int = 1
     repetition_penalty: float = 1.0
     stop_strings: list[str] = field(default_factory=list)
+    comparisons: int = 1
+    """Comparisons that share the 5 % error of the intervals."""
 
     @property
     def reward_is_only_judge(self) -> bool:
@@ -267,7 +284,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt with the completions of every model, a line of completions.jsonl."""
+    """One row's prompt with the completions of every model, a line of completions.jsonl."""
 
     set: str
     index: int

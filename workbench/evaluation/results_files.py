@@ -102,12 +102,12 @@ def read_examples(file: Path, results: Results) -> list[Example]:
 
 
 def _check_complete(examples: Sequence[Example], results: Results) -> None:
-    """Raise ValueError unless there are all prompts of the results, with all samples of all models and with scores."""
+    """Raise ValueError unless there are all rows of the results, with all samples of all models and with scores."""
     samples = results.settings.samples * len(results.settings.seeds)
-    prompts = Counter(example.set for example in examples)
+    rows = Counter(example.set for example in examples)
     for result in results.sets:
-        if result.has_completions and prompts[result.name] != result.prompts:
-            raise ValueError(f"{prompts[result.name]} of {result.prompts} prompts of {result.name}")
+        if result.has_completions and rows[result.name] != result.rows:
+            raise ValueError(f"{rows[result.name]} of {result.rows} rows of {result.name}")
     for example in examples:
         where = f"prompt {example.index} of {example.set}"
         texts = {title: len(texts) for title, texts in example.completions.items()}

@@ -20,7 +20,7 @@ differences = pandas.DataFrame(read_results("runs/quickstart/evaluation/results.
 """
 HEAD = f"""# results.json and completions.jsonl
 
-An evaluation writes `results.json`, version {VERSION}, and a line of `completions.jsonl` for every prompt.
+An evaluation writes `results.json`, version {VERSION}, and a line of `completions.jsonl` for every row of the data.
 The fields are those of the dataclasses in `workbench/evaluation/results.py`, from which this page is generated;
 `read_results` in `workbench/evaluation/results_files.py` reads the file back.
 

@@ -1,6 +1,6 @@
 """Compare the results of several runs: one Results whose models are what each run trained last.
 
-Shapes: N prompts.
+Shapes: N rows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from workbench.data.templates import normalize
 from workbench.errors import UserError
 from workbench.evaluation.comparability import EvaluatedRun, comparison_notes, differently_measured, sampled_differently
 from workbench.evaluation.results import (
@@ -65,7 +66,7 @@ def compare_runs(runs: Mapping[str, EvaluatedRun]) -> RunComparison:
         models=titles,
         before=titles[0],
         after=titles[-1],
-        settings=dataclasses.replace(every[0].settings, judges=[]),
+        settings=dataclasses.replace(every[0].settings, judges=[], comparisons=math.comb(len(runs), 2)),
         sets=sets,
         guards=[],
     )
@@ -103,7 +104,7 @@ def merged_set(
     common: Sequence[Sequence[Example]],
     different: Sequence[Metric],
 ) -> SetResult:
-    """Return the results of one set: each run's last model on the common prompts, and the difference of every two."""
+    """Return the results of one set: each run's last model on the common rows, and the difference of every two."""
     scores: Scores = {}
     for column, (title, run) in enumerate(runs.items()):
         examples = [row[column] for row in common]
@@ -111,13 +112,17 @@ def merged_set(
             if metric not in different:
                 values = np.array([value_of(example, metric, run.results.after) for example in examples])
                 scores.setdefault(metric, {})[title] = values[:, None, None]
-    comparisons = [compare(scores, *pair) for pair in itertools.combinations(runs, 2)]
+    # One template made all prompts of the set, so that rows share a prompt where the texts are the same.
+    groups, pairs = [normalize(row[0].prompt) for row in common], list(itertools.combinations(runs, 2))
+    prompts = len(set(groups))
+    comparisons = [compare(scores, *pair, groups, len(pairs)) for pair in pairs]
     first_and_last = (next(iter(runs)), list(runs)[-1])
     comparisons.sort(key=lambda comparison: (comparison.before, comparison.after) != first_and_last)
     return dataclasses.replace(
         result,
-        prompts=len(common),
-        seen_in_training=min(max(set_of(r, result.name).seen_in_training for r in runs.values()), len(common)),
+        prompts=prompts,
+        repeated_rows=len(common) - prompts,
+        seen_in_training=min(max(set_of(r, result.name).seen_in_training for r in runs.values()), prompts),
         reference_perplexity=common_value([set_of(r, result.name).reference_perplexity for r in runs.values()]),
         summaries=[*summarize(scores), *pooled_summaries(result, runs, len(common), different)],
         comparisons=comparisons,
@@ -133,11 +138,11 @@ def common_value(values: Sequence[float | None]) -> float | None:
 
 
 def pooled_summaries(
-    result: SetResult, runs: Mapping[str, EvaluatedRun], prompts: int, different: Sequence[Metric]
+    result: SetResult, runs: Mapping[str, EvaluatedRun], rows: int, different: Sequence[Metric]
 ) -> list[Summary]:
-    """Return the metrics of all completions together, where every run measured them on the same prompts."""
+    """Return the metrics of all completions together, where every run measured them on the same rows."""
     sets = {title: set_of(run, result.name) for title, run in runs.items()}
-    if any(each.prompts != prompts for each in sets.values()):
+    if any(each.rows != rows for each in sets.values()):
         return []
     summaries = []
     for summary in result.summaries:

@@ -1,11 +1,11 @@
 """Score the completions of several models, and compare the scores.
 
-Shapes: N prompts, S seeds, K samples per seed.
+Shapes: N rows, S seeds, K samples per seed. Rows that share a prompt have the same label in `groups`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from workbench.evaluation.completion_metrics import METRICS, TOXICITY_METRICS, S
 from workbench.evaluation.corpus_metrics import measure_corpus
 from workbench.evaluation.generation import Completion
 from workbench.evaluation.results import SCORE, Comparison, Difference, Metric, Scores, Summary
-from workbench.evaluation.statistics import paired_difference, sample_means, seed_std
+from workbench.evaluation.statistics import paired_difference, prompt_numbers, sample_means, seed_std
 from workbench.evaluation.verdicts import prompts_needed, verdict_of
 from workbench.rewards.contract import Judge
 
@@ -26,11 +26,12 @@ def measure(
     completions: Mapping[str, Sequence[Sequence[Completion]]],
     scorers: Scorers,
     seeds: int,
+    groups: Sequence[Hashable] | None = None,
 ) -> Scores:
     """Return every metric of every model; a prompt's completions are in the order of the seeds."""
     scores: Scores = {}
     for title, by_prompt in completions.items():
-        for metric, values in _measure_model(rows, references, by_prompt, scorers, seeds).items():
+        for metric, values in _measure_model(rows, references, by_prompt, scorers, seeds, groups).items():
             scores.setdefault(metric, {})[title] = values
     return scores
 
@@ -41,6 +42,7 @@ def _measure_model(
     by_prompt: Sequence[Sequence[Completion]],
     scorers: Scorers,
     seeds: int,
+    groups: Sequence[Hashable] | None,
 ) -> dict[Metric, np.ndarray]:
     """Return every metric of one model: (N, S, K), or (N, S, 1) for a metric of all samples of a seed together."""
     samples = len(by_prompt[0]) // seeds
@@ -73,7 +75,7 @@ def _measure_model(
     if samples > 1:
         scores |= toxicity(several_samples=True)
     by_seed = [
-        measure_corpus([row[seed * samples : (seed + 1) * samples] for row in by_prompt], references)
+        measure_corpus([row[seed * samples : (seed + 1) * samples] for row in by_prompt], references, groups)
         for seed in range(seeds)
     ]
     for metric in by_seed[0]:
@@ -102,22 +104,27 @@ def summarize_prompt(scores: Scores, index: int, samples: int) -> list[Summary]:
     ]
 
 
-def compare(scores: Scores, before: str, after: str) -> Comparison:
-    """Return the paired difference of every metric that both models have."""
+def compare(
+    scores: Scores, before: str, after: str, groups: Sequence[Hashable] | None = None, comparisons: int = 1
+) -> Comparison:
+    """Return the paired difference of every metric that both models have; `comparisons` share the intervals' error."""
     differences = []
     for metric, by_title in scores.items():
         if before not in by_title or after not in by_title:
             continue
         pairs = np.stack([sample_means(by_title[title]) for title in (before, after)])
-        pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
-        if pairs.shape[1]:
-            differences.append(_difference(metric, *pairs))
+        in_both = np.isfinite(pairs).all(axis=0)
+        if in_both.any():
+            numbers = prompt_numbers(groups, in_both.size)[in_both]
+            differences.append(_difference(metric, *pairs[:, in_both], numbers=numbers, comparisons=comparisons))
     return Comparison(before, after, differences)
 
 
-def _difference(metric: Metric, before: np.ndarray, after: np.ndarray) -> Difference:
-    """Return the paired difference of a metric's values (N,) before and after."""
-    paired = paired_difference(before, after)
+def _difference(
+    metric: Metric, before: np.ndarray, after: np.ndarray, *, numbers: np.ndarray, comparisons: int
+) -> Difference:
+    """Return the paired difference of a metric's values (N,) before and after, by the number of each row's prompt."""
+    paired = paired_difference(before, after, groups=numbers, comparisons=comparisons)
     rose, same, fell = (None, None, None) if metric.pooled else (paired.rose, paired.same, paired.fell)
     return Difference(
         metric=metric,
@@ -126,12 +133,12 @@ def _difference(metric: Metric, before: np.ndarray, after: np.ndarray) -> Differ
         difference=paired.difference,
         low=None if np.isnan(paired.low) else paired.low,
         high=None if np.isnan(paired.high) else paired.high,
-        prompts=len(before),
+        prompts=paired.prompts,
         rose=rose,
         same=same,
         fell=fell,
         verdict=verdict_of(paired, metric.direction),
-        prompts_needed=prompts_needed(before, after),
+        prompts_needed=prompts_needed(before, after, groups=numbers, comparisons=comparisons),
     )
 
 

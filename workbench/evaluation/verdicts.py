@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from statistics import NormalDist
 
 from numpy.typing import ArrayLike
 
@@ -22,14 +23,14 @@ from workbench.evaluation.results import (
     SetResult,
     Verdict,
 )
-from workbench.evaluation.statistics import PairedDifference, paired_changes
+from workbench.evaluation.statistics import ERROR, PairedDifference, paired_changes, prompt_contributions
 
 # With fewer, a percentile bootstrap is not a 95 % interval (Hesterberg, The American Statistician 69, 2015): over
 # normal, exponential and 0/1 differences it covers the truth in 87 to 90 % of cases with 11 prompts and in 92 to 94 %
 # with 30.
 MINIMUM_PROMPTS = 30
-# Standard normal quantiles for 95 % two-sided confidence and for 80 % power.
-CONFIDENCE, POWER = 1.96, 0.84
+# Standard normal quantile for 80 % power.
+POWER = 0.84
 
 
 def verdict_of(difference: PairedDifference, direction: Direction | None) -> Verdict | None:
@@ -39,26 +40,34 @@ def verdict_of(difference: PairedDifference, direction: Direction | None) -> Ver
     """
     if direction is None:
         return None
-    prompts = difference.rose + difference.same + difference.fell
-    if prompts < MINIMUM_PROMPTS or not (difference.low > 0 or difference.high < 0):
+    if difference.prompts < MINIMUM_PROMPTS or not (difference.low > 0 or difference.high < 0):
         return "no detectable change"
     return "better" if (difference.low > 0) == (direction == "higher") else "worse"
 
 
-def prompts_needed(before: ArrayLike, after: ArrayLike, *, smallest: float = 0.0) -> int | None:
+def prompts_needed(
+    before: ArrayLike,
+    after: ArrayLike,
+    *,
+    groups: Iterable[Hashable] | None = None,
+    comparisons: int = 1,
+    smallest: float = 0.0,
+) -> int | None:
     """Return how many prompts would detect the mean difference of (N,) pairs with 80 % power at 95 % confidence.
 
     n = ((1.96 + 0.84) sd / delta)^2 for paired values (Chow, Shao and Wang, Sample Size Calculations in Clinical
-    Research, 2008), at least MINIMUM_PROMPTS. A difference below `smallest`, the least of interest, counts as
-    `smallest`. None if the difference or its standard deviation is 0, or for fewer than two pairs.
+    Research, 2008), at least MINIMUM_PROMPTS; sd is that over prompts, and 1.96 grows with the number of comparisons
+    that share the confidence. A difference below `smallest`, the least of interest, counts as `smallest`. None if the
+    difference or its standard deviation is 0, or for fewer than two prompts.
     """
-    differences = paired_changes(before, after)
-    if differences.size < 2:
+    changes = prompt_contributions(paired_changes(before, after), groups)
+    if changes.size < 2:
         return None
-    delta, deviation = max(abs(float(differences.mean())), smallest), float(differences.std(ddof=1))
+    delta, deviation = max(abs(float(changes.mean())), smallest), float(changes.std(ddof=1))
     if delta == 0 or deviation == 0:
         return None
-    count = ((CONFIDENCE + POWER) * deviation / delta) ** 2
+    confidence = round(NormalDist().inv_cdf(1 - ERROR / (2 * comparisons)), 2)
+    count = ((confidence + POWER) * deviation / delta) ** 2
     return max(MINIMUM_PROMPTS, math.ceil(count)) if math.isfinite(count) else None
 
 

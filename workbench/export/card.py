@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.config.names import PPO, REWARD, SFT, TRAINED_BY
 from workbench.config.sources import DataSource
-from workbench.evaluation.results import Results, SetResult
+from workbench.evaluation.results import Results, SetResult, Settings
 from workbench.evaluation.verdicts import MINIMUM_PROMPTS
 from workbench.export.exported import (
     ExportedModel,
@@ -25,7 +25,7 @@ from workbench.export.exported import (
 from workbench.export.model_index import policy_entries, reward_entries
 from workbench.report.markdown import markdown_table
 from workbench.report.page import text
-from workbench.report.tables import Row, count_of_prompts, sampling_description, set_table, text_cells
+from workbench.report.tables import Row, sampling_description, set_table, text_cells
 from workbench.run.files import content_hash
 
 TITLES = {stage: title for title, stage in TRAINED_BY.items()}
@@ -134,15 +134,15 @@ def policy_evaluation(model: ExportedModel, results: Results | None) -> str:
         parts.append("Failed guards:\n\n" + "\n".join(failed) if failed else "No guard failed.")
     for result in results.sets:
         neutral = " (neutral prompts: any change is a side effect)" if result.neutral else ""
-        parts.append(f"**{escape(result.name)}**: {count_of_prompts(result.prompts)}{neutral}")
-        parts.append(evaluation_table(result, models, before, title))
+        parts.append(f"**{escape(result.name)}**: {result.size}{neutral}")
+        parts.append(evaluation_table(result, models, before, title, results.settings))
     return "\n\n".join(parts)
 
 
-def evaluation_table(result: SetResult, models: Sequence[str], before: str, after: str) -> str:
+def evaluation_table(result: SetResult, models: Sequence[str], before: str, after: str, settings: Settings) -> str:
     """Return the report's table of a set; an undetected change gets the number of prompts that would reveal it."""
     set_rows = set_table(result, models, before, after)
-    head, lines = text_cells(set_rows)
+    head, lines = text_cells(set_rows, settings)
     for row, line in zip(set_rows.rows, lines, strict=True):
         line[-1] += _prompts_needed(row)
     return markdown_table(head, lines, escape, numeric=range(1, len(head) - 1))
@@ -263,7 +263,7 @@ def evaluation_limitations(model: ExportedModel, results: Results) -> list[str]:
     else:
         limitations.append("No toxicity judge was configured.")
     for result in results.sets:
-        count, name = count_of_prompts(result.prompts), escape(result.name)
+        count, name = result.size, escape(result.name)
         if result.prompts < MINIMUM_PROMPTS:
             limitations.append(f"{name}: {count}, too few to detect a small change.")
         if result.seen_in_training:

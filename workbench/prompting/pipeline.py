@@ -18,7 +18,7 @@ from workbench.evaluation.cached_sampling import CachedSampler, TimedCompletions
 from workbench.evaluation.completion_metrics import Scorers
 from workbench.evaluation.generation import ComparedModel, Completion, Sampling, sample_batch, sample_seeds
 from workbench.evaluation.models import ModelLoader, ModelSpec
-from workbench.evaluation.pipeline import row_results, set_examples, settings
+from workbench.evaluation.pipeline import compared_with_first, row_results, set_examples, settings
 from workbench.evaluation.provenance import provenance
 from workbench.evaluation.results import (
     PROMPT_TOKENS,
@@ -31,7 +31,7 @@ from workbench.evaluation.results import (
     SetResult,
     Summary,
 )
-from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize
+from workbench.evaluation.scoring import measure, prompt_toxicity, summarize
 from workbench.ppo.sampler import derive_seed
 from workbench.prompting.inspection import Inspection, inspect_steps
 from workbench.prompting.plan import PromptingPlan
@@ -141,8 +141,9 @@ def measure_grid(
 ) -> Scores:
     """Return every metric of every variant, each with its own prompts."""
     scores: Scores = {}
+    groups = grid_set.identities
     for title, by_prompt in completions.items():
-        measured = measure(grid_set.rows[title], grid_set.references, {title: by_prompt}, scorers, seeds)
+        measured = measure(grid_set.rows[title], grid_set.references, {title: by_prompt}, scorers, seeds, groups)
         for metric, by_title in measured.items():
             scores.setdefault(metric, {}).update(by_title)
     return scores
@@ -161,15 +162,18 @@ def cost_summaries(grid_set: GridSet, timed: ByTitle) -> list[Summary]:
 
 
 def set_result(grid_set: GridSet, scores: Scores, costs: Sequence[Summary], titles: Sequence[str]) -> SetResult:
-    """Return the results on one set: every variant compared with the first."""
+    """Return the results on one set: every variant compared with the first, with intervals that hold together."""
+    groups = grid_set.identities
+    prompts = len(set(groups))
     return SetResult(
         name=grid_set.name,
-        prompts=len(grid_set.identities),
+        prompts=prompts,
+        repeated_rows=len(groups) - prompts,
         neutral=grid_set.source.neutral,
         seen_in_training=0,
         reference_perplexity=None,
         summaries=[*summarize(scores), *costs],
-        comparisons=[compare(scores, titles[0], title) for title in titles[1:]],
+        comparisons=compared_with_first(scores, titles, groups),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from workbench.evaluation.results import Results, SetResult
 from workbench.report.page import visible_text
-from workbench.report.tables import count_of_prompts, sampling_description, set_table, text_cells
+from workbench.report.tables import sampling_description, set_table, text_cells
 
 # What begins code, emphasis, a link or an image; a bracket alone, as of an interval, does not.
 MARKUP = re.compile(r"[\\`]|\*(?=\S)|\](?=[(\[:])|(?<!\w)_(?=\w)|!(?=\[)|(?<=\w)://")
@@ -45,12 +45,12 @@ def set_heading(result: SetResult, results: Results) -> str:
     neutral = " (neutral)" if result.neutral else ""
     seen = f"; the training data contains {result.seen_in_training} of them" if result.seen_in_training else ""
     how = sampling_description(results.settings)
-    return f"**{escape(result.name)}**{neutral}: {count_of_prompts(result.prompts)}, {how}{seen}"
+    return f"**{escape(result.name)}**{neutral}: {result.size}, {how}{seen}"
 
 
 def _table(result: SetResult, results: Results) -> str:
     """Return the means of every model and the differences that the verdict is about."""
-    head, rows = text_cells(set_table(result, results.models, results.before, results.after))
+    head, rows = text_cells(set_table(result, results.models, results.before, results.after), results.settings)
     return markdown_table(head, rows, _cell, numeric=range(1, len(head) - 1))
 
 

@@ -16,7 +16,7 @@ from workbench.report.markdown import escape, set_heading
 from workbench.report.page import page, table, text
 from workbench.report.row_tables import RowTable, row_table, row_table_markdown, row_table_markup
 from workbench.report.set_tables import sets_section
-from workbench.report.tables import count_of_prompts, insufficient_prompts, sampling_description, set_title
+from workbench.report.tables import insufficient_prompts, interval_name, sampling_description, set_title
 from workbench.rewards.contract import Judge
 from workbench.run.files import write_text
 
@@ -70,7 +70,8 @@ def prompting_markdown(results: Results, grid: Grid) -> str:
     """Return the verdicts, the grid of each set, and how each row was made."""
     parts = [f"**{escape(verdict.headline)}**: {escape(verdict.sentence)}" for verdict in results.verdicts]
     for result in results.sets:
-        parts += [set_heading(result, results), row_table_markdown(row_table(result, results.models), FIRST_COLUMN)]
+        heading = f"{set_heading(result, results)}; in brackets: {interval_name(results.settings)}"
+        parts += [heading, row_table_markdown(row_table(result, results.models), FIRST_COLUMN)]
     parts += [f"- {escape(row.title)}: {escape(sampling_description(row.settings))}" for row in grid.rows]
     return "\n\n".join(parts) + "\n"
 
@@ -78,7 +79,9 @@ def prompting_markdown(results: Results, grid: Grid) -> str:
 def short_tables(results: Results) -> dict[str, RowTable]:
     """Return the tables that fit on a terminal, by heading."""
     return {
-        f"{set_title(result)}: {count_of_prompts(result.prompts)}": row_table(result, results.models, SHORT_COLUMNS)
+        f"{set_title(result)}: {result.size}; [{interval_name(results.settings)}]": row_table(
+            result, results.models, SHORT_COLUMNS
+        )
         for result in results.sets
     }
 
@@ -88,10 +91,11 @@ def grid_section(results: Results) -> list[str]:
     markup = []
     for result in results.sets:
         warning = insufficient_prompts(result, results)
+        caption = f"{CAPTION} [{interval_name(results.settings)}]"
         markup += [
-            f"<h3>{text(set_title(result))}</h3><p>{count_of_prompts(result.prompts)}.</p>",
+            f"<h3>{text(set_title(result))}</h3><p>{result.size}.</p>",
             f'<p class="warning">{text(warning)}</p>' if warning else "",
-            row_table_markup(row_table(result, results.models), FIRST_COLUMN, CAPTION),
+            row_table_markup(row_table(result, results.models), FIRST_COLUMN, caption),
         ]
     return markup
 

@@ -15,12 +15,12 @@ from workbench.report.tables import (
     Mean,
     Row,
     SetTable,
-    count_of_prompts,
     format_counts,
     format_interval,
     format_signed,
     format_value,
     insufficient_prompts,
+    interval_name,
     set_table,
     set_title,
 )
@@ -45,7 +45,7 @@ def minus(number: str) -> str:
 
 def _set(result: SetResult, results: Results, example_metrics: Collection[Metric]) -> str:
     """Return the heading, the notes and the tables of one set."""
-    notes = [f"{count_of_prompts(result.prompts)}."]
+    notes = [f"{result.size}."]
     if result.neutral:
         notes.append("Neutral prompts: any change here is a side effect.")
     if result.reference_perplexity is not None:
@@ -58,7 +58,8 @@ def _set(result: SetResult, results: Results, example_metrics: Collection[Metric
         for comparison in result.comparisons
         if (comparison.before, comparison.after) != (results.before, results.after)
     ]
-    folded = "".join(_table(other, only_judge=False, caption="", links={}) for other in others)
+    interval = interval_name(results.settings)
+    folded = "".join(_table(other, interval, only_judge=False, caption="", links={}) for other in others)
     return (
         f"<h3>{text(set_title(result))}</h3><p>{' '.join(notes)}</p>"
         + "".join(f'<p class="warning">{text(warning)}</p>' for warning in warnings)
@@ -74,6 +75,7 @@ def _main_table(result: SetResult, results: Results, example_metrics: Collection
     deviation = f" \u00b1 standard deviation over {seeds} seeds" if seeds > 1 else ""
     return _table(
         set_table(result, results.models, results.before, results.after),
+        interval_name(results.settings),
         only_judge=results.settings.reward_is_only_judge,
         caption=f"Means over prompts{deviation}; differences are paired by prompt",
         links=links,
@@ -96,12 +98,12 @@ def _glossary(results: Results) -> str:
     return f"<details><summary>What the metrics mean</summary>{parts}</details>" if parts else ""
 
 
-def _table(set_table: SetTable, *, only_judge: bool, caption: str, links: Mapping[Metric, str]) -> str:
-    """Return a table as markup; `only_judge` says whether the reward is the only judge."""
+def _table(set_table: SetTable, interval: str, *, only_judge: bool, caption: str, links: Mapping[Metric, str]) -> str:
+    """Return a table as markup; `interval` names its intervals, `only_judge` says whether the reward judged alone."""
     head = [
         "metric",
         *set_table.models,
-        f"{set_table.after} \u2212 {set_table.before} [95 % interval]",
+        f"{set_table.after} \u2212 {set_table.before} [{interval}]",
         "",
         "verdict",
         " / ".join(WIN_TIE_LOSS),

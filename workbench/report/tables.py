@@ -123,9 +123,11 @@ def set_title(result: SetResult) -> str:
     return f"Retention: {result.name}" if result.neutral else result.name
 
 
-def count_of_prompts(prompts: int) -> str:
-    """Return the count with its noun, such as "1 prompt"."""
-    return f"{prompts} prompt{'s' * (prompts != 1)}"
+def interval_name(settings: Settings) -> str:
+    """Return what the intervals of a table are, with the number of comparisons that share their level."""
+    if settings.comparisons == 1:
+        return "95 % interval"
+    return f"95 % for {settings.comparisons} comparisons together"
 
 
 def final_metrics(results: Results) -> dict[str, float | str]:
@@ -180,12 +182,12 @@ def decoding_details(settings: Settings) -> list[str]:
     return clauses
 
 
-def text_cells(table: SetTable) -> tuple[list[str], list[list[str]]]:
+def text_cells(table: SetTable, settings: Settings) -> tuple[list[str], list[list[str]]]:
     """Return the heading and the rows as plain text: metric, means, difference with interval, counts, verdict."""
     head = [
         "metric",
         *table.models,
-        f"{table.after} - {table.before} [95 % interval]",
+        f"{table.after} - {table.before} [{interval_name(settings)}]",
         " / ".join(WIN_TIE_LOSS),
         "verdict",
     ]
@@ -217,7 +219,7 @@ def format_mean(mean: Mean | None) -> str:
 
 
 def format_interval(difference: Difference) -> str:
-    """Return the 95 % interval; a single prompt has none."""
+    """Return the ends of the interval; a single prompt has none."""
     if difference.low is None or difference.high is None:
         return "no interval"
     return f"[{format_signed(difference.low)}, {format_signed(difference.high)}]"

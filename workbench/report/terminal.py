@@ -17,12 +17,12 @@ from workbench.report.page import visible_text
 from workbench.report.row_tables import Cell, RowTable
 from workbench.report.tables import (
     Row,
-    count_of_prompts,
     format_interval,
     format_mean,
     format_metric,
     format_value,
     insufficient_prompts,
+    interval_name,
     sampling_description,
     set_table,
     set_title,
@@ -131,7 +131,8 @@ def _set(result: SetResult, results: Results, sampling: str, width: int) -> Rend
     models = results.models if fits else [results.before, results.after]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     titles = {model: visible_text(short) for model, short in short_titles(results.models).items()}
-    heads = [*(titles[model] for model in models), f"{titles[results.after]} - {titles[results.before]}, 95 %"]
+    level = interval_name(results.settings).removesuffix(" interval")
+    heads = [*(titles[model] for model in models), f"{titles[results.after]} - {titles[results.before]}, {level}"]
     table.add_column("", overflow="fold")
     for head in heads:
         table.add_column(Text(head), justify="right", overflow="fold")
@@ -145,7 +146,7 @@ def _set(result: SetResult, results: Results, sampling: str, width: int) -> Rend
     heading = Text.assemble(
         "\n",
         (visible_text(set_title(result)), "bold"),
-        f": {count_of_prompts(result.prompts)}, {sampling}",
+        f": {result.size}, {sampling}",
     )
     warning = insufficient_prompts(result, results)
     warnings = [Text(warning, "yellow")] if warning else []

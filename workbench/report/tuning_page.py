@@ -31,7 +31,7 @@ from workbench.report.page import page, text
 from workbench.report.row_tables import RowTable, joined, row_table, row_table_markdown, row_table_markup
 from workbench.report.set_tables import sets_section
 from workbench.report.svg import Point, frontier_plot
-from workbench.report.tables import count_of_prompts, insufficient_prompts, sampling_description, set_title
+from workbench.report.tables import insufficient_prompts, interval_name, sampling_description, set_title
 from workbench.rewards.contract import Judge
 from workbench.run.files import write_text
 
@@ -138,9 +138,10 @@ def table_section(results: Results) -> str:
 
 
 def sizes(results: Results) -> str:
-    """Return how many prompts each set has, and how completions were generated."""
-    counts = "; ".join(f"{set_title(result)}: {count_of_prompts(result.prompts)}" for result in results.sets)
-    return f"{counts}. {sampling_description(results.settings)}."
+    """Return how many prompts each set has, and how completions were generated and compared."""
+    counts = "; ".join(f"{set_title(result)}: {result.size}" for result in results.sets)
+    how = f"{sampling_description(results.settings)}; [{interval_name(results.settings)}]"
+    return f"{counts}; {how}"
 
 
 def frontier_section(results: Results) -> str:

@@ -20,7 +20,7 @@ from workbench.evaluation.cache import Cache, open_cache, weights_hash
 from workbench.evaluation.cached_sampling import CachedSampler, TimedCompletions, sampling_of
 from workbench.evaluation.generation import ComparedModel, perplexity
 from workbench.evaluation.models import ModelSpec
-from workbench.evaluation.pipeline import row_results, set_examples, settings
+from workbench.evaluation.pipeline import compared_with_first, row_results, set_examples, settings
 from workbench.evaluation.provenance import provenance
 from workbench.evaluation.records import read_log
 from workbench.evaluation.results import (
@@ -39,7 +39,7 @@ from workbench.evaluation.results import (
     Source,
     Summary,
 )
-from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize
+from workbench.evaluation.scoring import measure, prompt_toxicity, summarize
 from workbench.models.architecture import checked_policy
 from workbench.models.loading import load_model, policy_precision
 from workbench.models.policy import Policy
@@ -91,17 +91,19 @@ def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> Tun
     for prompt_set in plan.sets:
         completions = {title: each.completions[prompt_set.name].completions for title, each in measured.items()}
         rows, references = prompt_set.rows, prompt_set.references
-        scores = measure(rows, references, completions, scorers, len(sampling_seeds(config)))
+        groups = prompt_set.identities
+        scores = measure(rows, references, completions, scorers, len(sampling_seeds(config)), groups)
         costs = cost_summaries(run, plan.rows) if prompt_set is plan.sets[0] else []
         sets.append(
             SetResult(
                 name=prompt_set.name,
-                prompts=len(rows),
+                prompts=len(set(groups)),
+                repeated_rows=len(groups) - len(set(groups)),
                 neutral=prompt_set.source.neutral,
                 seen_in_training=prompt_set.seen_in_training,
                 reference_perplexity=None,
                 summaries=[*summarize(scores), *costs],
-                comparisons=[compare(scores, titles[0], title) for title in titles[1:]],
+                comparisons=compared_with_first(scores, titles, groups),
             )
         )
         toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
@@ -176,7 +178,7 @@ def text_result(
             *summarize(scores),
             Summary(Metric(TEXT_PERPLEXITY, "lower", pooled=True), dict(perplexities), None),
         ],
-        comparisons=[compare(scores, titles[0], title) for title in titles[1:]],
+        comparisons=compared_with_first(scores, titles),
     )
 
 
