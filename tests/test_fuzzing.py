@@ -67,9 +67,9 @@ def one_line_or_fine(*names: str) -> Iterator[None]:
 
 
 def mentions(key: str) -> tuple[str, ...]:
-    """Return what a refusal of a key's value may name: the key, its last part, or the section around it."""
+    """Return what a refusal of a key's value may name: the key, its last part, or a section around it."""
     section, _, name = key.rpartition(".")
-    return (key, name, section or key)
+    return (key, name, section or key, f"{key.split('.')[0]}.")  # a key may be missing beside it
 
 
 def parsed(file: Path, *arguments: str) -> None:

@@ -155,7 +155,7 @@ def default_in_words(field: dataclasses.Field) -> str:
     value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if dataclasses.is_dataclass(value):
         return "the defaults of its keys"
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
 
 
 def help_text(prog: str, description: str, sections: Sequence[str]) -> str:
