@@ -182,6 +182,9 @@ def test_lab2_three_references_of_a_dialogue_are_not_three_prompts(tmp_path: Pat
     apart = [{"prompt": "hello", "reference": text} for text in summaries.values()]
     _, report = load_prompts(DataSource(write(tmp_path / "apart.jsonl", apart)), tiny.tokenizer("t5"), **options)
     assert "2 duplicate prompts" in str(report), "the plan says so where they stand in rows of their own"
+    once = np.random.default_rng(0).normal(size=(2, 40))
+    first, apart = paired_difference(*once), paired_difference(*once.repeat(3, 1), groups=np.arange(40).repeat(3))
+    assert (apart.low, apart.high) == pytest.approx((first.low, first.high)), "and each dialogue counts once"
 
 
 def test_lab2_an_improvement_is_not_without_interval() -> None:
