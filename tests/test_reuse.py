@@ -202,3 +202,18 @@ def test_forcing_a_reused_reward_reads_the_run_that_supplies_it(in_project: Path
     cli.launch([stage], "", [*first, "5e-3", "--force", "reward"])
     assert reused_rate() == 1e-3, "the copy is this run's own"
     assert reused_rate("--force", "reward") == 5e-3
+
+
+def test_a_linked_file_of_a_reused_stage_is_what_the_link_leads_to(
+    finished: Path, in_project: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    source = tmp_path / "quickstart"
+    weights = source / "sft" / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    weights.rename(source / "weights")
+    weights.symlink_to("../weights")
+    cli.launch([sft.STAGE], "", small("quickstart", tmp_path, "--name", "second", "--reuse.sft", str(source)))
+    copy = tmp_path / "second" / "sft" / weights.name
+    assert not copy.is_symlink()
+    assert copy.read_bytes() == content
