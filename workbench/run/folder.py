@@ -20,7 +20,7 @@ from workbench.config.parsing import differences, dump, load_saved
 from workbench.config.schema import Config
 from workbench.errors import UserError, suggestion
 from workbench.run.checksums import checksums, first_difference
-from workbench.run.files import MODEL_SUFFIXES, flush, follow_umask, remove_folder, write_text, writing
+from workbench.run.files import MODEL_SUFFIXES, flush, follow_umask, is_present, remove_folder, write_text, writing
 from workbench.run.stage_record import check_made_from, earlier_weights, read_record, write_record
 
 # These do not affect results: the folder, the tracker and the exit code.
@@ -66,12 +66,12 @@ class Run:
 
     def finished(self, name: str) -> bool:
         """Return whether the stage has its stage.json."""
-        return (self.folder / name / "stage.json").is_file()
+        return is_present(self.folder / name / "stage.json")
 
     def record(self, name: str) -> dict[str, Any]:
         """Return the stage.json of a finished stage; raises UserError with the command to run if it is unfinished."""
         path = self.folder / name / "stage.json"
-        if not path.is_file():
+        if not is_present(path):
             raise UserError(
                 f"{path.parent}: stage {name} is not finished; run it first: "
                 f"python -m recipes.{name} --config {self.folder / 'config.yaml'}"
@@ -117,8 +117,9 @@ class Run:
             "versions": package_versions(),
         }
         for file in files:
-            follow_umask(file)
-            flush(file)
+            with writing(file):
+                follow_umask(file)
+                flush(file)
         write_record(folder, record)
         for checkpoint in folder.glob(f"{TRAINER_CHECKPOINT}*"):
             remove_folder(checkpoint)
@@ -163,10 +164,10 @@ def check_run(config: Config, force: str | None) -> None:
 
 
 def check_kind(folder: Path) -> None:
-    """Raise UserError if something else is where a stage's folder or its record belongs."""
+    """Raise UserError if something else is where a stage's folder or its record belongs, or if it cannot be read."""
     if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
         raise UserError(f"{folder}: not a folder, but a stage's folder belongs there; move it away")
-    if (folder / "stage.json").is_dir():
+    if not is_present(folder / "stage.json") and (folder / "stage.json").is_dir():
         raise UserError(f"{folder / 'stage.json'}: a folder, but a stage's record belongs there; move it away")
 
 

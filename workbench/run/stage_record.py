@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.config.names import EVALUATION, PPO, REWARD, SFT
 from workbench.errors import UserError
-from workbench.run.files import read_json, write_text
+from workbench.run.files import is_present, read_json, write_text
 
 FILE = "stage.json"
 CHECKSUM = "sha256"
@@ -21,6 +21,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write a stage's record into its folder, with the checksum of its contents."""
+    record = json.loads(json.dumps(record))  # as it is read: keys that are numbers become texts of another order
     write_text(folder / FILE, json.dumps({**record, CHECKSUM: checksum(record)}, indent=2) + "\n")
 
 
@@ -42,7 +43,7 @@ def checksum(record: Mapping[str, Any]) -> str:
 
 def earlier_weights(run_folder: Path, stage: str, configured: list[str]) -> dict[str, str]:
     """Return the checksum of the weights of each finished stage that a stage is made from."""
-    earlier = [name for name in MADE_FROM[stage] if name in configured and (run_folder / name / FILE).is_file()]
+    earlier = [name for name in MADE_FROM[stage] if name in configured and is_present(run_folder / name / FILE)]
     return {name: weights_checksum(read_record(run_folder / name)) for name in earlier}
 
 
@@ -55,7 +56,7 @@ def weights_checksum(record: Mapping[str, Any]) -> str:
 def check_made_from(run_folder: Path, stage: str, record: Mapping[str, Any]) -> None:
     """Raise UserError if a stage was made from other weights than the earlier stages have now."""
     for name, before in record.get("made_from", {}).items():
-        if (run_folder / name / FILE).is_file() and weights_checksum(read_record(run_folder / name)) != before:
+        if is_present(run_folder / name / FILE) and weights_checksum(read_record(run_folder / name)) != before:
             raise UserError(
                 f"{run_folder / stage}: made from another {name} than the one that is in {run_folder / name} now; "
                 f"redo it with --force {stage}, or restore that {name}"
