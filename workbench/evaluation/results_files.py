@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from workbench.config.names import EVALUATION
 from workbench.errors import UserError, one_line, shorten
 from workbench.evaluation.results import Example, Results, Summary
 from workbench.run.checksums import first_difference
-from workbench.run.files import read_json_lines, write_text
+from workbench.run.files import is_present, read_json_lines, write_text
 from workbench.run.stage_record import check_made_from, read_record
 
 VERSION = 4
@@ -59,7 +60,8 @@ def read_results(file: Path | str) -> Results:
 
 def check_unchanged(file: Path) -> None:
     """Raise UserError for a file of a finished evaluation that is not what was written, or is about other models."""
-    if file.with_name("stage.json").is_file():
+    file = Path(os.path.abspath(file))  # a relative path may not name the run's folder
+    if is_present(file.with_name("stage.json")):
         record = read_record(file.parent)
         check_made_from(file.parent.parent, EVALUATION, record)
         digests = record.get("files", {})
