@@ -16,11 +16,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
+from workbench.config.names import PPO
 from workbench.errors import UserError
 from workbench.models.optimizer import is_paged
 from workbench.models.sharding import full_tensor, like
 from workbench.run.checksums import readable_hash
-from workbench.run.distributed import fail_together
+from workbench.run.distributed import fail_together, precision_warning, processes_warning
 from workbench.run.files import (
     UNTOUCHED,
     atomic_folder,
@@ -64,10 +65,9 @@ class TrainState:
     def change_precision(self, precision: str) -> str | None:
         """Go on in another precision; return a warning if it is another one."""
         before, self.precision = self.precision, precision
-        if before == precision:
-            return None
-        self.loss_scale = {}
-        return f"ppo: warning: this machine goes on in {precision} what was begun in {before}; see policy.precision"
+        if before != precision:
+            self.loss_scale = {}
+        return precision_warning(PPO, before, precision, "policy.precision")
 
 
 def save(
@@ -131,12 +131,9 @@ def load_latest(
     if content.get("train_state", {}).keys() != {item.name for item in fields(TrainState)}:
         raise UserError(f"{folder / name}: saved by another version of this project; start over with --force ppo")
     before, now = len(content["random"]), accelerator.num_processes
-    if before != now:
-        accelerator.print(
-            f"ppo: warning: saved by {before} process{'es' * (before > 1)}, resumed by {now}: the steps from here on "
-            "draw other samples than they would have",
-            flush=True,
-        )
+    warning = processes_warning(PPO, before, now, "samples")
+    if warning is not None:
+        accelerator.print(warning, flush=True)
     parameters = dict(accelerator.unwrap_model(policy).named_parameters())
     with torch.no_grad():
         for key, value in content["trainable"].items():
