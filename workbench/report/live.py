@@ -11,7 +11,7 @@ from typing import Any
 
 from workbench.config.derived import configured_stages
 from workbench.config.names import EVALUATION, PPO
-from workbench.evaluation.records import read_curves
+from workbench.evaluation.records import read_logs
 from workbench.report.curves import training_plots
 from workbench.report.page import page, table, text
 from workbench.run.distributed import is_main_process
@@ -61,7 +61,7 @@ def write_live_page(run: Run, running: str | None) -> None:
 def live_document(run: Run, running: str | None) -> str:
     """Return the page of what the stages have logged so far."""
     stages = configured_stages(run.config)
-    logs = read_curves(run)
+    logs = read_logs(run)
     rows = [[text(stage), stage_state(run, stage, logs.get(stage, []), running)] for stage in stages]
     samples = read_json_lines(run.folder / PPO / "samples.jsonl")[-SHOWN_SAMPLES:]
     columns = list(samples[-1]) if samples else []

@@ -30,10 +30,11 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "e
 KEYS_OF_JUDGMENT = ("reward.train.polarity_pair", "reward.train.threshold")
 TRAINER_CHECKPOINT = "checkpoint-"  # what transformers begins the name of a checkpoint's folder with
 MAX_LISTED_CHANGES = 6
-RESULT_SUFFIXES = (*MODEL_SUFFIXES, ".jsonl")
+RESULT_SUFFIXES = (*MODEL_SUFFIXES, ".jsonl", ".html", ".md")
 # What a kill can leave in a new run folder before its config.yaml is there.
 WRITTEN_FIRST = {".lock", "config.yaml.partial"}
-NOT_RESULTS = ("stage.json", "completions_cache.jsonl")
+# README.md is the model card of a library, which nothing reads.
+NOT_RESULTS = ("stage.json", "completions_cache.jsonl", "README.md")
 
 
 @contextmanager

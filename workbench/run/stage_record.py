@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from workbench.config.names import EVALUATION, PPO, REWARD, SFT
 from workbench.errors import UserError
+from workbench.run.checksums import first_difference
 from workbench.run.files import is_present, read_json, write_text
 
 FILE = "stage.json"
@@ -39,6 +40,16 @@ def read_record(folder: Path) -> dict[str, Any]:
 def checksum(record: Mapping[str, Any]) -> str:
     """Return the sha256 of a record."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def check_files(folder: Path, names: Iterable[str]) -> None:
+    """Raise UserError if files in the folder of a finished stage are not what they were when it finished."""
+    if not is_present(folder / FILE):
+        return
+    digests = read_record(folder).get("files", {})
+    difference = first_difference(folder, {name: digests[name] for name in names if name in digests})
+    if difference is not None:
+        raise UserError(f"{folder}/{difference}; restore it, or redo the stage with --force {folder.name}")
 
 
 def earlier_weights(run_folder: Path, stage: str, configured: list[str]) -> dict[str, str]:
