@@ -21,6 +21,7 @@ from workbench.run.cli import StageResult
 from workbench.run.files import content_hash
 from workbench.run.folder import Run, check_run, open_run
 from workbench.run.reuse import with_reused_settings
+from workbench.run.stage_record import Origin
 
 STAGES = [sft.STAGE, reward.STAGE, ppo.STAGE]
 
@@ -84,7 +85,7 @@ def test_a_trained_reward_stays_for_a_swap_back_unless_its_settings_changed(tmp_
     run = open_run(parsed(tmp_path), force=None)
     for stage in ("reward", "ppo"):
         run.stage(stage)
-        run.finish(stage, minutes=0, inputs={}, metrics={}, data={})
+        run.finish(stage, minutes=0, inputs={}, metrics={}, origin=Origin())
     run = open_run(parsed(tmp_path, "--reward.model", "length"), force="ppo")
     assert (run.finished("reward"), run.finished("ppo")) == (True, False)
     assert open_run(parsed(tmp_path), force="ppo").finished("reward")
@@ -177,7 +178,7 @@ def test_a_trained_reward_is_dropped_where_what_it_depends_on_changes(change: li
     options = [*drop(small("quickstart", tmp_path), *names), *without_sft]
     run = open_run(parse(options)[0], force=None)
     run.stage("reward")
-    run.finish("reward", minutes=0, inputs={}, metrics={}, data={})
+    run.finish("reward", minutes=0, inputs={}, metrics={}, origin=Origin())
     assert not open_run(parse([*options, *change])[0], force="ppo").finished("reward")
 
 

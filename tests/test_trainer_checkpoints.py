@@ -141,6 +141,7 @@ def test_a_loss_that_is_not_finite_is_not_in_the_ones_after_it(tmp_path: Path) -
     def checked(trainer: Trainer, label: str) -> None:
         logged.extend(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
 
-    with mock.patch.object(Trainer, "training_step", step), mock.patch.object(hf_trainer, "check_not_diverged", checked):
+    patched = mock.patch.object(hf_trainer, "check_not_diverged", checked)
+    with patched, mock.patch.object(Trainer, "training_step", step):
         cli.launch([sft.STAGE], "", options(tmp_path))
     assert [math.isfinite(loss) for loss in logged] == [False, True, True, True]

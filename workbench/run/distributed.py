@@ -203,6 +203,21 @@ def any_process(accelerator: Accelerator, flag: bool) -> bool:
 
 
 @contextmanager
+def fail_with_main() -> Iterator[None]:
+    """Make every process fail if the block fails on the main one, which alone does something in it."""
+    from accelerate.utils import broadcast_object_list
+
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    (has_failed,) = broadcast_object_list([failure is not None])
+    if has_failed:
+        raise failure or UserError("stopped because the main process failed; see its error")
+
+
+@contextmanager
 def fail_together(accelerator: Accelerator) -> Iterator[None]:
     """Make every process fail if the block fails on any of them, so that none waits for one that has exited.
 

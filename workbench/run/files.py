@@ -244,5 +244,5 @@ def content_hash(path: Path) -> str | None:
 
 def is_model_file(path: Path) -> bool:
     """Return whether a file is part of the model in its folder, rather than of the record of the run that made it."""
-    is_record = path.name == "stage.json" or path.stem == "report"
+    is_record = path.name in ("stage.json", "begun.json") or path.stem == "report"
     return path.is_file() and path.suffix in MODEL_SUFFIXES and not is_record

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,20 @@ from workbench.config.parsing import differences, dump, load_saved
 from workbench.config.schema import Config
 from workbench.errors import UserError, suggestion
 from workbench.run.checksums import checksums, first_difference
+from workbench.run.distributed import print_once
 from workbench.run.files import MODEL_SUFFIXES, flush, follow_umask, is_present, remove_folder, write_text, writing
-from workbench.run.stage_record import check_made_from, earlier_weights, read_record, write_record
+from workbench.run.model_sources import model_hashes
+from workbench.run.stage_record import (
+    BEGUN,
+    Hashes,
+    Origin,
+    changes,
+    check_begun,
+    check_made_from,
+    earlier_weights,
+    read_record,
+    write_record,
+)
 
 # These do not affect results: the folder, the tracker and the exit code.
 KEYS_THAT_MAY_CHANGE = ("name", "runs", "track", "evaluation.fail_on")
@@ -34,7 +46,7 @@ RESULT_SUFFIXES = (*MODEL_SUFFIXES, ".jsonl", ".html", ".md")
 # What a kill can leave in a new run folder before its config.yaml is there.
 WRITTEN_FIRST = {".lock", "config.yaml.partial"}
 # README.md is the model card of a library, which nothing reads.
-NOT_RESULTS = ("stage.json", "completions_cache.jsonl", "README.md")
+NOT_RESULTS = ("stage.json", BEGUN, "completions_cache.jsonl", "README.md")
 
 
 @contextmanager
@@ -99,8 +111,25 @@ class Run:
         """Raise UserError if a finished stage was made from other weights than those of the earlier stages now."""
         check_made_from(self.folder, name, self.record(name))
 
+    def begin(self, name: str, data: Hashes) -> Origin:
+        """Return what the stage is made from, and note it in the stage's folder if it has not begun before.
+
+        Raises UserError where a stage that began before would be resumed on anything else.
+        """
+        folder, stages = self.stage(name), configured_stages(self.config)
+        origin = Origin(earlier_weights(self.folder, name, stages), data, model_hashes(self.config, name))
+        if name == EVALUATION:  # whatever its cached completions depend on is in their keys
+            return origin
+        begun = check_begun(self.folder, name, origin)
+        if begun is not None:
+            return begun
+        if has_checkpoints(folder):
+            print_once(f"{name}: warning: {folder} does not say what its checkpoints are made from; see --force {name}")
+        write_record(folder, asdict(origin), BEGUN)
+        return origin
+
     def finish(
-        self, name: str, *, minutes: float, inputs: dict[str, Any], metrics: dict[str, Any], data: dict[str, Any]
+        self, name: str, *, minutes: float, inputs: dict[str, Any], metrics: dict[str, Any], origin: Origin
     ) -> None:
         """Mark the stage as finished, with the checksums of its files, and remove the checkpoints of its trainer."""
         folder = self.folder / name
@@ -111,8 +140,7 @@ class Run:
             "minutes": round(minutes, 2),
             "inputs": inputs,
             "metrics": metrics,
-            "data": data,
-            "made_from": earlier_weights(self.folder, name, configured_stages(self.config)),
+            **asdict(origin),
             "files": checksums(folder, files),
             "commit": git_commit(),
             "versions": package_versions(),
@@ -124,6 +152,11 @@ class Run:
         write_record(folder, record)
         for checkpoint in folder.glob(f"{TRAINER_CHECKPOINT}*"):
             remove_folder(checkpoint)
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Return whether a stage's folder has checkpoints from which it resumes."""
+    return any(folder.glob(f"{TRAINER_CHECKPOINT}*")) or any(folder.glob("checkpoints/step_*"))
 
 
 def is_result(file: Path) -> bool:
@@ -249,19 +282,15 @@ def changes_reward_training(saved: Path, config: Config) -> bool:
         return True  # a corrupt file, which --force of the first stage replaces
 
 
-def check_inputs(run: Run, stage: str, hashes: Mapping[str, Mapping[str, str | None]]) -> None:
+def check_inputs(run: Run, stage: str, hashes: Hashes) -> None:
     """Raise UserError if data or weights that a finished stage used are others now; data that is gone is no concern."""
     record = run.record(stage)
     check_made_from(run.folder, stage, record)
-    recorded = record.get("data", {})
-    for key, now in hashes.items():
-        before = recorded.get(key, {})
-        is_comparable = before.get("path") == now["path"] and None not in (before.get("sha256"), now["sha256"])
-        if is_comparable and before["sha256"] != now["sha256"]:
-            raise UserError(
-                f"{key}: {now['path']} has changed since stage {stage} of {run.folder} was finished; restore it, "
-                f"choose another --name, or redo the stage with --force {stage}"
-            )
+    for key, path in changes(record.get("data", {}), hashes):
+        raise UserError(
+            f"{key}: {path} has changed since stage {stage} of {run.folder} was finished; restore it, choose another "
+            f"--name, or redo the stage with --force {stage}"
+        )
 
 
 @functools.cache
