@@ -99,6 +99,17 @@ def test_a_stage_that_may_not_be_entered_is_one_line(finished: Path, capsys: pyt
     assert row.split(maxsplit=1) == ["quickstart_gpt2", "cannot be read; make its folders readable for this user"]
 
 
+@pytest.mark.parametrize("force", [[], ["--force", "sft"]])
+def test_an_unreadable_configuration_is_not_started_over(force: list[str], finished: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(finished, tmp_path / "runs"))
+    (runs / "quickstart_gpt2" / "reward").mkdir()  # which the run does not need now, but may again
+    file = runs / "quickstart_gpt2" / "config.yaml"
+    line = f"{file}: cannot be read: Permission denied; make it readable; nothing has to be redone"
+    with unreadable(file, DENIED, "open"), pytest.raises(UserError, match=f"{line}$"):
+        cli.launch([sft.STAGE], "", small("quickstart_gpt2", runs, *force))
+    assert {"sft", "reward"} <= set(os.listdir(file.parent))
+
+
 def test_whether_a_file_is_there_is_told_or_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()

@@ -239,6 +239,8 @@ def check_unchanged(saved: Path, config: Config, redone: Sequence[str]) -> None:
     try:
         before = load_saved(saved)
     except UserError as error:
+        if isinstance(error.__cause__, OSError):  # which says nothing about its contents
+            raise
         raise UserError(
             f"{error}; correct that file, choose another --name, or start over with --force {stages[0]}"
         ) from error
@@ -278,7 +280,9 @@ def changes_reward_training(saved: Path, config: Config) -> bool:
     try:
         changes = differences(load_saved(saved), config)
         return any(change.startswith(("reward.train", "reuse.reward", "seed:")) for change in changes)
-    except UserError:
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
         return True  # a corrupt file, which --force of the first stage replaces
 
 
