@@ -135,12 +135,11 @@ def plan_stages(stages: Sequence[Stage], config: Config, force: str | None) -> I
 
 def make_plan(stage: Stage, config: Config, force: str | None) -> PlannedStage:
     """Return a stage's plan; raises UserError for what a run would refuse."""
-    data = {}
-    if is_main_process():
-        data = stage.data(config)  # first: what is read afterwards is this, or `begin` notices
-        run = Run(Path(config.runs) / config.name, config)
-        if not run.finished(stage.name) and stage.name not in redone_stages(force):
-            check_begun(run.folder, stage.name, Origin(data=data))
+    data = stage.data(config)  # first: what is read afterwards is this, or `begin` notices
+    run = Run(Path(config.runs) / config.name, config)
+    # On every process: the others would wait for one that failed alone.
+    if not run.finished(stage.name) and stage.name not in redone_stages(force):
+        check_begun(run.folder, stage.name, Origin(data=data))
     with located_errors(None), garbage_collection_paused(), planned_on_cpu():
         return PlannedStage(stage.plan(config), data)
 
