@@ -15,11 +15,13 @@ from sharded_processes import stopped_after
 from small_runs import record_files, small
 from tiny_data import write
 
-from recipes import ppo, reward, sft
+from recipes import evaluation, ppo, reward, sft
 from workbench import toy
 from workbench.config.parsing import parse
 from workbench.config.schema import Config, Scorer
 from workbench.errors import Interrupted, UserError
+from workbench.evaluation import pipeline
+from workbench.evaluation.results_files import read_results
 from workbench.run import cli
 from workbench.run.files import content_hash
 from workbench.run.folder import Run
@@ -173,6 +175,24 @@ def test_data_that_changes_while_it_is_planned_is_one_line(tmp_path: Path) -> No
 
     with pytest.raises(UserError, match="has changed since its rows were read"):
         cli.launch([dataclasses.replace(sft.STAGE, plan=plan)], "", with_data(tmp_path, "--sft.data", file))
+
+
+def test_an_evaluation_names_the_data_that_it_read(runs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    write(file, rows(16))
+    before, sample = content_hash(file), pipeline.sample_sets
+
+    def sampling(*arguments: Any) -> Any:
+        write(file, rows(17))
+        return sample(*arguments)
+
+    sets = ["--evaluation.data", json.dumps({"test": {"path": str(file), "template": "{dialogue}"}})]
+    run = launch(runs)
+    with mock.patch.object(pipeline, "sample_sets", sampling):
+        cli.launch([evaluation.STAGE], "", small(NAME, runs, *TRAINED_REWARD, *sets, "--force", "evaluation"))
+    sources = read_results(run / "evaluation" / "results.json").provenance.sources
+    assert [source.sha256 for source in sources if source.kind == "data"] == [before]
+    assert read_record(run / "evaluation")["data"]["evaluation.data.test"]["sha256"] == before
 
 
 def local_base(folder: Path) -> Path:

@@ -50,8 +50,10 @@ class Evaluation:
 
 def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evaluation | None:
     """Sample, score and compare the completions of every model; return None on all but the main process."""
+    # Before sampling, which takes hours: of what is evaluated, not of what is there afterwards.
+    sources = provenance(run, accelerator.device) if accelerator.is_main_process else None
     sampled = sample_sets(run, plan, accelerator)
-    if not accelerator.is_main_process:
+    if sources is None:
         return None
     reward = load_run_reward(run) if plan.reward is None and run.config.reward is not None else plan.reward
     encoder = plan.encoder.to(accelerator.device) if plan.encoder is not None else None
@@ -82,7 +84,7 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
         before=before,
         after=after,
         settings=settings(run.config, [judge for judge in scorers.judges if judge not in copies]),
-        provenance=provenance(run, accelerator.device),
+        provenance=sources,
         sets=sets,
         verdict=RunVerdict("task", "no detectable change", ""),  # replaced below, once the other results are known
         other_verdicts=[],
