@@ -36,6 +36,8 @@ from workbench.ppo.checkpoint import load_latest
 from workbench.ppo.policy_files import save_policy
 from workbench.ppo.sharded_policy import gathered, shard_policy
 from workbench.run import cli, distributed, hf_trainer
+from workbench.run.distributed import fail_with_main
+from workbench.run.stage_record import BEGUN
 
 KINDS: list[Kind] = list(itertools.product(tiny.ARCHITECTURES, (False,), ("shared", "separate")))
 # Kinds of runs that another number of processes resumes, the last one with adapters, which are not sharded.
@@ -161,6 +163,13 @@ def failures(folder: Path) -> None:
         raise AssertionError("nothing failed")
     except UserError as error:
         errors = gather_object([str(error)])
+    try:
+        with fail_with_main():
+            if os.environ["RANK"] == "0":
+                raise UserError("the data has changed")
+        raise AssertionError("nothing failed")
+    except UserError as error:
+        errors += gather_object([str(error)])
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(errors))
 
 
@@ -257,6 +266,13 @@ def chains(folder: Path) -> None:
             commands["stopped"] = launch(stages, options)
         if os.environ["RANK"] == "0":
             shutil.copytree(folder / recipe, folder / "stopped" / recipe)
+        begun = folder / recipe / "sft" / BEGUN
+        text = begun.read_text()
+        PartialState().wait_for_everyone()
+        begun.write_text("{}")
+        commands["refused"] = launch(stages, options)
+        begun.write_text(text)
+        PartialState().wait_for_everyone()
         commands["resumed"] = launch(stages, options)
         if os.environ["RANK"] == "0":
             (folder / f"{recipe}.json").write_text(json.dumps(commands))

@@ -186,3 +186,14 @@ def test_the_moments_of_one_optimizer_go_on_in_the_other(from_paged: bool) -> No
     weight.grad = torch.ones(8, 8)
     plain.step()
     assert plain.state[weight]["step"] == 4
+
+
+def test_steps_of_any_length_are_resumed_and_removed_in_their_order(tmp_path: Path) -> None:
+    run = trainer(tmp_path, checkpoints_kept=2)
+    for step in (999_999, 1_000_000, 1_000_001):
+        run.state.step = step
+        run.save_checkpoint()
+    assert names(tmp_path / "checkpoints") == ["step_1000000", "step_1000001"]
+    again = trainer(tmp_path)
+    again.resume()
+    assert again.state.step == 1_000_001

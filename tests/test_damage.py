@@ -86,6 +86,7 @@ DAMAGES: tuple[Callable[[Path], None], ...] = (flip, truncate, empty, replace_by
         ([evaluation.STAGE], "ppo/metrics.jsonl"),
         ([evaluation.STAGE], "reward/report.json"),
         ([evaluation.STAGE], "reward/calibration.json"),
+        ([evaluation.STAGE], "reward/report.html"),
     ],
 )
 def test_a_later_stage_refuses_what_is_not_what_was_saved(
@@ -153,6 +154,26 @@ def test_results_that_were_changed_are_not_shown(name: str, runs: Path, tmp_path
         write_comparison([run, shutil.copytree(run, tmp_path / "other")], tmp_path / "page.html")
     if name == "results.json":
         with pytest.raises(UserError, match=line):
+            cli.launch(CHAIN, "", options(runs))
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_a_log_that_was_changed_is_in_no_comparison(stage: str, runs: Path, tmp_path: Path) -> None:
+    run = runs / "quickstart_gpt2"
+    other = shutil.copytree(run, tmp_path / "other")
+    file = run / stage / "metrics.jsonl"
+    file.write_text(re.sub(r"(\d)([,}])", lambda match: f"{9 - int(match[1])}{match[2]}", file.read_text(), count=1))
+    with pytest.raises(UserError, match=rf"{file}: its contents have changed .*--force {stage}"):
+        write_comparison([run, other], tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_the_pages_of_an_evaluation_are_in_its_record(name: str, runs: Path) -> None:
+    run = runs / "quickstart_gpt2"
+    assert name in json.loads((run / "evaluation" / "stage.json").read_text())["files"]
+    flip(run / "evaluation" / name)
+    if name == "report.html":  # to which the command points
+        with pytest.raises(UserError, match=rf"{name}: its contents have changed .*--force evaluation"):
             cli.launch(CHAIN, "", options(runs))
 
 

@@ -221,7 +221,7 @@ def test_a_cache_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: py
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(UserError, match=rf"{cache.FILE}: cannot be read: Permission denied; delete it"):
+    with pytest.raises(UserError, match=rf"{cache.FILE}: cannot be read: Permission denied; make it readable"):
         open_cache(tmp_path)
 
 

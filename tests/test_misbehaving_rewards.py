@@ -21,6 +21,7 @@ from workbench.errors import RewardError, UserError
 from workbench.rewards import foreign_code
 from workbench.rewards.contract import CheckedJudge, CheckedReward, RewardModel
 from workbench.rewards.registry import load_reward
+from workbench.run.interrupt import stop_requests
 
 TEXTS = ["first", "second", "third"]
 
@@ -308,3 +309,27 @@ def test_a_slow_reward_is_named_on_stderr(capsys: pytest.CaptureFixture[str], mo
     assert capsys.readouterr().err == "reward test has been scoring 3 texts for 0.05 s; still waiting\n"
     CheckedReward(e_rate, "test")(["p"] * 3, TEXTS)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once_also_when_the_first_arrived_in_a_reward(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        os.kill(os.getpid(), number)
+        return e_rate(prompts, completions)
+
+    def end(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, end)
+    try:
+        with stop_requests() as is_requested:
+            CheckedReward(interrupted, "test")(["p"] * 3, TEXTS)
+            assert is_requested()
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is end
+    finally:
+        signal.signal(number, before)
+    assert capsys.readouterr().err.count("stopping after this step") == 1

@@ -93,3 +93,14 @@ def test_it_runs_by_path_under_the_launcher_and_ctrl_c_leaves_a_run_that_goes_on
     first = json.loads((sft_folder / "metrics.jsonl").read_text().splitlines()[0])
     assert first["step"] <= step, "the log still has the steps before the stop"
     assert not list(sft_folder.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("module", "arguments", "code"), [("recipes.sft", "--help", 0), ("workbench.report", "x", 2)])
+def test_a_closed_stream_is_printed_to_in_vain(
+    closed: str, module: str, arguments: str, code: int, in_project: Path
+) -> None:
+    line = f"{sys.executable} -m {module} {arguments} {closed}"
+    result = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=100, check=False)
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr

@@ -21,6 +21,7 @@ from workbench.run.cli import StageResult
 from workbench.run.files import content_hash
 from workbench.run.folder import Run, check_run, open_run
 from workbench.run.reuse import with_reused_settings
+from workbench.run.stage_record import Origin
 
 STAGES = [sft.STAGE, reward.STAGE, ppo.STAGE]
 
@@ -84,7 +85,7 @@ def test_a_trained_reward_stays_for_a_swap_back_unless_its_settings_changed(tmp_
     run = open_run(parsed(tmp_path), force=None)
     for stage in ("reward", "ppo"):
         run.stage(stage)
-        run.finish(stage, minutes=0, inputs={}, metrics={}, data={})
+        run.finish(stage, minutes=0, inputs={}, metrics={}, origin=Origin())
     run = open_run(parsed(tmp_path, "--reward.model", "length"), force="ppo")
     assert (run.finished("reward"), run.finished("ppo")) == (True, False)
     assert open_run(parsed(tmp_path), force="ppo").finished("reward")
@@ -177,7 +178,7 @@ def test_a_trained_reward_is_dropped_where_what_it_depends_on_changes(change: li
     options = [*drop(small("quickstart", tmp_path), *names), *without_sft]
     run = open_run(parse(options)[0], force=None)
     run.stage("reward")
-    run.finish("reward", minutes=0, inputs={}, metrics={}, data={})
+    run.finish("reward", minutes=0, inputs={}, metrics={}, origin=Origin())
     assert not open_run(parse([*options, *change])[0], force="ppo").finished("reward")
 
 
@@ -202,3 +203,18 @@ def test_forcing_a_reused_reward_reads_the_run_that_supplies_it(in_project: Path
     cli.launch([stage], "", [*first, "5e-3", "--force", "reward"])
     assert reused_rate() == 1e-3, "the copy is this run's own"
     assert reused_rate("--force", "reward") == 5e-3
+
+
+def test_a_linked_file_of_a_reused_stage_is_what_the_link_leads_to(
+    finished: Path, in_project: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    source = tmp_path / "quickstart"
+    weights = source / "sft" / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    weights.rename(source / "weights")
+    weights.symlink_to("../weights")
+    cli.launch([sft.STAGE], "", small("quickstart", tmp_path, "--name", "second", "--reuse.sft", str(source)))
+    copy = tmp_path / "second" / "sft" / weights.name
+    assert not copy.is_symlink()
+    assert copy.read_bytes() == content

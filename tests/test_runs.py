@@ -17,6 +17,7 @@ from workbench.config.sources import DataSource, PromptSet
 from workbench.errors import UserError
 from workbench.run.files import atomic_folder, content_hash, write_text
 from workbench.run.folder import lock_run, open_run
+from workbench.run.stage_record import Origin
 
 
 def config(folder: Path) -> Config:
@@ -38,7 +39,7 @@ def test_a_finished_stage_is_known_by_its_record(tmp_path: Path) -> None:
     assert not run.finished("sft")
     with pytest.raises(UserError, match="stage sft is not finished; run it first"):
         run.record("sft")
-    run.finish("sft", minutes=1.0, inputs={"data": "x"}, metrics={"loss": 0.5}, data={})
+    run.finish("sft", minutes=1.0, inputs={"data": "x"}, metrics={"loss": 0.5}, origin=Origin())
     assert run.finished("sft")
     record = run.record("sft")
     assert (record["metrics"], record["seed"]) == ({"loss": 0.5}, 0)
@@ -59,7 +60,7 @@ def test_a_run_folder_may_be_moved_and_renamed(tmp_path: Path) -> None:
     first = config(tmp_path)
     run = open_run(first, force=None)
     run.stage("sft")
-    run.finish("sft", minutes=0, inputs={}, metrics={}, data={})
+    run.finish("sft", minutes=0, inputs={}, metrics={}, origin=Origin())
     (tmp_path / "elsewhere").mkdir()
     run.folder.rename(tmp_path / "elsewhere" / "other")
     moved = open_run(dataclasses.replace(first, name="other", runs=str(tmp_path / "elsewhere")), force=None)
@@ -71,7 +72,7 @@ def test_force_clears_a_stage_and_those_after_it_and_allows_them_to_change(tmp_p
     run = open_run(first, force=None)
     for stage in ("sft", "reward", "ppo", "evaluation"):
         run.stage(stage)
-        run.finish(stage, minutes=0, inputs={}, metrics={}, data={})
+        run.finish(stage, minutes=0, inputs={}, metrics={}, origin=Origin())
     assert first.ppo is not None
     changed = dataclasses.replace(first, ppo=dataclasses.replace(first.ppo, kl_coef=0.5))
     with pytest.raises(UserError, match=r"ppo.kl_coef: 0.05 -> 0.5"):

@@ -120,9 +120,10 @@ def test_a_gathered_model_is_saved_whole_with_and_without_blocks(of_two: Path) -
 
 
 def test_a_failure_before_sampling_is_the_end_of_both(of_two: Path) -> None:
-    first, second = json.loads((of_two / "failures" / "0.json").read_text())
+    first, second, main, other = json.loads((of_two / "failures" / "0.json").read_text())
     assert first == "stopped because another process failed; see its error"
     assert "64" in second
+    assert [main, other] == ["the data has changed", "stopped because the main process failed; see its error"]
 
 
 @resumed
@@ -200,12 +201,17 @@ def test_a_sharded_chain_stops_resumes_and_fine_tunes_as_one_process_does(
     (stopped, outputs), (finished, more) = commands["stopped"], commands["resumed"]
     assert stopped == [130, 130], outputs
     assert "sft stopped and saved at step 2 of 3" in outputs[0]
+    refused, lines_of_both = commands["refused"]
+    assert refused == [2, 2], lines_of_both
+    assert all("begun.json: corrupt; redo the stage with --force sft" in each for each in lines_of_both)
     assert finished == [0, 0], more
     assert (of_two / "chains" / recipe / "ppo" / "stage.json").is_file()
 
     for processes, folder in ((1, of_one), (4, of_four)):
         codes, output = json.loads((folder / "fine_tunings" / f"{recipe}.json").read_text())["resumed"]
         assert codes == [0] * processes, output
+        warning = f"sft: warning: saved by 2 processes, resumed by {processes}: the steps from here on draw other"
+        assert output[0].count(warning) == 1
 
     monkeypatch.setattr(sys, "argv", ["recipes/sft.py", *sharded_processes.recipe_options(recipe, tmp_path)])
     with pytest.raises(SystemExit) as leaving:

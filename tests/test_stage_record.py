@@ -10,12 +10,14 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 from small_runs import CHAIN, record_files, small
 
 from workbench.errors import UserError
+from workbench.evaluation.results_files import read_results
 from workbench.export import command as export
 from workbench.report.compare import write_comparison
 from workbench.run import cli
@@ -174,3 +176,19 @@ def test_a_progress_line_holds_no_control_characters(capsys: pytest.CaptureFixtu
     assert r"evaluation x\u202eevil 1/1" in (line := capsys.readouterr().err)
     assert "\u202e" not in line
     assert "\x1b" not in line
+
+
+def test_a_record_with_numbers_as_keys_is_read_as_it_was_written(tmp_path: Path) -> None:
+    record: dict[str, Any] = {"files": {}, "metrics": {2: "two", 10: "ten"}}
+    write_record(tmp_path, record)
+    assert read_record(tmp_path)["metrics"] == {"2": "two", "10": "ten"}
+
+
+def test_results_by_a_relative_path_are_those_of_the_models_that_are_there(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redo(run, "sft")
+    monkeypatch.chdir(run / "evaluation")
+    for name in ("results.json", "./results.json", "../evaluation/results.json"):
+        with pytest.raises(UserError, match=r"evaluation: made from another sft .* redo it with --force evaluation"):
+            read_results(name)

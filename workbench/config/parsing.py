@@ -86,10 +86,12 @@ def dump(config: Config) -> str:
 
 
 def load_saved(file: Path) -> Config:
-    """Return a configuration that `dump` wrote; raises UserError if it is corrupt or outdated."""
+    """Return a configuration that `dump` wrote; raises UserError if it is corrupt, outdated or cannot be read."""
     try:
         node = yaml_text.read(file)
     except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            raise UserError(f"{error}; make it readable; nothing has to be redone") from error.__cause__
         raise UserError(f"{file}: corrupt, not valid YAML") from error
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{file}: corrupt, not a mapping")

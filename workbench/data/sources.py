@@ -84,7 +84,7 @@ def source_hashes(config: Config, stage: str) -> dict[str, dict[str, str | None]
     hashes: dict[str, dict[str, str | None]] = {}
     for key, source in stage_sources(config, stage):
         hashes[key] = {"path": source.path, "sha256": None}
-        with suppress(UserError):  # it is gone, or lacks the split
+        with suppress(UserError, OSError):  # it is gone, lacks the split or cannot be read, which its reader says
             hashes[key]["sha256"] = source_hash(source)
     return hashes
 

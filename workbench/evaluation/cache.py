@@ -17,12 +17,11 @@ from accelerate import Accelerator
 
 from workbench.config.names import TITLES
 from workbench.config.schema import PolicyConfig
-from workbench.errors import UserError
 from workbench.evaluation.generation import Completion, Sampling
 from workbench.evaluation.models import ModelSpec, local_folder
 from workbench.models.loading import load_config
 from workbench.run.distributed import print_once
-from workbench.run.files import append_text, content_hash, write_text
+from workbench.run.files import append_text, content_hash, unreadable, write_text
 from workbench.run.folder import package_versions
 
 FILE = "completions_cache.jsonl"
@@ -62,7 +61,7 @@ def open_cache(folder: Path) -> Cache:
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}; delete it to resample the completions") from error
+        raise unreadable(file, error, "delete it to resample the completions") from error
     for line in lines:
         try:
             entry = json.loads(line)

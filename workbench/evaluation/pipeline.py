@@ -55,8 +55,10 @@ class Evaluation:
 
 def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evaluation | None:
     """Sample, score and compare the completions of every model; return None on all but the main process."""
+    # Before sampling, which takes hours: of what is evaluated, not of what is there afterwards.
+    sources = provenance(run, accelerator.device) if accelerator.is_main_process else None
     sampled = sample_sets(run, plan, accelerator)
-    if not accelerator.is_main_process:
+    if sources is None:
         return None
     is_trained = plan.scorers.reward is None and run.config.reward is not None
     trained_reward = load_run_reward(run) if is_trained else None
@@ -83,7 +85,7 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
         settings=settings(
             run.config, run.config.evaluation, [judge for judge in scorers.judges if judge not in copies]
         ),
-        provenance=provenance(run, accelerator.device),
+        provenance=sources,
         sets=sets,
         verdict=RunVerdict("task", "no detectable change", ""),  # replaced below, once the other results are known
         other_verdicts=[],

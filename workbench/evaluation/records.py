@@ -10,14 +10,24 @@ from workbench.config.names import EVALUATION, REWARD
 from workbench.errors import UserError, one_line
 from workbench.run.files import read_json, read_json_lines
 from workbench.run.folder import Run
+from workbench.run.stage_record import check_files
+
+LOG = "metrics.jsonl"
 
 
 def read_curves(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Return the lines of metrics.jsonl of each configured stage that has one, by stage.
 
-    Raises UserError for a corrupt file.
+    Raises UserError for a corrupt file, and for one of a finished stage that is not what it logged.
     """
-    files = {stage: run.folder / stage / "metrics.jsonl" for stage in configured_stages(run.config)}
+    for stage in configured_stages(run.config):
+        check_files(run.folder / stage, [LOG])
+    return read_logs(run)
+
+
+def read_logs(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """Return what `read_curves` returns, also while the stages are still running; no checksum is compared."""
+    files = {stage: run.folder / stage / LOG for stage in configured_stages(run.config)}
     return {stage: read_log(file, stage) for stage, file in files.items() if file.is_file()}
 
 
@@ -35,19 +45,23 @@ def read_log(file: Path, stage: str) -> list[dict[str, Any]]:
 def read_reward_report(run: Run) -> dict[str, Any] | None:
     """Return the report on the reward model of the run's reward stage; None where it has no such stage.
 
-    Raises UserError for a corrupt one.
+    Raises UserError for a corrupt one, and for one that is not what was written.
     """
     file = run.folder / REWARD / "report.json"
-    if REWARD not in configured_stages(run.config) or not file.is_file():
+    if REWARD not in configured_stages(run.config):
+        return None
+    check_files(file.parent, [file.name])
+    if not file.is_file():
         return None
     return read_json(file, remedy=f"redo the stage with --force {REWARD}")
 
 
 def outcome(run: Run) -> list[str]:
-    """Return the verdicts of the finished evaluation, and its page; raises UserError if its results were changed."""
+    """Return the verdicts of the finished evaluation, and its page; raises UserError if either was changed."""
     from workbench.evaluation.results_files import check_unchanged
 
-    check_unchanged(run.folder / EVALUATION / "results.json")
+    for name in ("results.json", "report.html"):
+        check_unchanged(run.folder / EVALUATION / name)
     metrics = run.record(EVALUATION)["metrics"]
     verdicts = [f"{question}: {word}" for question, word in metrics.get("verdicts", {}).items()]
     failed = [f"guards failed: {', '.join(metrics['failed_guards'])}"] if metrics.get("failed_guards") else []

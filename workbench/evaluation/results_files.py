@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from workbench.config.names import EVALUATION
 from workbench.errors import UserError, one_line, shorten
 from workbench.evaluation.results import Example, Results, Summary
-from workbench.run.checksums import first_difference
-from workbench.run.files import read_json_lines, write_text
-from workbench.run.stage_record import check_made_from, read_record
+from workbench.run.files import is_present, read_json_lines, write_text
+from workbench.run.stage_record import check_files, check_made_from, read_record
 
 VERSION = 4
 
@@ -59,13 +59,10 @@ def read_results(file: Path | str) -> Results:
 
 def check_unchanged(file: Path) -> None:
     """Raise UserError for a file of a finished evaluation that is not what was written, or is about other models."""
-    if file.with_name("stage.json").is_file():
-        record = read_record(file.parent)
-        check_made_from(file.parent.parent, EVALUATION, record)
-        digests = record.get("files", {})
-        difference = first_difference(file.parent, {name: digests[name] for name in (file.name,) if name in digests})
-        if difference is not None:
-            raise UserError(f"{file.parent / difference}; restore it, or redo the stage with --force evaluation")
+    file = Path(os.path.abspath(file))  # a relative path may not name the run's folder
+    if is_present(file.with_name("stage.json")):
+        check_made_from(file.parent.parent, EVALUATION, read_record(file.parent))
+        check_files(file.parent, [file.name])
 
 
 def write_evaluation(folder: Path, results: Results, examples: Sequence[Example]) -> None:

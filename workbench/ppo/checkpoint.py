@@ -16,13 +16,24 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
+from workbench.config.names import PPO
 from workbench.errors import UserError
 from workbench.models.optimizer import is_paged
 from workbench.models.sharding import full_tensor, like
-from workbench.run.distributed import fail_together
-from workbench.run.files import atomic_folder, content_hash, remove_partial, write_text, writing
+from workbench.run.checksums import readable_hash
+from workbench.run.distributed import fail_together, precision_warning, processes_warning
+from workbench.run.files import (
+    UNTOUCHED,
+    atomic_folder,
+    content_hash,
+    is_present,
+    remove_partial,
+    unreadable,
+    write_text,
+    writing,
+)
 
-NAME = re.compile(r"step_(\d{6})")
+NAME = re.compile(r"step_(\d{6,})")
 # What torch's AdamW and bitsandbytes' paged one call their moments.
 MOMENTS = (("exp_avg", "state1"), ("exp_avg_sq", "state2"))
 
@@ -54,10 +65,9 @@ class TrainState:
     def change_precision(self, precision: str) -> str | None:
         """Go on in another precision; return a warning if it is another one."""
         before, self.precision = self.precision, precision
-        if before == precision:
-            return None
-        self.loss_scale = {}
-        return f"ppo: warning: this machine goes on in {precision} what was begun in {before}; see policy.precision"
+        if before != precision:
+            self.loss_scale = {}
+        return precision_warning(PPO, before, precision, "policy.precision")
 
 
 def save(
@@ -111,20 +121,19 @@ def load_latest(
 
     Another number of processes may have saved it. Raises UserError if another version did.
     """
-    # One process decides for all.
-    (name,) = broadcast_object_list([newest_intact(folder) if accelerator.is_main_process else None])
+    # One process decides for all, and one that fails ends all.
+    with fail_together(accelerator):
+        newest = newest_intact(folder) if accelerator.is_main_process else None
+    (name,) = broadcast_object_list([newest])
     if name is None:
         return None
     content = torch.load(folder / name / "state.pt", map_location="cpu", weights_only=True)
     if content.get("train_state", {}).keys() != {item.name for item in fields(TrainState)}:
         raise UserError(f"{folder / name}: saved by another version of this project; start over with --force ppo")
     before, now = len(content["random"]), accelerator.num_processes
-    if before != now:
-        accelerator.print(
-            f"ppo: warning: saved by {before} process{'es' * (before > 1)}, resumed by {now}: the steps from here on "
-            "draw other samples than they would have",
-            flush=True,
-        )
+    warning = processes_warning(PPO, before, now, "samples")
+    if warning is not None:
+        accelerator.print(warning, flush=True)
     parameters = dict(accelerator.unwrap_model(policy).named_parameters())
     with torch.no_grad():
         for key, value in content["trainable"].items():
@@ -190,17 +199,20 @@ def truncate_log(file: Path, step: int) -> None:
 
 
 def is_intact(checkpoint: Path) -> bool:
-    """Return whether a checkpoint's checksum matches."""
-    try:
-        digest = content_hash(checkpoint / "state.pt")
-        return digest is not None and (checkpoint / "sha256").read_bytes() == digest.encode()
-    except OSError:
+    """Return whether a checkpoint's checksum matches; raises UserError if it cannot be read, which says nothing."""
+    digest, recorded = readable_hash(checkpoint / "state.pt", UNTOUCHED), checkpoint / "sha256"
+    if digest is None or not is_present(recorded):
         return False
+    try:
+        return recorded.read_bytes() == digest.encode()
+    except OSError as error:
+        raise unreadable(recorded, error, UNTOUCHED) from error
 
 
 def existing(folder: Path) -> list[Path]:
     """Return the checkpoints in `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step_*") if NAME.fullmatch(path.name))
+    steps = {path: int(match[1]) for path in folder.glob("step_*") if (match := NAME.fullmatch(path.name))}
+    return sorted(steps, key=lambda path: steps[path])
 
 
 def random_state() -> dict[str, Any]:

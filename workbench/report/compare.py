@@ -16,7 +16,7 @@ from workbench.evaluation.run_comparison import EvaluatedRun, compare_runs
 from workbench.report.comparison_page import comparison_page
 from workbench.report.run_list import HEAD, run_cells
 from workbench.report.terminal import print_results
-from workbench.run.files import write_text
+from workbench.run.files import is_present, write_text
 from workbench.run.folder import Run
 from workbench.run.options import make_options_parser, name_or_path, parse_options
 from workbench.run.process import exit_on_error
@@ -46,7 +46,7 @@ def write_comparison(folders: list[Path], output: Path) -> None:
     runs, configs = {}, {}
     for title, folder in titles.items():
         for file in (folder / "config.yaml", folder / EVALUATION / "stage.json"):
-            if not file.is_file():
+            if not is_present(file):
                 raise UserError(
                     f"{folder}: no finished evaluation ({file.name} is missing); run it, or name another run"
                 )

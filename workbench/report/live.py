@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from workbench.config.derived import configured_stages
-from workbench.config.names import EVALUATION, PPO, PROMPTING
-from workbench.evaluation.records import read_curves
+from workbench.config.names import EVALUATION, PPO, PROMPTING, TUNING
+from workbench.evaluation.records import read_logs
 from workbench.report.curves import training_plots
 from workbench.report.page import page, table, text
 from workbench.run.distributed import is_main_process
@@ -61,7 +61,7 @@ def write_live_page(run: Run, running: str | None) -> None:
 def live_document(run: Run, running: str | None) -> str:
     """Return the page of what the stages have logged so far."""
     stages = configured_stages(run.config)
-    logs = read_curves(run)
+    logs = read_logs(run)
     rows = [[text(stage), stage_state(run, stage, logs.get(stage, []), running)] for stage in stages]
     samples = read_json_lines(run.folder / PPO / "samples.jsonl")[-SHOWN_SAMPLES:]
     columns = list(samples[-1]) if samples else []
@@ -76,7 +76,8 @@ def live_document(run: Run, running: str | None) -> str:
         + (f'<h2>Last responses</h2><div class="left">{table(columns, lines)}</div>' if samples else "")
     )
     # Between two stages, too, the browser goes on; only what is finished stays as it is.
-    is_over = running is None and all(stage in (EVALUATION, PROMPTING) or run.finished(stage) for stage in stages)
+    later = (EVALUATION, PROMPTING, TUNING)
+    is_over = running is None and all(stage in later or run.finished(stage) for stage in stages)
     return page(f"{run.config.name} live", body, refresh_seconds=None if is_over else round(SECONDS_BETWEEN_PAGES))
 
 

@@ -10,6 +10,7 @@ from workbench.errors import UserError, printable_lines
 from workbench.evaluation.results import KL, REWARD, ROUGE_L, TOXICITY, Results
 from workbench.evaluation.results_files import read_results
 from workbench.evaluation.verdicts import describe_change
+from workbench.run.files import is_present
 from workbench.run.options import make_options_parser, name_or_path, parse_options
 
 HEAD = ["run", "evaluated", "stages", "verdicts", "failed guards", "toxicity", "reward", "ROUGE-L", "KL, nats"]
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
     options = parse_options(parser, argv, required={})
     folders = [Path(name) for name in options.runs] or sorted(find_runs(Path(options.folder)))
     for folder in folders:
-        if not (folder / "config.yaml").is_file():
+        if not is_present(folder / "config.yaml"):
             raise UserError(f"{folder}: not a run folder (no config.yaml)")
     if not folders:
         raise UserError(f"--folder {options.folder}: no run folder in it; set --folder, or name run folders")
@@ -42,15 +43,19 @@ def find_runs(folder: Path) -> list[Path]:
 
 def run_cells(folder: Path, name: str) -> list[str]:
     """Return the cells of one run under a name; those that no evaluation filled are empty."""
-    stages = [stage for stage in STAGES if (folder / stage / "stage.json").is_file()]
-    head = [name, "", " ".join(stages) or "none"]
     file = folder / EVALUATION / "results.json"
-    if not file.is_file():
-        return [*head, *[""] * (len(HEAD) - len(head))]
+    try:
+        stages = [stage for stage in STAGES if is_present(folder / stage / "stage.json")]
+        is_evaluated = is_present(file)
+    except UserError:
+        return filled_row(name, "", "", "cannot be read; make its folders readable for this user")
+    head = [name, "", " ".join(stages) or "none"]
+    if not is_evaluated:
+        return filled_row(*head)
     try:
         results = read_results(file)
     except UserError:
-        return [*head, "changed or unreadable; redo it with --force evaluation", *[""] * (len(HEAD) - len(head) - 1)]
+        return filled_row(*head, "changed or unreadable; redo it with --force evaluation")
     head[1] = results.provenance.date
     judges = [judge for judge in results.settings.judges if judge != REWARD] or results.settings.judges
     return [
@@ -62,6 +67,11 @@ def run_cells(folder: Path, name: str) -> list[str]:
         change(results, ROUGE_L, None),
         change(results, KL, None),
     ]
+
+
+def filled_row(*cells: str) -> list[str]:
+    """Return a row of which only the first cells have a value."""
+    return [*cells, *[""] * (len(HEAD) - len(cells))]
 
 
 def change(results: Results, name: str, judge: str | None) -> str:

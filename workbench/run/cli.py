@@ -20,6 +20,7 @@ from workbench.config.parsing import dump, parse
 from workbench.config.schema import Config
 from workbench.errors import Failed, UserError, printable_lines
 from workbench.run.distributed import (
+    fail_with_main,
     is_main_process,
     planned_on_cpu,
     prepare_launch,
@@ -29,11 +30,12 @@ from workbench.run.distributed import (
     wait_for_everyone,
 )
 from workbench.run.estimates import earlier_runs, expected_seconds
-from workbench.run.folder import Run, check_inputs, check_run, lock_run, open_run, prepare_folder
+from workbench.run.folder import Run, check_inputs, check_run, lock_run, open_run, prepare_folder, redone_stages
 from workbench.run.packages import check_not_hidden
 from workbench.run.process import recipe_program, run_recipe
 from workbench.run.progress import Following, followed_by
 from workbench.run.reuse import copy_stage, reused_stages, with_reused_settings
+from workbench.run.stage_record import Hashes, Origin, changes, check_begun
 from workbench.run.tracebacks import remove_traceback, with_location
 
 
@@ -73,6 +75,14 @@ class Stage:
     """Return the path and content hash of the data that the stage reads, by key."""
     sections: tuple[str, ...] = ()
     """Sections of the configuration that the stage reads, for --help; default: the one named after it."""
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage's plan, and the hashes of its data from before the plan read it."""
+
+    plan: Any
+    data: Hashes
 
 
 def main(stages: Sequence[Stage], description: str) -> NoReturn:
@@ -116,13 +126,22 @@ def dry_run(stages: Sequence[Stage], config: Config, force: str | None) -> None:
 
 def plan_stages(stages: Sequence[Stage], config: Config, force: str | None) -> Iterator[tuple[Stage, Plan]]:
     """Yield each stage that no other run supplies with its plan; raises UserError for what a run would refuse."""
-    stages, config, _ = prepare(stages, config, force)
+    stages, config, force = prepare(stages, config, force)
     reused = reused_stages(config)
     for stage in stages:
         if stage.name not in reused:
-            with located_errors(None), garbage_collection_paused(), planned_on_cpu():
-                plan = stage.plan(config)
-            yield stage, plan
+            yield stage, make_plan(stage, config, force).plan
+
+
+def make_plan(stage: Stage, config: Config, force: str | None) -> PlannedStage:
+    """Return a stage's plan; raises UserError for what a run would refuse."""
+    data = stage.data(config)  # first: what is read afterwards is this, or `begin` notices
+    run = Run(Path(config.runs) / config.name, config)
+    # On every process: the others would wait for one that failed alone.
+    if not run.finished(stage.name) and stage.name not in redone_stages(force):
+        check_begun(run.folder, stage.name, Origin(data=data))
+    with located_errors(None), garbage_collection_paused(), planned_on_cpu():
+        return PlannedStage(stage.plan(config), data)
 
 
 def prepare(stages: Sequence[Stage], config: Config, force: str | None) -> tuple[Sequence[Stage], Config, str | None]:
@@ -165,8 +184,7 @@ def execute(stages: Sequence[Stage], config: Config, force: str | None) -> None:
             run.verified_record(stage.name)  # before anything trains on it
     if to_do:
         announce(f"loading libraries and data to plan {', '.join(stage.name for stage in to_do)} ...")
-    with located_errors(None), garbage_collection_paused(), planned_on_cpu():
-        plans = {stage.name: stage.plan(config) for stage in to_do}
+    plans = {stage.name: make_plan(stage, config, force) for stage in to_do}
     with ExitStack() as stack:
         if is_main_process():
             prepare_folder(run.folder)
@@ -185,9 +203,9 @@ def execute(stages: Sequence[Stage], config: Config, force: str | None) -> None:
                 run.check_origin(stage.name)  # an earlier stage may just have been redone
                 report_skipped(stage, run)
                 continue
-            plan = plans.pop(stage.name)
+            planned = plans.pop(stage.name)
             with followed_by(Following(list(plans), expected_seconds(config, list(plans), earlier))):
-                run_stage(stage, run, plan)
+                run_stage(stage, run, planned)
 
 
 def announce(line: str) -> None:
@@ -272,20 +290,29 @@ def reuse(run: Run, stage: str, folder: Path) -> None:
     print_once(f"{stage}: reused from {folder} -> {run.folder / stage}")
 
 
-def run_stage(stage: Stage, run: Run, plan: Plan) -> None:
+def run_stage(stage: Stage, run: Run, planned: PlannedStage) -> None:
     """Run one stage and write its record."""
-    print_plan(stage, plan)
-    start = time.monotonic()
-    data = stage.data(run.config) if is_main_process() else {}
-    result = stage.run(run, plan)
+    print_plan(stage, planned.plan)
+    start, origin = time.monotonic(), Origin()
+    with fail_with_main():
+        if is_main_process():
+            origin = begin(stage, run, planned.data)
+    result = stage.run(run, planned.plan)
     minutes = (time.monotonic() - start) / 60
     if is_main_process():
-        run.finish(stage.name, minutes=minutes, inputs=result.inputs, metrics=result.metrics, data=data)
+        run.finish(stage.name, minutes=minutes, inputs=result.inputs, metrics=result.metrics, origin=origin)
         remove_traceback(run.folder)
     wait_for_everyone()
     print_once(f"{stage.name}: finished in {minutes:.1f} min -> {run.folder / stage.name}")
     reset_accelerate()
     fail_if_asked(stage, run)
+
+
+def begin(stage: Stage, run: Run, data: Hashes) -> Origin:
+    """Return what the stage is made from, noted in its folder; raises UserError if its data has changed."""
+    for key, path in changes(data, stage.data(run.config)):
+        raise UserError(f"{key}: {path} has changed since its rows were read; run the same command again")
+    return run.begin(stage.name, data)
 
 
 def fail_if_asked(stage: Stage, run: Run) -> None:

@@ -170,6 +170,23 @@ def reset_accelerate() -> None:
     gc.collect()
 
 
+def processes_warning(stage: str, before: int, now: int, drawn: str) -> str | None:
+    """Return a warning where another number of processes saved what is resumed, or None; `drawn` will be others."""
+    if before == now:
+        return None
+    return (
+        f"{stage}: warning: saved by {before} process{'es' * (before > 1)}, resumed by {now}: the steps from here on "
+        f"draw other {drawn} than they would have"
+    )
+
+
+def precision_warning(stage: str, before: str, now: str, key: str) -> str | None:
+    """Return a warning where what is resumed was saved in another precision, or None."""
+    if before == now:
+        return None
+    return f"{stage}: warning: this machine goes on in {now} what was begun in {before}; see {key}"
+
+
 def per_process(key: str, value: int, processes: int) -> int:
     """Return the value per process; raises UserError unless the number of processes divides it."""
     if value % processes:
@@ -183,6 +200,21 @@ def any_process(accelerator: Accelerator, flag: bool) -> bool:
 
     local = torch.tensor([float(flag)], device=accelerator.device)
     return bool(accelerator.reduce(local, "sum").item())
+
+
+@contextmanager
+def fail_with_main() -> Iterator[None]:
+    """Make every process fail if the block fails on the main one, which alone does something in it."""
+    from accelerate.utils import broadcast_object_list
+
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    (has_failed,) = broadcast_object_list([failure is not None])
+    if has_failed:
+        raise failure or UserError("stopped because the main process failed; see its error")
 
 
 @contextmanager

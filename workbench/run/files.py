@@ -7,10 +7,11 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from workbench.errors import UserError, suggestion
 OS_ERROR = re.compile(r"\(os error (\d+)\)")
 # Of torch's own writers: "unexpected pos" is a file that is shorter than it should be.
 WRITER_WORDS = ("space", "large", "write", "writing", "unexpected pos", "Parent directory", "open file failed")
+# What to do about a file that is there and cannot be read: what is in it is not lost.
+UNTOUCHED = "make it readable; nothing has to be redone"
 MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".txt", ".model", ".jinja")
 
 
@@ -123,6 +126,19 @@ def unreadable(file: Path, error: OSError, remedy: str) -> UserError:
     return UserError(f"{file}: cannot be read: {error.strerror}; {remedy}")
 
 
+def is_present(file: Path) -> bool:
+    """Return whether a file is there; raises UserError where that cannot be told, as in another user's folder.
+
+    Path.is_file raises OSError there, or takes the file for missing, depending on the version of Python.
+    """
+    try:
+        return stat.S_ISREG(file.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise unreadable(file, error, UNTOUCHED) from error
+
+
 def read_json_lines(file: Path) -> list[Any]:
     """Return the values of a JSON Lines file, without one that is just being written; none where there is no file.
 
@@ -141,7 +157,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield partial
-            partial.chmod(0o777 & ~read_umask())
+            set_mode(partial, 0o777 & ~read_umask())
             for file in partial.rglob("*"):  # a machine crash must not leave the new name on unwritten data
                 if file.is_file():
                     follow_umask(file)
@@ -157,7 +173,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def follow_umask(file: Path) -> None:
     """Let others read a file if the user's umask does; some writers (safetensors) make it the user's alone."""
     if file.stat().st_nlink == 1:  # else it belongs to another run, too
-        file.chmod(0o666 & ~read_umask())
+        set_mode(file, 0o666 & ~read_umask())
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Set who may read a file or folder; another user's, or one where the file system has no modes, keeps its own."""
+    with suppress(OSError):
+        path.chmod(mode)
 
 
 def read_umask() -> int:
@@ -222,5 +244,5 @@ def content_hash(path: Path) -> str | None:
 
 def is_model_file(path: Path) -> bool:
     """Return whether a file is part of the model in its folder, rather than of the record of the run that made it."""
-    is_record = path.name == "stage.json" or path.stem == "report"
+    is_record = path.name in ("stage.json", "begun.json") or path.stem == "report"
     return path.is_file() and path.suffix in MODEL_SUFFIXES and not is_record

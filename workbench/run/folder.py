@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,20 @@ from workbench.config.parsing import differences, dump, load_saved
 from workbench.config.schema import Config
 from workbench.errors import UserError, suggestion
 from workbench.run.checksums import checksums, first_difference
-from workbench.run.files import MODEL_SUFFIXES, flush, follow_umask, remove_folder, write_text, writing
-from workbench.run.stage_record import check_made_from, earlier_weights, read_record, write_record
+from workbench.run.distributed import print_once
+from workbench.run.files import MODEL_SUFFIXES, flush, follow_umask, is_present, remove_folder, write_text, writing
+from workbench.run.model_sources import model_hashes
+from workbench.run.stage_record import (
+    BEGUN,
+    Hashes,
+    Origin,
+    changes,
+    check_begun,
+    check_made_from,
+    earlier_weights,
+    read_record,
+    write_record,
+)
 
 # These do not affect results: the folder, the tracker and the exit code.
 KEYS_THAT_MAY_CHANGE = ("name", "runs", "track", "evaluation.fail_on")
@@ -30,10 +42,11 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "e
 KEYS_OF_JUDGMENT = ("reward.train.polarity_pair", "reward.train.threshold")
 TRAINER_CHECKPOINT = "checkpoint-"  # what transformers begins the name of a checkpoint's folder with
 MAX_LISTED_CHANGES = 6
-RESULT_SUFFIXES = (*MODEL_SUFFIXES, ".jsonl")
+RESULT_SUFFIXES = (*MODEL_SUFFIXES, ".jsonl", ".html", ".md")
 # What a kill can leave in a new run folder before its config.yaml is there.
 WRITTEN_FIRST = {".lock", "config.yaml.partial"}
-NOT_RESULTS = ("stage.json", "completions_cache.jsonl")
+# README.md is the model card of a library, which nothing reads.
+NOT_RESULTS = ("stage.json", BEGUN, "completions_cache.jsonl", "README.md")
 
 
 @contextmanager
@@ -66,19 +79,20 @@ class Run:
 
     def finished(self, name: str) -> bool:
         """Return whether the stage has its stage.json."""
-        return (self.folder / name / "stage.json").is_file()
+        return is_present(self.folder / name / "stage.json")
 
     def record(self, name: str) -> dict[str, Any]:
         """Return the stage.json of a finished stage; raises UserError with the command to run if it is unfinished."""
         path = self.folder / name / "stage.json"
-        if not path.is_file():
+        if not is_present(path):
             raise UserError(
                 f"{path.parent}: stage {name} is not finished; run it first: "
                 f"python -m recipes.{name} --config {self.folder / 'config.yaml'}"
             )
-        record = read_record(path.parent)
+        stage, _, part = name.partition("/")
+        record = read_record(path.parent, stage=stage if part else None)
         if not all(isinstance(record.get(key), dict) for key in ("inputs", "metrics")):
-            raise UserError(f"{path}: corrupt; redo the stage with --force {name}")
+            raise UserError(f"{path}: corrupt; redo the stage with --force {stage}")
         return record
 
     def verified_record(self, name: str) -> dict[str, Any]:
@@ -91,15 +105,33 @@ class Run:
         check_made_from(self.folder, name, record)
         difference = first_difference(self.folder / name, record.get("files", {}))
         if difference is not None:
-            raise UserError(f"{self.folder / name}/{difference}; restore it, or redo the stage with --force {name}")
+            stage = name.partition("/")[0]
+            raise UserError(f"{self.folder / name}/{difference}; restore it, or redo the stage with --force {stage}")
         return record
 
     def check_origin(self, name: str) -> None:
         """Raise UserError if a finished stage was made from other weights than those of the earlier stages now."""
         check_made_from(self.folder, name, self.record(name))
 
+    def begin(self, name: str, data: Hashes) -> Origin:
+        """Return what the stage is made from, and note it in the stage's folder if it has not begun before.
+
+        Raises UserError where a stage that began before would be resumed on anything else.
+        """
+        folder, stages = self.stage(name), configured_stages(self.config)
+        origin = Origin(earlier_weights(self.folder, name, stages), data, model_hashes(self.config, name))
+        if name in (EVALUATION, PROMPTING):  # whatever its cached completions depend on is in their keys
+            return origin
+        begun = check_begun(self.folder, name, origin)
+        if begun is not None:
+            return begun
+        if has_checkpoints(folder):
+            print_once(f"{name}: warning: {folder} does not say what its checkpoints are made from; see --force {name}")
+        write_record(folder, asdict(origin), BEGUN)
+        return origin
+
     def finish(
-        self, name: str, *, minutes: float, inputs: dict[str, Any], metrics: dict[str, Any], data: dict[str, Any]
+        self, name: str, *, minutes: float, inputs: dict[str, Any], metrics: dict[str, Any], origin: Origin
     ) -> None:
         """Mark the stage as finished, with the checksums of its files, and remove the checkpoints of its trainer."""
         folder = self.folder / name
@@ -110,18 +142,23 @@ class Run:
             "minutes": round(minutes, 2),
             "inputs": inputs,
             "metrics": metrics,
-            "data": data,
-            "made_from": earlier_weights(self.folder, name, configured_stages(self.config)),
+            **asdict(origin),
             "files": checksums(folder, files),
             "commit": git_commit(),
             "versions": package_versions(),
         }
         for file in files:
-            follow_umask(file)
-            flush(file)
+            with writing(file):
+                follow_umask(file)
+                flush(file)
         write_record(folder, record)
         for checkpoint in folder.glob(f"{TRAINER_CHECKPOINT}*"):
             remove_folder(checkpoint)
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Return whether a stage's folder has checkpoints from which it resumes."""
+    return any(folder.glob(f"{TRAINER_CHECKPOINT}*")) or any(folder.glob("checkpoints/step_*"))
 
 
 def is_result(file: Path) -> bool:
@@ -163,10 +200,10 @@ def check_run(config: Config, force: str | None) -> None:
 
 
 def check_kind(folder: Path) -> None:
-    """Raise UserError if something else is where a stage's folder or its record belongs."""
+    """Raise UserError if something else is where a stage's folder or its record belongs, or if it cannot be read."""
     if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
         raise UserError(f"{folder}: not a folder, but a stage's folder belongs there; move it away")
-    if (folder / "stage.json").is_dir():
+    if not is_present(folder / "stage.json") and (folder / "stage.json").is_dir():
         raise UserError(f"{folder / 'stage.json'}: a folder, but a stage's record belongs there; move it away")
 
 
@@ -204,6 +241,8 @@ def check_unchanged(saved: Path, config: Config, redone: Sequence[str]) -> None:
     try:
         before = load_saved(saved)
     except UserError as error:
+        if isinstance(error.__cause__, OSError):  # which says nothing about its contents
+            raise
         raise UserError(
             f"{error}; correct that file, choose another --name, or start over with --force {stages[0]}"
         ) from error
@@ -243,23 +282,21 @@ def changes_reward_training(saved: Path, config: Config) -> bool:
     try:
         changes = differences(load_saved(saved), config)
         return any(change.startswith(("reward.train", "reuse.reward", "seed:")) for change in changes)
-    except UserError:
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
         return True  # a corrupt file, which --force of the first stage replaces
 
 
-def check_inputs(run: Run, stage: str, hashes: Mapping[str, Mapping[str, str | None]]) -> None:
+def check_inputs(run: Run, stage: str, hashes: Hashes) -> None:
     """Raise UserError if data or weights that a finished stage used are others now; data that is gone is no concern."""
     record = run.record(stage)
     check_made_from(run.folder, stage, record)
-    recorded = record.get("data", {})
-    for key, now in hashes.items():
-        before = recorded.get(key, {})
-        is_comparable = before.get("path") == now["path"] and None not in (before.get("sha256"), now["sha256"])
-        if is_comparable and before["sha256"] != now["sha256"]:
-            raise UserError(
-                f"{key}: {now['path']} has changed since stage {stage} of {run.folder} was finished; restore it, "
-                f"choose another --name, or redo the stage with --force {stage}"
-            )
+    for key, path in changes(record.get("data", {}), hashes):
+        raise UserError(
+            f"{key}: {path} has changed since stage {stage} of {run.folder} was finished; restore it, choose another "
+            f"--name, or redo the stage with --force {stage}"
+        )
 
 
 @functools.cache

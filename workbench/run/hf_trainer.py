@@ -22,11 +22,17 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from workbench.config.names import REWARD, SFT
+from workbench.config.names import REWARD, SFT, TUNING
 from workbench.errors import Interrupted, UserError
 from workbench.run.checksums import damage, write_checksums
-from workbench.run.distributed import print_once, wait_for_everyone
-from workbench.run.files import read_json, remove_folder, remove_partial, write_text, writing
+from workbench.run.distributed import (
+    fail_together,
+    precision_warning,
+    print_once,
+    processes_warning,
+    wait_for_everyone,
+)
+from workbench.run.files import is_present, read_json, remove_folder, remove_partial, write_text, writing
 from workbench.run.folder import TRAINER_CHECKPOINT
 from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
@@ -34,15 +40,20 @@ from workbench.run.tracking import Tracker
 
 # What Accelerate calls the weights of a model that FSDP divides, in full, in a checkpoint.
 SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
+# The number of processes and the precision that a checkpoint was saved with.
+LAUNCH = "launch.json"
+LAST_LOSSES = 2  # one alone may contain a skipped step
 
 # By stage: what to change where the memory of the device does not suffice.
 MEMORY_KEYS = {
     SFT: "set sft.micro_batch_size to fewer, which changes no gradient, or turn on policy.gradient_checkpointing",
+    TUNING: "set sft.micro_batch_size to fewer, which changes no gradient, or turn on policy.gradient_checkpointing",
     REWARD: "lower reward.train.batch_size or reward.train.max_tokens, or set reward.train.lora",
 }
 # By stage: the keys to change where its loss diverges.
 LOSS_KEYS = {
     SFT: ("sft.learning_rate", "policy.precision"),
+    TUNING: ("the method's learning_rate", "policy.precision"),
     REWARD: ("reward.train.learning_rate", "reward.train.precision"),
 }
 
@@ -55,10 +66,18 @@ class StepCallback(TrainerCallback):
     """Show progress, log metrics, and let the trainer save and stop after a signal."""
 
     def __init__(
-        self, label: str, folder: Path, tracker: Tracker, stop_requested: Callable[[], bool], best: Path | None
+        self,
+        trainer: Trainer,
+        label: str,
+        folder: Path,
+        tracker: Tracker,
+        stop_requested: Callable[[], bool],
+        best: Path | None,
     ) -> None:
         self.label, self.folder, self.tracker, self.stop_requested = label, folder, tracker, stop_requested
-        self.best = best
+        self.trainer, self.best = trainer, best
+        # The trainer itself would remove older checkpoints before the new one has its checksums.
+        self.limit, trainer.args.save_total_limit = trainer.args.save_total_limit or 1, None
         self.progress: Progress | None = None
         self.note = ""
 
@@ -78,6 +97,8 @@ class StepCallback(TrainerCallback):
         """Log the metrics, and show the last loss next to the progress."""
         if logs and "loss" in logs:
             self.note = f"loss {float(logs['loss']):.3f}"
+            # The trainer empties its sum by subtracting it from itself, so that infinity would stay.
+            self.trainer._tr_loss.nan_to_num_(0.0, 0.0, 0.0)
         if logs and state.is_world_process_zero:
             write_log(self.folder, state)
             numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
@@ -98,11 +119,18 @@ class StepCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         newest = self.folder / f"{TRAINER_CHECKPOINT}{state.global_step}"
+        write_text(newest / LAUNCH, json.dumps(launch_of(self.trainer)) + "\n")
         write_checksums(newest)
         best = None if state.best_model_checkpoint is None else Path(state.best_model_checkpoint).name
-        for checkpoint in existing_checkpoints(self.folder) if args.save_total_limit is None else []:
-            if checkpoint.name not in (newest.name, best):
-                remove_folder(checkpoint)
+        checkpoints = existing_checkpoints(self.folder)
+        removable = [checkpoint for checkpoint in checkpoints if checkpoint.name not in (newest.name, best)]
+        for checkpoint in removable[: max(0, len(checkpoints) - self.limit)]:
+            remove_folder(checkpoint)
+
+
+def launch_of(trainer: Trainer) -> dict[str, Any]:
+    """Return the number of processes and the precision that a trainer computes with."""
+    return {"processes": trainer.accelerator.num_processes, "precision": trained_precision(trainer)}
 
 
 def write_log(folder: Path, state: TrainerState) -> None:
@@ -125,8 +153,12 @@ def run_trainer(
     """
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    # One process decides for all.
-    (last,) = broadcast_object_list([newest_intact(folder, label) if trainer.is_world_process_zero() else None])
+    # One process decides for all, and one that fails ends all.
+    with fail_together(trainer.accelerator):
+        newest = newest_intact(folder, label) if trainer.is_world_process_zero() else None
+        for warning in [] if newest is None else launch_warnings(Path(newest), label, launch_of(trainer)):
+            print_once(warning)
+    (last,) = broadcast_object_list([newest])
     if last is not None and (Path(last) / SHARDED_WEIGHTS).is_file() != trainer.is_fsdp_enabled:
         raise UserError(
             f"{last}: saved {'without' if trainer.is_fsdp_enabled else 'with'} FSDP; resume with the launch that began "
@@ -134,7 +166,7 @@ def run_trainer(
         )
     with stop_requests() as stop_requested, writing(folder):
         best = None if last is None else best_checkpoint(Path(last))
-        trainer.add_callback(StepCallback(title or label, folder, tracker, stop_requested, best))
+        trainer.add_callback(StepCallback(trainer, title or label, folder, tracker, stop_requested, best))
         try:
             trainer.train(resume_from_checkpoint=last)
         except AlreadyTrainedError:
@@ -147,17 +179,41 @@ def run_trainer(
                 f"{title or label} stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}"
             )
     entries = trainer.state.log_history
+    check_not_diverged(trainer, label)
     entries[-1]["train_loss"] = mean_loss(entries)  # the trainer's counts from the last resume
+    if trainer.is_world_process_zero():
+        write_log(folder, trainer.state)
+
+
+def check_not_diverged(trainer: Trainer, label: str) -> None:
+    """Raise UserError if the trained weights are not finite, or a loss was not.
+
+    The loss scaling of fp16 skips a step whose loss is not finite; there, the training diverged if none of the last
+    losses is finite.
+    """
+    are_finite = [math.isfinite(float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
+    is_scaled = trained_precision(trainer) == "fp16"
+    has_diverged = not any(are_finite[-LAST_LOSSES:]) if is_scaled else not all(are_finite)
     # Of divided weights each process has its own part, and one that stopped alone would leave the others waiting.
     whole = [] if trainer.is_fsdp_enabled else [p for p in trainer.model.parameters() if p.requires_grad]
-    is_finite = all(bool(parameter.isfinite().all()) for parameter in whole)
-    if not is_finite or not all(math.isfinite(float(entry["loss"])) for entry in entries if "loss" in entry):
+    if has_diverged or not all(bool(parameter.isfinite().all()) for parameter in whole):
         rate, precision = LOSS_KEYS[label]
         raise UserError(
             f"{label}: the loss or the trained weights are not finite; lower {rate} or set {precision} to fp32"
         )
-    if trainer.is_world_process_zero():
-        write_log(folder, trainer.state)
+
+
+def launch_warnings(checkpoint: Path, label: str, now: dict[str, Any]) -> list[str]:
+    """Return what makes the training that goes on from a checkpoint another one than an uninterrupted one."""
+    if not is_present(checkpoint / LAUNCH):
+        return []  # saved by an earlier version
+    before = read_json(checkpoint / LAUNCH, remedy=f"start over with --force {label}")
+    _, key = LOSS_KEYS[label]
+    warnings = [
+        processes_warning(label, before["processes"], now["processes"], "random numbers"),
+        precision_warning(label, before["precision"], now["precision"], key),
+    ]
+    return [warning for warning in warnings if warning is not None]
 
 
 def end_training(trainer: Trainer) -> None:
@@ -212,12 +268,17 @@ def existing_checkpoints(folder: Path) -> list[Path]:
 
 
 def mean_loss(entries: Sequence[dict[str, Any]]) -> float:
-    """Return the mean loss of all steps from a trainer's log, whose entries are means since the one before."""
+    """Return the mean loss of all steps from a trainer's log, whose entries are means since the one before.
+
+    Those that are not finite, of steps that the loss scaling skipped, are left out.
+    """
     losses = [(entry["step"], float(entry["loss"])) for entry in entries if "loss" in entry]
-    total, last = 0.0, 0
+    total, steps, last = 0.0, 0, 0
     for step, loss in losses:
-        total, last = total + loss * (step - last), step
-    return total / last
+        if math.isfinite(loss):
+            total, steps = total + loss * (step - last), steps + step - last
+        last = step
+    return total / steps
 
 
 def trained_precision(trainer: Trainer) -> str:

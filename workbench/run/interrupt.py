@@ -16,6 +16,10 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
     def request_stop(number: int, frame: FrameType | None) -> None:
         nonlocal is_requested
+        if is_requested:  # a call of the user's code, in which the first arrived, has put this handler back at its end
+            restore()
+            signal.raise_signal(number)
+            return
         is_requested = True
         print("\nstopping after this step (interrupt again to stop immediately)", file=sys.stderr, flush=True)
         restore()

@@ -29,6 +29,7 @@ CLOSED_PIPE = 128 + 13  # the exit code of a program that SIGPIPE ends; Windows 
 
 def run_recipe(recipe: Callable[[list[str]], None]) -> NoReturn:
     """Run a recipe and exit: 0, 1 if the result matches fail_on, 2 for a user error, 130 if interrupted."""
+    open_closed_streams()
     follow_launcher()
     share_cores()
     quiet_libraries()
@@ -61,6 +62,7 @@ def run_recipe(recipe: Callable[[list[str]], None]) -> NoReturn:
 
 def exit_on_error(command: Callable[[list[str]], None]) -> NoReturn:
     """Run a command that is not a recipe and exit: 0, 2 for a user error, 130 if interrupted."""
+    open_closed_streams()
     share_cores()
     quiet_libraries()
     print_utf8()
@@ -136,6 +138,26 @@ def quiet_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # peft reads a property that transformers has renamed.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+
+def open_closed_streams() -> None:
+    """Send to nowhere what is printed to a standard stream that the process was started without, as by `>&-`.
+
+    Left closed, the stream is None in Python, and its descriptor goes to the next file that is opened, in which
+    whatever a library prints would end up.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:  # another file may have its descriptor by now
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(null, "w" if number else "r", encoding="utf-8"))
 
 
 def print_utf8() -> None:

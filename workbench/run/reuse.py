@@ -117,8 +117,11 @@ def copy_stage(run: Run, stage: str, source: Path) -> None:
 
 
 def link_or_copy(source: str, target: str) -> None:
-    """Link a file, which takes no space, or copy it where the file system has no links between the two places."""
+    """Link a file, which takes no space, or copy it where the file system has no links between the two places.
+
+    A symbolic link is followed: relative to the other run's folder, it would lead nowhere from this one.
+    """
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)
     except OSError:
         shutil.copy2(source, target)

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from workbench.config.names import SFT, TUNING
+from workbench.config.names import TUNING
 from workbench.config.tuning import ZERO_SHOT
 from workbench.models.loading import save_model
 from workbench.models.sharding import full_state_dict
@@ -19,6 +19,7 @@ from workbench.run.files import writing
 from workbench.run.folder import Run
 from workbench.run.hf_trainer import run_trainer, trained_precision
 from workbench.run.peak_memory import peak_memory
+from workbench.run.stage_record import Origin
 from workbench.run.tracking import NoTracker
 from workbench.sft.trainer import make_sft_trainer
 from workbench.tuning.plan import TunedRow, TuningPlan
@@ -47,7 +48,7 @@ def train_method(run: Run, plan: TuningPlan, row: TunedRow) -> None:
     with peak_memory() as peak:
         trainer = make_sft_trainer(plan.config, sft, folder, method=row.method)
         trained, total = trainable_parameters(trainer.model)
-        run_trainer(trainer, folder, SFT, tracker=NoTracker(), title=f"tuning {row.title}")
+        run_trainer(trainer, folder, TUNING, tracker=NoTracker(), title=f"tuning {row.title}")
     metrics: dict[str, Any] = {
         "loss": trainer.state.log_history[-1]["train_loss"],
         "steps": trainer.state.global_step,
@@ -65,7 +66,7 @@ def train_method(run: Run, plan: TuningPlan, row: TunedRow) -> None:
         metrics["bytes_on_disk"] = saved_bytes(folder)
         minutes = (time.monotonic() - start) / 60
         inputs = {"model": plan.config.policy.model, "precision": trained_precision(trainer)}
-        run.finish(stage, minutes=minutes, inputs=inputs, metrics=metrics, data={})
+        run.finish(stage, minutes=minutes, inputs=inputs, metrics=metrics, origin=Origin())
     trainer.accelerator.wait_for_everyone()
 
 
