@@ -184,7 +184,9 @@ def test_a_listed_word_is_no_part_of_another_in_any_script(word: str, text: str,
     assert Lexicon(["other", word, "別"])(["p"], [text]) == [-float(count)]
 
 
-@pytest.mark.parametrize(("first", "second", "same"), [("≠", "=\u0338", True), ("≠ ☠", "☠ ≠", False), ("≠", "=", False)])
+@pytest.mark.parametrize(
+    ("first", "second", "same"), [("≠", "=\u0338", True), ("≠ ☠", "☠ ≠", False), ("≠", "=", False)]
+)
 def test_texts_without_words_are_compared_by_what_they_mean(first: str, second: str, same: bool) -> None:
     assert is_same_without_words(first, second) is same
     assert is_same_without_words(second, first) is same

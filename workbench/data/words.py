@@ -56,8 +56,8 @@ def normalized_words(text: str) -> list[str]:
 
 def is_same_without_words(first: str, second: str) -> bool:
     """Return whether two texts, such as a row of emoji, are the same but for whitespace and have no word to compare."""
-    characters = unicodedata.normalize("NFC", first).split()  # as all words are compared
-    return bool(characters) and characters == unicodedata.normalize("NFC", second).split() and not normalized_words(first)
+    characters, others = (unicodedata.normalize("NFC", text).split() for text in (first, second))
+    return bool(characters) and characters == others and not normalized_words(first)
 
 
 def whole_words(words: Iterable[str]) -> str:
