@@ -30,6 +30,7 @@ from workbench.run.distributed import (
 )
 from workbench.run.estimates import earlier_runs, expected_seconds
 from workbench.run.folder import Run, check_inputs, check_run, lock_run, open_run, prepare_folder
+from workbench.run.library_settings import library_settings_restored
 from workbench.run.packages import check_not_hidden
 from workbench.run.process import recipe_program, run_recipe
 from workbench.run.progress import Following, followed_by
@@ -277,7 +278,8 @@ def run_stage(stage: Stage, run: Run, plan: Plan) -> None:
     print_plan(stage, plan)
     start = time.monotonic()
     data = stage.data(run.config) if is_main_process() else {}
-    result = stage.run(run, plan)
+    with library_settings_restored():
+        result = stage.run(run, plan)
     minutes = (time.monotonic() - start) / 60
     if is_main_process():
         run.finish(stage.name, minutes=minutes, inputs=result.inputs, metrics=result.metrics, data=data)
