@@ -189,6 +189,8 @@ def test_label_smoothing_of_equal_weights_is_that_of_the_trainer() -> None:
 
 def test_the_weighted_trainer_gets_its_label_smoothing(in_project: Path, tmp_path: Path) -> None:
     every = {"class_weights": "balanced", "epochs": 1}
+    for name in ("plain", "smooth"):
+        (tmp_path / name).mkdir()
     launch(tmp_path / "plain", every)
     launch(tmp_path / "smooth", every | {"trainer_args": {"label_smoothing_factor": 0.5}})
     plain, smooth = (

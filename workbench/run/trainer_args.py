@@ -1,4 +1,4 @@
-"""Check trainer_args in the plan: types, ranges, what the run sets itself, and a few steps of a scratch model."""
+"""Check trainer_args in the plan: types, ranges, what the run sets itself or does not read, and a rehearsal."""
 
 from __future__ import annotations
 
