@@ -118,6 +118,7 @@ def wrapping(completions: list[str]) -> None:
 
 def attributes(completions: list[str]) -> None:
     """Use the streams as files."""
+    assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.label = "mine"  # type: ignore[attr-defined]
     sys.stdout.write = len  # type: ignore[method-assign, assignment]
     with sys.stderr as stream:

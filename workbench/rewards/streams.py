@@ -23,6 +23,10 @@ class Unclosable:
         value = getattr(self._stream, name)
         return Unclosable(value) if name in INNER_STREAMS else value
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:  # for isinstance(), by which programs know a text stream
+        return type(self._stream)
+
     def __enter__(self) -> Self:
         return self
 
