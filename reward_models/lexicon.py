@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from workbench.data.words import is_unspaced
+from workbench.data.words import whole_words
 from workbench.errors import UserError, shorten
 from workbench.rewards.contract import Judge
 
@@ -21,7 +21,7 @@ class Lexicon:
             raise UserError(f"lexicon: words is {shorten(words)}; use a list of words, none of them empty")
         if not words:
             raise UserError("lexicon: words is empty; list at least one word, or use toy_lexicon for the toy data")
-        self.pattern = re.compile("|".join(whole_word(composed(word)) for word in words), re.IGNORECASE)
+        self.pattern = re.compile(whole_words(composed(word) for word in words), re.IGNORECASE)
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         """Return minus the number of listed words in each completion."""
@@ -39,10 +39,3 @@ class Lexicon:
 def composed(text: str) -> str:
     """Return the text with each letter and its marks as one character, however it was written (NFC)."""
     return unicodedata.normalize("NFC", text)
-
-
-def whole_word(word: str) -> str:
-    """Return the pattern of a word that is no part of another; in a script without spaces, of the word anywhere."""
-    start = "" if is_unspaced(word[0]) else r"(?<!\w)"
-    end = "" if is_unspaced(word[-1]) else r"(?!\w)"
-    return f"{start}{re.escape(word)}{end}"

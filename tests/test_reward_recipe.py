@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from reward_runs import NAMES, labeled, launch, lines
 from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.trainer_pt_utils import LabelSmoother
 
 from recipes import ppo
 from workbench.errors import Interrupted, UserError
@@ -176,6 +178,26 @@ def test_balanced_weights_give_every_label_the_same_part_of_the_loss() -> None:
     )
     assert weighted_loss(weights)(output, labels) == pytest.approx(float(expected) / 7, rel=1e-5)
     assert weighted_loss(weights)(output, labels, 14) == pytest.approx(float(expected) / 14, rel=1e-5)
+
+
+def test_label_smoothing_of_equal_weights_is_that_of_the_trainer() -> None:
+    torch.manual_seed(0)
+    output, labels = SimpleNamespace(logits=torch.randn(9, 3)), torch.randint(3, (9,))
+    expected = LabelSmoother(epsilon=0.3)({"logits": output.logits}, labels.clone())
+    assert weighted_loss(torch.ones(3), 0.3)(output, labels) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_weighted_trainer_gets_its_label_smoothing(in_project: Path, tmp_path: Path) -> None:
+    every = {"class_weights": "balanced", "epochs": 1}
+    for name in ("plain", "smooth"):
+        (tmp_path / name).mkdir()
+    launch(tmp_path / "plain", every)
+    launch(tmp_path / "smooth", every | {"trainer_args": {"label_smoothing_factor": 0.5}})
+    plain, smooth = (
+        json.loads((tmp_path / name / "runs/run/reward/metrics.jsonl").read_text().splitlines()[-1])["train_loss"]
+        for name in ("plain", "smooth")
+    )
+    assert abs(plain - smooth) > 0.05
 
 
 @pytest.mark.parametrize(

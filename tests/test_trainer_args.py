@@ -18,7 +18,8 @@ from workbench.errors import UserError
 from workbench.models.loading import load_config
 from workbench.rewards.training import plan as reward_plan
 from workbench.run.cli import plan_stages
-from workbench.run.trainer_args import TrainerPlan, check_trainer_args
+from workbench.run.trainer_args import check_trainer_args
+from workbench.run.trainer_plan import TrainerPlan
 from workbench.sft import plan as sft_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 def sft_trainer(folder: Path, arguments: str, *options: str, name: str = "quickstart_gpt2") -> TrainerPlan:
     """Return the plan of SFT's trainer with these trainer_args."""
     config = parse(small(name, folder, "--sft.trainer_args", arguments, *options))[0]
-    return sft_plan.trainer_plan(config, load_config(config.policy.model))
+    return sft_plan.trainer_plan(config, load_config(config.policy.model), 800, 30)
 
 
 def reward_trainer(folder: Path, arguments: str, *options: str) -> TrainerPlan:
@@ -36,7 +37,7 @@ def reward_trainer(folder: Path, arguments: str, *options: str) -> TrainerPlan:
     config = parse(small("quickstart_gpt2", folder, *given_options))[0]
     assert config.reward is not None
     assert config.reward.train is not None
-    return reward_plan.trainer_plan(config.reward.train, 0, "fp32")
+    return reward_plan.trainer_plan(config.reward.train, 0, "fp32", 800, 30)
 
 
 REFUSED = [
@@ -104,6 +105,63 @@ REFUSED = [
     ("{bf16_full_eval: true}", "bf16_full_eval: it converts the trained weights; set {precision}"),
     ("{eval_strategy: steps}", "eval_strategy: there are no rows to evaluate on; set {rows}, or leave it out"),
     ("{eval_on_start: true}", "eval_on_start: there are no rows to evaluate on; set {rows}, or leave it out"),
+    ("{save_only_model: true}", "save_only_model: True would let a resume start with a new optimizer; leave it out"),
+    ("{ignore_data_skip: true}", "ignore_data_skip: True would let a resume train on the same rows again"),
+    ("{dataloader_in_order: false}", "dataloader_in_order: False would bring the batches in an order that no resume"),
+    ("{enable_jit_checkpoint: true}", "enable_jit_checkpoint: True would swallow SIGTERM"),
+    ("{save_strategy: best}", "save_strategy: best would save nothing when the run is stopped; use steps or epoch"),
+    ("{optim: galore_adamw_layerwise}", "optim: galore_adamw_layerwise keeps its state out of the checkpoints"),
+    ("{eval_do_concat_batches: false}", "eval_do_concat_batches: False would leave the results in pieces"),
+    ("{do_train: true}", "do_train: True is not read by the trainer; leave it out"),
+    ("{disable_tqdm: false}", "disable_tqdm: False shows nothing: the run has a progress of its own; leave it out"),
+    ("{length_column_name: words}", "length_column_name: 'words' is no column of the rows"),
+    ("{run_name: mine}", "run_name: the run logs its metrics itself; choose a tracker with track"),
+    ("{report_to: [wandb]}", "report_to: the run logs its metrics itself; choose a tracker with track"),
+    ("{hub_revision: main}", "hub_revision: the workbench pushes nothing while it trains"),
+    ("{max_steps: 0}", "max_steps: 0 would train nothing; set it to -1 for no limit, or leave it out"),
+    ("{debug: tpu_metrics_debug}", "debug: tpu_metrics_debug is read only on a TPU; leave it out"),
+    (
+        "{accelerator_config: {split_batches: true}}",
+        "accelerator_config.split_batches: True would divide the configure",
+    ),
+    (
+        "{accelerator_config: {gradient_accumulation_kwargs: {num_steps: 3}}}",
+        "accelerator_config.gradient_accumulation_kwargs.num_steps: 3 would multiply the configured batch",
+    ),
+    ("{torch_compile_backend: quick}", "torch_compile_backend: 'quick': the trainer refuses it: ValueError"),
+    (
+        "{dataloader_drop_last: true, per_device_train_batch_size: 8000}",
+        "dataloader_drop_last: True would leave out all",
+    ),
+    (
+        "{optim: rmsprop, optim_args: 'alpha=abc'}",
+        "optim_args: 'alpha=abc': the trainer refuses it with optim: 'rmsprop': ValueError: could not convert",
+    ),
+    ("{eval_steps: 5}", "eval_steps: 5 is read only with eval_strategy: steps; set it, or leave eval_steps out"),
+    ("{eval_delay: 5}", "eval_delay: 5 is read only with an eval_strategy; set one, or leave eval_delay out"),
+    ("{save_strategy: epoch, save_steps: 5}", "save_steps: 5 is read only with save_strategy: steps"),
+    ("{logging_strategy: epoch, logging_steps: 5}", "logging_steps: 5 is read only with logging_strategy: steps"),
+    ("{lr_scheduler_type: constant, warmup_steps: 5}", "warmup_steps: 5 is read only by a schedule with a warmup"),
+    (
+        "{lr_scheduler_type: constant_with_warmup, lr_scheduler_kwargs: {power: 2}}",
+        "lr_scheduler_kwargs: {'power': 2} is read only by a schedule with options",
+    ),
+    (
+        "{activation_checkpointing_kwargs: {use_reentrant: true}}",
+        "activation_checkpointing_kwargs: {'use_reentrant': T",
+    ),
+    ("{optim_target_modules: [attn]}", "optim_target_modules: ['attn'] is read only by the galore and apollo optimize"),
+    ("{per_device_eval_batch_size: 5}", "per_device_eval_batch_size: 5: there are no rows to evaluate on; set {rows}"),
+    ("{optim: sgd, adam_beta1: 0.5}", "adam_beta1: 0.5 is not read by optim: sgd; set another optim, or leave it out"),
+    ("{optim: adafactor, adam_epsilon: 0.5}", "adam_epsilon: 0.5 is not read by optim: adafactor"),
+    (
+        "{optim_args: 'weight_decay=1'}",
+        "optim_args: 'weight_decay=1': weight_decay is not read by optim: adamw_torch_f",
+    ),
+    (
+        "{optim: sgd, optim_args: 'momentum=0.9, momentumm=1'}",
+        "optim_args: 'momentum=0.9, momentumm=1': momentumm is not read by optim: sgd; leave it out",
+    ),
     ("{metric_for_best_model: bleu}", "metric_for_best_model: bleu is not measured; use one of loss"),
 ]
 
@@ -152,7 +210,10 @@ def test_arguments_that_work_are_accepted_and_nothing_is_left_behind(
         "{lr_scheduler_type: polynomial, lr_scheduler_kwargs: {power: 2.0}, optim: adafactor, logging_steps: 1, "
         "save_strategy: epoch, bf16: false, max_grad_norm: 0, "
         "dataloader_num_workers: 2, dataloader_prefetch_factor: 1, dataloader_persistent_workers: true, "
-        "dataloader_multiprocessing_context: fork, report_to: none, neftune_noise_alpha: 5, save_total_limit: 3}"
+        "dataloader_multiprocessing_context: fork, report_to: [], neftune_noise_alpha: 5, save_total_limit: 3, "
+        "bf16_full_eval: false, fp16_full_eval: false, push_to_hub: false, deepspeed: null, disable_tqdm: true, "
+        "save_only_model: false, do_train: false, eval_delay: 0, max_steps: -1, debug: '', log_level: error, "
+        "accelerator_config: {even_batches: true, gradient_accumulation_kwargs: {sync_each_batch: true}}}"
     )
     check_trainer_args(sft_trainer(tmp_path, arguments))
     assert dict(os.environ) == environment

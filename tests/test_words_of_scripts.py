@@ -14,7 +14,14 @@ from sacrebleu.metrics import BLEU
 from reward_models.length import length
 from reward_models.lexicon import Lexicon
 from reward_models.rouge import load
-from workbench.data.words import WordTokenizer, count_words, normalized_words, separate_characters, split_words
+from workbench.data.words import (
+    WordTokenizer,
+    count_words,
+    is_same_without_words,
+    normalized_words,
+    separate_characters,
+    split_words,
+)
 from workbench.evaluation import metrics
 from workbench.evaluation.completion_metrics import METRICS, Sampled, Scorers
 from workbench.evaluation.corpus_metrics import measure_corpus
@@ -152,3 +159,34 @@ def test_a_text_is_itself_however_its_marks_are_written(text: str) -> None:
     word = composed.split()[0]
     for listed in (word, unicodedata.normalize("NFD", word)):
         assert Lexicon([listed])(["", ""], [composed, decomposed]) == [-1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "count"),
+    [
+        ("कम", "कम है, कम", 2),
+        ("कम", "कमी", 0),  # ends in a vowel sign, which is no letter
+        ("म", "कीम", 0),
+        ("कमी", "कमी है", 1),
+        ("ن", "نَ", 0),
+        ("ก", "กิ", 0),  # one character of a script without spaces
+        ("กา", "การ", 1),
+        ("か", "がか", 1),
+        ("naïve", "nai\u0308ve, NAÏVE", 2),
+        ("=", "=\u0338", 0),
+        ("☠", "☠\ufe0f", 1),  # a variant of the same
+        ("idiot", "idiot! idiots", 1),
+        ("idiot", "两idiot", 0),
+    ],
+)
+def test_a_listed_word_is_no_part_of_another_in_any_script(word: str, text: str, count: int) -> None:
+    assert Lexicon([word])(["p"], [text]) == [-float(count)]
+    assert Lexicon(["other", word, "別"])(["p"], [text]) == [-float(count)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"), [("≠", "=\u0338", True), ("≠ ☠", "☠ ≠", False), ("≠", "=", False)]
+)
+def test_texts_without_words_are_compared_by_what_they_mean(first: str, second: str, same: bool) -> None:
+    assert is_same_without_words(first, second) is same
+    assert is_same_without_words(second, first) is same

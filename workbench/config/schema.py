@@ -72,7 +72,7 @@ class SFTConfig:
     save_every: PositiveInt = 200
     """Optimizer steps between checkpoints."""
     trainer_args: dict[str, Any] = field(default_factory=dict)
-    """Passed on to transformers.TrainingArguments unchanged."""
+    """Passed on to transformers.TrainingArguments unchanged; the plan refuses what the run sets or would not read."""
 
 
 @dataclass
@@ -124,7 +124,7 @@ class RewardTraining:
     save_every: PositiveInt = 200
     """Optimizer steps between checkpoints."""
     trainer_args: dict[str, Any] = field(default_factory=dict)
-    """Passed on to transformers.TrainingArguments unchanged."""
+    """Passed on to transformers.TrainingArguments unchanged; the plan refuses what the run sets or would not read."""
 
 
 @dataclass

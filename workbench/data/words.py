@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import cache
 
 # Blocks of the scripts that put no spaces between words. Ideographs apart: they are many, and few marks join them.
@@ -55,8 +56,26 @@ def normalized_words(text: str) -> list[str]:
 
 def is_same_without_words(first: str, second: str) -> bool:
     """Return whether two texts, such as a row of emoji, are the same but for whitespace and have no word to compare."""
-    characters = first.split()
-    return bool(characters) and characters == second.split() and not normalized_words(first)
+    characters, others = (unicodedata.normalize("NFC", text).split() for text in (first, second))
+    return bool(characters) and characters == others and not normalized_words(first)
+
+
+def whole_words(words: Iterable[str]) -> str:
+    """Return the pattern of any of the words as no part of another; in a script without spaces, anywhere.
+
+    The words and the texts have to be composed (NFC).
+    """
+    marks = _combining_marks()
+    in_word = rf"\w{JOINERS}{marks}"
+    groups: dict[tuple[bool, bool], list[str]] = {}  # the long classes once for all words that have the same
+    for word in words:
+        groups.setdefault((is_unspaced(word[0]), is_unspaced(word[-1])), []).append(re.escape(word))
+    patterns = []
+    for (is_free_before, is_free_after), alternatives in groups.items():
+        start = "" if is_free_before else f"(?<![{in_word}])"
+        end = f"(?![{marks}])" if is_free_after else f"(?![{in_word}])"  # a letter and its mark are one character
+        patterns.append(f"{start}(?:{'|'.join(alternatives)}){end}")
+    return "|".join(patterns)
 
 
 class WordTokenizer:
@@ -77,6 +96,19 @@ class WordTokenizer:
 
 def _is_in_word(character: str) -> bool:
     return character.isalnum() or character in JOINERS or unicodedata.category(character).startswith("M")
+
+
+@cache
+def _combining_marks() -> str:
+    """Return the marks that make another character of the one before, as ranges of a regular expression.
+
+    Without those that only choose a variant of it, such as the color of an emoji.
+    """
+    marks = [code for code in range(0x300, 0x20000) if unicodedata.category(chr(code)).startswith("M")]
+    marks = [code for code in marks if not 0xFE00 <= code <= 0xFE0F]
+    starts = [code for code, before in zip(marks, [0, *marks], strict=False) if code != before + 1]
+    ends = [code for code, after in zip(marks, [*marks[1:], 0], strict=True) if code != after - 1]
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in zip(starts, ends, strict=True))
 
 
 @cache

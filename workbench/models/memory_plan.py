@@ -275,13 +275,19 @@ def meta_classifier(name: str) -> PreTrainedModel:
     return classifier
 
 
+def planned_classifier(train: RewardTraining) -> PreTrainedModel | PeftModel:
+    """Return the reward model that is trained, without values, with its adapter."""
+    model = meta_classifier(train.model)
+    if train.lora is None:
+        return model
+    with torch.device("meta"):
+        return add_lora(model, train.lora, "default", key="reward.train.lora", classifier=True)
+
+
 def reward_peak(train: RewardTraining, tokens: int) -> Peak:
     """Return the peak of training a reward model on rows of so many tokens."""
-    model: PreTrainedModel | PeftModel = meta_classifier(train.model)
+    model = planned_classifier(train)
     precision = resolve_precision(train.precision, machine_device(), model.config)
-    if train.lora is not None:
-        with torch.device("meta"):
-            model = add_lora(model, train.lora, "default", key="reward.train.lora", classifier=True)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows = -(-train.batch_size // number_of_processes())
     texts = 2 * rows if train.objective == "preference" else rows

@@ -122,7 +122,7 @@ class CheckedReward:
     def check_columns(self, columns: Mapping[str, list]) -> None:
         """Raise UserError if the data lack a column that the reward requires, so that no training ends at its call."""
         if isinstance(self.reward, ChecksColumns):
-            with failures_in_one_line(f"reward {self.name}: check_columns() failed with"):
+            with contained(f"reward {self.name}: check_columns() failed with", f"reward {self.name} has been checking"):
                 self.reward.check_columns(columns)
         check_signature(self.reward, self.name, columns)
         if isinstance(self.reward, OffersTerms):
@@ -130,7 +130,14 @@ class CheckedReward:
 
     def max_completion_tokens(self) -> int | None:
         """Return how many tokens of a completion the reward reads, or None if it has no limit or does not say."""
-        return self.reward.max_completion_tokens() if isinstance(self.reward, TruncatesTexts) else None
+        if not isinstance(self.reward, TruncatesTexts):
+            return None
+        name = f"reward {self.name}"
+        with contained(f"{name}: max_completion_tokens() failed with", f"{name} has been telling its limit"):
+            limit = self.reward.max_completion_tokens()
+        if limit is not None and not (isinstance(limit, int) and limit > 0):
+            raise RewardError(f"{name}: max_completion_tokens() returned {shorten(limit)}; return an integer or None")
+        return limit
 
     def judge(self) -> Judge | None:
         """Return the reward's toxicity judge in a checking wrapper, or None if it has none."""
@@ -239,8 +246,7 @@ def check_signature(function: Callable[..., Any], name: str, columns: Mapping[st
 
 def lowest_limit(rewards: Iterable[CheckedReward]) -> int | None:
     """Return how many tokens of a completion all of the rewards read, or None if none has a limit."""
-    limits = (reward.max_completion_tokens() for reward in rewards)
-    return min((limit for limit in limits if limit is not None), default=None)
+    return min(filter(None, (reward.max_completion_tokens() for reward in rewards)), default=None)
 
 
 def truncation_line(key: str, name: str, reads: int | None, max_new_tokens: int, limit_key: str) -> list[str]:

@@ -7,15 +7,17 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from workbench.errors import RewardError, UserError, one_line, shorten
+from workbench.rewards.streams import streams_protected
 from workbench.run.files import read_umask
+from workbench.run.torch_settings import AutocastSettings, TorchSettings, read_autocast_settings, read_torch_settings
 
 SLOW_SECONDS = 120.0
-AUTOCAST_DEVICES = ("cpu", "cuda")
+ONE_AT_A_TIME = threading.RLock()
+"""Held while a user's code runs: its settings are the whole process's, so that two calls would restore each other's."""
 
 
 @contextmanager
@@ -44,9 +46,43 @@ def contained(failure: str, activity: str) -> Iterator[None]:
     """
     with (
         failures_in_one_line(failure),
+        one_at_a_time(activity),
         noted_when_slow(activity),
         settings_restored(),
         environment_restored(),
+        forked_child_ended(activity),
+    ):
+        yield
+
+
+@contextmanager
+def one_at_a_time(activity: str) -> Iterator[None]:
+    """Let the block wait until no other thread is in such a block; rewards that call others in their thread may nest.
+
+    A reward that waits for a thread of its own, which waits here, would wait forever; the note says why.
+    """
+    if not ONE_AT_A_TIME.acquire(blocking=False):
+        waiting = f"{activity.split(' has been ')[0]} has been waiting for a reward's call in another thread to end"
+        with noted_when_slow(waiting):
+            ONE_AT_A_TIME.acquire()
+    try:
+        yield
+    finally:
+        ONE_AT_A_TIME.release()
+
+
+@contextmanager
+def contained_setup(failure: str, activity: str) -> Iterator[None]:
+    """Contain the import or the construction of a reward, as `contained` does a call of it.
+
+    What it sets in the environment and in sys.path stays, because the reward may need it in its calls. Raises
+    UserError, which begins with `failure`, for whatever the block raises.
+    """
+    with (
+        failures_in_one_line(failure, UserError),
+        one_at_a_time(activity),
+        noted_when_slow(activity),
+        settings_restored(),
         forked_child_ended(activity),
     ):
         yield
@@ -61,6 +97,8 @@ def noted_when_slow(activity: str, seconds: float | None = None) -> Iterator[Non
     limit, stderr = SLOW_SECONDS if seconds is None else seconds, sys.stderr
 
     def report() -> None:
+        if stderr is None:
+            return  # print() would take stdout
         with suppress(ValueError, OSError):  # a closed stderr
             print(f"{activity} for {limit:g} s; still waiting", file=stderr, flush=True)
 
@@ -82,6 +120,7 @@ def forked_child_ended(activity: str) -> Iterator[None]:
     finally:
         if os.getpid() != process:
             with suppress(Exception):
+                assert stderr is not None  # print() would take stdout
                 line = "a process that it forked came back and is ended; end one with os._exit() inside the reward"
                 print(f"{activity}: {line}", file=stderr, flush=True)
             os._exit(1)
@@ -101,8 +140,7 @@ def settings_restored() -> Iterator[None]:
     with ExitStack() as restoring:
         for make_restorer in (*makers, handlers_restorer, alarm_restorer):
             restoring.callback(make_restorer())
-        restoring.enter_context(redirect_stdout(Unclosable(sys.stdout)))
-        restoring.enter_context(redirect_stderr(Unclosable(sys.stderr)))
+        restoring.enter_context(streams_protected())
         yield
 
 
@@ -125,115 +163,16 @@ def environment_restored() -> Iterator[None]:
             sys.path[:] = path
 
 
-@dataclass(frozen=True)
-class Unclosable:
-    """A standard stream that a user's code can write to but not close."""
-
-    stream: Any
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-    def close(self) -> None:
-        """Do nothing but flush."""
-        self.stream.flush()
-
-
-@dataclass(frozen=True)
-class TorchSettings:
-    """Settings of torch that hold for a whole thread or process."""
-
-    gradients: bool
-    dtype: Any
-    device: Any
-    threads: int
-    deterministic: bool
-    warn_only: bool
-
-    def restore(self) -> None:
-        """Set again what has changed."""
-        import torch
-
-        current = read_torch_settings()
-        assert current is not None
-        torch.set_grad_enabled(self.gradients)
-        torch.set_default_dtype(self.dtype)
-        if current.device != self.device:
-            torch.set_default_device(self.device)
-        if current.threads != self.threads:
-            torch.set_num_threads(self.threads)
-        torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
-
-
-def read_torch_settings() -> TorchSettings | None:
-    """Return torch's settings, or None if nothing in this process has imported it."""
-    if "torch" not in sys.modules:  # importing it takes seconds, which a lexicon need not wait for
-        return None
-    import torch
-
-    return TorchSettings(
-        torch.is_grad_enabled(),
-        torch.get_default_dtype(),
-        torch.get_default_device(),
-        torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-
-
-@dataclass(frozen=True)
-class AutocastSettings:
-    """Autocast of one thread, which a context that was entered and never left changes."""
-
-    enabled: dict[str, bool]
-    dtypes: dict[str, Any]
-    caches: bool
-    nesting: int
-
-    def restore(self) -> None:
-        """Set again what has changed."""
-        import torch
-
-        current = read_autocast_settings()
-        if current == self or current is None:
-            return
-        for device in AUTOCAST_DEVICES:
-            torch.set_autocast_enabled(device, self.enabled[device])
-            torch.set_autocast_dtype(device, self.dtypes[device])
-        torch.set_autocast_cache_enabled(self.caches)
-        # At a wrong level the casts of old weights would stay cached from one step to the next.
-        for _ in range(current.nesting - self.nesting):
-            torch.autocast_decrement_nesting()
-        for _ in range(self.nesting - current.nesting):
-            torch.autocast_increment_nesting()
-        torch.clear_autocast_cache()
-
-
-def read_autocast_settings() -> AutocastSettings | None:
-    """Return the autocast of this thread, or None if nothing in this process has imported torch."""
-    if "torch" not in sys.modules:
-        return None
-    import torch
-
-    torch.autocast_increment_nesting()
-    return AutocastSettings(
-        {device: torch.is_autocast_enabled(device) for device in AUTOCAST_DEVICES},
-        {device: torch.get_autocast_dtype(device) for device in AUTOCAST_DEVICES},
-        torch.is_autocast_cache_enabled(),
-        torch.autocast_decrement_nesting(),
-    )
-
-
 def torch_restorer() -> Callable[[], None]:
-    """Return a function that restores torch's settings of now."""
+    """Return a function that restores torch's settings of now, or of its import if that is still to come."""
     settings = read_torch_settings()
-    return do_nothing if settings is None else settings.restore
+    return TorchSettings().restore if settings is None else settings.restore
 
 
 def autocast_restorer() -> Callable[[], None]:
-    """Return a function that restores the autocast of now."""
+    """Return a function that restores the autocast of now, or turns it off if torch is still to be imported."""
     settings = read_autocast_settings()
-    return do_nothing if settings is None else settings.restore
+    return AutocastSettings().restore if settings is None else settings.restore
 
 
 def recursion_restorer() -> Callable[[], None]:

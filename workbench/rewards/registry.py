@@ -23,7 +23,7 @@ from workbench.config.schema import RewardConfig
 from workbench.config.sources import Scorer
 from workbench.errors import UserError, error_context, suggestion
 from workbench.rewards.contract import CheckedReward, Judge, RewardModel
-from workbench.rewards.foreign_code import failures_in_one_line, forked_child_ended, settings_restored
+from workbench.rewards.foreign_code import contained_setup
 from workbench.run.packages import PACKAGES, check_not_hidden
 
 if TYPE_CHECKING:
@@ -140,21 +140,19 @@ def _import(target: str) -> Any:
         sys.path.append(os.getcwd())
     if module_name.split(".")[0] in PACKAGES:
         check_not_hidden()
-    with failures_in_one_line(f"{target}: cannot import {module_name}:", UserError):
+    with contained_setup(f"{target}: cannot import {module_name}:", f"{target} has been loading"):
         module = importlib.import_module(module_name)
-    try:
-        return getattr(module, object_name)
-    except AttributeError as error:
+        if hasattr(module, object_name):
+            return getattr(module, object_name)
         public = [name for name in dir(module) if not name.startswith("_")]
-        raise UserError(f"{target}: {module_name} has no {object_name!r}{suggestion(object_name, public)}") from error
+    raise UserError(f"{target}: {module_name} has no {object_name!r}{suggestion(object_name, public)}")
 
 
 def _make(target: Any, name: str, options: dict[str, Any]) -> RewardModel:
     """Return `target` if it is a reward itself, else the reward it builds from the options."""
     if not callable(target):
         raise UserError(f"{name}: a {type(target).__name__} is neither a reward nor a function that makes one")
-    with failures_in_one_line(f"{name}: its signature cannot be read:", UserError):
-        signature = inspect.signature(target)
+    signature = _signature(target, name)
     if _is_reward(signature):
         if options:
             raise UserError(f"{name}: it is a reward itself and takes no options; remove {', '.join(options)}")
@@ -164,11 +162,17 @@ def _make(target: Any, name: str, options: dict[str, Any]) -> RewardModel:
         signature.bind(**options)
     except TypeError as error:
         raise UserError(f"{name}: {error}; available: {', '.join(signature.parameters)}") from error
-    with failures_in_one_line(f"{name}: it cannot be built:", UserError), settings_restored(), forked_child_ended(name):
+    with contained_setup(f"{name}: it cannot be built:", f"reward {name} has been loading"):
         reward = target(**options)
-    if not callable(reward) or not _is_reward(inspect.signature(reward)):
+    if not callable(reward) or not _is_reward(_signature(reward, name)):
         raise UserError(f"{name}: it returned a {type(reward).__name__}, not a reward(prompts, completions, **columns)")
     return reward
+
+
+def _signature(target: Any, name: str) -> inspect.Signature:
+    """Return the signature of a user's object, which may have one of its own making."""
+    with contained_setup(f"{name}: its signature cannot be read:", f"reward {name} has been loading"):
+        return inspect.signature(target)
 
 
 def _check_options(signature: inspect.Signature, options: dict[str, Any], key: str) -> None:

@@ -31,6 +31,7 @@ from workbench.run.distributed import (
 )
 from workbench.run.estimates import earlier_runs, expected_seconds
 from workbench.run.folder import Run, check_inputs, check_run, lock_run, open_run, prepare_folder, redone_stages
+from workbench.run.library_settings import library_settings_restored
 from workbench.run.packages import check_not_hidden
 from workbench.run.process import recipe_program, run_recipe
 from workbench.run.progress import Following, followed_by
@@ -297,7 +298,8 @@ def run_stage(stage: Stage, run: Run, planned: PlannedStage) -> None:
     with fail_with_main():
         if is_main_process():
             origin = begin(stage, run, planned.data)
-    result = stage.run(run, planned.plan)
+    with library_settings_restored():
+        result = stage.run(run, planned.plan)
     minutes = (time.monotonic() - start) / 60
     if is_main_process():
         run.finish(stage.name, minutes=minutes, inputs=result.inputs, metrics=result.metrics, origin=origin)

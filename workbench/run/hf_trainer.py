@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -178,6 +179,8 @@ def run_trainer(
             raise Interrupted(
                 f"{title or label} stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}"
             )
+    if trainer.state.global_step == 0:
+        raise UserError(f"{label}: the trainer took no step; check its trainer_args")
     entries = trainer.state.log_history
     check_not_diverged(trainer, label)
     entries[-1]["train_loss"] = mean_loss(entries)  # the trainer's counts from the last resume
@@ -333,4 +336,4 @@ def training_arguments(
         "seed": seed,
         "use_cpu": on_cpu,
         "dataloader_pin_memory": not on_cpu,
-    } | extra
+    } | copy.deepcopy(extra)  # Accelerate's settings among them, which the trainer changes in place

@@ -24,6 +24,7 @@ from workbench.models.model_checks import policy_notes
 from workbench.models.positions import model_context
 from workbench.models.tuning import check_method, tuned_context
 from workbench.run.trainer_args import check_trainer_args
+from workbench.run.trainer_plan import planned_steps
 from workbench.sft.plan import SFTPlan, trainer_plan
 from workbench.tuning.texts import TextSet, load_texts
 
@@ -76,7 +77,7 @@ def plan_tuning(config: Config) -> TuningPlan:
         if not config.sft.more_data:
             raise UserError("tuning.methods: replay needs sft.more_data, which is missing; name the data to replay")
         with_replay, lines = sft_plan(config.sft, config, tokenizer, context)
-    check_trainer_args(trainer_plan(config, load_config(model)))
+    check_trainer_args(trainer_plan(config, load_config(model), len(plain.train_rows), 0))
     sets, reports = load_prompt_sets(config, {model: tokenizer}, {})
     scorers.check_sets({each.name: each.rows for each in sets}, any(any(each.references) for each in sets))
     texts = []
@@ -84,7 +85,8 @@ def plan_tuning(config: Config) -> TuningPlan:
         text_set, line = load_texts(name, source, tokenizer, context)
         texts.append(text_set)
         reports.append(line)
-    steps = config.sft.max_steps or -(-len(plain.train_rows) // config.sft.batch_size) * config.sft.epochs
+    steps_per_epoch = -(-len(plain.train_rows) // config.sft.batch_size)
+    steps = planned_steps(config.sft.trainer_args, config.sft.max_steps, steps_per_epoch, config.sft.epochs)
     budget = (
         f"{len(rows)} rows: {', '.join(row.title for row in rows)}; {steps:g} steps of {config.sft.batch_size} each"
     )
@@ -140,7 +142,8 @@ def without_later_stages(config: Config, context: Context) -> Config:
             for name, source in data.items()
         }
     evaluation = dataclasses.replace(config.evaluation, models={}, max_new_tokens=limit, data=data)
-    return dataclasses.replace(config, reward=reward, ppo=None, evaluation=evaluation)
+    sft = None if config.sft is None else dataclasses.replace(config.sft, validation=None)
+    return dataclasses.replace(config, sft=sft, reward=reward, ppo=None, evaluation=evaluation)
 
 
 def sft_plan(

@@ -13,7 +13,12 @@ from workbench.config.schema import Config, RewardConfig, RewardTraining
 from workbench.errors import UserError, error_context
 from workbench.models.batching import encode
 from workbench.models.loading import load_config, load_tokenizer
-from workbench.models.memory_plan import meta_classifier, reward_memory_lines
+from workbench.models.memory_plan import (
+    meta_classifier,
+    number_of_processes,
+    planned_classifier,
+    reward_memory_lines,
+)
 from workbench.models.model_checks import check_reward_base
 from workbench.models.positions import context_length
 from workbench.models.precision import machine_device, precision_lines, resolve_precision
@@ -27,7 +32,8 @@ from workbench.rewards.training.datasets import (
     require_both_classes,
 )
 from workbench.run.hf_trainer import training_arguments
-from workbench.run.trainer_args import TrainerPlan, check_trainer_args
+from workbench.run.trainer_args import check_trainer_args
+from workbench.run.trainer_plan import SAMPLING_STRATEGIES, TrainerPlan, planned_steps
 
 LONGEST_TEXTS = 32
 
@@ -58,7 +64,6 @@ def plan_reward(config: Config) -> RewardPlan:
     model_config, device = load_config(train.model), machine_device()
     with error_context("reward.train.precision"):
         precision = resolve_precision(train.precision, device, model_config)
-    check_trainer_args(trainer_plan(train, config.seed, precision))
     with error_context("reward.train.model"):
         network = meta_classifier(train.model)
         check_reward_base(train.model, tokenizer, network)
@@ -76,14 +81,16 @@ def plan_reward(config: Config) -> RewardPlan:
     rows: ClassifierRows | PreferenceRows
     if is_preference:
         rows, aim = load_preference_rows(train, tokenizer), "rewards preferred completions"
-        count = len(rows.training)
+        count, validation_rows = len(rows.training), len(rows.validation)
     else:
         rows, aim = load_classifier_rows(train, config.seed), f"rewards {train.target_label}"
         require_both_classes([label == train.target_label for label in rows.validation.labels])
-        count = len(rows.training.texts)
-    steps = -(-count // train.batch_size) * train.epochs
-    has_own_steps = "max_steps" in train.trainer_args
-    if train.early_stopping is not None and train.save_every > steps and not has_own_steps:
+        count, validation_rows = len(rows.training.texts), len(rows.validation.texts)
+    check_trainer_args(trainer_plan(train, config.seed, precision, count, validation_rows))
+    extra = train.trainer_args
+    steps = planned_steps(extra, None, -(-count // train.batch_size), train.epochs)
+    evaluates_at_own_steps = "eval_steps" in extra or "eval_strategy" in extra
+    if train.early_stopping is not None and train.save_every > steps and not evaluates_at_own_steps:
         raise UserError(
             f"reward.train.early_stopping: it evaluates each reward.train.save_every {train.save_every} steps, but "
             f"training has only {steps:g}; lower reward.train.save_every"
@@ -138,13 +145,30 @@ def quality_metric(train: RewardTraining) -> str:
     return "accuracy" if train.objective == "preference" else "quality"
 
 
-def trainer_plan(train: RewardTraining, seed: int, precision: str) -> TrainerPlan:
+def settled_arguments(train: RewardTraining) -> dict[str, tuple[Any, str]]:
+    """Return the arguments of which the trainer can take one value only, with that value and why."""
+    settled: dict[str, tuple[Any, str]] = {}
+    if train.objective == "preference":
+        settled["label_smoothing_factor"] = (0, "is not read by TRL's loss of pairs; leave it out")
+    else:
+        settled["num_train_epochs"] = (None, "would multiply reward.train.epochs; set that, and leave it out")
+    if train.early_stopping:
+        settled["load_best_model_at_end"] = (True, "contradicts reward.train.early_stopping; leave it out")
+        settled["restore_callback_states_from_checkpoint"] = (True, "would let a resume forget its patience; remove it")
+    return settled
+
+
+def trainer_plan(
+    train: RewardTraining, seed: int, precision: str, training_rows: int, evaluation_rows: int
+) -> TrainerPlan:
     """Return what the trainer will be made with, as far as trainer_args have to fit it."""
+    processes = number_of_processes()
+    is_preference = train.objective == "preference"
 
     def arguments(extra: dict[str, Any]) -> TrainingArguments:
         values = training_arguments(
             Path(REWARD),
-            epochs=train.epochs,
+            epochs=train.epochs if is_preference else 1,
             max_steps=None,
             batch_size=1,
             accumulation=1,
@@ -166,5 +190,13 @@ def trainer_plan(train: RewardTraining, seed: int, precision: str) -> TrainerPla
         precision=precision,
         precision_key="reward.train.precision",
         rows_key=None if train.early_stopping else "reward.train.early_stopping",
+        network=lambda: planned_classifier(train),
+        # A classifier's trainer has the rows of all epochs as one.
+        training_rows=training_rows if is_preference else round(training_rows * train.epochs),
+        evaluation_rows=evaluation_rows if train.early_stopping else 0,
+        rows_at_a_time=-(-train.batch_size // processes),
+        processes=processes,
         metrics=(quality_metric(train),),
+        settled=settled_arguments(train),
+        sampling_strategies=("random", "sequential") if is_preference else SAMPLING_STRATEGIES,
     )

@@ -72,15 +72,16 @@ def classifier_trainer(plan: RewardPlan, rows: ClassifierRows, folder: Path) -> 
     # That order covers all epochs; the trainer's own grouping could not resume where it stopped.
     extra = {"num_train_epochs": 1, "train_sampling_strategy": "sequential"}
     weights = balanced_weights([label_ids[label] for label in rows.training.labels]) if train.class_weights else None
+    arguments = TrainingArguments(**trainer_options(plan, folder, extra))
     return Trainer(
         model,
-        TrainingArguments(**trainer_options(plan, folder, extra)),
+        arguments,
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=training,
         eval_dataset=encoded(rows.validation) if train.early_stopping else None,
         processing_class=tokenizer,
         compute_metrics=quality,
-        compute_loss_func=None if weights is None else weighted_loss(weights),
+        compute_loss_func=None if weights is None else weighted_loss(weights, arguments.label_smoothing_factor),
         callbacks=callbacks(train),
     )
 
@@ -177,11 +178,13 @@ def balanced_weights(label_ids: Sequence[int]) -> torch.Tensor:
     return len(label_ids) / (len(counts) * counts)
 
 
-def weighted_loss(weights: torch.Tensor) -> Any:
+def weighted_loss(weights: torch.Tensor, label_smoothing: float = 0.0) -> Any:
     """Return a loss for the Trainer: the mean over rows of cross-entropy times the weight of the row's label."""
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
-        per_row = nn.functional.cross_entropy(outputs.logits.float(), labels, reduction="none")
+        per_row = nn.functional.cross_entropy(
+            outputs.logits.float(), labels, reduction="none", label_smoothing=label_smoothing
+        )
         total = (per_row * weights.to(labels.device)[labels]).sum()
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
