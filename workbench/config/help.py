@@ -127,9 +127,16 @@ def plural(words: str) -> str:
     """Return the plural of a type."""
     head, *tail = words.split(",")
     parts = [
-        part.replace("list", "lists", 1) if part.startswith("list of") else f"{part}s" for part in head.split(" or ")
+        part.replace("list", "lists", 1) if part.startswith("list of") else plural_noun(part)
+        for part in head.split(" or ")
     ]
     return ",".join([" or ".join(parts), *tail])
+
+
+def plural_noun(words: str) -> str:
+    """Return the plural of a noun, which a range may follow."""
+    noun, separator, limits = words.partition(" from ")
+    return f"{noun}s{separator}{limits}"
 
 
 def range_in_words(limits: Range | Length | OneLine) -> str:

@@ -46,8 +46,9 @@ def parse_options(parser: ArgumentParser, argv: Sequence[str], required: Mapping
     except ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}") from error
     if rest:
-        known = [f"--{name}" for name in [*vars(options), "help"]]
-        raise UserError(f"{rest[0]}: unknown option{suggestion(rest[0].split('=')[0], known)}")
+        option = rest[0].split("=")[0]
+        known = [f"--{name}" for name in [*vars(options), "help"]]  # a positional argument is none of them, as such
+        raise UserError(f"{rest[0]}: unknown option{suggestion(option, [name for name in known if name != option])}")
     for name, value in required.items():
         if vars(options)[name] is None:
             raise UserError(f"--{name}: missing; expected {value}")
