@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 import types
@@ -11,6 +12,21 @@ from pathlib import Path
 from typing import Any
 
 Shell = Callable[[list[str]], None]
+
+
+def check_notebook(file: Path) -> None:
+    """Assert that a file is a notebook of the current format without outputs and without paths of a machine."""
+    notebook = json.loads(file.read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+    for cell in notebook["cells"]:
+        assert re.fullmatch(r"[\w-]{1,64}", cell["id"])
+        assert set(cell) - {"execution_count", "outputs"} == {"cell_type", "id", "metadata", "source"}
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+    assert not re.search(r"/(?:home|root|tmp|work|content)\b", file.read_text(encoding="utf-8"))
 
 
 def read_cells(path: Path, kind: str = "code") -> dict[str, str]:

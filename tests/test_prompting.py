@@ -24,6 +24,7 @@ from workbench.prompting.plan import PromptingPlan, plan_prompting
 from workbench.run.cli import launch
 from workbench.run.process import run_recipe
 
+FLAN = Path(__file__).resolve().parents[2] / "shared" / "data" / "flan_templates" / "templates.json"
 TEMPLATE = "Write a sentence about this chat.\n\n{dialogue}\n\nSentence: "
 
 
@@ -102,6 +103,17 @@ def test_a_template_without_a_space_at_its_end_gets_a_line_break(tmp_path: Path)
     prompt = plan.sets[0].rows["few-shot 2"][0]["prompt"]
     assert prompt.count("What is it about?\n") == 3
     assert plan.sets[0].rows["zero-shot"][0]["prompt"].endswith("about?")
+
+
+@pytest.mark.skipif(not FLAN.is_file(), reason="no FLAN templates on this machine")
+def test_flans_wordings_make_a_row_each(tmp_path: Path) -> None:
+    wordings = json.loads(FLAN.read_text(encoding="utf-8"))["samsum"]
+    plan = planned(tmp_path, **{"prompting.templates": {f"flan {i}": text for i, text in enumerate(wordings)}})
+    assert len(plan.variants) == 1 + 2 * len(wordings)
+    dialogue = rows(6, "t")[0]["dialogue"]
+    for index, wording in enumerate(wordings):
+        prompt = plan.sets[0].rows[f"zero-shot, flan {index}"][0]["prompt"]
+        assert prompt == wording.replace("{dialogue}", dialogue).rstrip(" ")
 
 
 def examples_of(plan: PromptingPlan, title: str) -> list[list[str]]:
