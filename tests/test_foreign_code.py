@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,15 @@ def test_calls_from_several_threads_leave_the_process_as_it_was() -> None:
     assert most == 1
 
 
+def test_a_reward_may_call_others_in_a_pool_of_threads() -> None:
+    def pooling(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        inner = CheckedReward(lambda prompts, completions, **columns: [1.0 for _ in completions], "inner")
+        with ThreadPoolExecutor(2) as pool:
+            return [sum(scores) for scores in pool.map(lambda text: inner(["p"], [text]), completions)]
+
+    assert score(pooling) == [1.0] * 3
+
+
 def test_who_waits_for_another_thread_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +222,8 @@ def test_who_waits_for_another_thread_is_told(
 
     def blocking(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         started.set()
-        ending.wait(timeout=60)
+        while not ending.is_set():
+            time.sleep(0.01)
         return [0.0 for _ in completions]
 
     thread = threading.Thread(target=score, args=[blocking])

@@ -16,8 +16,11 @@ from workbench.run.files import read_umask
 from workbench.run.torch_settings import AutocastSettings, TorchSettings, read_autocast_settings, read_torch_settings
 
 SLOW_SECONDS = 120.0
-ONE_AT_A_TIME = threading.RLock()
-"""Held while a user's code runs: its settings are the whole process's, so that two calls would restore each other's."""
+WAITS = ("wait", "join", "_wait_for_tstate_lock")
+"""Functions of threading in which a thread waits for another."""
+TURN = threading.Condition()
+RUNNING: list[int] = []
+"""Threads in a user's code, the last one first to leave: two at once would restore each other's settings."""
 
 
 @contextmanager
@@ -57,18 +60,36 @@ def contained(failure: str, activity: str) -> Iterator[None]:
 
 @contextmanager
 def one_at_a_time(activity: str) -> Iterator[None]:
-    """Let the block wait until no other thread is in such a block; rewards that call others in their thread may nest.
-
-    A reward that waits for a thread of its own, which waits here, would wait forever; the note says why.
-    """
-    if not ONE_AT_A_TIME.acquire(blocking=False):
-        waiting = f"{activity.split(' has been ')[0]} has been waiting for a reward's call in another thread to end"
-        with noted_when_slow(waiting):
-            ONE_AT_A_TIME.acquire()
+    """Let the block wait until no other thread computes in such a block; rewards may call others, also in threads."""
+    thread = threading.get_ident()
+    waiting = f"{activity.split(' has been ')[0]} has been waiting for a reward's call in another thread to end"
+    with TURN:
+        if not is_free(thread):
+            with noted_when_slow(waiting):
+                while not is_free(thread):
+                    TURN.wait(0.01)
+        RUNNING.append(thread)
     try:
         yield
     finally:
-        ONE_AT_A_TIME.release()
+        with TURN:
+            RUNNING.remove(thread)
+            TURN.notify_all()
+
+
+def is_free(thread: int) -> bool:
+    """Return whether a thread may run a user's code: none does, or the last one that does waits for a thread.
+
+    It could wait for this one, as a reward that calls others in a pool of threads does.
+    """
+    if not RUNNING or RUNNING[-1] == thread:
+        return True
+    frame, calls = sys._current_frames().get(RUNNING[-1]), []
+    while frame is not None and frame.f_code.co_filename == threading.__file__:
+        calls.append(frame.f_code.co_name)
+        frame = frame.f_back
+    is_own = frame is not None and frame.f_code.co_filename == __file__  # the timer of the note
+    return bool(calls) and calls[0] in WAITS and "start" not in calls and not is_own
 
 
 @contextmanager
