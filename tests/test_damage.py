@@ -119,7 +119,7 @@ def test_changed_answers_are_sampled_again(runs: Path, capsys: pytest.CaptureFix
     before = read_results(folder / "results.json")
     file = folder / cache.FILE
     lines = [json.loads(line) for line in file.read_text().splitlines() if line]
-    lines[0]["value"][0][0]["text"] = "another text"
+    lines[0]["value"]["completions"][0][0]["text"] = "another text"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "stage.json").unlink()
     cli.launch(CHAIN, "", options(runs))

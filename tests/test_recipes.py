@@ -102,6 +102,7 @@ def localised(name: str, stand_ins: dict[str, str], root: Path, to: Path) -> str
         "facebook/roberta-hate-speech-dynabench-r4-target": "roberta",
         "knkarthick/dialogsum": "data",
         "EdinburghNLP/xsum": "data",
+        "sentence-transformers/all-MiniLM-L6-v2": "roberta",
         "allenai/real-toxicity-prompts": "data",
     }.items():
         text = text.replace(name_in_config, stand_ins[stand_in])

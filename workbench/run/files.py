@@ -133,7 +133,7 @@ def is_present(file: Path) -> bool:
     """
     try:
         return stat.S_ISREG(file.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name that no file can have
         return False
     except OSError as error:
         raise unreadable(file, error, UNTOUCHED) from error

@@ -54,7 +54,7 @@ MEMORY_KEYS = {
 # By stage: the keys to change where its loss diverges.
 LOSS_KEYS = {
     SFT: ("sft.learning_rate", "policy.precision"),
-    TUNING: ("the method's learning_rate", "policy.precision"),
+    TUNING: ("tuning.methods.NAME.learning_rate", "policy.precision"),
     REWARD: ("reward.train.learning_rate", "reward.train.precision"),
 }
 

@@ -45,7 +45,7 @@ def resident_before() -> int | None:
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # else the block would first use up what was freed before it
     try:
-        CLEAR.write_text(RESET_PEAK)
+        CLEAR.write_text(RESET_PEAK, encoding="ascii")
         return status_bytes("VmRSS")
     except OSError:
         return None
@@ -53,5 +53,9 @@ def resident_before() -> int | None:
 
 def status_bytes(name: str) -> int:
     """Return a number of bytes from the process's status, in which it stands in kibibytes."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    line = next(
+        line
+        for line in STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+        if line.startswith(f"{name}:")
+    )
     return 1024 * int(line.split()[1])
