@@ -146,6 +146,33 @@ def test_scored_rows_are_never_examples(tmp_path: Path) -> None:
     assert "2 rows to draw from; 6 of the 8 are rows of evaluation.data, too and left out" in "\n".join(plan.lines)
 
 
+def test_turns_do_not_hide_that_a_row_is_scored(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
+    scored = [row | {"messages": turns} for row in rows(6, "t")]
+    data = {"test": {"path": write_lines(tmp_path / "turns.jsonl", scored), **REFERENCE}}
+    both = {"path": write_lines(tmp_path / "both.jsonl", [*rows(6, "t"), *rows(3, "e")]), **RESPONSE}
+    plan = planned(tmp_path, **{"evaluation.data": data, "prompting.examples": both})
+    assert {name[0] for drawn in examples_of(plan, "few-shot 2") for name in drawn} == {"e"}
+    assert len(set(plan.sets[0].identities)) == 6
+
+
+def test_an_instruction_without_its_frame_has_its_input(tmp_path: Path) -> None:
+    tasks = [{"instruction": "Translate.", "input": text, "output": "x"} for text in ("cat", "dog", "")]
+    data = {"test": {"path": write_lines(tmp_path / "tasks.jsonl", tasks), "columns": {"reference": "output"}}}
+    plan = planned(
+        tmp_path,
+        **{
+            "prompting.templates": {"alpaca": "instruction"},
+            "prompting.shots": [0],
+            "prompting.examples": None,
+            "evaluation.data": data,
+        },
+    )
+    prompts = [row["prompt"] for row in plan.sets[0].rows["no instruction"]]
+    assert prompts == ["Translate.\n\ncat", "Translate.\n\ndog", "Translate."]
+    assert len(set(plan.sets[0].identities)) == 3
+
+
 def test_a_prompt_that_is_too_long_in_one_row_is_left_out_of_all(tmp_path: Path) -> None:
     long = [*rows(3, "t"), *rows(2, "long", words=50)]
     data = {"test": {"path": write_lines(tmp_path / "long.jsonl", long), **REFERENCE}}

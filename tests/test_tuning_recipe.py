@@ -89,7 +89,7 @@ def test_costs_are_those_of_the_weights_that_were_trained_and_saved(finished: Pa
     assert by_name["trained parameters"]["full"] == weights
     assert by_name["trained parameters"]["prompt"] == 4 * model.config.d_model
     assert by_name["trained parameters, %"]["full"] == 100
-    saved = (finished / "LoRA-r-2" / "adapter_model.safetensors").stat().st_size
+    saved = (finished / "methods" / "LoRA-r-2" / "adapter_model.safetensors").stat().st_size
     assert by_name["MB on disk"]["LoRA r 2"] == pytest.approx(saved / 1e6)
     assert "zero-shot" not in by_name["MB on disk"]
 
@@ -105,7 +105,7 @@ def test_texts_are_scored_by_the_likelihood_of_their_second_half(finished: Path)
         start = torch.tensor([[model.config.decoder_start_token_id, *row["response_ids"][:-1]]])
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([row["prompt_ids"]]), decoder_input_ids=start).logits
-        naive.append(float(torch.nn.functional.cross_entropy(logits[0], labels[0])))
+        naive.append(float(torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, :-1])))
     assert nats_per_token(Policy(model, tokenizer), "base", rows, 3) == pytest.approx(naive, abs=1e-4)
     summary = results.sets[2].summary("nats per token")
     assert summary is not None
@@ -142,11 +142,11 @@ def test_a_method_that_was_trained_is_not_trained_again(tmp_path: Path, capsys: 
     methods = {"full": {"method": "full"}, "LoRA": {"method": "lora"}}
     with mock.patch("workbench.tuning.pipeline.measure_row", stop), pytest.raises(KeyboardInterrupt):
         run(tmp_path, **{"tuning.methods": methods})
-    before = (tmp_path / "ways" / "tuning" / "full" / "model.safetensors").stat().st_mtime_ns
+    before = (tmp_path / "ways" / "tuning" / "methods" / "full" / "model.safetensors").stat().st_mtime_ns
     capsys.readouterr()
     folder = run(tmp_path, **{"tuning.methods": methods})
     assert capsys.readouterr().out.count("already finished, skipping") == 2
-    assert (folder / "full" / "model.safetensors").stat().st_mtime_ns == before
+    assert (folder / "methods" / "full" / "model.safetensors").stat().st_mtime_ns == before
     run(tmp_path, **{"tuning.methods": methods})
     assert "tuning: already finished, skipping" in capsys.readouterr().out
 
@@ -164,6 +164,9 @@ def test_a_method_that_was_trained_is_not_trained_again(tmp_path: Path, capsys: 
         ),
         ({"tuning.methods": {"a": {"method": "ia3", "r": 4}}}, "tuning.methods.a.r: only for method lora"),
         ({"tuning.methods": {"a b": {"method": "ia3"}, "a?b": {"method": "full"}}}, "its folder would be 'a-b'"),
+        ({"tuning.methods": {"zero-shot": {"method": "lora"}}}, "tuning.methods.zero-shot: the first row"),
+        ({"tuning.methods": {"checkpoint-1": {"method": "full"}}}, "its folder would be 'checkpoint-1'"),
+        ({"tuning.texts": {"test": {"path": "toy:sentences"}}}, "tuning.texts.test: evaluation.data has this name"),
         ({"sft.more_data": []}, "replay needs sft.more_data, which is missing"),
         ({"tuning.methods": {"a": {"method": "prompt_tuning", "virtual_tokens": 4000}}}, "leave no room"),
         ({"evaluation.temperature": 0, "evaluation.samples": 2}, "evaluation.temperature: 0 samples the same"),
@@ -174,6 +177,18 @@ def test_a_mistake_is_one_line_in_the_plan(changes: dict[str, Any], message: str
         planned(tmp_path, **changes)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_other_settings_are_taken_with_force_and_keep_a_comparison_of_prompts(tmp_path: Path) -> None:
+    methods = {"tuning.methods": {"LoRA": {"method": "lora"}}}
+    folder = run(tmp_path, **methods)
+    (folder.parent / "prompting").mkdir()
+    with pytest.raises(UserError, match="--force tuning"):
+        run(tmp_path, **methods, **{"sft.max_steps": 3})
+    run(tmp_path, "--force", "tuning", **methods, **{"sft.max_steps": 3})
+    record = json.loads((folder / "methods" / "LoRA" / "stage.json").read_text())
+    assert record["metrics"]["steps"] == 3
+    assert (folder.parent / "prompting").is_dir()
 
 
 def test_without_sft_there_are_no_data(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def plural(words: str) -> str:
 def plural_noun(words: str) -> str:
     """Return the plural of a noun, which a range may follow."""
     noun, separator, limits = words.partition(" from ")
-    return f"{noun}s{separator}{limits}"
+    return f"{noun.removesuffix('s')}s{separator}{limits}"
 
 
 def range_in_words(limits: Range | Length | OneLine) -> str:

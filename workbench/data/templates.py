@@ -26,8 +26,12 @@ TEMPLATES = {
         "Write a response that appropriately completes the request.\n\n"
         "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
     ),
+    "bare_instruction": "{instruction}",
+    "bare_instruction_with_input": "{instruction}\n\n{input}",
     "continuation": "{prompt}",
 }
+# What a template becomes for a row that has an input.
+WITH_INPUT = {name: f"{name}_with_input" for name in ("instruction", "bare_instruction")}
 _MISSING = object()
 FIELD = re.compile(r"\{(\w+)\}")
 
@@ -105,8 +109,8 @@ def normalize(text: str) -> str:
 
 def prompt_template(row: Row, template: str) -> tuple[str, list[str]]:
     """Return the template text for this row and the names of its fields, each once."""
-    if template == "instruction" and normalize(str(row.values.get("input") or "")):
-        template = "instruction_with_input"
+    if template in WITH_INPUT and normalize(str(row.values.get("input") or "")):
+        template = WITH_INPUT[template]
     text = template_text(template)
     return text, list(dict.fromkeys(FIELD.findall(text)))
 

@@ -20,7 +20,7 @@ from workbench.data.templates import identity
 from workbench.data.unknown import check_known, unknown_tokens
 from workbench.errors import UserError, error_context
 from workbench.evaluation.prompt_sets import Rows, row_references
-from workbench.prompting.shots import ExamplePool, prompt_columns
+from workbench.prompting.shots import ExamplePool, prompt_columns, without_messages
 from workbench.prompting.variants import Variant, Wording
 
 
@@ -43,7 +43,7 @@ def identities_of(source: DataSource, template: str, key: str) -> set[str]:
     """Return what identifies each row of the source at `key`, whatever the template's wording."""
     plain = dataclasses.replace(source, template=template)
     with error_context(key):
-        return {identity(row, plain) for row in stream_rows(plain)}
+        return {identity(without_messages(row), plain) for row in stream_rows(plain)}
 
 
 def load_grid_set(
@@ -64,7 +64,7 @@ def load_grid_set(
     source = dataclasses.replace(config.evaluation.data[name], template=first)
     with error_context(key):
         limits = {v.title: token_limits(source, v.max_new_tokens(config), context) for v in variants}
-        stream, rows_read = stream_rows(source), 0
+        stream, rows_read = map(without_messages, stream_rows(source)), 0
         fitting: list[tuple[Row, dict[str, dict[str, Any]]]] = []
         too_long = dict.fromkeys(limits, 0)
         shortest = dict.fromkeys(limits, 0)
@@ -120,8 +120,7 @@ def word(
     for row in rows:
         examples = pool.draw(identity(row, source), wording.shots)
         columns = prompt_columns(row, wording, examples, separator, chat=source.chat)
-        values = {name: value for name, value in row.values.items() if name != "messages"}
-        texts.append(Row(row.location, values | columns))
+        texts.append(Row(row.location, row.values | columns))
     plain = dataclasses.replace(source, template="continuation", columns={})
     return [values for values, _ in tokenized_rows(texts, plain, tokenizer, context, with_responses=False)]
 

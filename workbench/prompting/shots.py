@@ -45,7 +45,7 @@ def load_pool(source: DataSource, scored: Collection[str], shots: int, seed: int
     Raises UserError if they are fewer than the `shots` of a prompt, or one has no response.
     """
     with error_context("prompting.examples"):
-        rows = first_rows(source)
+        rows = [without_messages(row) for row in first_rows(source)]
         for row in rows:
             text_column(row, "response")
         usable = [row for row in rows if identity(row, source) not in scored]
@@ -59,6 +59,12 @@ def load_pool(source: DataSource, scored: Collection[str], shots: int, seed: int
         )
     line = f"prompting.examples: {source.path} [{source.split}]: {len(usable)} rows to draw from"
     return ExamplePool(usable, seed, f"{line}; {also} and left out" if excluded else line)
+
+
+def without_messages(row: Row) -> Row:
+    """Return a row without its turns: templates make the prompts here, and tell the rows apart."""
+    values = {name: value for name, value in row.values.items() if name != "messages"}
+    return Row(row.location, values, row.mapped)
 
 
 def prompt_columns(

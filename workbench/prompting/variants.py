@@ -77,6 +77,9 @@ def shots_title(shots: int) -> str:
 
 def without_instruction(prompting: PromptingConfig) -> str | None:
     """Return the columns of the first template alone; None if this is what a template consists of, anyway."""
+    first = next(iter(prompting.templates.values()))
+    if first == "instruction":  # whose rows may have an input
+        return "bare_instruction"
     texts = [template_text(template).strip() for template in prompting.templates.values()]
     bare = "\n\n".join(f"{{{name}}}" for name in dict.fromkeys(FIELD.findall(texts[0])))
     return None if bare in texts else bare

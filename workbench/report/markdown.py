@@ -51,10 +51,10 @@ def set_heading(result: SetResult, results: Results) -> str:
 def _table(result: SetResult, results: Results) -> str:
     """Return the means of every model and the differences that the verdict is about."""
     head, rows = text_cells(set_table(result, results.models, results.before, results.after), results.settings)
-    return markdown_table(head, rows, _cell, numeric=range(1, len(head) - 1))
+    return markdown_table(head, rows, cell, numeric=range(1, len(head) - 1))
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
     """Return a text as a cell of a table, which a bar would end."""
     return escape(value).replace("|", "\\|")
 

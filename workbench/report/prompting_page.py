@@ -12,7 +12,7 @@ from workbench.prompting.results import Grid, GridRow
 from workbench.report.blurring import toxic_texts, toxic_words
 from workbench.report.evaluation_page import configuration_section, provenance_section, sections, verdict_box
 from workbench.report.examples import example_metrics, examples_section
-from workbench.report.markdown import escape, set_heading
+from workbench.report.markdown import escape
 from workbench.report.page import page, table, text
 from workbench.report.row_tables import RowTable, row_table, row_table_markdown, row_table_markup
 from workbench.report.set_tables import sets_section
@@ -70,7 +70,7 @@ def prompting_markdown(results: Results, grid: Grid) -> str:
     """Return the verdicts, the grid of each set, and how each row was made."""
     parts = [f"**{escape(verdict.headline)}**: {escape(verdict.sentence)}" for verdict in results.verdicts]
     for result in results.sets:
-        heading = f"{set_heading(result, results)}; in brackets: {interval_name(results.settings)}"
+        heading = f"**{escape(set_title(result))}**: {result.size}; in brackets: {interval_name(results.settings)}"
         parts += [heading, row_table_markdown(row_table(result, results.models), FIRST_COLUMN)]
     parts += [f"- {escape(row.title)}: {escape(sampling_description(row.settings))}" for row in grid.rows]
     return "\n\n".join(parts) + "\n"

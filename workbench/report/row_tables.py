@@ -18,7 +18,8 @@ from workbench.evaluation.results import (
     Metric,
     SetResult,
 )
-from workbench.report.markdown import escape, markdown_table
+from workbench.report.markdown import cell as markdown_cell
+from workbench.report.markdown import markdown_table
 from workbench.report.page import table, text
 from workbench.report.set_tables import TONES, minus
 from workbench.report.tables import format_interval, format_metric, format_signed, format_value
@@ -94,7 +95,7 @@ def row_table_markdown(row_table: RowTable, first_column: str) -> str:
     """Return the table as Markdown."""
     head = [first_column, *row_table.headings]
     rows = [[title, *map(_text, cells)] for title, cells in row_table.rows.items()]
-    return markdown_table(head, rows, escape, numeric=range(1, len(head)))
+    return markdown_table(head, rows, markdown_cell, numeric=range(1, len(head)))
 
 
 def _cell(cell: Cell) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from workbench.config.derived import configured_stages
-from workbench.config.names import EVALUATION, PPO, PROMPTING, REWARD, STAGES
+from workbench.config.names import EVALUATION, PPO, PROMPTING, REWARD, STAGES, TUNING
 from workbench.config.parsing import differences, dump, load_saved
 from workbench.config.schema import Config
 from workbench.errors import UserError, suggestion
@@ -231,13 +231,17 @@ def open_run(config: Config, force: str | None) -> Run:
 
 
 def redone_stages(force: str | None) -> tuple[str, ...]:
-    """Return the stages that --force redoes."""
+    """Return the stages that --force redoes: that stage and those after it, or one that no other depends on."""
+    if force in (PROMPTING, TUNING):
+        return (force,)
     return STAGES[STAGES.index(force) :] if force else ()
 
 
 def check_unchanged(saved: Path, config: Config, redone: Sequence[str]) -> None:
     """Raise UserError if the saved configuration differs from `config` outside the stages to redo."""
     stages = configured_stages(config)
+    if {PROMPTING, TUNING} & set(stages):  # they need no other stage, which may never have begun
+        stages = [stage for stage in stages if (saved.parent / stage).is_dir()] or stages
     try:
         before = load_saved(saved)
     except UserError as error:

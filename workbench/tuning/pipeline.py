@@ -110,7 +110,7 @@ def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> Tun
         examples += set_examples(prompt_set.name, rows, references, completions, scores, toxicities)
     for text_set in plan.texts:
         nats = {title: each.nats[text_set.name] for title, each in measured.items()}
-        tokens = [len(row["response_ids"]) for row in text_set.rows]
+        tokens = [len(row["response_ids"]) - 1 for row in text_set.rows]  # without EOS
         sets.append(text_result(text_set.name, nats, tokens, titles))
     sources = provenance(Run(run.folder, dataclasses.replace(config, sft=None)), accelerator.device)
     trained = [row for row in plan.rows if row.method.method != ZERO_SHOT]

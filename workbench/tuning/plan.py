@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench.config.derived import completion_limit
 from workbench.config.names import SFT
 from workbench.config.schema import Config, SFTConfig
-from workbench.config.tuning import ZERO_SHOT, TuningMethod
+from workbench.config.tuning import UNTOUCHED, ZERO_SHOT, TuningMethod
 from workbench.data.context import Context
 from workbench.data.mixing import load_training_rows, shuffled_together
 from workbench.errors import UserError, error_context
@@ -23,6 +24,7 @@ from workbench.models.memory_plan import policy_lines
 from workbench.models.model_checks import policy_notes
 from workbench.models.positions import model_context
 from workbench.models.tuning import check_method, tuned_context
+from workbench.run.folder import TRAINER_CHECKPOINT
 from workbench.run.trainer_args import check_trainer_args
 from workbench.run.trainer_plan import planned_steps
 from workbench.sft.plan import SFTPlan, trainer_plan
@@ -78,10 +80,13 @@ def plan_tuning(config: Config) -> TuningPlan:
             raise UserError("tuning.methods: replay needs sft.more_data, which is missing; name the data to replay")
         with_replay, lines = sft_plan(config.sft, config, tokenizer, context)
     check_trainer_args(trainer_plan(config, load_config(model), len(plain.train_rows), 0))
-    sets, reports = load_prompt_sets(config, {model: tokenizer}, {})
+    trained = config.sft if with_replay is not None else dataclasses.replace(config.sft, more_data=[])
+    sets, reports = load_prompt_sets(dataclasses.replace(config, sft=trained), {model: tokenizer}, {})
     scorers.check_sets({each.name: each.rows for each in sets}, any(any(each.references) for each in sets))
     texts = []
     for name, source in tuning.texts.items():
+        if name in config.evaluation.data:
+            raise UserError(f"tuning.texts.{name}: evaluation.data has this name, too; choose another one")
         text_set, line = load_texts(name, source, tokenizer, context)
         texts.append(text_set)
         reports.append(line)
@@ -100,16 +105,25 @@ def tuned_rows(config: Config) -> list[TunedRow]:
     """Return the rows of the table; raises UserError where two methods would share a folder, or nothing is trained."""
     assert config.tuning is not None
     rows = [TunedRow(title, method, re.sub(r"[^\w.-]+", "-", title)) for title, method in config.tuning.rows().items()]
-    folders = [row.folder.lower() for row in rows]
+    folders = [comparable(row.folder) for row in rows]
     for row in rows:
-        if folders.count(row.folder.lower()) > 1 or row.folder.strip(".") == "":
+        if folders.count(comparable(row.folder)) > 1 or row.folder.startswith((".", TRAINER_CHECKPOINT)):
             raise UserError(
                 f"tuning.methods.{row.title}: its folder would be {row.folder!r}, which another row has or none may "
                 "have; use another title of letters, digits, '.', '_' and '-'"
             )
+    if rows[0].method != TuningMethod(ZERO_SHOT):
+        raise UserError(
+            f"tuning.methods.{UNTOUCHED}: the first row, the untouched model, has this title; choose another one"
+        )
     if all(row.method.method == ZERO_SHOT for row in rows):
         raise UserError("tuning.methods: only zero-shot, so there is nothing to compare; add full or lora")
     return rows
+
+
+def comparable(folder: str) -> str:
+    """Return the name of a folder as file systems compare it that ignore case and how a letter is composed."""
+    return unicodedata.normalize("NFC", folder).casefold()
 
 
 def smallest_context(context: Context, rows: list[TunedRow]) -> Context:

@@ -57,11 +57,15 @@ def halved(row: Row) -> Row:
 
 
 def nats_per_token(policy: Policy, variant: str, rows: Sequence[dict[str, Any]], batch_size: int) -> list[float]:
-    """Return for each of N texts the mean negative log-likelihood of the tokens of its second half, in nats."""
+    """Return for each of N texts the mean negative log-likelihood of the tokens of its second half, in nats.
+
+    The EOS behind it is left out: whether a model ends there is what it was taught, not how well it knows the text.
+    """
     values: list[float] = []
     for first in range(0, len(rows), batch_size):
         part = rows[first : first + batch_size]
         batch = policy.make_batch([row["prompt_ids"] for row in part], [row["response_ids"] for row in part])
-        nats = -policy.logprobs(variant, batch, 1.0).sum(dim=1)
-        values += (nats / batch.response_mask.sum(dim=1)).tolist()
+        ends = batch.response_mask.sum(dim=1, keepdim=True) - 1
+        logprobs = policy.logprobs(variant, batch, 1.0).scatter(1, ends, 0.0)
+        values += (-logprobs.sum(dim=1) / ends.squeeze(1)).tolist()
     return values

@@ -24,10 +24,13 @@ from workbench.run.tracking import NoTracker
 from workbench.sft.trainer import make_sft_trainer
 from workbench.tuning.plan import TunedRow, TuningPlan
 
+METHODS = "methods"
+"""The folder, below the stage's, of what the rows trained."""
+
 
 def method_stage(row: TunedRow) -> str:
     """Return the name of a row's folder below the run's."""
-    return f"{TUNING}/{row.folder}"
+    return f"{TUNING}/{METHODS}/{row.folder}"
 
 
 def train_method(run: Run, plan: TuningPlan, row: TunedRow) -> None:
@@ -72,4 +75,4 @@ def train_method(run: Run, plan: TuningPlan, row: TunedRow) -> None:
 
 def method_folder(run: Run, row: TunedRow) -> Path:
     """Return the folder of what a row trained."""
-    return run.folder / TUNING / row.folder
+    return run.folder / method_stage(row)
