@@ -178,7 +178,7 @@ def test_a_prompt_that_is_too_long_in_one_row_is_left_out_of_all(tmp_path: Path)
     data = {"test": {"path": write_lines(tmp_path / "long.jsonl", long), **REFERENCE}}
     examples = {"path": write_lines(tmp_path / "e.jsonl", rows(9, "e", words=12)), **RESPONSE}
     plan = planned(tmp_path, **{"evaluation.data": data, "prompting.examples": examples})
-    assert {title: len(kept) for title, kept in plan.sets[0].rows.items()} == dict.fromkeys(plan.sets[0].rows, 3)
+    assert {title: len(fitting) for title, fitting in plan.sets[0].rows.items()} == dict.fromkeys(plan.sets[0].rows, 3)
     assert plan.sets[0].too_long == {"no instruction": 0, "zero-shot": 0, "few-shot 2": 2}
     assert "3 of 5 rows; prompts that are too long in one wording are left out of all: 2 as few-shot 2" in plan.lines[1]
 

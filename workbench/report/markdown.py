@@ -24,7 +24,7 @@ def markdown(results: Results) -> str:
             )
         )
     for result in results.sets:
-        parts += [set_heading(result, results), _table(result, results)]
+        parts += [_heading(result, results), _table(result, results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -40,7 +40,7 @@ def markdown_table(
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def set_heading(result: SetResult, results: Results) -> str:
+def _heading(result: SetResult, results: Results) -> str:
     """Return the set's name, its size and how it was sampled, in one line."""
     neutral = " (neutral)" if result.neutral else ""
     seen = f"; the training data contains {result.seen_in_training} of them" if result.seen_in_training else ""

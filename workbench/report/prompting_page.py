@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from workbench.evaluation.results import REWARD, ROUGE_L, TOKENS_PER_SECOND, TOXICITY, Example, Results
 from workbench.prompting.inspection import Inspection, Step
 from workbench.prompting.results import Grid, GridRow
 from workbench.report.blurring import toxic_texts, toxic_words
-from workbench.report.evaluation_page import configuration_section, provenance_section, sections, verdict_box
+from workbench.report.evaluation_page import configuration_section, provenance_section
 from workbench.report.examples import example_metrics, examples_section
 from workbench.report.markdown import escape
-from workbench.report.page import page, table, text
+from workbench.report.page import table, text
 from workbench.report.row_tables import RowTable, row_table, row_table_markdown, row_table_markup
+from workbench.report.rows_page import rows_page
 from workbench.report.set_tables import sets_section
 from workbench.report.tables import insufficient_prompts, interval_name, sampling_description, set_title
 from workbench.rewards.contract import Judge
@@ -55,15 +55,7 @@ def prompting_page(
         "examples": ("Examples", examples_section(results, examples, blurred)),
         "provenance": ("Provenance", provenance_section(results) + configuration_section(configuration)),
     }
-    compared = f"{results.after}, the best of {len(results.models) - 1} rows, compared with {results.before}"
-    body = (
-        '<a class="skip" href="#examples">Skip to the examples</a>'
-        f'<header><h1>{text(results.name)}</h1><p class="soft">Evaluated {text(results.provenance.date)}: '
-        f"{text(compared)}</p></header>"
-        f"{verdict_box(results)}{sections(parts)}"
-    )
-    script = "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("text.js", "report.js"))
-    return page(f"{results.name}: {results.verdict.headline}", body, script)
+    return rows_page(results, parts)
 
 
 def prompting_markdown(results: Results, grid: Grid) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 
+from workbench.config.names import SFT
 from workbench.evaluation.results import (
     DISK_MB,
     MINUTES,
@@ -24,11 +24,12 @@ from workbench.evaluation.results import (
 )
 from workbench.report.blurring import toxic_texts, toxic_words
 from workbench.report.curves import Log, overlaid_plots
-from workbench.report.evaluation_page import configuration_section, provenance_section, sections, verdict_box
+from workbench.report.evaluation_page import configuration_section, provenance_section
 from workbench.report.examples import example_metrics, examples_section
 from workbench.report.markdown import escape
-from workbench.report.page import page, text
+from workbench.report.page import text
 from workbench.report.row_tables import RowTable, joined, row_table, row_table_markdown, row_table_markup
+from workbench.report.rows_page import rows_page
 from workbench.report.set_tables import sets_section
 from workbench.report.svg import Point, frontier_plot
 from workbench.report.tables import insufficient_prompts, interval_name, sampling_description, set_title
@@ -71,7 +72,7 @@ def tuning_page(
     configuration: str,
 ) -> str:
     """Return a self-contained HTML document; the words `blurred` are blurred individually in toxic texts."""
-    logs = {title: {"sft": log} for title, log in curves.items()}
+    logs = {title: {SFT: log} for title, log in curves.items()}
     parts = {
         "methods": ("Methods compared", table_section(results)),
         "frontier": ("What is learned, and what it costs", frontier_section(results)),
@@ -80,15 +81,7 @@ def tuning_page(
         "examples": ("Examples", examples_section(results, examples, blurred)),
         "provenance": ("Provenance", provenance_section(results) + configuration_section(configuration)),
     }
-    compared = f"{results.after}, the best of {len(results.models) - 1} rows, compared with {results.before}"
-    body = (
-        '<a class="skip" href="#examples">Skip to the examples</a>'
-        f'<header><h1>{text(results.name)}</h1><p class="soft">Evaluated {text(results.provenance.date)}: '
-        f"{text(compared)}</p></header>"
-        f"{verdict_box(results)}{sections(parts)}"
-    )
-    script = "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("text.js", "report.js"))
-    return page(f"{results.name}: {results.verdict.headline}", body, script)
+    return rows_page(results, parts)
 
 
 def tuning_markdown(results: Results) -> str:
