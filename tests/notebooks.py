@@ -11,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from workbench.__main__ import main
+
 Shell = Callable[[list[str]], None]
 
 
@@ -27,6 +31,21 @@ def check_notebook(file: Path) -> None:
         if cell["cell_type"] == "code":
             assert (cell["outputs"], cell["execution_count"]) == ([], None)
     assert not re.search(r"/(?:home|root|tmp|work|content)\b", file.read_text(encoding="utf-8"))
+
+
+def make_shell(commands: list[list[str]], further: dict[str, list[str]]) -> Shell:
+    """Return a shell that notes the commands, and runs those of the workbench, which must succeed."""
+
+    def shell(words: list[str]) -> None:
+        commands.append(words)
+        if words[0] == "workbench":
+            sys.modules.pop(f"recipes.{words[1]}", None)  # as in a process of its own
+            sys.argv = [*words, *further.get(words[1], [])]
+            with pytest.raises(SystemExit) as leaving:
+                main()
+            assert leaving.value.code == 0, words
+
+    return shell
 
 
 def read_cells(path: Path, kind: str = "code") -> dict[str, str]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from child_processes import exit_code, fork
 from small_runs import SMALL, evaluation_source
 
-from notebooks import check_notebook, read_cells, run_cells
-from workbench.__main__ import main
+from notebooks import check_notebook, make_shell, read_cells, run_cells
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "docs" / "from_the_course.ipynb"
 METHODS = {"full": {"method": "full"}, "LoRA": {"method": "lora", "r": 2}}
@@ -39,17 +37,8 @@ def test_its_cells_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     commands: list[list[str]] = []
 
-    def shell(words: list[str]) -> None:
-        commands.append(words)
-        if words[0] == "workbench":
-            sys.modules.pop(f"recipes.{words[1]}", None)  # as in a process of its own
-            sys.argv = [*words, *FEW.get(words[1], [])]
-            with pytest.raises(SystemExit) as leaving:
-                main()
-            assert leaving.value.code == 0, words
-
     def run() -> None:
-        namespace, reports = run_cells(read_cells(NOTEBOOK), shell)
+        namespace, reports = run_cells(read_cells(NOTEBOOK), make_shell(commands, FEW))
         assert [words[1] for words in commands[1:]] == [
             *("prompting", "prompting", "tuning", "detox", "playground", "export"),
         ]

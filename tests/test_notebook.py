@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ from child_processes import exit_code, fork
 from small_runs import CHAIN, SMALL, evaluation_source
 from tiny_data import write_chats
 
-from notebooks import check_notebook, read_cells, run_cells
-from workbench.__main__ import main
+from notebooks import check_notebook, make_shell, read_cells, run_cells
 from workbench.run import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,16 +28,8 @@ def test_its_cells_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     commands: list[list[str]] = []
 
-    def shell(words: list[str]) -> None:
-        commands.append(words)
-        if words[0] == "workbench":
-            sys.argv = [*words, *(SHORT if words[1] == "detox" else [])]
-            with pytest.raises(SystemExit) as leaving:
-                main()
-            assert leaving.value.code == 0, words
-
     def run() -> None:
-        _, (report,) = run_cells(read_cells(NOTEBOOK), shell)
+        _, (report,) = run_cells(read_cells(NOTEBOOK), make_shell(commands, {"detox": SHORT}))
         assert commands[0][-1].endswith(".whl[judge,qlora]")
         assert [words[1] for words in commands[1:]] == ["detox", "detox", "export"]
         page = re.search('srcdoc="([^"]*)"', report)
