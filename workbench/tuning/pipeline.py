@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,8 @@ def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> Tun
         train_method(run, plan, row)
     with fail_together(accelerator):
         cache = open_cache(run.stage(TUNING)) if accelerator.is_main_process else Cache(Path(), {})
-    measured = {row.title: measure_row(run, plan, row, cache, accelerator) for row in plan.rows}
+    content = functools.cache(weights_hash)
+    measured = {row.title: measure_row(run, plan, row, cache, content, accelerator) for row in plan.rows}
     if not accelerator.is_main_process:
         return None
     cache.keep_used()
@@ -123,11 +124,21 @@ def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> Tun
     return TuningComparison(results, examples, dict(scorers.judges))
 
 
-def measure_row(run: Run, plan: TuningPlan, row: TunedRow, cache: Cache, accelerator: Accelerator) -> Measured:
-    """Generate the completions of a row on every set, and measure how well it predicts every text."""
+def measure_row(
+    run: Run,
+    plan: TuningPlan,
+    row: TunedRow,
+    cache: Cache,
+    content: Callable[[str], str],
+    accelerator: Accelerator,
+) -> Measured:
+    """Generate the completions of a row on every set, and measure how well it predicts every text.
+
+    `content` is the hash of a model's weights.
+    """
     config = dataclasses.replace(plan.config, policy=tuned_policy(plan.config.policy, row.method))
     load = functools.cache(lambda: load_row(run, plan, row, accelerator))
-    sampler = CachedSampler(config, cache, accelerator, functools.cache(weights_hash))
+    sampler = CachedSampler(config, cache, accelerator, content)
     weights = [config.policy.model]
     if row.method.method != ZERO_SHOT:
         weights.append(str(method_folder(run, row)))
