@@ -31,7 +31,8 @@ class PromptingConfig:
     separator: str = "\n\n"
     """Text between an example and what follows it; chat prompts have turns instead."""
     generation: dict[str, GenerationSettings] = field(default_factory=dict)
-    """Ways to generate by name, each with the keys of evaluation's own; default: as evaluation says."""
+    """Ways to generate by name; default: one, as evaluation says. Of evaluation's keys an entry takes over
+    max_new_tokens alone."""
     inspect: Annotated[int, Range(minimum=0, maximum=100)] = 0
     """Show for this many prompts of each set the likeliest tokens at every step, before and after temperature, top-k
     and top-p; --inspect N for short."""
