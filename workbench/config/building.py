@@ -17,6 +17,7 @@ from workbench.config.annotations import (
     without_none,
     without_range,
 )
+from workbench.config.generation import GenerationSettings
 from workbench.config.schema import Config
 from workbench.config.yaml_check import cut, is_plain_text, is_required, unknown_key
 from workbench.errors import UserError, shorten
@@ -72,6 +73,25 @@ def assign(values: dict[str, Any], key: str, text: str) -> None:
             f"--{key}: {key.removesuffix('+')} is {shorten(before)}, not a list; KEY+ can only append to one"
         )
     values[name] = [*before, value]
+
+
+def with_inherited_generation(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with, in each entry of prompting.generation, the settings of evaluation that it leaves out.
+
+    A way that does not sample inherits no top_k and no top_p, and one that is told to sample inherits no beams.
+    """
+    prompting, evaluation = values.get("prompting") or {}, values.get("evaluation") or {}
+    names = [field.name for field in dataclasses.fields(GenerationSettings) if field.name in evaluation]
+    entries = {}
+    for title, entry in (prompting.get("generation") or {}).items():
+        inherited = {name: evaluation[name] for name in names} | (entry or {})
+        unused: set[str] = set()
+        if "temperature" in (entry or {}) and inherited["temperature"] != 0:
+            unused = {"num_beams"}
+        elif inherited.get("temperature") == 0 or inherited.get("num_beams", 1) > 1:
+            unused = {"top_k", "top_p"}
+        entries[title] = {name: v for name, v in inherited.items() if name in (entry or {}) or name not in unused}
+    return values | {"prompting": prompting | {"generation": entries}} if entries else values
 
 
 def build(value: Any, kind: Any, key: str = "") -> Any:

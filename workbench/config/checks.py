@@ -9,9 +9,9 @@ import unicodedata
 from typing import Any
 
 from workbench.config.annotations import element, field_types, form_of, member, ranges, without_range
-from workbench.config.derived import completion_limit, data_sources, sampling_seeds
+from workbench.config.derived import completion_limit, configured_stages, data_sources, sampling_seeds
 from workbench.config.generation import GenerationSettings
-from workbench.config.names import TITLES
+from workbench.config.names import PROMPTING, TITLES
 from workbench.config.prompting import PromptingConfig
 from workbench.config.ranges import Length, OneLine, Range
 from workbench.config.schema import Config, EvaluationConfig, PPOConfig, RewardTraining, SFTConfig
@@ -64,6 +64,7 @@ def check(config: Config) -> None:
                 "would run under the wrong adapter; use shared, or turn checkpointing off"
             )
     check_evaluation(config.evaluation, sampling_seeds(config), completion_limit(config))
+    check_samples(config)
     if config.prompting:
         check_prompting(config.prompting, completion_limit(config))
 
@@ -222,15 +223,28 @@ def check_ppo(ppo: PPOConfig) -> None:
 def check_evaluation(evaluation: EvaluationConfig, seeds: list[int], limit: int) -> None:
     """Raise UserError for settings of the evaluation that exclude each other."""
     check_generation("evaluation", evaluation, limit)
-    if evaluation.temperature == 0 and evaluation.samples * len(seeds) > 1:
-        raise UserError(
-            "evaluation.temperature: 0 samples the same completion every time; set samples to 1 and use one seed"
-        )
     if len(set(seeds)) < len(seeds):
         raise UserError(f"evaluation.seeds: {seeds} lists a seed twice")
     reserved = RESERVED_TITLES & evaluation.models.keys()
     if reserved:
         raise UserError(f"evaluation.models.{min(reserved)}: this title is reserved; choose another one")
+
+
+def check_samples(config: Config) -> None:
+    """Raise UserError where a stage would sample the same completion several times of every prompt."""
+    ways = config.prompting.generation if config.prompting else {}
+    if config.evaluation.samples * len(sampling_seeds(config)) == 1:
+        return
+    uses_evaluation = not ways or set(configured_stages(config)) - {PROMPTING}
+    if uses_evaluation and config.evaluation.temperature == 0:
+        raise UserError(
+            "evaluation.temperature: 0 samples the same completion every time; set samples to 1 and use one seed"
+        )
+    if ways and all(settings.temperature == 0 for settings in ways.values()):
+        raise UserError(
+            "prompting.generation: every way has temperature 0, which samples the same completion every time; set "
+            "evaluation.samples to 1 and use one seed, or add a way with a temperature above 0"
+        )
 
 
 def check_generation(key: str, settings: GenerationSettings, limit: int) -> None:

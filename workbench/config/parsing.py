@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from workbench.config import yaml_text
-from workbench.config.building import assign, build, merge, option_type
+from workbench.config.building import assign, build, merge, option_type, with_inherited_generation
 from workbench.config.checks import check
 from workbench.config.names import STAGES
 from workbench.config.schema import Config
@@ -58,7 +58,7 @@ def parse(argv: list[str]) -> tuple[Config, Namespace]:
     for (key, text), kind in zip(keys, kinds, strict=True):
         check_option(key, text, kind)
         assign(values, key, text)
-    config = build(values, Config)
+    config = build(with_inherited_generation(values), Config)
     check(config)
     return config, options
 

@@ -31,8 +31,8 @@ class PromptingConfig:
     separator: str = "\n\n"
     """Text between an example and what follows it; chat prompts have turns instead."""
     generation: dict[str, GenerationSettings] = field(default_factory=dict)
-    """Ways to generate by name; default: one, as evaluation says. Of evaluation's keys an entry takes over
-    max_new_tokens alone."""
+    """Ways to generate by name; default: one, as evaluation says. An entry inherits every setting of evaluation that it
+    leaves out, but greedy decoding and beams no top_k and top_p, and an entry with a temperature above 0 no beams."""
     inspect: Annotated[int, Range(minimum=0, maximum=100)] = 0
     """Show for this many prompts of each set the likeliest tokens at every step, before and after temperature, top-k
     and top-p; --inspect N for short."""

@@ -66,12 +66,14 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
     return EvaluationPlan(lines, tokenizers, sets, scorers)
 
 
-def check_stop_strings(texts: Sequence[str], tokenizers: Iterable[PreTrainedTokenizerBase]) -> None:
+def check_stop_strings(
+    texts: Sequence[str], tokenizers: Iterable[PreTrainedTokenizerBase], key: str = EVALUATION
+) -> None:
     """Raise UserError for a stop string that is a special token, which the text of a completion leaves out."""
     special = {token for tokenizer in tokenizers for token in tokenizer.all_special_tokens}
     for text in texts:
         if text in special:
             raise UserError(
-                f"evaluation.stop_strings: {text!r} is a special token, which is no part of a completion's text; "
+                f"{key}.stop_strings: {text!r} is a special token, which is no part of a completion's text; "
                 "remove it: the model's own stop tokens end a completion anyway"
             )

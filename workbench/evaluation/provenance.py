@@ -14,7 +14,8 @@ import torch
 from workbench.config.names import BASE, REWARD, TRAINED_BY
 from workbench.config.schema import Config
 from workbench.config.scorers import as_scorer
-from workbench.config.sources import Scorer
+from workbench.config.sources import DataSource, Scorer
+from workbench.data.sources import source_hash
 from workbench.evaluation.judges import scorer_parts
 from workbench.evaluation.models import local_folder, trained_folders
 from workbench.evaluation.results import Provenance, Source
@@ -31,9 +32,7 @@ def provenance(run: Run, device: torch.device) -> Provenance:
         sources.append(Source(title, "model", TRAINED_BY[title], content_hash(folder)))
     sources += [model_source(title, name) for title, name in config.evaluation.models.items()]
     sources += scorer_sources(run)
-    for name, source in config.evaluation.data.items():
-        file = Path(source.path).expanduser()
-        sources.append(Source(name, "data", source.path, content_hash(file) if file.is_file() else None))
+    sources += [data_origin(name, source) for name, source in config.evaluation.data.items()]
     return Provenance(
         date=datetime.now(UTC).date().isoformat(),
         commit=git_commit(),
@@ -41,6 +40,11 @@ def provenance(run: Run, device: torch.device) -> Provenance:
         versions=package_versions(),
         sources=sources,
     )
+
+
+def data_origin(title: str, source: DataSource) -> Source:
+    """Return data as a source, with the hash of the files that its split is read from, where they are local."""
+    return Source(title, "data", source.path, source_hash(source))
 
 
 def model_source(title: str, name: str) -> Source:

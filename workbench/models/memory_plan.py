@@ -213,6 +213,8 @@ def number_of_copies(config: Config, stage: str) -> int:
     """Return how many full models are in memory; adapters share one base."""
     if config.policy.lora is not None or stage == SFT:
         return 1
+    if EVALUATION not in configured_stages(config) and stage == EVALUATION:  # a comparison of prompts
+        return 1
     if stage == PPO:
         return 2 + has_value_model(config, stage)  # with the reference
     # The base, the reference, and if it is another one, the one that samples.

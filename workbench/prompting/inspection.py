@@ -13,6 +13,10 @@ from workbench.models.sampling import RepetitionPenalty
 
 MAX_STEPS = 30
 CANDIDATES = 8
+# How byte-level tokenizers write bytes in the names of their tokens: those that are no visible character from U+0100.
+VISIBLE_BYTES = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+OTHER_BYTES = [byte for byte in range(0x100) if byte not in VISIBLE_BYTES]
+BYTES = {chr(byte): byte for byte in VISIBLE_BYTES} | {chr(0x100 + i): byte for i, byte in enumerate(OTHER_BYTES)}
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,17 @@ def sampled_from(model: ComparedModel, batch: Batch, sampling: Sampling, logits:
 
 
 def token_text(model: ComparedModel, token: int) -> str:
-    """Return the text of a token, or the name of a special one."""
-    text = model.tokenizer.decode([token], skip_special_tokens=True)
-    return text or str(model.tokenizer.convert_ids_to_tokens(token))
+    """Return the text that a token adds to a text, or the name of a special one.
+
+    Bytes that are only a part of a character stand as \\xe2, or as the tokenizer calls them.
+    """
+    decode, name = model.tokenizer.decode, str(model.tokenizer.convert_ids_to_tokens(token))
+    # Twice, because decoders drop the space at the beginning of a text.
+    alone, twice = (
+        str(decode([token] * count, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for count in (1, 2)
+    )
+    added = twice[len(alone) :]
+    if "\ufffd" not in alone:
+        return added or name
+    is_byte_level = all(character in BYTES for character in name)
+    return bytes(map(BYTES.__getitem__, name)).decode(errors="backslashreplace") if is_byte_level else name

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 
 from workbench.config.derived import sampling_seeds
 from workbench.config.names import BASE, PROMPTING
 from workbench.config.schema import Config
 from workbench.data.templates import template_text
+from workbench.errors import error_context
 from workbench.evaluation.cache import Cache, open_cache, weights_hash
 from workbench.evaluation.cached_sampling import CachedSampler, TimedCompletions, decoding_of
 from workbench.evaluation.completion_metrics import Scorers
 from workbench.evaluation.generation import ComparedModel, Completion, Sampling, sample_batch, sample_seeds
-from workbench.evaluation.models import ModelLoader, ModelSpec
+from workbench.evaluation.models import ModelSpec
 from workbench.evaluation.pipeline import compared_with_first, row_results, set_examples, settings
-from workbench.evaluation.provenance import provenance
+from workbench.evaluation.provenance import data_origin, provenance
 from workbench.evaluation.results import (
     PROMPT_TOKENS,
     SECONDS,
     TOKENS_PER_SECOND,
     Example,
     Metric,
+    Provenance,
     Results,
     Scores,
     SetResult,
     Summary,
 )
 from workbench.evaluation.scoring import measure, prompt_toxicity, summarize
+from workbench.models.architecture import checked_policy
+from workbench.models.loading import load_model, policy_precision
+from workbench.models.precision import autocast_dtype
 from workbench.ppo.sampler import derive_seed
 from workbench.prompting.inspection import Inspection, inspect_steps
 from workbench.prompting.plan import PromptingPlan
@@ -60,10 +67,11 @@ def compare_prompts(run: Run, plan: PromptingPlan, accelerator: Accelerator) -> 
     """Generate, score and compare the completions of every variant; return None on all but the main process."""
     config, titles = plan.config, [variant.title for variant in plan.variants]
     assert config.prompting is not None
-    loader = ModelLoader(Run(run.folder, config), {config.policy.model: plan.tokenizer}, accelerator.device)
-    load = functools.cache(lambda: load_model(loader, plan))
+    # Before sampling, which takes hours: of what is compared, not of what is there afterwards.
+    sources = grid_provenance(Run(run.folder, config), accelerator) if accelerator.is_main_process else None
+    load = functools.cache(lambda: load_compared(plan, accelerator.device))
     sampled = sample_grid(run, plan, accelerator, load)
-    if not accelerator.is_main_process:
+    if sources is None:
         return None
     scorers = plan.scorers.on_device(accelerator.device, config.evaluation.threshold)
     seeds, sets, examples = len(sampling_seeds(config)), [], []
@@ -82,15 +90,28 @@ def compare_prompts(run: Run, plan: PromptingPlan, accelerator: Accelerator) -> 
         for variant in plan.variants
     ]
     described = settings(config, plan.variants[0].generation, list(scorers.judges))
-    sources = provenance(Run(run.folder, config), accelerator.device)
     results = row_results(config.name, titles, sets, described, sources)
     grid = Grid([grid_row(config, variant, plan.sets, list(scorers.judges)) for variant in plan.variants], inspections)
     return PromptComparison(results, examples, grid, dict(scorers.judges))
 
 
-def load_model(loader: ModelLoader, plan: PromptingPlan) -> ComparedModel:
+def grid_provenance(run: Run, accelerator: Accelerator) -> Provenance:
+    """Return where the results come from, the examples in the prompts included."""
+    sources = provenance(run, accelerator.device)
+    assert run.config.prompting is not None
+    examples = run.config.prompting.examples
+    pool = [] if examples is None else [data_origin("prompting.examples", examples)]
+    return dataclasses.replace(sources, sources=[*sources.sources, *pool])
+
+
+def load_compared(plan: PromptingPlan, device: torch.device) -> ComparedModel:
     """Load the model, and let it generate once, so that the first row's time is not that of a start."""
-    model = ComparedModel(BASE, loader.base, "base", plan.tokenizer, None, with_token_log_ratios=False)
+    config = plan.config.policy
+    with error_context("policy.model"):
+        loaded = load_model(config, device=device)
+        autocast = autocast_dtype(policy_precision(config, device, loaded.config))
+        policy = checked_policy(loaded, plan.tokenizer, autocast=autocast)
+    model = ComparedModel(BASE, policy, "base", plan.tokenizer, None, with_token_log_ratios=False)
     first = plan.sets[0].rows[plan.variants[0].title][0]["prompt_ids"]
     sample_batch(model, [first], Sampling(1, 2, 1.0, (0,)), seeds=[0], with_token_log_ratios=[False])
     return model

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.names import EVALUATION
 from workbench.config.schema import Config
+from workbench.config.sources import DataSource
 from workbench.errors import UserError, error_context
 from workbench.evaluation.loaded_scorers import LoadedScorers, load_scorers
 from workbench.evaluation.plan import check_stop_strings
@@ -21,6 +22,14 @@ from workbench.models.precision import machine_device, precision_lines
 from workbench.prompting.prompt_sets import GridSet, identities_of, load_grid_set
 from workbench.prompting.shots import NO_EXAMPLES, load_pool
 from workbench.prompting.variants import Variant, grid
+
+UNREAD_OF_EXAMPLES = {
+    "template": "prompting.templates word the examples, too",
+    "chat": "examples are turns where evaluation.data has chat: true",
+    "max_prompt_tokens": "a prompt with its examples counts as a whole",
+    "max_response_tokens": "a prompt with its examples counts as a whole",
+}
+"""Why the keys of a data source mean nothing for examples."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class PromptingPlan:
 def plan_prompting(config: Config) -> PromptingPlan:
     """Load prompts, examples, tokenizer and scorers; raises UserError if they do not fit together."""
     assert config.prompting is not None
-    variants, config = grid(config), without_training(config)
+    variants, unread, config = grid(config), unread_lines(config), without_training(config)
     assert config.prompting is not None
     if len(variants) < 2:
         raise UserError(
@@ -50,18 +59,19 @@ def plan_prompting(config: Config) -> PromptingPlan:
     with error_context("policy.model"):
         tokenizer = load_policy_tokenizer(model)
         notes = policy_notes(model, tokenizer)
-    for variant in variants:
-        check_stop_strings(variant.generation.stop_strings, [tokenizer])
+    for name, way in config.prompting.generation.items():
+        check_stop_strings(way.stop_strings, [tokenizer], f"prompting.generation.{name}")
+    if not config.prompting.generation:
+        check_stop_strings(config.evaluation.stop_strings, [tokenizer])
     scorers = load_scorers(config)
     context = model_context(load_config(model), tokenizer)
-    pool, shots = NO_EXAMPLES, max(config.prompting.shots)
-    if config.prompting.examples is not None:
-        template = variants[0].wording.template
+    pool, shots, templates = NO_EXAMPLES, max(config.prompting.shots), config.prompting.templates.values()
+    if config.prompting.examples is not None and shots:
         scored = set[str]().union(
-            *(identities_of(source, template, f"evaluation.data.{n}") for n, source in config.evaluation.data.items())
+            *(identities_of(source, templates, f"evaluation.data.{n}") for n, source in config.evaluation.data.items())
         )
-        pool = load_pool(dataclasses.replace(config.prompting.examples, template=template), scored, shots, config.seed)
-    sets, lines = [], [pool.line] if pool.line else []
+        pool = load_pool(config.prompting.examples, templates, scored, shots, config.seed)
+    sets, lines = [], [*unread, *([pool.line] if pool.line else [])]
     for name in config.evaluation.data:
         grid_set, reports = load_grid_set(config, name, variants, pool, tokenizer, context)
         sets.append(grid_set)
@@ -81,6 +91,29 @@ def plan_prompting(config: Config) -> PromptingPlan:
     truncation = scorers.truncation_lines(limit)
     lines = [*lines, *notes, *scorers.notes, *sizes, *truncation, *memory, *precision]
     return PromptingPlan(lines, config, tokenizer, variants, sets, scorers)
+
+
+def unread_lines(config: Config) -> list[str]:
+    """Return lines about the keys of the configuration that belong to other recipes, or that nothing here reads."""
+    assert config.prompting is not None
+    sections = {
+        "sft": config.sft,
+        "reward.train": config.reward and config.reward.train,
+        "ppo": config.ppo,
+        "tuning": config.tuning,
+        "evaluation.models": config.evaluation.models,
+        "evaluation.fail_on": config.evaluation.fail_on,
+    }
+    keys = [key for key, value in sections.items() if value]
+    lines = [f"{', '.join(keys)}: not read; {config.policy.model} is compared as it is, alone"] if keys else []
+    examples = config.prompting.examples
+    if examples is not None and not max(config.prompting.shots):
+        return [*lines, "prompting.examples: not read; prompting.shots has no number above 0"]
+    if examples is not None:
+        default = DataSource(examples.path)
+        keys = [name for name in UNREAD_OF_EXAMPLES if vars(examples)[name] != vars(default)[name]]
+        lines += [f"prompting.examples.{name}: not read; {UNREAD_OF_EXAMPLES[name]}" for name in keys]
+    return lines
 
 
 def without_training(config: Config) -> Config:

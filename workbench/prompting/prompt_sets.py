@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,8 +20,8 @@ from workbench.data.templates import identity
 from workbench.data.unknown import check_known, unknown_tokens
 from workbench.errors import UserError, error_context
 from workbench.evaluation.prompt_sets import Rows, row_references
-from workbench.prompting.shots import ExamplePool, prompt_columns, without_messages
-from workbench.prompting.variants import Variant, Wording
+from workbench.prompting.shots import ExamplePool, identities, prompt_columns, without_messages
+from workbench.prompting.variants import Variant, Wording, identity_template
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,12 @@ class GridSet:
     """Rows of the data whose prompt does not fit, by title; none of them is in any variant."""
 
 
-def identities_of(source: DataSource, template: str, key: str) -> set[str]:
-    """Return what identifies each row of the source at `key`, whatever the template's wording."""
-    plain = dataclasses.replace(source, template=template)
+def identities_of(source: DataSource, templates: Collection[str], key: str) -> set[str]:
+    """Return what identifies the rows of the source at `key` in each of the templates."""
+    plain = dataclasses.replace(source, template=identity_template(templates))
     with error_context(key):
-        return {identity(without_messages(row), plain) for row in stream_rows(plain)}
+        rows = [identities(without_messages(row), plain, templates) for row in stream_rows(plain)]
+    return set[str]().union(*rows)
 
 
 def load_grid_set(
@@ -60,8 +61,8 @@ def load_grid_set(
     none is left.
     """
     assert config.prompting is not None
-    key, first = f"evaluation.data.{name}", variants[0].wording.template
-    source = dataclasses.replace(config.evaluation.data[name], template=first)
+    key, template = f"evaluation.data.{name}", identity_template(config.prompting.templates.values())
+    source = dataclasses.replace(config.evaluation.data[name], template=template)
     with error_context(key):
         limits = {v.title: token_limits(source, v.max_new_tokens(config), context) for v in variants}
         stream, rows_read = map(without_messages, stream_rows(source)), 0
@@ -95,8 +96,8 @@ def load_grid_set(
         rows = {v.title: [by_title[v.title] for _, by_title in fitting] for v in variants}
         notes = [checked(source, title, prompts, tokenizer, context) for title, prompts in rows.items()]
         references = [row_references(row.values) for row, _ in fitting]
-    identities = [identity(row, source) for row, _ in fitting]
-    grid_set = GridSet(name, config.evaluation.data[name], rows, identities, references, too_long)
+    by_row = [identity(row, source) for row, _ in fitting]
+    grid_set = GridSet(name, config.evaluation.data[name], rows, by_row, references, too_long)
     counts = {v.wording.title: max(too_long[w.title] for w in variants if w.wording == v.wording) for v in variants}
     text = f"{key}: {source.path} [{source.split}]: {len(fitting)} of {rows_read} rows"
     if any(counts.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from workbench.data.formats import Row
 from workbench.data.sources import first_rows
 from workbench.data.templates import identity, render, template_text, text_column
 from workbench.errors import UserError, error_context
-from workbench.prompting.variants import Wording
+from workbench.prompting.variants import Wording, identity_template
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,21 @@ class ExamplePool:
 NO_EXAMPLES = ExamplePool([], 0, "")
 
 
-def load_pool(source: DataSource, scored: Collection[str], shots: int, seed: int) -> ExamplePool:
-    """Return the rows of the source that are not `scored`, by their identities.
+def load_pool(
+    source: DataSource, templates: Collection[str], scored: Collection[str], shots: int, seed: int
+) -> ExamplePool:
+    """Return the rows of the source that are not `scored`, by their identities in any of the templates.
 
-    Raises UserError if they are fewer than the `shots` of a prompt, or one has no response.
+    Raises UserError if they are fewer than the `shots` of a prompt, or one lacks its response or a template's column.
     """
+    source = dataclasses.replace(source, template=identity_template(templates))
     with error_context("prompting.examples"):
         rows = [without_messages(row) for row in first_rows(source)]
         for row in rows:
             text_column(row, "response")
-        usable = [row for row in rows if identity(row, source) not in scored]
+            for template in templates:
+                render(row, template)
+        usable = [row for row in rows if not identities(row, source, templates) & set(scored)]
     excluded = len(rows) - len(usable)
     also = f"{excluded} of the {len(rows)} are rows of evaluation.data, too"
     if len(usable) < shots:
@@ -59,6 +65,11 @@ def load_pool(source: DataSource, scored: Collection[str], shots: int, seed: int
         )
     line = f"prompting.examples: {source.path} [{source.split}]: {len(usable)} rows to draw from"
     return ExamplePool(usable, seed, f"{line}; {also} and left out" if excluded else line)
+
+
+def identities(row: Row, source: DataSource, templates: Collection[str]) -> set[str]:
+    """Return what identifies a row in each of the templates."""
+    return {identity(row, dataclasses.replace(source, template=template)) for template in templates}
 
 
 def without_messages(row: Row) -> Row:

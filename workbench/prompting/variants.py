@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from workbench.config.derived import completion_limit
 from workbench.config.generation import GenerationSettings
 from workbench.config.prompting import PromptingConfig
 from workbench.config.schema import Config
-from workbench.data.templates import FIELD, template_text
+from workbench.data.templates import FIELD, WITH_INPUT, template_text
 from workbench.errors import UserError, error_context
 
 NO_INSTRUCTION = "no instruction"
@@ -83,6 +84,14 @@ def without_instruction(prompting: PromptingConfig) -> str | None:
     texts = [template_text(template).strip() for template in prompting.templates.values()]
     bare = "\n\n".join(f"{{{name}}}" for name in dict.fromkeys(FIELD.findall(texts[0])))
     return None if bare in texts else bare
+
+
+def identity_template(templates: Collection[str]) -> str:
+    """Return a template with the columns of all templates, in any order: it cuts splits and tells rows apart."""
+    names = sorted({name for template in templates for name in FIELD.findall(template_text(template))})
+    if names == ["instruction"] and WITH_INPUT.keys() & set(templates):  # whose rows may have an input
+        return "bare_instruction"
+    return "\n".join(f"{{{name}}}" for name in names)
 
 
 def evaluation_settings(config: Config) -> GenerationSettings:
