@@ -72,7 +72,9 @@ def open_cache(folder: Path) -> Cache:
             pass
         corrupt += bool(line.strip())
     if corrupt:
-        print_once(f"evaluation: {corrupt} entries of {file} are cut off or corrupt; what they held is sampled again")
+        print_once(
+            f"{folder.name}: {corrupt} entries of {file} are cut off or corrupt; what they held is sampled again"
+        )
     return Cache(file, entries)
 
 

@@ -35,7 +35,7 @@ GROUPS: dict[Group, str] = {
     "task": "how close the completions are to the references",
     "drift": "how far the policy moved from where it started",
     "degeneration": "signs that the text itself got worse",
-    "cost": "what a completion costs",
+    "cost": "the tokens, time, memory and disk that it takes",
 }
 """The groups in the order of the tables, each with what it shows."""
 

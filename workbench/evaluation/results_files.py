@@ -13,13 +13,19 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from workbench.config.names import EVALUATION
+from workbench.config.names import EVALUATION, STAGES
 from workbench.errors import UserError, one_line, shorten
 from workbench.evaluation.results import Example, Results, Summary
 from workbench.run.files import is_present, read_json_lines, write_text
 from workbench.run.stage_record import check_files, check_made_from, read_record
 
 VERSION = 4
+
+
+def remedy(file: Path | str) -> str:
+    """Return how to write a file anew: the folder that it is in has the name of its stage."""
+    name = Path(os.path.abspath(file)).parent.name
+    return f"redo the stage with --force {name if name in STAGES else EVALUATION}"
 
 
 def to_json(results: Results) -> dict[str, Any]:
@@ -35,7 +41,7 @@ def from_json(data: Mapping[str, Any], path: str) -> Results:
     version = data.get("version") if isinstance(data, Mapping) else None
     if version != VERSION:
         other = shorten(version)
-        raise UserError(f"{path}: results of version {other}, not {VERSION}; redo the stage with --force evaluation")
+        raise UserError(f"{path}: results of version {other}, not {VERSION}; {remedy(path)}")
     try:
         results: Results = _typed(Results, {name: value for name, value in data.items() if name != "version"})
         for result in results.sets:
@@ -44,7 +50,7 @@ def from_json(data: Mapping[str, Any], path: str) -> Results:
             raise ValueError(f"no model {min(missing)}")
         return results
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-        raise UserError(f"{path}: corrupt: {one_line(error)}; redo the stage with --force evaluation") from error
+        raise UserError(f"{path}: corrupt: {one_line(error)}; {remedy(path)}") from error
 
 
 def read_results(file: Path | str) -> Results:
@@ -53,7 +59,7 @@ def read_results(file: Path | str) -> Results:
     try:
         data = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read: {one_line(error)}; redo it with --force evaluation") from error
+        raise UserError(f"{file}: cannot be read: {one_line(error)}; {remedy(file)}") from error
     return from_json(data, str(file))
 
 
@@ -61,7 +67,7 @@ def check_unchanged(file: Path) -> None:
     """Raise UserError for a file of a finished evaluation that is not what was written, or is about other models."""
     file = Path(os.path.abspath(file))  # a relative path may not name the run's folder
     if is_present(file.with_name("stage.json")):
-        check_made_from(file.parent.parent, EVALUATION, read_record(file.parent))
+        check_made_from(file.parent.parent, file.parent.name, read_record(file.parent))
         check_files(file.parent, [file.name])
 
 
@@ -81,7 +87,7 @@ def example_to_json(example: Example) -> dict[str, Any]:
 def read_examples(file: Path, results: Results) -> list[Example]:
     """Return the examples in a completions.jsonl that belongs to `results`; raises UserError for a corrupt file."""
     if not file.is_file():
-        raise UserError(f"{file}: missing; redo it with --force evaluation")
+        raise UserError(f"{file}: missing; {remedy(file)}")
     check_unchanged(file)
     metrics = {(s.metric.name, s.metric.judge): s.metric for result in results.sets for s in result.summaries}
     try:
@@ -95,7 +101,7 @@ def read_examples(file: Path, results: Results) -> list[Example]:
         _check_complete(examples, results)
         return examples
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read: {one_line(error)}; redo it with --force evaluation") from error
+        raise UserError(f"{file}: cannot be read: {one_line(error)}; {remedy(file)}") from error
 
 
 def _check_complete(examples: Sequence[Example], results: Results) -> None:
