@@ -102,10 +102,11 @@ def unread_lines(config: Config) -> list[str]:
         "ppo": config.ppo,
         "tuning": config.tuning,
         "evaluation.models": config.evaluation.models,
-        "evaluation.fail_on": config.evaluation.fail_on,
     }
     keys = [key for key, value in sections.items() if value]
     lines = [f"{', '.join(keys)}: not read; {config.policy.model} is compared as it is, alone"] if keys else []
+    if config.evaluation.fail_on is not None:
+        lines.append("evaluation.fail_on: not read; a comparison of prompts fails on no verdict")
     examples = config.prompting.examples
     if examples is not None and not max(config.prompting.shots):
         return [*lines, "prompting.examples: not read; prompting.shots has no number above 0"]
