@@ -11,7 +11,7 @@ from workbench.config.names import EVALUATION, PROMPTING
 from workbench.config.parsing import dump
 from workbench.config.schema import Config
 from workbench.data.sources import source_hashes
-from workbench.evaluation.records import outcome_of_rows
+from workbench.evaluation.records import outcome_of_rows, refuse_fail_on
 from workbench.run.cli import Stage, StageResult, launch
 from workbench.run.folder import Run
 from workbench.run.process import run_recipe
@@ -67,6 +67,7 @@ STAGE = Stage(
     lambda config: PROMPTING in configured_stages(config),
     plan,
     run,
+    failure=lambda run: refuse_fail_on(run.config, PROMPTING),
     outcome=partial(outcome_of_rows, stage=PROMPTING),
     data=partial(source_hashes, stage=PROMPTING),
     sections=("policy", EVALUATION, PROMPTING),

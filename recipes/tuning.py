@@ -11,7 +11,7 @@ from workbench.config.names import EVALUATION, SFT, TUNING
 from workbench.config.parsing import dump
 from workbench.config.schema import Config
 from workbench.data.sources import source_hashes
-from workbench.evaluation.records import outcome_of_rows
+from workbench.evaluation.records import outcome_of_rows, refuse_fail_on
 from workbench.run.cli import Stage, StageResult, main
 from workbench.run.folder import Run
 
@@ -63,6 +63,7 @@ STAGE = Stage(
     lambda config: TUNING in configured_stages(config),
     plan,
     run,
+    failure=lambda run: refuse_fail_on(run.config, TUNING),
     outcome=partial(outcome_of_rows, stage=TUNING),
     data=partial(source_hashes, stage=TUNING),
     sections=("policy", SFT, EVALUATION, TUNING),

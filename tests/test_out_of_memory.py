@@ -18,6 +18,7 @@ from workbench.errors import UserError
 from workbench.evaluation.generation import ComparedModel, Sampling, sample_completions
 from workbench.models.policy import Batch, Policy, TokenScores
 from workbench.run import cli
+from workbench.tuning.texts import nats_per_token
 
 
 class ShortOfMemory(Policy):
@@ -83,6 +84,24 @@ def test_the_evaluation_samples_fewer_at_a_time_and_the_same_texts(capsys: pytes
     assert [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line] == [
         "evaluation.batch_size: the device ran out of memory; from here on 4 rows at a time"
     ]
+
+
+def test_texts_are_predicted_fewer_at_a_time_and_as_well() -> None:
+    class Short(ShortOfMemory):
+        def logprobs(self, variant: str, batch: Batch, *arguments: Any, **options: Any) -> torch.Tensor:
+            if len(batch.prompt_ids) > self.room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().logprobs(variant, batch, *arguments, **options)
+
+    def nats(room: int) -> list[float]:
+        policy = Short(tiny.policy("gpt2", lora=True).model, tiny.tokenizer("gpt2"))
+        policy.room = room
+        rows = [row | {"response_ids": [5, 6, 7, 8]} for row in make_rows("gpt2", 5)]
+        return nats_per_token(policy, "policy", rows, 4)
+
+    assert nats(1) == pytest.approx(nats(100), abs=1e-5)
+    with pytest.raises(UserError, match=r"^evaluation\.batch_size: the device ran out of memory at 1 rows"):
+        nats(0)
 
 
 @pytest.mark.parametrize(

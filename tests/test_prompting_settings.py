@@ -113,8 +113,6 @@ def test_the_plan_names_what_it_does_not_read(tmp_path: Path) -> None:
     plan = planned(tmp_path, **{"evaluation.models": {"other": "toy:gpt2"}, "prompting.examples": examples})
     assert plan.lines[0] == "evaluation.models: not read; toy:gpt2 is compared as it is, alone"
     assert plan.lines[1].startswith("prompting.examples.chat: not read;")
-    plan = planned(tmp_path, **{"evaluation.fail_on": "worse"})
-    assert plan.lines[0] == "evaluation.fail_on: not read; a comparison of prompts fails on no verdict"
     plan = planned(tmp_path, **{"prompting.shots": [0]})
     assert plan.lines[0] == "prompting.examples: not read; prompting.shots has no number above 0"
 

@@ -138,7 +138,7 @@ def test_a_loss_that_is_not_finite_is_not_in_the_ones_after_it(tmp_path: Path) -
 
     logged: list[float] = []
 
-    def checked(trainer: Trainer, label: str) -> None:
+    def checked(trainer: Trainer, label: str, method: str | None) -> None:
         logged.extend(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
 
     patched = mock.patch.object(hf_trainer, "check_not_diverged", checked)

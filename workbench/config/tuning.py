@@ -9,6 +9,7 @@ from workbench.config.ranges import Length, Name, Range, Rank, Rate
 from workbench.config.sources import DataSource
 from workbench.errors import UserError, suggestion
 
+LayerNames = Annotated[list[Name], Length(1)]
 MethodName = Literal["zero-shot", "full", "lora", "prompt_tuning", "prefix_tuning", "ia3"]
 
 ZERO_SHOT, FULL, LORA, PROMPT_TUNING, PREFIX_TUNING, IA3 = get_args(MethodName)
@@ -53,7 +54,7 @@ class LoraSettings:
     """Rank."""
     alpha: Rank = 32
     """Scale numerator: the update is multiplied by alpha / r."""
-    target_modules: list[Name] | Literal["all-linear"] | None = None
+    target_modules: LayerNames | Literal["all-linear"] | None = None
     """Names of linear layers to adapt; all-linear, and by default: every one but the output head."""
 
 
@@ -68,7 +69,7 @@ class TuningMethod:
     """Rank, for lora; default: 16."""
     alpha: Rank | None = None
     """Scale numerator, for lora: the update is multiplied by alpha / r; default: twice the rank."""
-    target_modules: list[Name] | Literal["all-linear"] | None = None
+    target_modules: LayerNames | Literal["all-linear"] | None = None
     """Names of linear layers to adapt, for lora; all-linear, and by default: every one but the output head."""
     virtual_tokens: Annotated[int, Range(minimum=1, maximum=4096)] | None = None
     """Trained tokens in front of every prompt, for prompt_tuning and prefix_tuning; default: 20."""

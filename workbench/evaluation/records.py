@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.config.derived import configured_stages
 from workbench.config.names import EVALUATION, REWARD
+from workbench.config.schema import Config
 from workbench.errors import UserError, one_line
 from workbench.run.files import read_json, read_json_lines
 from workbench.run.folder import Run
@@ -89,3 +90,12 @@ def failure(run: Run) -> str | None:
     verdicts = ", ".join(verdict.headline for verdict in results.verdicts)
     failed = ", ".join(results.failed_guards) or "none"
     return f"evaluation: {verdicts}; guards failed: {failed}" if fails(results) else None
+
+
+def refuse_fail_on(config: Config, stage: str) -> None:
+    """Raise UserError for evaluation.fail_on where a stage compares rows with the first, none of which is a failure."""
+    if config.evaluation.fail_on is not None:
+        raise UserError(
+            f"evaluation.fail_on: {config.evaluation.fail_on} is about the verdicts of recipes.evaluation; "
+            f"recipes.{stage} compares rows, some of which may well be worse; remove it"
+        )

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.derived import completion_limit, sampling_seeds
-from workbench.config.names import EVALUATION
+from workbench.config.names import EVALUATION, PROMPTING
 from workbench.config.schema import Config
 from workbench.config.sources import DataSource
 from workbench.errors import UserError, error_context
 from workbench.evaluation.loaded_scorers import LoadedScorers, load_scorers
 from workbench.evaluation.plan import check_stop_strings
+from workbench.evaluation.records import refuse_fail_on
 from workbench.models.loading import load_config, load_policy_tokenizer
 from workbench.models.memory_plan import stage_memory_lines
 from workbench.models.model_checks import policy_notes
@@ -48,6 +49,7 @@ class PromptingPlan:
 def plan_prompting(config: Config) -> PromptingPlan:
     """Load prompts, examples, tokenizer and scorers; raises UserError if they do not fit together."""
     assert config.prompting is not None
+    refuse_fail_on(config, PROMPTING)
     variants, unread, config = grid(config), unread_lines(config), without_training(config)
     assert config.prompting is not None
     if len(variants) < 2:
@@ -105,8 +107,6 @@ def unread_lines(config: Config) -> list[str]:
     }
     keys = [key for key, value in sections.items() if value]
     lines = [f"{', '.join(keys)}: not read; {config.policy.model} is compared as it is, alone"] if keys else []
-    if config.evaluation.fail_on is not None:
-        lines.append("evaluation.fail_on: not read; a comparison of prompts fails on no verdict")
     examples = config.prompting.examples
     if examples is not None and not max(config.prompting.shots):
         return [*lines, "prompting.examples: not read; prompting.shots has no number above 0"]

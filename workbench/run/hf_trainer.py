@@ -51,10 +51,11 @@ MEMORY_KEYS = {
     TUNING: "set sft.micro_batch_size to fewer, which changes no gradient, or turn on policy.gradient_checkpointing",
     REWARD: "lower reward.train.batch_size or reward.train.max_tokens, or set reward.train.lora",
 }
+METHOD = "NAME"  # stands for the title of a method
 # By stage: the keys to change where its loss diverges.
 LOSS_KEYS = {
     SFT: ("sft.learning_rate", "policy.precision"),
-    TUNING: ("tuning.methods.NAME.learning_rate", "policy.precision"),
+    TUNING: (f"tuning.methods.{METHOD}.learning_rate", "policy.precision"),
     REWARD: ("reward.train.learning_rate", "reward.train.precision"),
 }
 
@@ -145,13 +146,14 @@ def run_trainer(
     label: str,
     *,
     tracker: Tracker,
-    title: str | None = None,
+    method: str | None = None,
 ) -> None:
     """Train from the newest intact checkpoint in `folder`, or from the start, and write metrics.jsonl.
 
-    `label` is the stage; `title` is what the progress is called, by default the stage. Raises Interrupted after a
-    signal, with a checkpoint saved.
+    `label` is the stage, and `method` the title of that one of its methods which is trained. Raises Interrupted after
+    a signal, with a checkpoint saved.
     """
+    title = label if method is None else f"{label} {method}"
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     # One process decides for all, and one that fails ends all.
@@ -167,28 +169,28 @@ def run_trainer(
         )
     with stop_requests() as stop_requested, writing(folder):
         best = None if last is None else best_checkpoint(Path(last))
-        trainer.add_callback(StepCallback(trainer, title or label, folder, tracker, stop_requested, best))
+        trainer.add_callback(StepCallback(trainer, title, folder, tracker, stop_requested, best))
         try:
             trainer.train(resume_from_checkpoint=last)
         except AlreadyTrainedError:
             end_training(trainer)
         except torch.OutOfMemoryError as error:
             rows = trainer.args.per_device_train_batch_size
-            raise UserError(f"{label}: the device ran out of memory at {rows} rows; {MEMORY_KEYS[label]}") from error
+            raise UserError(f"{title}: the device ran out of memory at {rows} rows; {MEMORY_KEYS[label]}") from error
         if stop_requested() and trainer.state.global_step < trainer.state.max_steps:
             raise Interrupted(
-                f"{title or label} stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}"
+                f"{title} stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}"
             )
     if trainer.state.global_step == 0:
         raise UserError(f"{label}: the trainer took no step; check its trainer_args")
     entries = trainer.state.log_history
-    check_not_diverged(trainer, label)
+    check_not_diverged(trainer, label, method)
     entries[-1]["train_loss"] = mean_loss(entries)  # the trainer's counts from the last resume
     if trainer.is_world_process_zero():
         write_log(folder, trainer.state)
 
 
-def check_not_diverged(trainer: Trainer, label: str) -> None:
+def check_not_diverged(trainer: Trainer, label: str, method: str | None = None) -> None:
     """Raise UserError if the trained weights are not finite, or a loss was not.
 
     The loss scaling of fp16 skips a step whose loss is not finite; there, the training diverged if none of the last
@@ -201,6 +203,7 @@ def check_not_diverged(trainer: Trainer, label: str) -> None:
     whole = [] if trainer.is_fsdp_enabled else [p for p in trainer.model.parameters() if p.requires_grad]
     if has_diverged or not all(bool(parameter.isfinite().all()) for parameter in whole):
         rate, precision = LOSS_KEYS[label]
+        rate = rate.replace(METHOD, method or METHOD)
         raise UserError(
             f"{label}: the loss or the trained weights are not finite; lower {rate} or set {precision} to fp32"
         )

@@ -49,8 +49,9 @@ from workbench.rewards.contract import Judge
 from workbench.run.distributed import fail_together
 from workbench.run.files import content_hash
 from workbench.run.folder import Run
-from workbench.tuning.plan import TunedRow, TuningPlan
-from workbench.tuning.texts import nats_per_token
+from workbench.tuning.plan import TuningPlan
+from workbench.tuning.rows import TunedRow
+from workbench.tuning.texts import TextSet, nats_per_token
 from workbench.tuning.training import method_folder, method_stage, train_method
 
 MEGABYTE, MEBIBYTE = 1e6, 2**20
@@ -112,7 +113,7 @@ def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> Tun
     for text_set in plan.texts:
         nats = {title: each.nats[text_set.name] for title, each in measured.items()}
         tokens = [len(row["response_ids"]) - 1 for row in text_set.rows]  # without EOS
-        sets.append(text_result(text_set.name, nats, tokens, titles))
+        sets.append(text_result(text_set, nats, tokens, titles))
     sources = provenance(Run(run.folder, dataclasses.replace(config, sft=None)), accelerator.device)
     trained = [row for row in plan.rows if row.method.method != ZERO_SHOT]
     models = [
@@ -171,7 +172,7 @@ def load_row(run: Run, plan: TuningPlan, row: TunedRow, accelerator: Accelerator
 
 
 def text_result(
-    name: str, nats: Mapping[str, Sequence[float]], tokens: Sequence[int], titles: Sequence[str]
+    texts: TextSet, nats: Mapping[str, Sequence[float]], tokens: Sequence[int], titles: Sequence[str]
 ) -> SetResult:
     """Return how well each row predicts the texts: nats per token of each, and the perplexity of all together."""
     scores: Scores = {
@@ -180,8 +181,9 @@ def text_result(
     totals = {title: float(np.dot(values, tokens)) for title, values in nats.items()}
     perplexities = {title: perplexity(total, sum(tokens)) for title, total in totals.items()}
     return SetResult(
-        name=name,
-        prompts=len(tokens),
+        name=texts.name,
+        prompts=len(set(texts.identities)),
+        repeated_rows=len(tokens) - len(set(texts.identities)),
         neutral=True,
         seen_in_training=0,
         reference_perplexity=None,
@@ -189,7 +191,7 @@ def text_result(
             *summarize(scores),
             Summary(Metric(TEXT_PERPLEXITY, "lower", pooled=True), dict(perplexities), None),
         ],
-        comparisons=compared_with_first(scores, titles),
+        comparisons=compared_with_first(scores, titles, texts.identities),
     )
 
 

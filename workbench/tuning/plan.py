@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import unicodedata
+import math
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.derived import completion_limit
-from workbench.config.names import SFT
 from workbench.config.schema import Config, SFTConfig
-from workbench.config.tuning import UNTOUCHED, ZERO_SHOT, TuningMethod
 from workbench.data.context import Context
 from workbench.data.mixing import load_training_rows, shuffled_together
 from workbench.errors import UserError, error_context
@@ -20,25 +17,16 @@ from workbench.evaluation.loaded_scorers import LoadedScorers, load_scorers
 from workbench.evaluation.plan import check_stop_strings
 from workbench.evaluation.prompt_sets import LoadedSet, load_prompt_sets
 from workbench.models.loading import load_config, load_policy_tokenizer
-from workbench.models.memory_plan import policy_lines
 from workbench.models.model_checks import policy_notes
 from workbench.models.positions import model_context
 from workbench.models.tuning import check_method, tuned_context
-from workbench.run.folder import TRAINER_CHECKPOINT
 from workbench.run.trainer_args import check_trainer_args
 from workbench.run.trainer_plan import planned_steps
 from workbench.sft.plan import SFTPlan, trainer_plan
+from workbench.tuning.memory import method_memory_lines
+from workbench.tuning.refusals import check_settings
+from workbench.tuning.rows import TunedRow, tuned_rows
 from workbench.tuning.texts import TextSet, load_texts
-
-
-@dataclass(frozen=True)
-class TunedRow:
-    """One row of the table: a method and the folder of what it trains."""
-
-    title: str
-    method: TuningMethod
-    folder: str
-    """Below the stage's folder."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +50,7 @@ def plan_tuning(config: Config) -> TuningPlan:
     """Load data, tokenizer and scorers, and check every method; raises UserError if they do not fit together."""
     assert config.tuning is not None
     tuning, rows = config.tuning, tuned_rows(config)
+    check_settings(config)
     model = config.policy.model
     with error_context("policy.model"):
         tokenizer = load_policy_tokenizer(model)
@@ -91,39 +80,14 @@ def plan_tuning(config: Config) -> TuningPlan:
         texts.append(text_set)
         reports.append(line)
     steps_per_epoch = -(-len(plain.train_rows) // config.sft.batch_size)
-    steps = planned_steps(config.sft.trainer_args, config.sft.max_steps, steps_per_epoch, config.sft.epochs)
-    budget = (
-        f"{len(rows)} rows: {', '.join(row.title for row in rows)}; {steps:g} steps of {config.sft.batch_size} each"
-    )
-    memory = policy_lines(config, SFT, *longest_row(plain))
+    steps = max(1, math.ceil(planned_steps({}, config.sft.max_steps, steps_per_epoch, config.sft.epochs)))
+    # With replay there are more rows, so that an epoch would have more steps.
+    budget = f"{len(rows)} rows: {', '.join(row.title for row in rows)}; {steps} steps of {config.sft.batch_size} each"
+    config = dataclasses.replace(config, sft=dataclasses.replace(config.sft, max_steps=steps))
+    memory = method_memory_lines(config, rows, *longest_row(plain))
     truncation = scorers.truncation_lines(completion_limit(config))
     lines = [*lines, *reports, *notes, *scorers.notes, budget, *truncation, *memory]
     return TuningPlan(lines, config, tokenizer, rows, plain, with_replay, sets, texts, scorers)
-
-
-def tuned_rows(config: Config) -> list[TunedRow]:
-    """Return the rows of the table; raises UserError where two methods would share a folder, or nothing is trained."""
-    assert config.tuning is not None
-    rows = [TunedRow(title, method, re.sub(r"[^\w.-]+", "-", title)) for title, method in config.tuning.rows().items()]
-    folders = [comparable(row.folder) for row in rows]
-    for row in rows:
-        if folders.count(comparable(row.folder)) > 1 or row.folder.startswith((".", TRAINER_CHECKPOINT)):
-            raise UserError(
-                f"tuning.methods.{row.title}: its folder would be {row.folder!r}, which another row has or none may "
-                "have; use another title of letters, digits, '.', '_' and '-'"
-            )
-    if rows[0].method != TuningMethod(ZERO_SHOT):
-        raise UserError(
-            f"tuning.methods.{UNTOUCHED}: the first row, the untouched model, has this title; choose another one"
-        )
-    if all(row.method.method == ZERO_SHOT for row in rows):
-        raise UserError("tuning.methods: only zero-shot, so there is nothing to compare; add full or lora")
-    return rows
-
-
-def comparable(folder: str) -> str:
-    """Return the name of a folder as file systems compare it that ignore case and how a letter is composed."""
-    return unicodedata.normalize("NFC", folder).casefold()
 
 
 def smallest_context(context: Context, rows: list[TunedRow]) -> Context:
@@ -155,9 +119,8 @@ def without_later_stages(config: Config, context: Context) -> Config:
             name: dataclasses.replace(source, max_prompt_tokens=min(source.max_prompt_tokens or room, room))
             for name, source in data.items()
         }
-    evaluation = dataclasses.replace(config.evaluation, models={}, max_new_tokens=limit, data=data)
-    sft = None if config.sft is None else dataclasses.replace(config.sft, validation=None)
-    return dataclasses.replace(config, sft=sft, reward=reward, ppo=None, evaluation=evaluation)
+    evaluation = dataclasses.replace(config.evaluation, max_new_tokens=limit, data=data)
+    return dataclasses.replace(config, reward=reward, ppo=None, evaluation=evaluation)
 
 
 def sft_plan(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -15,10 +16,11 @@ from workbench.config.sources import DataSource
 from workbench.data.context import Context
 from workbench.data.formats import Row
 from workbench.data.prompts import TokenLimits, tokenized_rows
-from workbench.data.sources import first_rows
-from workbench.data.templates import text_column
+from workbench.data.sources import stream_rows
+from workbench.data.templates import normalize, text_column
 from workbench.errors import UserError, error_context
 from workbench.models.policy import Policy
+from workbench.ppo.micro_batches import MicroBatches
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class TextSet:
 
     name: str
     rows: list[dict[str, Any]]
+    identities: list[str]
+    """What identifies each text; rows that share it are not independent."""
 
 
 def load_texts(
@@ -35,16 +39,28 @@ def load_texts(
     """Return the texts of `tuning.texts` under a name, and a line for the plan; raises UserError if none fits."""
     key = f"tuning.texts.{name}"
     with error_context(key):
-        halves = [halved(row) for row in first_rows(source)]
-        source = DataSource(source.path, split=source.split, template="continuation")
-        values = [row for row, _ in tokenized_rows(halves, source, tokenizer, context, with_responses=True)]
         total = context.length if context.is_decoder_only else None
         limits = TokenLimits(context.length, context.response_length, total)
-        rows = [row for row in values if limits.violation(row["prompt_ids"], row["response_ids"]) is None]
+        remaining, too_long = stream_rows(source), 0
+        rows: list[dict[str, Any]] = []
+        # With a limit, texts are tokenized until so many fit; the rest is read, so that an error in it is raised.
+        while part := list(islice(remaining, source.limit)):
+            if source.limit is not None and len(rows) >= source.limit:
+                continue
+            halves = [halved(row) for row in part]
+            for row, _ in tokenized_rows(halves, DataSource(source.path), tokenizer, context, with_responses=True):
+                if limits.violation(row["prompt_ids"], row["response_ids"]) is None:
+                    rows.append(row)
+                else:
+                    too_long += 1
         if not rows:
-            raise UserError(f"{source.path}: none of the {len(values)} texts fits into the context; use shorter texts")
-    dropped = f", {len(values) - len(rows)} are too long" if len(rows) < len(values) else ""
-    return TextSet(name, rows), f"{key}: {source.path} [{source.split}]: {len(rows)} texts{dropped}"
+            raise UserError(f"{source.path}: none of the {too_long} texts fits into the context; use shorter texts")
+    rows = rows[: source.limit]
+    identities = [normalize(f"{row['prompt']} {row['response']}") for row in rows]
+    repeated = len(rows) - len(set(identities))
+    notes = [f", {count} {what}" for count, what in ((too_long, "are too long"), (repeated, "repeated")) if count]
+    line = f"{key}: {source.path} [{source.split}]: {len(rows)} texts{''.join(notes)}"
+    return TextSet(name, rows, identities), line
 
 
 def halved(row: Row) -> Row:
@@ -61,11 +77,17 @@ def nats_per_token(policy: Policy, variant: str, rows: Sequence[dict[str, Any]],
 
     The EOS behind it is left out: whether a model ends there is what it was taught, not how well it knows the text.
     """
+    limit = MicroBatches(batch_size, "evaluation.batch_size", can_halve=True)
     values: list[float] = []
-    for first in range(0, len(rows), batch_size):
-        part = rows[first : first + batch_size]
+
+    def predict(count: int) -> list[float]:
+        part = rows[len(values) : len(values) + count]
         batch = policy.make_batch([row["prompt_ids"] for row in part], [row["response_ids"] for row in part])
         ends = batch.response_mask.sum(dim=1, keepdim=True) - 1
         logprobs = policy.logprobs(variant, batch, 1.0).scatter(1, ends, 0.0)
-        values += (-logprobs.sum(dim=1) / ends.squeeze(1)).tolist()
+        nats: list[float] = (-logprobs.sum(dim=1) / ends.squeeze(1)).tolist()
+        return nats
+
+    while len(values) < len(rows):
+        values += limit.run(predict)
     return values

@@ -22,7 +22,8 @@ from workbench.run.peak_memory import peak_memory
 from workbench.run.stage_record import Origin
 from workbench.run.tracking import NoTracker
 from workbench.sft.trainer import make_sft_trainer
-from workbench.tuning.plan import TunedRow, TuningPlan
+from workbench.tuning.plan import TuningPlan
+from workbench.tuning.rows import TunedRow
 
 METHODS = "methods"
 """The folder, below the stage's, of what the rows trained."""
@@ -51,7 +52,7 @@ def train_method(run: Run, plan: TuningPlan, row: TunedRow) -> None:
     with peak_memory() as peak:
         trainer = make_sft_trainer(plan.config, sft, folder, method=row.method)
         trained, total = trainable_parameters(trainer.model)
-        run_trainer(trainer, folder, TUNING, tracker=NoTracker(), title=f"tuning {row.title}")
+        run_trainer(trainer, folder, TUNING, tracker=NoTracker(), method=row.title)
     metrics: dict[str, Any] = {
         "loss": trainer.state.log_history[-1]["train_loss"],
         "steps": trainer.state.global_step,
