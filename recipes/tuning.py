@@ -3,6 +3,7 @@
 # torch and transformers are imported inside the functions, so that --help is instant.
 from __future__ import annotations
 
+import functools
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,14 @@ def plan(config: Config) -> TuningPlan:
     from workbench.tuning.plan import plan_tuning
 
     return plan_tuning(config)
+
+
+def earlier(run: Run, plan: TuningPlan) -> list[str]:
+    """Return a line on the methods that an earlier launch has trained."""
+    from workbench.evaluation.cache import weights_hash
+    from workbench.tuning.training import earlier_lines
+
+    return earlier_lines(run, plan, functools.cache(weights_hash))
 
 
 def run(run: Run, plan: TuningPlan) -> StageResult:
@@ -63,6 +72,7 @@ STAGE = Stage(
     lambda config: TUNING in configured_stages(config),
     plan,
     run,
+    earlier=earlier,
     failure=lambda run: refuse_fail_on(run.config, TUNING),
     outcome=partial(outcome_of_rows, stage=TUNING),
     data=partial(source_hashes, stage=TUNING),

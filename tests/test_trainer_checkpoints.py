@@ -121,6 +121,8 @@ def test_a_step_that_the_loss_scaling_skipped_is_no_divergence(
     if has_diverged:
         with pytest.raises(UserError, match="the loss or the trained weights are not finite"):
             check_not_diverged(trainer, "sft")
+        with pytest.raises(UserError, match=r"^tuning: .*lower tuning\.methods\.LoRA r 2\.learning_rate or set"):
+            check_not_diverged(trainer, "tuning", "LoRA r 2")
     else:
         check_not_diverged(trainer, "sft")
         finite = [loss for loss in losses if math.isfinite(loss)]

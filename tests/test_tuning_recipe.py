@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,6 +19,8 @@ from workbench.models.loading import load_model, load_policy_tokenizer
 from workbench.models.policy import Policy
 from workbench.report.svg import Point, frontier
 from workbench.tuning.texts import nats_per_token
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +159,22 @@ def test_the_frontier_is_what_no_other_point_beats_on_both_axes() -> None:
     points = [Point("a", 1, 1), Point("b", 2, 3), Point("c", 3, 2), Point("d", 4, 4), Point("e", 2, 3)]
     assert [point.name for point in frontier(points, lower_x=True)] == ["a", "b", "e", "d"]
     assert [point.name for point in frontier(points, lower_x=False)] == ["d"]
+
+
+def test_the_documentation_loads_what_was_saved(finished: Path) -> None:
+    text = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    folders = {"LoRA-r-16": "LoRA r 2", "full": "full", "prompt-tuning": "prompt"}
+    assert len(blocks) == len(folders)
+    tokenizer = load_policy_tokenizer("toy:t5")
+    examples = read_examples(finished / "completions.jsonl", read_results(finished / "results.json"))
+    ids = torch.tensor([planned(finished.parent.parent).sets[0].rows[0]["prompt_ids"]])
+    for block, (documented, title) in zip(blocks, folders.items(), strict=True):
+        folder = finished / "methods" / title.replace(" ", "-")
+        code = block.replace(f"runs/tuning/tuning/methods/{documented}", str(folder))
+        assert str(folder) in code
+        names: dict[str, Any] = {"base_folder": str(ROOT / "workbench" / "toy" / "models" / "t5")}
+        exec(code, names)
+        tokens = names["model"].eval().generate(input_ids=ids, max_new_tokens=6, do_sample=False)
+        completion = examples[0].completions[title][0]
+        assert tokenizer.decode(tokens[0], skip_special_tokens=True).strip() == completion.strip()

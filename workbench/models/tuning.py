@@ -17,11 +17,9 @@ from transformers.pytorch_utils import Conv1D
 from workbench.config.schema import PolicyConfig
 from workbench.config.tuning import (
     FULL,
-    IA3,
     LORA,
     PREFIX_TUNING,
     PROMPT_TUNING,
-    SOFT_PROMPTS,
     ZERO_SHOT,
     TuningMethod,
     check_method_settings,
@@ -161,8 +159,11 @@ def check_method(policy: PolicyConfig, method: TuningMethod, key: str) -> None:
             f"{key}.method: prefix_tuning does not work with policy.gradient_checkpointing, which recomputes without "
             "the cache that holds the prefix; turn it off, or use prompt_tuning"
         )
-    if method.method in (*SOFT_PROMPTS, IA3) and is_sharded_launch():
-        raise UserError(f"{key}.method: {method.method} does not work under FSDP; launch without it, or use lora")
+    if method.method not in (FULL, ZERO_SHOT) and is_sharded_launch():
+        raise UserError(
+            f"{key}.method: {method.method} does not work under FSDP, which divides models that are trained in full; "
+            "launch with recipes/accelerate/multi_gpu.yaml"
+        )
     model = meta_model(policy.model)
     fuse_kernels(model)
     if method.method == LORA:

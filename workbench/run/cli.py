@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Protocol
 
 from workbench.config.derived import configured_stages
 from workbench.config.help import help_text, key_help, requested_help
-from workbench.config.names import PPO, REWARD, STAGES
+from workbench.config.names import PPO, REWARD, STAGES, TUNING
 from workbench.config.parsing import dump, parse
 from workbench.config.schema import Config
 from workbench.errors import Failed, UserError, printable_lines
@@ -30,7 +30,16 @@ from workbench.run.distributed import (
     wait_for_everyone,
 )
 from workbench.run.estimates import earlier_runs, expected_seconds
-from workbench.run.folder import Run, check_inputs, check_run, lock_run, open_run, prepare_folder, redone_stages
+from workbench.run.folder import (
+    Run,
+    check_inputs,
+    check_run,
+    has_other_methods,
+    lock_run,
+    open_run,
+    prepare_folder,
+    redone_stages,
+)
 from workbench.run.library_settings import library_settings_restored
 from workbench.run.packages import check_not_hidden
 from workbench.run.process import recipe_program, run_recipe
@@ -74,6 +83,8 @@ class Stage:
     """Return in a few lines what the finished stage found, for a command that skips it."""
     data: Callable[[Config], dict[str, Any]] = lambda config: {}
     """Return the path and content hash of the data that the stage reads, by key."""
+    earlier: Callable[[Run, Any], list[str]] = lambda run, plan: []
+    """Return lines on the parts of the plan that an earlier launch has done."""
     sections: tuple[str, ...] = ()
     """Sections of the configuration that the stage reads, for --help; default: the one named after it."""
 
@@ -142,7 +153,10 @@ def make_plan(stage: Stage, config: Config, force: str | None) -> PlannedStage:
     if not run.finished(stage.name) and stage.name not in redone_stages(force):
         check_begun(run.folder, stage.name, Origin(data=data))
     with located_errors(None), garbage_collection_paused(), planned_on_cpu():
-        return PlannedStage(stage.plan(config), data)
+        plan = stage.plan(config)
+        if stage.name not in redone_stages(force):
+            plan.lines.extend(stage.earlier(run, plan))
+        return PlannedStage(plan, data)
 
 
 def prepare(stages: Sequence[Stage], config: Config, force: str | None) -> tuple[Sequence[Stage], Config, str | None]:
@@ -259,8 +273,10 @@ def sections_of(stages: Sequence[Stage]) -> list[str]:
 
 
 def is_already_done(run: Run, stage: str, force: str | None) -> bool:
-    """Return whether the stage is finished and `force` does not redo it."""
-    return run.finished(stage) and (force is None or STAGES.index(stage) < STAGES.index(force))
+    """Return whether the stage is finished, and neither `force` nor a change of its methods redoes it."""
+    if not run.finished(stage) or (force is not None and STAGES.index(stage) >= STAGES.index(force)):
+        return False
+    return stage != TUNING or not has_other_methods(run)
 
 
 def print_plan(stage: Stage, plan: Plan) -> None:

@@ -40,6 +40,8 @@ KEYS_THAT_MAY_CHANGE = ("name", "runs", "track", "evaluation.fail_on")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "evaluate")
 # These are looked at when the training is done, so what a stage has trained is kept when they change.
 KEYS_OF_JUDGMENT = ("reward.train.polarity_pair", "reward.train.threshold")
+# A comparison of methods compares what each of them was trained with, and trains those that changed.
+KEYS_OF_METHODS = ("tuning.methods", "tuning.texts")
 TRAINER_CHECKPOINT = "checkpoint-"  # what transformers begins the name of a checkpoint's folder with
 MAX_LISTED_CHANGES = 6
 RESULT_SUFFIXES = (*MODEL_SUFFIXES, ".jsonl", ".html", ".md")
@@ -225,6 +227,9 @@ def open_run(config: Config, force: str | None) -> Run:
                 (run.folder / stage / "stage.json").unlink(missing_ok=True)
         else:
             remove_folder(run.folder / stage)
+    if TUNING not in redone and has_other_methods(run):
+        with writing(run.folder / TUNING):
+            (run.folder / TUNING / "stage.json").unlink(missing_ok=True)
     prepare_folder(run.folder)
     write_text(saved, dump(config))
     return run
@@ -256,6 +261,7 @@ def check_unchanged(saved: Path, config: Config, redone: Sequence[str]) -> None:
         for change, stage in affected.items()
         if stage is not None
         and stage not in redone
+        and not change.startswith(KEYS_OF_METHODS)
         and not (change.startswith(KEYS_OF_JUDGMENT) and not (saved.parent / stage / "stage.json").is_file())
     }
     if changes:
@@ -279,6 +285,14 @@ def first_affected(key: str, stages: Sequence[str]) -> str | None:
     if section not in STAGES:
         return stages[0]
     return next((stage for stage in stages if STAGES.index(stage) >= STAGES.index(section)), stages[-1])
+
+
+def has_other_methods(run: Run) -> bool:
+    """Return whether the run folder compares other methods, or on other texts, than the run's configuration."""
+    saved = run.folder / "config.yaml"
+    return saved.is_file() and any(
+        change.startswith(KEYS_OF_METHODS) for change in differences(load_saved(saved), run.config)
+    )
 
 
 def changes_reward_training(saved: Path, config: Config) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,26 +19,26 @@ RESET_PEAK = "5"  # of the resident set, to what it is now (man 5 proc)
 
 @dataclass
 class PeakMemory:
-    """The most memory that a block held; set when it ends."""
+    """The most memory that a block holds."""
 
-    size: int | None = None
-    """Bytes: on a GPU of all tensors, on a CPU of the process beyond what it held before; None where unknown."""
+    measure: Callable[[], int | None]
+    """Return the bytes up to here, or of the whole block once it has ended: on a GPU of all tensors, on a CPU of the
+    process beyond what it held before; None where unknown."""
 
 
 @contextmanager
-def peak_memory() -> Iterator[PeakMemory]:
+def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
     """Measure the peak of the block: on a GPU the allocated tensors, on a CPU under Linux the growth of the process."""
-    peak = PeakMemory()
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        yield peak
-        peak.size = torch.cuda.max_memory_allocated()
-        return
-    before = resident_before() if sys.platform == "linux" else None
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        peak = PeakMemory(partial(torch.cuda.max_memory_allocated, device))
+    else:
+        before = resident_before() if sys.platform == "linux" else None
+        peak = PeakMemory(lambda: None if before is None else max(0, status_bytes("VmHWM") - before))
     yield peak
-    if before is not None:
-        peak.size = max(0, status_bytes("VmHWM") - before)
+    size = peak.measure()
+    peak.measure = lambda: size
 
 
 def resident_before() -> int | None:

@@ -52,7 +52,8 @@ from workbench.run.folder import Run
 from workbench.tuning.plan import TuningPlan
 from workbench.tuning.rows import TunedRow
 from workbench.tuning.texts import TextSet, nats_per_token
-from workbench.tuning.training import method_folder, method_stage, train_method
+from workbench.tuning.training import begin_methods, method_folder, method_stage, train_method
+from workbench.tuning.warm_up import warm_up
 
 MEGABYTE, MEBIBYTE = 1e6, 2**20
 
@@ -78,11 +79,16 @@ class Measured:
 
 def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> TuningComparison | None:
     """Train and compare every method; return None on all but the main process."""
-    for row in plan.rows:
+    content = functools.cache(weights_hash)
+    with fail_together(accelerator):
+        if accelerator.is_main_process:
+            begin_methods(run, plan, content)
+    to_train = [row for row in plan.trained_rows if not run.finished(method_stage(row))]
+    warm_up(plan.config, [row.method for row in to_train])
+    for row in plan.trained_rows:
         train_method(run, plan, row)
     with fail_together(accelerator):
         cache = open_cache(run.stage(TUNING)) if accelerator.is_main_process else Cache(Path(), {})
-    content = functools.cache(weights_hash)
     measured = {row.title: measure_row(run, plan, row, cache, content, accelerator) for row in plan.rows}
     if not accelerator.is_main_process:
         return None
@@ -115,9 +121,9 @@ def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> Tun
         tokens = [len(row["response_ids"]) - 1 for row in text_set.rows]  # without EOS
         sets.append(text_result(text_set, nats, tokens, titles))
     sources = provenance(Run(run.folder, dataclasses.replace(config, sft=None)), accelerator.device)
-    trained = [row for row in plan.rows if row.method.method != ZERO_SHOT]
     models = [
-        Source(r.title, "model", str(method_folder(run, r)), content_hash(method_folder(run, r))) for r in trained
+        Source(r.title, "model", str(method_folder(run, r)), content_hash(method_folder(run, r)))
+        for r in plan.trained_rows
     ]
     sources = dataclasses.replace(sources, sources=[*sources.sources, *models])
     described = settings(config, config.evaluation, list(scorers.judges))

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.config.derived import completion_limit
 from workbench.config.schema import Config, SFTConfig
+from workbench.config.tuning import ZERO_SHOT
 from workbench.data.context import Context
 from workbench.data.mixing import load_training_rows, shuffled_together
 from workbench.errors import UserError, error_context
@@ -44,6 +45,11 @@ class TuningPlan:
     sets: list[LoadedSet]
     texts: list[TextSet]
     scorers: LoadedScorers
+
+    @property
+    def trained_rows(self) -> list[TunedRow]:
+        """Return the rows that train something."""
+        return [row for row in self.rows if row.method.method != ZERO_SHOT]
 
 
 def plan_tuning(config: Config) -> TuningPlan:
