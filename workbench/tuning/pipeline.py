@@ -21,7 +21,7 @@ from workbench.evaluation.cached_sampling import CachedSampler, TimedCompletions
 from workbench.evaluation.generation import ComparedModel, perplexity
 from workbench.evaluation.models import ModelSpec
 from workbench.evaluation.pipeline import compared_with_first, row_results, set_examples, settings
-from workbench.evaluation.provenance import provenance
+from workbench.evaluation.provenance import data_origin, provenance
 from workbench.evaluation.records import read_log
 from workbench.evaluation.results import (
     DISK_MB,
@@ -33,6 +33,7 @@ from workbench.evaluation.results import (
     TRAINED_SHARE,
     Example,
     Metric,
+    Provenance,
     Results,
     Scores,
     SetResult,
@@ -79,6 +80,8 @@ class Measured:
 
 def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> TuningComparison | None:
     """Train and compare every method; return None on all but the main process."""
+    # Before training: of what is compared, not of what is there hours later.
+    sources = data_provenance(run, plan, accelerator) if accelerator.is_main_process else None
     content = functools.cache(weights_hash)
     with fail_together(accelerator):
         if accelerator.is_main_process:
@@ -90,7 +93,7 @@ def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> Tun
     with fail_together(accelerator):
         cache = open_cache(run.stage(TUNING)) if accelerator.is_main_process else Cache(Path(), {})
     measured = {row.title: measure_row(run, plan, row, cache, content, accelerator) for row in plan.rows}
-    if not accelerator.is_main_process:
+    if sources is None:
         return None
     cache.keep_used()
     config, titles = plan.config, [row.title for row in plan.rows]
@@ -129,6 +132,19 @@ def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> Tun
     described = settings(config, config.evaluation, list(scorers.judges))
     results = row_results(config.name, titles, sets, described, sources)
     return TuningComparison(results, examples, dict(scorers.judges))
+
+
+def data_provenance(run: Run, plan: TuningPlan, accelerator: Accelerator) -> Provenance:
+    """Return where the results come from, without what is trained: the base, the scorers and all data."""
+    config = plan.config
+    assert config.sft is not None
+    assert config.tuning is not None
+    sources = provenance(Run(run.folder, dataclasses.replace(config, sft=None)), accelerator.device)
+    replayed = config.sft.more_data if plan.sft_with_replay is not None else []
+    data = {"sft.data": config.sft.data} | {f"sft.more_data.{i}": source for i, source in enumerate(replayed)}
+    data |= {f"tuning.texts.{name}": source for name, source in config.tuning.texts.items()}
+    origins = [data_origin(key, source) for key, source in data.items()]
+    return dataclasses.replace(sources, sources=[*sources.sources, *origins])
 
 
 def measure_row(

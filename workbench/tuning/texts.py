@@ -67,7 +67,7 @@ def halved(row: Row) -> Row:
     """Return a row with the first half of its text's words as `prompt` and the rest as `response`."""
     words = text_column(row, "text").split()
     if len(words) < 2:
-        raise UserError(f"{row.location}: text has a single word, which has no second half; leave the row out")
+        raise UserError(f"{row.location}: text has no space to cut it into two halves at; leave the row out")
     middle = len(words) // 2
     return Row(row.location, {"prompt": " ".join(words[:middle]), "response": " " + " ".join(words[middle:])})
 
