@@ -104,6 +104,8 @@ MUTATIONS = [
     Mutation("interval of 90 %", "evaluation/statistics.py", "ERROR = 0.05", "ERROR = 0.1", "test_statistics.py"),
     Mutation("the difference the wrong way round", "evaluation/statistics.py", "changes = second - first", "changes = first - second", "test_statistics.py"),
     Mutation("ties count as a rise", "evaluation/statistics.py", "rose=int((differences > 0).sum())", "rose=int((differences >= 0).sum())", "test_statistics.py"),
+    Mutation("the ends of a bootstrap-t exchanged", "evaluation/statistics.py", "mean - max(float(high), student) * error, mean - min(float(low), -student) * error", "mean + min(float(low), -student) * error, mean + max(float(high), student) * error", "test_statistics.py"),
+    Mutation("narrower than Student's t", "evaluation/statistics.py", "student = student_quantile(tail, prompts - 1)", "student = 0.0", "test_statistics.py"),
     Mutation("one prompt has an interval", "evaluation/statistics.py", "if totals.size > 1:", "if totals.size > 0:", "test_statistics.py"),
     Mutation("tied scores are ranked in order", "rewards/ranking.py", "(np.cumsum(sizes) - (sizes - 1) / 2)", "np.cumsum(sizes)", "test_statistics.py"),
     Mutation("pseudovalues without the jackknife's factor", "evaluation/statistics.py", "influence = (rest.size - 1) *", "influence = 1 *", CORPUS),

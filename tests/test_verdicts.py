@@ -58,10 +58,10 @@ def test_a_verdict_needs_enough_prompts():
 def test_identical_models_are_rarely_told_apart():
     generator = np.random.default_rng(0)
     verdicts = []
-    for trial in range(200):
+    for trial in range(400):
         before, after = generator.random(size=(2, 40))
         verdicts.append(verdict_of(paired_difference(before, after, seed=trial, resamples=400), "lower"))
-    assert verdicts.count("no detectable change") >= 180  # 190 expected
+    assert verdicts.count("no detectable change") >= 363  # 380 expected
     assert {"better", "worse"} <= set(verdicts)  # in either direction
 
 

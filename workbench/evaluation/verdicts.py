@@ -25,9 +25,8 @@ from workbench.evaluation.results import (
 )
 from workbench.evaluation.statistics import ERROR, PairedDifference, paired_changes, prompt_contributions
 
-# With fewer, a percentile bootstrap is not a 95 % interval (Hesterberg, The American Statistician 69, 2015): over
-# normal, exponential and 0/1 differences it covers the truth in 87 to 90 % of cases with 11 prompts and in 92 to 94 %
-# with 30.
+# With fewer, no interval of skewed or mostly equal values has its level (Hesterberg, The American Statistician 69,
+# 2015); what the intervals reach from here on is in docs/evaluation.md.
 MINIMUM_PROMPTS = 30
 # Standard normal quantile for 80 % power.
 POWER = 0.84
