@@ -14,6 +14,7 @@ from workbench.evaluation.corpus_metrics import CORPUS_METRICS, measure_corpus
 from workbench.evaluation.generation import Completion
 from workbench.evaluation.metrics.text_statistics import distinct_n, distinct_n_without
 from workbench.evaluation.prompt_sets import row_references
+from workbench.evaluation.results import Metric
 from workbench.evaluation.scoring import compare, measure, summarize
 from workbench.evaluation.statistics import jackknife_pseudovalues, paired_difference
 
@@ -117,9 +118,14 @@ def test_a_prompt_is_left_out_with_all_its_rows() -> None:
     for name, by_row in values.items():
         assert by_row == pytest.approx(np.tile(by_row[:10], 3)), f"{name}: its rows share a prompt's contribution"
     merged = [[completions[prompt + 10 * i][0] for i in range(3)] for prompt in range(10)]
-    for name in ("distinct-1", "distinct-2", "perplexity under the base"):
-        expected = pseudovalues(rows[:10], merged)[name]
-        assert values[name][:10] == pytest.approx(expected), name
+    expected = pseudovalues(rows[:10], merged)["perplexity under the base"]
+    assert values["perplexity under the base"][:10] == pytest.approx(expected)
+    for n in (1, 2):
+        rests = [
+            distinct_n([completions[row][0].text for row in range(30) if row % 10 != prompt], n)
+            for prompt in (None, *range(10))
+        ]
+        assert values[f"distinct-{n}"][:10] == pytest.approx(jackknife_pseudovalues(rests[0], rests[1:])), n
     scores = []
     for prompt in (None, *range(10)):
         some = [row for row in range(30) if row % 10 != prompt]
@@ -213,3 +219,12 @@ def test_a_pooled_metric_is_compared_like_any_other_but_no_prompt_rises_or_falls
     assert differences["perplexity under the base"].high < 0
     assert differences["perplexity under the base"].verdict is None
     assert means["distinct-1"]["sft"] == pytest.approx(distinct_n([row[0].text for row in before], 1))
+
+
+def test_distinct_n_does_not_depend_on_how_often_a_completion_was_copied() -> None:
+    texts = ["a b c", "a b d", "e f"]
+    once, thrice = ([[completion(text)] * count for text in texts] for count in (1, 3))
+    for name in ("distinct-1", "distinct-2"):
+        metric = Metric(name, None, pooled=True)
+        expected = measure_corpus(once, [[]] * 3)[metric]
+        np.testing.assert_allclose(measure_corpus(thrice, [[]] * 3)[metric], expected, rtol=1e-12)

@@ -54,13 +54,17 @@ def measure_corpus(
 
 
 def distinct(completions: Completions, references: References, numbers: np.ndarray, n: int) -> np.ndarray:
-    """Return the pseudovalues of distinct-n."""
-    texts = _texts(completions)
-    together = [text for row in texts for text in row]
-    by_prompt: list[list[str]] = [[] for _ in range(numbers.max() + 1)]
-    for number, row in zip(numbers, texts, strict=True):
-        by_prompt[number] += row
-    return jackknife_pseudovalues(distinct_n(together, n), distinct_n_without(by_prompt, n), numbers)
+    """Return the pseudovalues of distinct-n, the mean over samples of that of one completion per row.
+
+    Over all samples together it would fall with their number, most of all where each is the same.
+    """
+    values = []
+    for texts in zip(*_texts(completions), strict=True):
+        by_prompt: list[list[str]] = [[] for _ in range(numbers.max() + 1)]
+        for number, text in zip(numbers, texts, strict=True):
+            by_prompt[number].append(text)
+        values.append(jackknife_pseudovalues(distinct_n(texts, n), distinct_n_without(by_prompt, n), numbers))
+    return np.mean(values, axis=0)
 
 
 def bleu(completions: Completions, references: References, numbers: np.ndarray) -> np.ndarray | None:
