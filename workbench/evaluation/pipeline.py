@@ -22,10 +22,8 @@ from workbench.evaluation.models import model_titles
 from workbench.evaluation.plan import EvaluationPlan
 from workbench.evaluation.prompt_sets import LoadedSet
 from workbench.evaluation.provenance import provenance
+from workbench.evaluation.ranking import best_title
 from workbench.evaluation.results import (
-    REWARD,
-    ROUGE_L,
-    TOXICITY,
     Comparison,
     Example,
     Provenance,
@@ -170,12 +168,15 @@ def compared_with_first(
 def row_results(
     name: str, titles: Sequence[str], sets: list[SetResult], described: Settings, sources: Provenance
 ) -> Results:
-    """Return the results of models that are compared with the first; the verdict is about the best of the others."""
+    """Return the results of models that are compared with the first; the verdict is about the best of the others.
+
+    Where nothing ranks them, it is about the last, which no page calls best.
+    """
     results = Results(
         name=name,
         models=list(titles),
         before=titles[0],
-        after=best_title(sets, titles),
+        after=best_title(sets, titles) or titles[-1],
         settings=dataclasses.replace(described, comparisons=len(titles) - 1),
         provenance=sources,
         sets=sets,
@@ -185,17 +186,6 @@ def row_results(
     )
     verdict, *others = run_verdicts(results, trained_by=None, asked="task")
     return dataclasses.replace(results, verdict=verdict, other_verdicts=others)
-
-
-def best_title(sets: Sequence[SetResult], titles: Sequence[str]) -> str:
-    """Return the best model after the first, by ROUGE-L, else by toxicity or the reward, where it is measured."""
-    measured = [result for result in sets if not result.neutral] or list(sets)
-    for name in (ROUGE_L, TOXICITY, REWARD):
-        summaries = [s for result in measured for s in result.summaries if s.metric.name == name]
-        if summaries:
-            sign = -1 if summaries[0].metric.direction == "lower" else 1
-            return max(titles[1:], key=lambda title: sign * sum(s.means.get(title) or 0.0 for s in summaries))
-    return titles[-1]
 
 
 def settings(config: Config, generation: GenerationSettings, judges: list[str]) -> Settings:

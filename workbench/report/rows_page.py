@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.resources import files
 
+from workbench.evaluation.ranking import best_sentence
 from workbench.evaluation.results import Results
 from workbench.report.evaluation_page import sections, verdict_box
 from workbench.report.page import page, text
@@ -12,7 +13,7 @@ from workbench.report.page import page, text
 
 def rows_page(results: Results, parts: Mapping[str, tuple[str, str]]) -> str:
     """Return a self-contained HTML document: the verdict on the best row, then the parts, by id, under their titles."""
-    compared = f"{results.after}, the best of {len(results.models) - 1} rows, compared with {results.before}"
+    compared = f"{best_sentence(results)}; compared with {results.before}"
     body = (
         '<a class="skip" href="#examples">Skip to the examples</a>'
         f'<header><h1>{text(results.name)}</h1><p class="soft">Evaluated {text(results.provenance.date)}: '

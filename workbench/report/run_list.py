@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from workbench.config.names import EVALUATION, STAGES
+from workbench.config.names import EVALUATION, PROMPTING, STAGES, TUNING
 from workbench.errors import UserError, printable_lines
+from workbench.evaluation.ranking import best_mean
 from workbench.evaluation.results import KL, REWARD, ROUGE_L, TOXICITY, Results
 from workbench.evaluation.results_files import read_results
 from workbench.evaluation.verdicts import describe_change
 from workbench.run.files import is_present
 from workbench.run.options import make_options_parser, name_or_path, parse_options
 
-HEAD = ["run", "evaluated", "stages", "verdicts", "failed guards", "toxicity", "reward", "ROUGE-L", "KL, nats"]
+HEAD = [
+    "run",
+    "evaluated",
+    "stages",
+    "verdicts",
+    "failed guards",
+    "toxicity",
+    "reward",
+    "ROUGE-L",
+    "KL, nats",
+    "best row",
+]
 
 
 def main(argv: list[str]) -> None:
@@ -49,9 +61,9 @@ def run_cells(folder: Path, name: str) -> list[str]:
         is_evaluated = is_present(file)
     except UserError:
         return filled_row(name, "", "", "cannot be read; make its folders readable for this user")
-    head = [name, "", " ".join(stages) or "none"]
+    head, best = [name, "", " ".join(stages) or "none"], best_rows(folder, stages)
     if not is_evaluated:
-        return filled_row(*head)
+        return [*filled_row(*head)[:-1], best]
     try:
         results = read_results(file)
     except UserError:
@@ -66,7 +78,20 @@ def run_cells(folder: Path, name: str) -> list[str]:
         change(results, REWARD, None),
         change(results, ROUGE_L, None),
         change(results, KL, None),
+        best,
     ]
+
+
+def best_rows(folder: Path, stages: Sequence[str]) -> str:
+    """Return the best row of each finished comparison of prompts or methods, with the mean that ranks it."""
+    cells = []
+    for stage in stages:
+        if stage in (PROMPTING, TUNING):
+            try:
+                cells.append(best_mean(read_results(folder / stage / "results.json")))
+            except UserError:
+                cells.append(f"{stage} changed or unreadable; redo it with --force {stage}")
+    return "; ".join(cells)
 
 
 def filled_row(*cells: str) -> list[str]:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from workbench.config.names import EVALUATION, TRAINED_BY
 from workbench.evaluation.glossary import MEANINGS
+from workbench.evaluation.ranking import best_sentence
 from workbench.evaluation.results import Results, RunVerdict, SetResult, Verdict
 from workbench.report.page import visible_text
 from workbench.report.row_tables import Cell, RowTable
@@ -70,11 +71,11 @@ def print_rows(
     next_steps: Sequence[tuple[str, str]],
     console: Console | None = None,
 ) -> None:
-    """Print the verdicts, tables of models that are compared with the first, by heading, and `next_steps`."""
+    """Print the verdicts, the best row, tables of models compared with the first, by heading, and `next_steps`."""
     console = console or Console(highlight=False)
     console.print()
-    for verdict in results.verdicts:
-        console.print(_verdict(verdict))
+    verdicts = [_verdict(verdict) for verdict in results.verdicts]
+    console.print(Group(*verdicts, Text(visible_text(best_sentence(results)))))
     for heading, rows in tables.items():
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
         table.add_column(first_column, overflow="fold")

@@ -141,8 +141,11 @@ def frontier_section(results: Results) -> str:
     """Return plots of quality against what was forgotten and against what was trained, each with its frontier."""
     task = next((result for result in results.sets if not result.neutral), results.sets[0])
     quality = means(task, ROUGE_L)
-    if not quality:
-        return ""
+    if task.neutral or not quality:
+        missing = "every set is neutral" if task.neutral else f"{ROUGE_L} was not measured"
+        return (
+            f"<p>No plot: {text(missing)}, so that nothing says what was learned. The table has what was measured.</p>"
+        )
     plots = ""
     for result in results.sets:
         for name in (TEXT_NLL, ROUGE_L):
