@@ -165,8 +165,8 @@ def test_a_corpus_metric_of_a_seed_is_that_of_its_own_samples() -> None:
     scores = scores_of({"base": [[completion(text) for text in texts] for texts in by_prompt]}, seeds=2)
     values = scores[Metric("distinct-1", pooled=True)]["base"]
     for seed in (0, 1):
-        texts = [text for row in by_prompt for text in row[2 * seed : 2 * seed + 2]]
-        assert values[:, seed].mean() == pytest.approx(distinct_n(texts, 1))
+        by_sample = [[row[2 * seed + sample] for row in by_prompt] for sample in (0, 1)]
+        assert values[:, seed].mean() == pytest.approx(np.mean([distinct_n(texts, 1) for texts in by_sample]))
 
 
 def test_a_prompt_is_compared_by_the_mean_of_all_its_samples() -> None:
