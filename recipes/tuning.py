@@ -44,7 +44,8 @@ def run(run: Run, plan: TuningPlan) -> StageResult:
     from workbench.report.terminal import print_rows
     from workbench.report.tuning_page import FIRST_COLUMN, short_tables, write_tuning_report
     from workbench.run.tracking import tracking
-    from workbench.tuning.pipeline import compare_methods, read_method_curves
+    from workbench.tuning.pipeline import compare_methods
+    from workbench.tuning.rows import read_method_curves
 
     folder = run.stage(TUNING)
     comparison = compare_methods(run, plan, Accelerator(mixed_precision="no"))

@@ -17,7 +17,9 @@ from workbench.errors import UserError
 from workbench.evaluation.results_files import read_examples, read_results
 from workbench.models.loading import load_model, load_policy_tokenizer
 from workbench.models.policy import Policy
-from workbench.report.svg import Point, frontier
+from workbench.report.live import live_document
+from workbench.report.svg import Point, Series, frontier, line_plot, tone
+from workbench.run.folder import Run
 from workbench.tuning.texts import nats_per_token
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,6 +71,15 @@ def test_texts_are_scored_by_the_likelihood_of_their_second_half(finished: Path)
     assert summary is not None
     assert summary.means["zero-shot"] == pytest.approx(sum(naive) / len(naive), abs=1e-4)
     assert summary.means["full"] != summary.means["zero-shot"]
+
+
+def test_each_method_has_a_curve_while_it_trains_and_a_run_at_the_tracker(tmp_path: Path) -> None:
+    changes = {"track": "tensorboard", "sft.max_steps": 2, "sft.trainer_args": {"logging_steps": 1}}
+    stage = run(tmp_path, **changes)
+    page = live_document(Run(stage.parent, parse(options(tmp_path, **changes))[0]), running=None)
+    for title in METHODS:
+        assert f"</i>{title}</span>" in page, "in the legend of the loss"
+        assert list(stage.glob(f"methods/{title.replace(' ', '-')}/tensorboard/**/events*"))
 
 
 def test_replay_is_for_the_methods_that_ask_for_it(tmp_path: Path) -> None:
@@ -159,6 +170,13 @@ def test_the_frontier_is_what_no_other_point_beats_on_both_axes() -> None:
     points = [Point("a", 1, 1), Point("b", 2, 3), Point("c", 3, 2), Point("d", 4, 4), Point("e", 2, 3)]
     assert [point.name for point in frontier(points, lower_x=True)] == ["a", "b", "e", "d"]
     assert [point.name for point in frontier(points, lower_x=False)] == ["d"]
+
+
+def test_curves_with_the_same_color_differ_in_their_dashes() -> None:
+    assert len({tone(index) for index in range(18)}) == 18
+    figure = line_plot("loss", [Series(f"m{i}", [0, 1], [i, i]) for i in range(8)], x_label="step", y_label="")
+    assert 'class="line c1 dash1"' in figure
+    assert 'class="key c1 dash1"' in figure
 
 
 def test_the_documentation_loads_what_was_saved(finished: Path) -> None:

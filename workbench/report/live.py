@@ -10,13 +10,14 @@ from datetime import datetime
 from typing import Any
 
 from workbench.config.derived import configured_stages
-from workbench.config.names import EVALUATION, PPO, PROMPTING, TUNING
+from workbench.config.names import EVALUATION, PPO, PROMPTING, SFT, TUNING
 from workbench.evaluation.records import read_logs
-from workbench.report.curves import training_plots
+from workbench.report.curves import overlaid_plots, training_plots
 from workbench.report.page import page, table, text
 from workbench.run.distributed import is_main_process
 from workbench.run.files import read_json_lines, write_text
 from workbench.run.folder import Run
+from workbench.tuning.rows import read_method_curves, tuned_rows
 
 SECONDS_BETWEEN_PAGES = 5.0
 MAX_SHARE_OF_TIME = 0.05  # a long log takes long to draw
@@ -73,12 +74,18 @@ def live_document(run: Run, running: str | None) -> str:
         + (f'<p><a href="{report}">Report of the evaluation</a></p>' if (run.folder / report).is_file() else "")
         + f'<div class="left">{table(["stage", "state"], rows)}</div>'
         + training_plots(logs)
+        + (method_plots(run) if TUNING in stages else "")
         + (f'<h2>Last responses</h2><div class="left">{table(columns, lines)}</div>' if samples else "")
     )
     # Between two stages, too, the browser goes on; only what is finished stays as it is.
     later = (EVALUATION, PROMPTING, TUNING)
     is_over = running is None and all(stage in later or run.finished(stage) for stage in stages)
     return page(f"{run.config.name} live", body, refresh_seconds=None if is_over else round(SECONDS_BETWEEN_PAGES))
+
+
+def method_plots(run: Run) -> str:
+    """Return the plots of a comparison of ways to tune: one curve for each method that trains or has trained."""
+    return overlaid_plots({title: {SFT: log} for title, log in read_method_curves(run, tuned_rows(run.config)).items()})
 
 
 def stage_state(run: Run, stage: str, log: Sequence[Mapping[str, Any]], running: str | None) -> str:

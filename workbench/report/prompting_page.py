@@ -52,7 +52,7 @@ def prompting_page(
         "prompts": ("The prompts", "".join(map(prompt_markup, grid.rows))),
         "inspect": ("Step by step", inspections_section(grid.inspections)),
         "sets": ("All metrics", sets_section(results, example_metrics(examples))),
-        "examples": ("Examples", examples_section(results, examples, blurred)),
+        "examples": ("Examples", examples_note(results) + examples_section(results, examples, blurred)),
         "provenance": ("Provenance", provenance_section(results) + configuration_section(configuration)),
     }
     return rows_page(results, parts)
@@ -100,6 +100,14 @@ def prompt_markup(row: GridRow) -> str:
         f"<details><summary><strong>{text(row.title)}</strong>: {text(sampling_description(row.settings))}"
         f"{text(f'; {left_out}') if left_out else ''}</summary>"
         f'<pre class="text">{text(row.prompt)}</pre></details>'
+    )
+
+
+def examples_note(results: Results) -> str:
+    """Return whose prompts the examples have: each row words them in its own way."""
+    return (
+        f"<p>The prompts here are worded as in the row {text(results.before)}; <em>The prompts</em>, above, has one of "
+        "each row in full.</p>"
     )
 
 

@@ -75,9 +75,9 @@ def line_plot(
     if x_mark is not None:
         parts.append(_path(_finite((x_mark, x_mark), (up.low, up.high)), across, up, 'class="reference"'))
     for index, line in enumerate(lines):
-        parts.append(_path(line, across, up, f'class="line c{index % COLOURS}"'))
+        parts.append(_path(line, across, up, f'class="line {tone(index)}"'))
         if marks or len(line) == 1:
-            parts += _circles(line, across, up, f'class="mark c{index % COLOURS}" r="3.5"')
+            parts += _circles(line, across, up, f'class="mark {tone(index)}" r="3.5"')
     for name, line in zip((line.name for line in series), lines, strict=True):
         parts += [_tip(name, point, across, up) for point in line[:: -(-len(line) // MAX_TIPS) or 1]]
     return _figure(title, parts, [line.name for line in series])
@@ -129,6 +129,12 @@ def scatter(
         position = f'cx="{across(x):.1f}" cy="{up(y):.1f}"'
         parts.append(f'<circle class="dot{tone}" r="2.5" {position}><title>{text(tip)}</title></circle>')
     return _figure(title, parts, [])
+
+
+def tone(index: int) -> str:
+    """Return the classes of a curve and its key: a color, and after the last one the colors again with dashes."""
+    dashes = min(index // COLOURS, 2)
+    return f"c{index % COLOURS}" + (f" dash{dashes}" if dashes else "")
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -200,9 +206,7 @@ def _tip(name: str, point: tuple[float, float], across: Scale, up: Scale) -> str
 
 def _figure(title: str, parts: Sequence[str], names: Sequence[str]) -> str:
     """Return the figure with its title and, for several names, a legend."""
-    legend = "".join(
-        f'<span><i class="key c{index % COLOURS}"></i>{text(name)}</span>' for index, name in enumerate(names)
-    )
+    legend = "".join(f'<span><i class="key {tone(index)}"></i>{text(name)}</span>' for index, name in enumerate(names))
     return (
         f'<figure><figcaption>{text(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{text(title)}">{"".join(parts)}</svg>'

@@ -90,7 +90,7 @@ def tracking(run: Run, stage: str) -> Iterator[Tracker]:
 
 def tracker_arguments(name: str, run: Run, stage: str) -> dict[str, Any]:
     """Return how the tracker names and groups the stage's run."""
-    arguments: dict[str, Any] = {"name": f"{run.config.name}-{stage}", "group": run.config.name}
+    arguments: dict[str, Any] = {"name": f"{run.config.name}-{stage.replace('/', '-')}", "group": run.config.name}
     if name == "wandb":
         arguments |= {"job_type": stage, "dir": str(run.folder)}
     return arguments

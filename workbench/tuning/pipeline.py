@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -22,7 +21,6 @@ from workbench.evaluation.generation import ComparedModel, perplexity
 from workbench.evaluation.models import ModelSpec
 from workbench.evaluation.pipeline import compared_with_first, row_results, set_examples, settings
 from workbench.evaluation.provenance import data_origin, provenance
-from workbench.evaluation.records import read_log
 from workbench.evaluation.results import (
     DISK_MB,
     MINUTES,
@@ -51,9 +49,9 @@ from workbench.run.distributed import fail_together
 from workbench.run.files import content_hash
 from workbench.run.folder import Run
 from workbench.tuning.plan import TuningPlan
-from workbench.tuning.rows import TunedRow
+from workbench.tuning.rows import TunedRow, method_folder, method_stage
 from workbench.tuning.texts import TextSet, nats_per_token
-from workbench.tuning.training import begin_methods, method_folder, method_stage, train_method
+from workbench.tuning.training import begin_methods, train_method
 from workbench.tuning.warm_up import warm_up
 
 MEGABYTE, MEBIBYTE = 1e6, 2**20
@@ -234,9 +232,3 @@ def cost_summaries(run: Run, rows: Sequence[TunedRow]) -> list[Summary]:
         values[PEAK_MEMORY][row.title] = None if peak is None else peak / MEBIBYTE
         values[MINUTES][row.title] = float(record["minutes"])
     return [Summary(Metric(name, pooled=True), by_title, None) for name, by_title in values.items()]
-
-
-def read_method_curves(run: Run, rows: Sequence[TunedRow]) -> dict[str, list[dict[str, Any]]]:
-    """Return the lines of each trained method's metrics.jsonl by title; raises UserError for a corrupt file."""
-    files = {row.title: method_folder(run, row) / "metrics.jsonl" for row in rows}
-    return {title: read_log(file, TUNING) for title, file in files.items() if file.is_file()}

@@ -1,15 +1,23 @@
-"""The rows of a comparison of ways to tune: the untouched model, and each method."""
+"""The rows of a comparison of ways to tune, the untouched model and each method, and where each method trains."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from workbench.config.names import TUNING
 from workbench.config.schema import Config
 from workbench.config.tuning import UNTOUCHED, ZERO_SHOT, TuningMethod
 from workbench.errors import UserError
-from workbench.run.folder import TRAINER_CHECKPOINT
+from workbench.evaluation.records import LOG, read_log
+from workbench.run.folder import TRAINER_CHECKPOINT, Run
+
+METHODS = "methods"
+"""The folder, below the stage's, of what the rows trained."""
 
 
 @dataclass(frozen=True)
@@ -45,3 +53,19 @@ def tuned_rows(config: Config) -> list[TunedRow]:
 def comparable(folder: str) -> str:
     """Return the name of a folder as file systems compare it that ignore case and how a letter is composed."""
     return unicodedata.normalize("NFC", folder).casefold()
+
+
+def method_stage(row: TunedRow) -> str:
+    """Return the name of a row's folder below the run's."""
+    return f"{TUNING}/{METHODS}/{row.folder}"
+
+
+def method_folder(run: Run, row: TunedRow) -> Path:
+    """Return the folder of what a row trained."""
+    return run.folder / method_stage(row)
+
+
+def read_method_curves(run: Run, rows: Sequence[TunedRow]) -> dict[str, list[dict[str, Any]]]:
+    """Return the lines of each trained method's metrics.jsonl by title; raises UserError for a corrupt file."""
+    files = {row.title: method_folder(run, row) / LOG for row in rows}
+    return {title: read_log(file, TUNING) for title, file in files.items() if file.is_file()}

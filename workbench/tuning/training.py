@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -22,21 +21,14 @@ from workbench.run.folder import Run
 from workbench.run.hf_trainer import run_trainer, trained_precision
 from workbench.run.peak_memory import peak_memory
 from workbench.run.stage_record import BEGUN, Origin, checksum, read_record, write_record
-from workbench.run.tracking import NoTracker
+from workbench.run.tracking import tracking
 from workbench.sft.plan import SFTPlan
 from workbench.sft.trainer import make_sft_trainer
 from workbench.tuning.costs import CostCallback
 from workbench.tuning.plan import TuningPlan
-from workbench.tuning.rows import TunedRow
+from workbench.tuning.rows import TunedRow, method_folder, method_stage
 
 TRAINING = "training"  # in the record of a method that has begun: what its training depends on
-METHODS = "methods"
-"""The folder, below the stage's, of what the rows trained."""
-
-
-def method_stage(row: TunedRow) -> str:
-    """Return the name of a row's folder below the run's."""
-    return f"{TUNING}/{METHODS}/{row.folder}"
 
 
 def train_method(run: Run, plan: TuningPlan, row: TunedRow) -> None:
@@ -56,7 +48,8 @@ def train_method(run: Run, plan: TuningPlan, row: TunedRow) -> None:
         trainer = make_sft_trainer(plan.config, sft, folder, method=row.method)
         trainer.add_callback(costs)
         trained, total = trainable_parameters(trainer.model)
-        run_trainer(trainer, folder, TUNING, tracker=NoTracker(), method=row.title)
+        with tracking(run, stage) as tracker:
+            run_trainer(trainer, folder, TUNING, tracker=tracker, method=row.title)
     metrics: dict[str, Any] = {
         "loss": trainer.state.log_history[-1]["train_loss"],
         "steps": trainer.state.global_step,
@@ -127,8 +120,3 @@ def earlier_lines(run: Run, plan: TuningPlan, content: Callable[[str], str]) -> 
     if not finished:
         return []
     return [f"already trained: {', '.join(finished)}; to train: {', '.join(others) or 'none'}"]
-
-
-def method_folder(run: Run, row: TunedRow) -> Path:
-    """Return the folder of what a row trained."""
-    return run.folder / method_stage(row)
