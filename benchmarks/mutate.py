@@ -34,6 +34,7 @@ class Mutation(NamedTuple):
 
 
 ALGORITHM, OPTIONS, NOISE = "test_algorithm.py", "test_ppo_options.py", "test_noise.py"
+GROUPS = "test_groups.py"
 POLICY, LOGPROBS, CHECKS = "test_policy.py", "test_logprobs.py", "test_selfcheck.py"
 PPO = "test_ppo.py"  # slow as a whole, so one test of it
 RESUMED = f"{PPO}::test_a_stopped_run_resumes_to_the_same_metrics_and_weights"
@@ -54,6 +55,14 @@ MUTATIONS = [
     Mutation("score at the first token", "ppo/algorithm.py", "scatter_add(1, last,", "scatter_add(1, 0 * last,", ALGORITHM),
     Mutation("lambda left out", "ppo/algorithm.py", "gamma * lam * advantage_after", "gamma * advantage_after", ALGORITHM),
     Mutation("advantages pass through the mask", "ppo/algorithm.py", "advantage_after) * mask[:, t]", "advantage_after)", ALGORITHM),
+    Mutation("RLOO's mean has the response itself", "ppo/algorithm.py", "- groups) / (samples - 1)", "- 0 * groups) / samples", GROUPS),
+    Mutation("GRPO never divides", "ppo/algorithm.py", "if norm_by_std else centered", "if False else centered", GROUPS),
+    Mutation("groups of neighbors in the batch, not of a prompt", "ppo/algorithm.py", "groups = rewards.view(-1, samples)\n    centered", "groups = rewards.view(samples, -1)\n    centered", GROUPS),
+    Mutation("the penalty in the loss has k3's own gradient", "ppo/algorithm.py", "return (log_ratio.exp() * kl_penalty", "return (log_ratio.exp().detach() * kl_penalty", GROUPS),
+    Mutation("sign of the penalty in the loss", "ppo/update.py", "loss = loss + kl_coef", "loss = loss - kl_coef", GROUPS),
+    Mutation("GRPO has both penalties", "ppo/advantages.py", "0.0 if is_kl_in_loss(config) else state.kl_coef", "state.kl_coef", GROUPS),
+    Mutation("advantages of groups are whitened", "ppo/trainer.py", "if has_values(config):\n            advantages", "if True:\n            advantages", GROUPS),
+    Mutation("prompts of a batch are interleaved", "ppo/trainer.py", "for index in indices[first : first + prompts] for _ in range(samples)]", "for _ in range(samples) for index in indices[first : first + prompts]]", GROUPS),
     Mutation("whitening without the mask", "ppo/algorithm.py", "(values - total / count.clamp(min=1)) * mask", "values - total / count.clamp(min=1)", ALGORITHM),
     Mutation("one token divides by zero", "ppo/algorithm.py", "if count < 2:", "if count < 1:", ALGORITHM),
     Mutation("the clip takes the better side", "ppo/algorithm.py", "torch.maximum(unclipped, clipped)", "torch.minimum(unclipped, clipped)", ALGORITHM),
@@ -62,7 +71,7 @@ MUTATIONS = [
     Mutation("KL controller not clipped", "ppo/algorithm.py", "min(max(kl / target - 1, -0.2), 0.2)", "kl / target - 1", ALGORITHM),
     Mutation("scores divided by the variance", "ppo/algorithm.py", "(scores - mean) / max(std, 1e-8)", "(scores - mean) / max(std**2, 1e-8)", OPTIONS),
     Mutation("missing stop token is rewarded", "ppo/algorithm.py", "/ scale - missing", "/ scale + missing", OPTIONS),
-    Mutation("cosine decays only to a half", "ppo/algorithm.py", "math.cos(math.pi * progress)", "math.cos(math.pi * progress / 2)", OPTIONS),
+    Mutation("cosine decays only to a half", "models/optimizer.py", "math.cos(math.pi * progress)", "math.cos(math.pi * progress / 2)", OPTIONS),
     Mutation("mask from the pad id", "models/sampling.py", "return stops_before == 0", "return response_ids != stop_ids[0]", POLICY),
     Mutation("inverse sampling one token too far", "models/sampling.py", "torch.searchsorted(cumulated, drawn, right=True)", "(torch.searchsorted(cumulated, drawn, right=True) + 1)", POLICY),
     Mutation("sampling ignores the temperature", "models/sampling.py", "torch.softmax(scores / self.temperature,", "torch.softmax(scores,", POLICY),

@@ -8,7 +8,9 @@ import math
 import pytest
 import torch
 
+from workbench.models.optimizer import lr_multiplier
 from workbench.ppo import algorithm
+from workbench.ppo.metrics import explained_variance
 
 
 def ragged(rows: int = 5, length: int = 7, seed: int = 0) -> tuple[torch.Generator, torch.Tensor]:
@@ -152,7 +154,7 @@ def test_explained_variance_over_two_processes_is_that_of_both_together() -> Non
     values, returns = torch.randn(8, 7, generator=generator), torch.randn(8, 7, generator=generator)
     chosen = returns[mask] - values[mask]
     expected = 1 - float(chosen.var(correction=0) / returns[mask].var(correction=0))
-    assert float(algorithm.explained_variance(values, returns, mask)) == pytest.approx(expected, abs=1e-5)
+    assert float(explained_variance(values, returns, mask)) == pytest.approx(expected, abs=1e-5)
     seen: list[torch.Tensor] = []
 
     def record(sums: torch.Tensor) -> torch.Tensor:
@@ -160,20 +162,20 @@ def test_explained_variance_over_two_processes_is_that_of_both_together() -> Non
         return sums * 2
 
     # Twice the same rows on two processes: every sum doubles and the ratio stays.
-    assert float(algorithm.explained_variance(values, returns, mask, record)) == pytest.approx(expected, abs=1e-5)
+    assert float(explained_variance(values, returns, mask, record)) == pytest.approx(expected, abs=1e-5)
     assert len(seen) == 2
 
 
 @pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)])
 def test_rates_fall_from_their_peak(schedule: str, middle: float) -> None:
-    assert algorithm.lr_multiplier(0, 10, schedule) == 1.0
-    assert algorithm.lr_multiplier(5, 10, schedule) == pytest.approx(middle)
+    assert lr_multiplier(0, 10, schedule) == 1.0
+    assert lr_multiplier(5, 10, schedule) == pytest.approx(middle)
 
 
 def test_explained_variance_is_one_for_the_returns_and_zero_for_their_mean() -> None:
     generator, mask = ragged(rows=20)
     returns = torch.randn(20, 7, generator=generator)
-    assert float(algorithm.explained_variance(returns, returns, mask)) == pytest.approx(1)
+    assert float(explained_variance(returns, returns, mask)) == pytest.approx(1)
     mean = torch.full_like(returns, float(returns[mask].mean()))
-    assert float(algorithm.explained_variance(mean, returns, mask)) == pytest.approx(0, abs=1e-5)
-    assert float(algorithm.explained_variance(mean, torch.ones_like(returns), mask)) == 0
+    assert float(explained_variance(mean, returns, mask)) == pytest.approx(0, abs=1e-5)
+    assert float(explained_variance(mean, torch.ones_like(returns), mask)) == 0

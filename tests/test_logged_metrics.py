@@ -40,8 +40,8 @@ class TwoTerms:
 
 
 def test_ppo(tmp_path: Path) -> None:
-    run = make_trainer(tmp_path, reward=TwoTerms(), held_out=e_rate, validation=4, entropy_coef=0.01, steps=1)
-    run.train()
+    changes = {"entropy_coef": 0.01, "steps": 1, "samples_per_prompt": 2}
+    make_trainer(tmp_path, reward=TwoTerms(), held_out=e_rate, validation=4, **changes).train()
     terms = {"objective/term/e", "objective/term/length"}
     metrics = logged(tmp_path / "metrics.jsonl")
     assert terms <= metrics

@@ -8,8 +8,8 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, OPTConfig, OPTForCausalLM
 
 from workbench.config.tuning import LoraSettings
-from workbench.models.adapters import add_lora
-from workbench.models.policy import Batch, Policy, adapter_name
+from workbench.models.adapters import adapter_name, add_lora
+from workbench.models.policy import Batch, Policy
 from workbench.models.sampling import is_truncated, mask_after_stop
 
 PROMPTS = ["hello there", "a", "what is it:", "tell me more about the sea."]

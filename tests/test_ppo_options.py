@@ -95,6 +95,7 @@ def test_the_gradient_is_that_of_the_sums_over_tokens_by_their_count(tmp_path: P
         advantages,
         returns,
         run.config,
+        kl_coef=0.0,
         minibatch_size=16,
         micro_batches=run.limits.computed,
         generator=torch.Generator(),

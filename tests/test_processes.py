@@ -75,7 +75,8 @@ def test_one_token_in_one_process_and_the_limit_in_the_other_never_hang(
     assert [step["step"] for step in steps] == [1, 2, 3]
     assert all(step["response/length_min"] == 1 < step["response/length_max"] for step in steps)
     assert all("validation/objective" in step for step in steps)
-    assert any(step["stopped_early"] for step in steps)
+    # Here all responses to a prompt are equally long and score the same, so that groups teach nothing.
+    assert any(step["stopped_early"] for step in steps) or kind[2] == "rloo"
 
 
 @run_kinds

@@ -64,7 +64,7 @@ def model(architecture: str, seed: int = 0) -> PreTrainedModel:
     return T5ForConditionalGeneration(config)
 
 
-def policy(architecture: str, *, lora: bool, seed: int = 0, separate: bool = False) -> Policy:
+def policy(architecture: str, *, lora: bool, seed: int = 0, separate: bool = False, with_values: bool = True) -> Policy:
     """A policy on a tiny model; its adapter starts away from zero, as one that SFT has trained would.
 
     With `separate`, its values come from an adapter, or a copy, of their own.
@@ -74,7 +74,8 @@ def policy(architecture: str, *, lora: bool, seed: int = 0, separate: bool = Fal
     if not lora:
         reference = model(architecture, seed).requires_grad_(False)
         value_model = model(architecture, seed) if separate else None
-        return Policy(base, tokenizer(architecture), reference=reference, value_model=value_model)
+        models = {"reference": reference, "value_model": value_model}
+        return Policy(base, tokenizer(architecture), **models, with_values=with_values)
     base.requires_grad_(False)
     peft: PeftModel = add_lora(base, LoraSettings(r=4, alpha=8), "sft")
     trained = ["policy", "value"] if separate else ["policy"]
@@ -88,4 +89,4 @@ def policy(architecture: str, *, lora: bool, seed: int = 0, separate: bool = Fal
                 for copy in trained:
                     weights[name.replace(".sft.", f".{copy}.")].copy_(weight)
     peft.set_adapter("policy")
-    return Policy(peft, tokenizer(architecture))
+    return Policy(peft, tokenizer(architecture), with_values=with_values)

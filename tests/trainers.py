@@ -14,6 +14,7 @@ import tiny
 import torch
 from accelerate import Accelerator
 
+from workbench.config.derived import has_values
 from workbench.config.schema import PPOConfig
 from workbench.config.sources import DataSource
 from workbench.models.policy import Policy
@@ -68,7 +69,7 @@ def make_trainer(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     return PPOTrainer(
-        policy or tiny.policy(architecture, lora=lora, separate=config.value_model == "separate"),
+        policy or initial_policy(architecture, config, lora=lora),
         tiny.tokenizer(architecture),
         CheckedReward(reward, "test"),
         make_rows(architecture, 40),
@@ -79,6 +80,12 @@ def make_trainer(
         validation_rows=make_rows(architecture, validation),
         held_out=CheckedReward(held_out, "held out") if held_out else None,
     )
+
+
+def initial_policy(architecture: str, config: PPOConfig, *, lora: bool) -> Policy:
+    """Return the tiny policy that the configuration's kind of advantage needs."""
+    separate = config.value_model == "separate"
+    return tiny.policy(architecture, lora=lora, separate=separate, with_values=has_values(config))
 
 
 def step(run: PPOTrainer) -> tuple[Rollout, dict[str, float]]:

@@ -44,14 +44,12 @@ from workbench.run.distributed import reset_accelerate
 from workbench.run.process import quiet_libraries
 
 PROCESSES = 2
-Kind = tuple[str, bool, str]  # architecture, lora, value_model
-KINDS: list[Kind] = list(itertools.product(tiny.ARCHITECTURES, (True, False), ("shared", "separate")))
-# Every pair of values is among these.
+Kind = tuple[str, bool, str]  # architecture, lora, and the value model, or the kind of advantage without values
+KINDS: list[Kind] = list(itertools.product(tiny.ARCHITECTURES, (True, False), ("shared", "separate", "rloo")))
+# Every pair of values is among these, but for full fine-tuning without values.
 RUN_KINDS: list[Kind] = [
-    ("gpt2", True, "shared"),
-    ("gpt2", False, "separate"),
-    ("t5", True, "separate"),
-    ("t5", False, "shared"),
+    *(("gpt2", True, "shared"), ("gpt2", False, "separate"), ("gpt2", True, "rloo")),
+    *(("t5", True, "separate"), ("t5", False, "shared"), ("t5", True, "rloo")),
 ]
 CONFIG = PPOConfig(
     data=DataSource(path="unused"),
@@ -66,17 +64,20 @@ CONFIG = PPOConfig(
 )
 
 
-def name(architecture: str, lora: bool, value_model: str) -> str:
+def name(architecture: str, lora: bool, values: str) -> str:
     """Return one of KINDS as a file name."""
-    return f"{architecture}-{'lora' if lora else 'full'}-{value_model}"
+    return f"{architecture}-{'lora' if lora else 'full'}-{values}"
 
 
 def trainer(folder: Path, kind: Kind, prepare: Callable[[Policy], None] | None = None, **options: Any) -> PPOTrainer:
     """Return a trainer of a tiny policy, the same in every process, after `prepare` has changed it."""
-    architecture, lora, value_model = kind
+    architecture, lora, values = kind
     torch.manual_seed(0)
-    policy = tiny.policy(architecture, lora=lora, separate=value_model == "separate")
-    torch.nn.init.normal_(policy.value_head.weight, std=0.1)
+    policy = tiny.policy(architecture, lora=lora, separate=values == "separate", with_values=values != "rloo")
+    if policy.value_head is None:
+        options |= {"advantage": "rloo", "samples_per_prompt": 4}
+    else:
+        torch.nn.init.normal_(policy.value_head.weight, std=0.1)
     if prepare is not None:
         prepare(policy)
     return make_trainer(folder, architecture, config=CONFIG, policy=policy, **options)

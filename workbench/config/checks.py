@@ -9,7 +9,14 @@ import unicodedata
 from typing import Any
 
 from workbench.config.annotations import element, field_types, form_of, member, ranges, without_range
-from workbench.config.derived import completion_limit, configured_stages, data_sources, sampling_seeds
+from workbench.config.derived import (
+    completion_limit,
+    configured_stages,
+    data_sources,
+    has_values,
+    is_kl_in_loss,
+    sampling_seeds,
+)
 from workbench.config.generation import GenerationSettings
 from workbench.config.names import PROMPTING, TITLES
 from workbench.config.prompting import PromptingConfig
@@ -18,6 +25,10 @@ from workbench.config.schema import Config, EvaluationConfig, PPOConfig, RewardT
 from workbench.config.sources import DataSource
 from workbench.errors import UserError, error_context, shorten
 
+# What only values need.
+VALUE_SETTINGS = (
+    *("value_model", "value_learning_rate", "value_warmup_steps", "value_clip_range", "vf_coef", "gamma", "lam"),
+)
 # Names that stand for something else among the titles and columns of an evaluation.
 RESERVED_TITLES = {*TITLES, "reward", "data", "prompt", "reference"}
 # File systems allow 255 bytes; a temporary folder has a dozen more than the one it replaces.
@@ -204,6 +215,7 @@ def check_reward_training(train: RewardTraining) -> None:
 
 def check_ppo(ppo: PPOConfig) -> None:
     """Raise UserError for settings of PPO that exclude each other."""
+    check_advantage(ppo)
     if ppo.kl_target is not None and ppo.kl_coef == 0:
         raise UserError("ppo.kl_target: it scales ppo.kl_coef, and 0 stays 0; start with a ppo.kl_coef above 0")
     if ppo.kl_target is not None and ppo.kl_horizon < ppo.batch_size:
@@ -216,8 +228,34 @@ def check_ppo(ppo: PPOConfig) -> None:
             "the policy would never change; lower it"
         )
     check_multiple("ppo.batch_size", ppo.batch_size, "ppo.minibatch_size", ppo.minibatch_size)
+    check_multiple("ppo.batch_size", ppo.batch_size, "ppo.samples_per_prompt", ppo.samples_per_prompt)
     if ppo.micro_batch_size:
         check_multiple("ppo.minibatch_size", ppo.minibatch_size, "ppo.micro_batch_size", ppo.micro_batch_size)
+
+
+def check_advantage(ppo: PPOConfig) -> None:
+    """Raise UserError for settings that the kind of advantage would not read, or cannot do without."""
+    defaults = {field.name: field.default for field in dataclasses.fields(PPOConfig)}
+    if not ppo.norm_by_std and ppo.advantage != "grpo":
+        raise UserError(f"ppo.norm_by_std: only for ppo.advantage grpo, and it is {ppo.advantage}; remove it")
+    if is_kl_in_loss(ppo) and ppo.kl_estimator != defaults["kl_estimator"]:
+        raise UserError(
+            f"ppo.kl_estimator: {ppo.kl_estimator} is for a penalty in the reward, and in the loss it is always k3; "
+            "remove it, or set ppo.kl_in to reward"
+        )
+    if has_values(ppo):
+        return
+    if ppo.samples_per_prompt < 2:
+        raise UserError(
+            f"ppo.samples_per_prompt: 1 leaves ppo.advantage {ppo.advantage} no other response to compare one with; "
+            "set it to at least 2"
+        )
+    for name in VALUE_SETTINGS:
+        if vars(ppo)[name] != defaults[name]:
+            raise UserError(
+                f"ppo.{name}: {vars(ppo)[name]} is about values, which ppo.advantage {ppo.advantage} does not have; "
+                "remove it, or set ppo.advantage to gae"
+            )
 
 
 def check_evaluation(evaluation: EvaluationConfig, seeds: list[int], limit: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from workbench.config.names import EVALUATION, PPO, PROMPTING, REWARD, SFT, TUNING
-from workbench.config.schema import Config
+from workbench.config.schema import Config, PPOConfig
 from workbench.config.sources import DataSource
 
 
@@ -51,6 +51,16 @@ def data_sources(value: Any, key: str) -> Iterator[tuple[str, DataSource]]:
 def completion_limit(config: Config) -> int:
     """Return the evaluation's limit of tokens per completion: PPO's limit unless it has its own."""
     return config.evaluation.max_new_tokens or (config.ppo.max_new_tokens if config.ppo else 128)
+
+
+def has_values(ppo: PPOConfig) -> bool:
+    """Return whether PPO learns a value of every token."""
+    return ppo.advantage == "gae"
+
+
+def is_kl_in_loss(ppo: PPOConfig) -> bool:
+    """Return whether the KL penalty is a term of the loss, instead of the reward."""
+    return (ppo.kl_in or ("loss" if ppo.advantage == "grpo" else "reward")) == "loss"
 
 
 def micro_batch_size(config: Config, stage: str, rows: int) -> int:

@@ -145,14 +145,21 @@ class RewardConfig:
 
 @dataclass
 class PPOConfig:
-    """Proximal policy optimization (arXiv 1707.06347) under a KL penalty (arXiv 1909.08593)."""
+    """Proximal policy optimization (arXiv 1707.06347) under a KL penalty (arXiv 1909.08593), with or without values."""
 
     data: DataSource
     """Prompts; additional columns are passed to the reward by name."""
     steps: Steps = 100
     """Rollouts, each followed by epochs x minibatches optimizer steps."""
     batch_size: Size = 64
-    """Prompts per rollout, across all processes."""
+    """Responses per rollout, across all processes."""
+    samples_per_prompt: Size = 1
+    """Responses to each prompt of a rollout; batch_size counts all of them."""
+    advantage: Literal["gae", "rloo", "grpo"] = "gae"
+    """gae learns values (arXiv 1506.02438); the others compare a response with those to the same prompt: rloo subtracts
+    the mean of the others (arXiv 2402.14740), grpo that of all and divides by their deviation (arXiv 2402.03300)."""
+    norm_by_std: bool = True
+    """With grpo, divide by the standard deviation of a prompt's scores; false is Dr. GRPO (arXiv 2503.20783)."""
     minibatch_size: Size = 16
     """Responses per optimizer step, across all processes."""
     micro_batch_size: Size | None = None
@@ -172,6 +179,9 @@ class PPOConfig:
     """Weight of the per-token KL penalty against the reference."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     """Estimator of the penalty: log ratio, half its square, or the non-negative k3."""
+    kl_in: Literal["reward", "loss"] | None = None
+    """Whether the penalty lowers the reward of every token or is a term of the loss, where it is always k3; default:
+    loss with grpo, else reward."""
     kl_target: PositiveFloat | None = None
     """Target KL, nats per response; the proportional controller of arXiv 1909.08593 adapts kl_coef to reach it."""
     kl_horizon: PositiveInt = 10_000

@@ -32,8 +32,9 @@ TITLES = {stage: title for title, stage in TRAINED_BY.items()}
 TAGS = {PPO: ["rlhf", "ppo"], SFT: ["sft"], REWARD: ["reward-model"]}
 SFT_SETTINGS = ("batch_size", "learning_rate")
 PPO_SETTINGS = (
-    *("steps", "batch_size", "minibatch_size", "epochs", "learning_rate", "kl_coef", "kl_estimator", "kl_target"),
-    *("clip_range", "max_new_tokens", "temperature", "score_clip", "score_scale", "missing_eos_penalty", "value_model"),
+    *("advantage", "steps", "batch_size", "samples_per_prompt", "minibatch_size", "epochs", "learning_rate", "kl_coef"),
+    *("kl_estimator", "kl_in", "kl_target", "clip_range", "max_new_tokens", "temperature", "score_clip", "score_scale"),
+    *("missing_eos_penalty", "value_model"),
 )
 REWARD_SETTINGS = (
     *("objective", "target_label", "epochs", "batch_size", "learning_rate", "max_tokens", "perturbation_rate"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,3 +248,9 @@ def incompatibility(config: PeftConfig, weights: Iterable[str]) -> str | None:
     if base_weights:
         return f"it contains {base_weights[0]}, a weight of the base; save it with save_embedding_layers=False"
     return None
+
+
+def adapter_name(name: str) -> str | None:
+    """Return the LoRA adapter that a parameter belongs to; a layer may be called value too, as in BERT's attention."""
+    match = re.search(r"\.lora_\w+\.(\w+)", name)
+    return match[1] if match else None

@@ -157,3 +157,8 @@ def capture_lm_head_input(head: nn.Module) -> Iterator[list[Tensor]]:
 def contiguous_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Copy the head's input, as a hook: given a slice, a bf16 product on the CPU copies the weight once per row."""
     return (inputs[0].contiguous(), *inputs[1:])
+
+
+def scatter_to_mask(values: Tensor, mask: Tensor) -> Tensor:
+    """Return values (N,) at the N positions where the mask (B, T) is True, and 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

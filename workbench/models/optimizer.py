@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.distributed.tensor import DTensor
+
+from workbench.models.policy import Policy
 
 BYTES_OF_STATE = 8  # two moments in fp32
 # Below, there is nothing worth moving to the host, and bitsandbytes waits for the device once per parameter.
@@ -37,3 +40,21 @@ def make_optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     from bitsandbytes.optim import PagedAdamW32bit
 
     return PagedAdamW32bit(groups, eps=1e-5, weight_decay=0.0)
+
+
+def parameter_groups(policy: Policy, rate: float, value_rate: float | None) -> list[dict[str, Any]]:
+    """Return one parameter group for the policy and, if it has values, one for them, each with its learning rate."""
+    value_parameters = [p for p in policy.value_parameters() if p.requires_grad]
+    value_ids = {id(p) for p in value_parameters}
+    policy_parameters = [p for p in policy.parameters() if p.requires_grad and id(p) not in value_ids]
+    groups = [
+        {"params": policy_parameters, "lr": rate},
+        {"params": value_parameters, "lr": rate if value_rate is None else value_rate},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def lr_multiplier(step: int, steps: int, schedule: Literal["linear", "cosine", "constant"]) -> float:
+    """Return the fraction of the peak learning rate at `step`, which falls from 1 towards 0 at `steps`."""
+    progress = step / steps
+    return {"linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress)), "constant": 1.0}[schedule]

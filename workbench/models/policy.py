@@ -6,7 +6,6 @@ prompts (soft_prompts.py). Shapes: B prompts, P prompt tokens, T response tokens
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Self
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
+from workbench.models.adapters import adapter_name
 from workbench.models.decoding import PLAIN, Decoding, generation_config, logits_processors
 from workbench.models.loading import start_id, stop_ids
 from workbench.models.logprobs import (
@@ -26,6 +26,7 @@ from workbench.models.logprobs import (
     contiguous_input,
     head_logprobs,
     logits_logprobs,
+    scatter_to_mask,
 )
 from workbench.models.sampling import mask_after_stop
 
@@ -34,7 +35,7 @@ class TokenScores(NamedTuple):
     """Log-probability, value and entropy of each response token."""
 
     logprobs: Tensor  # (B, T) float32
-    values: Tensor  # (B, T) float32, of the state before the token
+    values: Tensor | None  # (B, T) float32, of the state before the token; None without a value head
     entropies: Tensor | None  # (B, T) float32, nats, of the distribution that the token was drawn from; optional
 
 
@@ -52,7 +53,7 @@ class Batch(NamedTuple):
 
 
 class Policy(nn.Module):
-    """A language model with a value head; `forward` scores responses, `generate` samples them."""
+    """A language model, by default with a value head; `forward` scores responses, `generate` samples them."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Policy(nn.Module):
         reference: PreTrainedModel | None = None,
         value_model: PreTrainedModel | None = None,
         autocast: torch.dtype | None = None,
+        with_values: bool = True,
     ) -> None:
         """Take a model and, for full fine-tuning, a frozen copy as `reference` and optionally a `value_model`.
 
@@ -75,10 +77,7 @@ class Policy(nn.Module):
         self.trained_adapters = [
             name for name in ("policy", "value") if self.has_adapters and name in model.peft_config
         ]
-        self.value_head = nn.Linear(model.get_output_embeddings().in_features, 1)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
-        self.value_head.to(model.device)
+        self.value_head = zero_head(model.get_output_embeddings().in_features, model.device) if with_values else None
         self.is_encoder_decoder: bool = model.config.is_encoder_decoder
         self.pad_id: int = tokenizer.pad_token_id
         self.start_id: int | None = start_id(self.base)
@@ -197,6 +196,8 @@ class Policy(nn.Module):
     def forward(self, batch: Batch, temperature: float, entropy: bool = False) -> TokenScores:
         """Score the batch's responses with the trainable model; 0 at masked positions."""
         logprobs, entropies, states = self._score(self.model, batch, temperature, entropy)
+        if self.value_head is None:
+            return TokenScores(logprobs, None, entropies)
         if self.value_model is not None:
             states = self._states(self.value_model, batch)
         elif "value" in self.trained_adapters:
@@ -338,12 +339,9 @@ class Policy(nn.Module):
         )
 
 
-def adapter_name(name: str) -> str | None:
-    """Return the LoRA adapter that a parameter belongs to; a layer may be called value too, as in BERT's attention."""
-    match = re.search(r"\.lora_\w+\.(\w+)", name)
-    return match[1] if match else None
-
-
-def scatter_to_mask(values: Tensor, mask: Tensor) -> Tensor:
-    """Return values (N,) at the N positions where the mask (B, T) is True, and 0 elsewhere."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+def zero_head(features: int, device: torch.device) -> nn.Linear:
+    """Return a head that predicts 0 before it has learned anything."""
+    head = nn.Linear(features, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head.to(device)

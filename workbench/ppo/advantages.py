@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from workbench.config.derived import is_kl_in_loss
 from workbench.config.schema import PPOConfig
 from workbench.ppo import algorithm
 from workbench.ppo.checkpoint import TrainState
@@ -17,8 +18,8 @@ class Estimates(NamedTuple):
 
     kl: Tensor  # (B, T) nats, from the configured estimator
     rewards: Tensor  # (B, T) score minus KL penalty
-    advantages: Tensor  # (B, T) before whitening
-    returns: Tensor  # (B, T) targets for the values
+    advantages: Tensor  # (B, T) as the loss weighs the tokens, but for GAE before whitening
+    returns: Tensor | None  # (B, T) targets for the values, if there are any
 
 
 def estimate_advantages(rollout: Rollout, config: PPOConfig, state: TrainState) -> Estimates:
@@ -34,7 +35,13 @@ def estimate_advantages(rollout: Rollout, config: PPOConfig, state: TrainState) 
         scale=config.score_scale,
         missing_eos_penalty=config.missing_eos_penalty,
     )
-    rewards = algorithm.token_rewards(scores, kl, mask, state.kl_coef)
-    advantages = algorithm.gae(rewards, rollout.values, mask, config.gamma, config.lam)
-    returns = (advantages + rollout.values) * mask
-    return Estimates(kl, rewards, advantages, returns)
+    rewards = algorithm.token_rewards(scores, kl, mask, 0.0 if is_kl_in_loss(config) else state.kl_coef)
+    if rollout.values is not None:
+        advantages = algorithm.gae(rewards, rollout.values, mask, config.gamma, config.lam)
+        return Estimates(kl, rewards, advantages, (advantages + rollout.values) * mask)
+    totals, samples = rewards.sum(dim=1), config.samples_per_prompt
+    if config.advantage == "rloo":
+        per_response = algorithm.leave_one_out_advantages(totals, samples)
+    else:
+        per_response = algorithm.group_advantages(totals, samples, norm_by_std=config.norm_by_std)
+    return Estimates(kl, rewards, per_response.unsqueeze(1) * mask, None)

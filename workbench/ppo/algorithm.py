@@ -4,7 +4,6 @@ Shapes: B responses, T response tokens. A mask is True at sampled tokens, the st
 it is False.
 """
 
-import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 # Larger log ratios carry no useful signal, and exp overflows float32 at 88.
 LOG_RATIO_LIMIT = 20.0
+STD_EPSILON = 1e-4  # as in TRL's GRPO
 
 
 def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
@@ -69,6 +69,27 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages
 
 
+def leave_one_out_advantages(rewards: Tensor, samples: int) -> Tensor:
+    """Return each response's reward minus the mean of the other responses to its prompt (arXiv 2402.14740 eq. 8).
+
+    `rewards` (B,) has the `samples` responses to a prompt one after another.
+    """
+    groups = rewards.view(-1, samples)
+    others = (groups.sum(dim=1, keepdim=True) - groups) / (samples - 1)
+    return (groups - others).flatten()
+
+
+def group_advantages(rewards: Tensor, samples: int, *, norm_by_std: bool) -> Tensor:
+    """Return rewards (B,) minus their mean over each prompt's `samples` responses, and by default over their deviation.
+
+    The deviation is arXiv 2402.03300's, section 4.1.2, and its absence arXiv 2503.20783's. Groups of equal rewards get
+    0; the rewards of a prompt follow one another.
+    """
+    groups = rewards.view(-1, samples)
+    centered = groups - groups.mean(dim=1, keepdim=True)
+    return (centered / (groups.std(dim=1, keepdim=True) + STD_EPSILON) if norm_by_std else centered).flatten()
+
+
 def whiten(values: Tensor, mask: Tensor, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums) -> Tensor:
     """Return `values` (B, T) shifted and scaled to mean 0 and variance 1 over the mask.
 
@@ -111,6 +132,16 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask
     )
 
 
+def kl_loss(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Return k3 times the probability ratio, summed over the tokens (B, T), for a penalty in the loss.
+
+    The expectation over tokens of the old policy, and its gradient, are those of KL(policy || reference); k3 alone has
+    the gradient of KL(reference || policy) (arXiv 2512.02556).
+    """
+    log_ratio = ((logprobs - old_logprobs) * mask).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return (log_ratio.exp() * kl_penalty(logprobs, ref_logprobs, "k3") * mask).sum()
+
+
 class ValueLoss(NamedTuple):
     """Sums over the tokens of a batch."""
 
@@ -137,25 +168,3 @@ def update_kl_coef(kl_coef: float, kl: float, target: float, horizon: int, episo
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * episodes / horizon)
-
-
-def lr_multiplier(step: int, steps: int, schedule: Literal["linear", "cosine", "constant"]) -> float:
-    """Return the fraction of the peak learning rate at `step`, which falls from 1 towards 0 at `steps`."""
-    progress = step / steps
-    return {"linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress)), "constant": 1.0}[schedule]
-
-
-def explained_variance(
-    values: Tensor, returns: Tensor, mask: Tensor, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums
-) -> Tensor:
-    """Return 1 - Var(returns - values) / Var(returns) over the mask (B, T); 0 if the returns do not vary.
-
-    `reduce_sum` adds up a vector over all processes.
-    """
-    targets, errors = returns.double() * mask, (returns - values).double() * mask
-    count, target_sum, error_sum = reduce_sum(torch.stack((mask.sum().double(), targets.sum(), errors.sum())))
-    target_mean, error_mean = target_sum / count.clamp(min=1), error_sum / count.clamp(min=1)
-    variance, error_variance = reduce_sum(
-        torch.stack((((targets - target_mean) * mask).square().sum(), ((errors - error_mean) * mask).square().sum()))
-    )
-    return torch.where(variance > 0, 1 - error_variance / variance.clamp(min=1e-12), 0.0)

@@ -62,6 +62,15 @@ class TrainState:
     metrics: dict[str, float] = field(default_factory=dict)
     """Metrics of the last step."""
 
+    def count_update(self, metrics: dict[str, float], loss_scale: dict[str, float]) -> None:
+        """Count a finished update with its metrics, and the updates in a row that had no finite gradient."""
+        self.loss_scale = loss_scale
+        # The scale of fp16 starts too high, and steps are skipped until it fits.
+        is_searching = metrics.get("loss_scale", 0.0) >= 1
+        is_nonfinite = metrics["skipped_steps"] == metrics["optimizer_steps"] > 0 and not is_searching
+        self.nonfinite_updates = self.nonfinite_updates + 1 if is_nonfinite else 0
+        self.step += 1
+
     def change_precision(self, precision: str) -> str | None:
         """Go on in another precision; return a warning if it is another one."""
         before, self.precision = self.precision, precision

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -11,7 +13,9 @@ from workbench.ppo.advantages import Estimates
 from workbench.ppo.rollout import Rollout
 
 
-def rollout_metrics(rollout: Rollout, estimates: Estimates, accelerator: Accelerator) -> dict[str, float]:
+def rollout_metrics(
+    rollout: Rollout, estimates: Estimates, accelerator: Accelerator, samples_per_prompt: int
+) -> dict[str, float]:
     """Return metrics of a rollout; KL, entropy and reward are sums over a response, averaged over responses."""
     mask = rollout.batch.response_mask
     kl_k3 = algorithm.kl_penalty(rollout.logprobs, rollout.ref_logprobs, "k3") * mask
@@ -25,6 +29,10 @@ def rollout_metrics(rollout: Rollout, estimates: Estimates, accelerator: Acceler
         "response/truncated_rate": rollout.truncated.float(),
         "response/empty_rate": torch.tensor([float(not text) for text in rollout.completions], device=mask.device),
     }
+    if samples_per_prompt > 1:
+        groups = rollout.scores.view(-1, samples_per_prompt)
+        is_equal = groups.amax(dim=1) == groups.amin(dim=1)
+        per_response["objective/equal_scores_rate"] = is_equal.float().repeat_interleave(samples_per_prompt)
     if len(rollout.terms) > 1:
         per_response |= {f"objective/term/{name}": values for name, values in rollout.terms.items()}
     columns = accelerator.gather(torch.stack(list(per_response.values()), dim=1)).float()
@@ -44,21 +52,42 @@ def rollout_metrics(rollout: Rollout, estimates: Estimates, accelerator: Acceler
 
 def token_metrics(rollout: Rollout, estimates: Estimates, accelerator: Accelerator) -> dict[str, float]:
     """Return the metrics of a rollout that are means over tokens."""
-    mask, values = rollout.batch.response_mask, rollout.values
-    advantages, returns = estimates.advantages, estimates.returns
+    mask, advantages = rollout.batch.response_mask, estimates.advantages
+    values, returns = rollout.values, estimates.returns
 
     def reduce_sum(sums: Tensor) -> Tensor:
         return accelerator.reduce(sums, "sum")
 
-    sums = ((part * mask).sum() for part in (advantages, advantages.square(), returns, values))
-    count, advantage, square, returned, value = reduce_sum(torch.stack([mask.sum().float(), *sums])).tolist()
-    return {
+    parts = [advantages, advantages.square(), *([] if values is None or returns is None else [returns, values])]
+    sums = torch.stack([mask.sum().float(), *((part * mask).sum() for part in parts)])
+    count, advantage, square, *of_values = reduce_sum(sums).tolist()
+    metrics = {
         "advantages/mean": advantage / count,
         "advantages/std": max(square / count - (advantage / count) ** 2, 0.0) ** 0.5,
-        "returns/mean": returned / count,
-        "value/mean": value / count,
-        "value/explained_variance": algorithm.explained_variance(values, returns, mask, reduce_sum).item(),
     }
+    if values is None or returns is None:
+        return metrics
+    return metrics | {
+        "returns/mean": of_values[0] / count,
+        "value/mean": of_values[1] / count,
+        "value/explained_variance": explained_variance(values, returns, mask, reduce_sum).item(),
+    }
+
+
+def explained_variance(
+    values: Tensor, returns: Tensor, mask: Tensor, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums
+) -> Tensor:
+    """Return 1 - Var(returns - values) / Var(returns) over the mask (B, T); 0 if the returns do not vary.
+
+    `reduce_sum` adds up a vector over all processes.
+    """
+    targets, errors = returns.double() * mask, (returns - values).double() * mask
+    count, target_sum, error_sum = reduce_sum(torch.stack((mask.sum().double(), targets.sum(), errors.sum())))
+    target_mean, error_mean = target_sum / count.clamp(min=1), error_sum / count.clamp(min=1)
+    variance, error_variance = reduce_sum(
+        torch.stack((((targets - target_mean) * mask).square().sum(), ((errors - error_mean) * mask).square().sum()))
+    )
+    return torch.where(variance > 0, 1 - error_variance / variance.clamp(min=1e-12), 0.0)
 
 
 def speed_metrics(seconds: dict[str, float], episodes: int, mean_length: float) -> dict[str, float]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 from workbench.config.schema import PPOConfig
@@ -104,3 +105,9 @@ def sample_in_parts(
         return Batch(ids, mask, torch.cat(responses), torch.cat(masks))
 
     return limit.run(sample)
+
+
+def minibatches(rows: int, epochs: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the row indices of each minibatch: every epoch visits every row once, in a new order."""
+    for _ in range(epochs):
+        yield from torch.randperm(rows, generator=generator).split(size)

@@ -8,13 +8,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from workbench.config.derived import has_values
 from workbench.config.names import PPO
 from workbench.config.schema import Config
 from workbench.config.sources import DataSource, Scorer
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import UserError, error_context
 from workbench.models.loading import load_config, load_policy_tokenizer
-from workbench.models.memory_plan import policy_lines
+from workbench.models.memory_plan import number_of_processes, policy_lines
 from workbench.models.model_checks import policy_notes
 from workbench.models.positions import model_context
 from workbench.ppo.rollout import reward_columns
@@ -57,7 +58,7 @@ def plan_ppo(config: Config) -> PPOPlan:
         return rows
 
     rows = load("ppo.data", ppo.data)
-    check_batch_size(ppo, len(rows))
+    check_batch_size(ppo, len(rows), number_of_processes())
     validation_rows = load("ppo.validation", ppo.validation) if ppo.validation else []
     check_columns(rows, validation_rows)
     load_once, reward_model = ScorerLoader(), None
@@ -75,9 +76,11 @@ def plan_ppo(config: Config) -> PPOPlan:
             with error_context("ppo.validation"):
                 scorer.check_columns(reward_columns(validation_rows))
     updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
+    samples = f", {ppo.samples_per_prompt} responses per prompt" if ppo.samples_per_prompt > 1 else ""
+    advantage = "" if has_values(ppo) else f", advantage {ppo.advantage}"
     summary = (
-        f"{ppo.steps} steps of {ppo.batch_size} from {len(rows)} prompts, {updates} optimizer steps each, "
-        f"reward {reward.model or 'trained'}, KL coefficient {ppo.kl_coef}"
+        f"{ppo.steps} steps of {ppo.batch_size} from {len(rows)} prompts{samples}, {updates} optimizer steps each, "
+        f"reward {reward.model or 'trained'}, KL coefficient {ppo.kl_coef}{advantage}"
     )
     tokens = max(len(row["prompt_ids"]) for row in rows)
     truncation = truncation_lines(config, reward_model, held_out)

@@ -37,8 +37,8 @@ class ResponseTokens(NamedTuple):
 
     logprobs: Tensor  # (B, T) float32, of the policy that sampled
     ref_logprobs: Tensor  # (B, T) float32, of the reference
-    values: Tensor  # (B, T) float32, read before each token
     entropies: Tensor  # (B, T) float32, nats, of the distribution that each token was sampled from
+    values: Tensor | None  # (B, T) float32, read before each token; None without a value head
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Rollout:
     truncated: Tensor  # (B,) bool, cut at the token limit: no stop token
     logprobs: Tensor
     ref_logprobs: Tensor
-    values: Tensor
     entropies: Tensor
+    values: Tensor | None
     seconds: dict[str, float]  # time spent on generate, score and forward
 
     def __len__(self) -> int:
@@ -135,14 +135,16 @@ def score_tokens(policy: Policy, batch: Batch, temperature: float, micro_batch_s
     that its first ratio is 1. Rows of about one length go together, without the padding that longer ones need.
     """
     lengths = batch.prompt_mask.sum(dim=1) + batch.response_mask.sum(dim=1)
-    scored = ResponseTokens(*(torch.zeros(batch.response_mask.shape, device=policy.device) for _ in range(4)))
+    zeros = [torch.zeros(batch.response_mask.shape, device=policy.device) for _ in range(4)]
+    scored = ResponseTokens(zeros[0], zeros[1], zeros[2], None if policy.value_head is None else zeros[3])
     for rows in lengths.argsort(descending=True, stable=True).split(micro_batch_size):
         part = policy.trim(batch.rows(rows))
         scores = policy(part, temperature, entropy=True)
         ref_logprobs = policy.logprobs("reference", part, temperature)
-        columns = (scores.logprobs, ref_logprobs, scores.values, scores.entropies)
+        columns = (scores.logprobs, ref_logprobs, scores.entropies, scores.values)
         for whole, values in zip(scored, columns, strict=True):
-            whole[rows, : values.shape[1]] = values
+            if whole is not None and values is not None:
+                whole[rows, : values.shape[1]] = values
     return scored
 
 

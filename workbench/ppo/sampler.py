@@ -11,11 +11,18 @@ from workbench.config.schema import PPOConfig
 from workbench.errors import UserError
 
 
-def check_batch_size(config: PPOConfig, prompts: int) -> None:
-    """Raise UserError if a batch would need a prompt twice."""
-    if prompts < config.batch_size:
+def check_batch_size(config: PPOConfig, prompts: int, processes: int) -> None:
+    """Raise UserError if a batch would need a prompt twice, or the responses to a prompt be on two processes."""
+    size, samples = config.batch_size, config.samples_per_prompt
+    if prompts < size // samples:
+        takes = "" if samples == 1 else f" takes {size // samples} prompts, which"
         raise UserError(
-            f"ppo.batch_size: {config.batch_size} is above the {prompts} prompts of ppo.data; lower it or add prompts"
+            f"ppo.batch_size: {size}{takes} is above the {prompts} prompts of ppo.data; lower it or add prompts"
+        )
+    if size % (samples * processes):
+        raise UserError(
+            f"ppo.batch_size: {size} over {processes} processes must be a multiple of ppo.samples_per_prompt, "
+            f"{samples}, for each of them; change one of the three"
         )
 
 

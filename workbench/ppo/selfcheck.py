@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from workbench.errors import UserError
-from workbench.models.policy import Policy, adapter_name
+from workbench.models.adapters import adapter_name
+from workbench.models.policy import Policy
 from workbench.ppo.rollout import ROW_FIELDS, Rollout
 from workbench.ppo.sharded_policy import gathered
 from workbench.rewards.contract import RewardModel
@@ -62,7 +63,8 @@ def check_start(
             f"first update (limit {limits.log_ratio}), and their KL {kl / count:.2g} (limit {limits.kl}); the same "
             "weights must give the same probabilities: is dropout on?"
         )
-    accelerator.backward((scores.logprobs * mask).sum() + (scores.values * mask).sum())
+    outputs = scores.logprobs if scores.values is None else scores.logprobs + scores.values
+    accelerator.backward((outputs * mask).sum())
     unreached = without_gradient(module)
     policy.zero_grad()
     if unreached:

@@ -15,14 +15,13 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from workbench.config.derived import has_values, is_kl_in_loss
 from workbench.config.schema import PPOConfig
 from workbench.errors import Interrupted, UserError
-from workbench.models.loading import save_model
-from workbench.models.optimizer import make_optimizer
+from workbench.models.optimizer import lr_multiplier, make_optimizer, parameter_groups
 from workbench.models.policy import Policy
 from workbench.models.positions import context_length
 from workbench.models.precision import precision_name
-from workbench.models.sharding import full_state_dict
 from workbench.ppo import algorithm, checkpoint
 from workbench.ppo.advantages import estimate_advantages
 from workbench.ppo.initial_scores import mean_and_deviation, score_initial_policy
@@ -30,15 +29,16 @@ from workbench.ppo.learning_signal import read_signal, value_warning
 from workbench.ppo.metrics import progress_note, rollout_metrics, speed_metrics
 from workbench.ppo.micro_batches import row_limits
 from workbench.ppo.overoptimization import divergence_warning, read_points
+from workbench.ppo.policy_files import save_best
 from workbench.ppo.rollout import Rollout, collect
 from workbench.ppo.sampler import batch_indices, check_batch_size, check_columns, check_rows, derive_seed, token_limit
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
 from workbench.ppo.sharded_policy import gathered, loss_scaler, prepare
-from workbench.ppo.update import parameter_groups, update
+from workbench.ppo.update import update
 from workbench.ppo.validation import Sample, gather_validation, rollout_samples, sample_validation
 from workbench.rewards.contract import CheckedReward, RewardModel
 from workbench.run.distributed import any_process, fail_together, per_process
-from workbench.run.files import append_text, atomic_folder, remove_partial
+from workbench.run.files import append_text, remove_partial
 from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
 from workbench.run.tracking import NoTracker, Tracker
@@ -70,7 +70,7 @@ class PPOTrainer:
         `held_out` scores the responses to the validation prompts as well; PPO never optimizes it.
         """
         processes = accelerator.num_processes
-        check_batch_size(config, len(rows))
+        check_batch_size(config, len(rows), processes)
         check_columns(rows, validation_rows)
         # Sizes per process.
         self.batch_size = per_process("ppo.batch_size", config.batch_size, processes)
@@ -146,10 +146,12 @@ class PPOTrainer:
         return state.metrics
 
     def batch(self, step: int) -> list[dict[str, Any]]:
-        """Return this process's rows of rollout `step`."""
-        first = self.accelerator.process_index * self.batch_size
-        indices = batch_indices(step, self.config.batch_size, len(self.rows), self.seed)
-        return [self.rows[index] for index in indices[first : first + self.batch_size]]
+        """Return this process's rows of rollout `step`, one for each response: those to a prompt follow one another."""
+        samples = self.config.samples_per_prompt
+        prompts = self.batch_size // samples
+        first = self.accelerator.process_index * prompts
+        indices = batch_indices(step, self.config.batch_size // samples, len(self.rows), self.seed)
+        return [self.rows[index] for index in indices[first : first + prompts] for _ in range(samples)]
 
     def rollout(self, rows: Sequence[dict[str, Any]]) -> Rollout:
         """Sample and score a response to each of `rows`; a step draws the same samples after a resume."""
@@ -174,11 +176,14 @@ class PPOTrainer:
         start = time.perf_counter()
         config, state, mask = self.config, self.state, rollout.batch.response_mask
         estimates = estimate_advantages(rollout, config, state)
-        advantages = algorithm.whiten(estimates.advantages, mask, lambda sums: self.accelerator.reduce(sums, "sum"))
-        metrics = rollout_metrics(rollout, estimates, self.accelerator) | {"objective/kl_coef": state.kl_coef}
+        advantages = estimates.advantages
+        if has_values(config):
+            advantages = algorithm.whiten(advantages, mask, lambda sums: self.accelerator.reduce(sums, "sum"))
+        metrics = rollout_metrics(rollout, estimates, self.accelerator, config.samples_per_prompt)
+        metrics["objective/kl_coef"] = state.kl_coef
         if state.step == 0 and config.self_checks:
             self.check_start(rollout, metrics)
-        multiplier = algorithm.lr_multiplier(state.step, config.steps, config.schedule)
+        multiplier = lr_multiplier(state.step, config.steps, config.schedule)
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * multiplier
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
@@ -190,29 +195,20 @@ class PPOTrainer:
             advantages,
             estimates.returns,
             config,
+            kl_coef=state.kl_coef if is_kl_in_loss(config) else 0.0,
             minibatch_size=self.minibatch_size,
             micro_batches=self.limits.computed,
             generator=torch.Generator().manual_seed(derive_seed(self.seed, state.step, self.accelerator.process_index)),
             scaler=self.scaler,
             frozen=self.policy_parameters if state.step < config.value_warmup_steps else (),
         )
-        self.advance(metrics)
-        speed = rollout.seconds | {"update": time.perf_counter() - start}
-        return metrics | speed_metrics(speed, config.batch_size, metrics["response/length_mean"])
-
-    def advance(self, metrics: dict[str, float]) -> None:
-        """Count a finished update, and adapt the KL coefficient if it has a target."""
-        config, state = self.config, self.state
-        state.loss_scale = self.scaler.state_dict()
-        # The scale of fp16 starts too high, and steps are skipped until it fits.
-        is_searching = metrics.get("loss_scale", 0.0) >= 1
-        is_nonfinite = metrics["skipped_steps"] == metrics["optimizer_steps"] > 0 and not is_searching
-        state.nonfinite_updates = state.nonfinite_updates + 1 if is_nonfinite else 0
-        state.step += 1
+        state.count_update(metrics, self.scaler.state_dict())
         if config.kl_target is not None:
             state.kl_coef = algorithm.update_kl_coef(
                 state.kl_coef, metrics["objective/kl"], config.kl_target, config.kl_horizon, config.batch_size
             )
+        speed = rollout.seconds | {"update": time.perf_counter() - start}
+        return metrics | speed_metrics(speed, config.batch_size, metrics["response/length_mean"])
 
     def check_start(self, rollout: Rollout, metrics: dict[str, float]) -> None:
         """Run the self-checks on the first responses of the first rollout."""
@@ -273,11 +269,7 @@ class PPOTrainer:
         if best is not None and not objective > best:
             return
         self.state.best_objective = objective
-        weights = full_state_dict(self.unwrapped.model)
-        with fail_together(self.accelerator):
-            if self.accelerator.is_main_process:
-                with atomic_folder(self.folder / "best") as partial:
-                    save_model(self.unwrapped.model, partial, weights)
+        save_best(self.unwrapped, self.folder / "best", self.accelerator)
 
     def log(self, metrics: dict[str, float], samples: list[Sample], tracker: Tracker) -> None:
         """Append to metrics.jsonl and samples.jsonl, log to the tracker, and warn if the rewards diverge."""

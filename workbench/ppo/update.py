@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -15,11 +15,12 @@ from workbench.config.schema import PPOConfig
 from workbench.models.policy import Policy
 from workbench.models.sharding import full_tensor, is_sharded
 from workbench.ppo import algorithm
-from workbench.ppo.micro_batches import MicroBatches
+from workbench.ppo.micro_batches import MicroBatches, minibatches
 from workbench.ppo.rollout import Rollout
 
 # Quantities summed over the tokens of a micro batch, in the order of the vector that holds the sums.
 SUMS = ("tokens", "policy_loss", "value_loss", "entropy", "clipped", "value_clipped", "approx_kl", "ratio")
+VALUE_METRICS = ("value/loss", "value/clip_fraction")
 
 
 class MicroBatch(NamedTuple):
@@ -36,9 +37,10 @@ def update(
     accelerator: Accelerator,
     rollout: Rollout,
     advantages: Tensor,
-    returns: Tensor,
+    returns: Tensor | None,
     config: PPOConfig,
     *,
+    kl_coef: float,
     minibatch_size: int,
     micro_batches: MicroBatches,
     generator: torch.Generator,
@@ -47,6 +49,7 @@ def update(
 ) -> dict[str, float]:
     """Take the optimizer steps for `advantages` and `returns` (B, T) and return the metrics over all of them.
 
+    `kl_coef` is the weight of the KL to the reference in the loss; without `returns` no values are learned.
     `policy` is the module that `accelerator` prepared, so that gradients are averaged over processes; sizes are per
     process. A step whose gradient is not finite is skipped and counted; a minibatch past `target_kl` ends the update.
     `scaler` keeps the gradients of fp16 within its range, and is disabled in other precisions. Parameters in `frozen`
@@ -60,7 +63,7 @@ def update(
         tokens = accelerator.reduce(rollout.batch.response_mask[rows].sum(), "sum").item()
         # Gradients are averaged over processes; the weight makes the average the mean over all tokens.
         weight = accelerator.num_processes / max(tokens, 1)
-        losses = partial(micro_loss, policy, accelerator, rollout, advantages, returns, config)
+        losses = partial(micro_loss, policy, accelerator, rollout, advantages, returns, config, kl_coef)
         work = partial(accumulate_gradients, policy, accelerator, scaler, losses, rows, weight)
         sums, largest = micro_batches.run(work, undo=optimizer.zero_grad)
         ratio_max = torch.maximum(ratio_max, largest)
@@ -83,7 +86,9 @@ def update(
             skipped += 1
         scaler.update()
         optimizer.zero_grad()
-    return update_metrics(total, ratio_max, accelerator, with_entropy=bool(config.entropy_coef)) | {
+    metrics = update_metrics(total, ratio_max, accelerator)
+    absent = ("policy/entropy",) * (not config.entropy_coef) + VALUE_METRICS * (returns is None)
+    return {name: value for name, value in metrics.items() if name not in absent} | {
         "grad_norm": norm_sum / max(steps - skipped, 1),
         "optimizer_steps": steps,
         "skipped_steps": skipped,
@@ -120,8 +125,9 @@ def micro_loss(
     accelerator: Accelerator,
     rollout: Rollout,
     advantages: Tensor,
-    returns: Tensor,
+    returns: Tensor | None,
     config: PPOConfig,
+    kl_coef: float,
     rows: Tensor,
 ) -> MicroBatch:
     """Run the policy over `rows` of the rollout and return the loss and the sums for its metrics."""
@@ -132,11 +138,15 @@ def micro_loss(
     surrogate = algorithm.policy_loss(
         scores.logprobs, rollout.logprobs[rows, :length], advantages[rows, :length], mask, config.clip_range
     )
-    value = algorithm.value_loss(
-        scores.values, rollout.values[rows, :length], returns[rows, :length], mask, config.value_clip_range
-    )
-    entropy = scores.entropies.sum() if with_entropy else torch.zeros_like(surrogate.loss)
+    zero = torch.zeros_like(surrogate.loss)
+    entropy, value = scores.entropies.sum() if with_entropy else zero, algorithm.ValueLoss(zero, zero)
+    if rollout.values is not None and returns is not None:
+        old_values = rollout.values[rows, :length]
+        value = algorithm.value_loss(scores.values, old_values, returns[rows, :length], mask, config.value_clip_range)
     loss = surrogate.loss + config.vf_coef * value.loss - config.entropy_coef * entropy
+    if kl_coef:
+        old, reference = rollout.logprobs[rows, :length], rollout.ref_logprobs[rows, :length]
+        loss = loss + kl_coef * algorithm.kl_loss(scores.logprobs, old, reference, mask)
     sums = (
         mask.sum(),
         surrogate.loss,
@@ -150,15 +160,13 @@ def micro_loss(
     return MicroBatch(loss, torch.stack([part.detach().float() for part in sums]), surrogate.ratio_max)
 
 
-def update_metrics(
-    total: Tensor, ratio_max: Tensor, accelerator: Accelerator, *, with_entropy: bool
-) -> dict[str, float]:
+def update_metrics(total: Tensor, ratio_max: Tensor, accelerator: Accelerator) -> dict[str, float]:
     """Return the metrics that are means over the tokens of all minibatches, from this process's SUMS."""
     largest_ratio = accelerator.gather(ratio_max.unsqueeze(0)).max().item()
     sums = dict(zip(SUMS, accelerator.reduce(total, "sum").tolist(), strict=True))
     tokens = max(sums.pop("tokens"), 1)
     mean = {name: value / tokens for name, value in sums.items()}
-    metrics = {
+    return {
         "policy/loss": mean["policy_loss"],
         "policy/approx_kl": mean["approx_kl"],
         "policy/clip_fraction": mean["clipped"],
@@ -166,22 +174,5 @@ def update_metrics(
         "policy/ratio_max": largest_ratio,
         "value/loss": mean["value_loss"],
         "value/clip_fraction": mean["value_clipped"],
+        "policy/entropy": mean["entropy"],
     }
-    return metrics | ({"policy/entropy": mean["entropy"]} if with_entropy else {})
-
-
-def minibatches(rows: int, epochs: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield the row indices of each minibatch: every epoch visits every row once, in a new order."""
-    for _ in range(epochs):
-        yield from torch.randperm(rows, generator=generator).split(size)
-
-
-def parameter_groups(policy: Policy, rate: float, value_rate: float | None) -> list[dict[str, Any]]:
-    """Return one parameter group for the policy and one for the values alone, each with its learning rate."""
-    value_parameters = [p for p in policy.value_parameters() if p.requires_grad]
-    value_ids = {id(p) for p in value_parameters}
-    policy_parameters = [p for p in policy.parameters() if p.requires_grad and id(p) not in value_ids]
-    return [
-        {"params": policy_parameters, "lr": rate},
-        {"params": value_parameters, "lr": rate if value_rate is None else value_rate},
-    ]
