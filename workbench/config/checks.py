@@ -18,12 +18,12 @@ from workbench.config.derived import (
     sampling_seeds,
 )
 from workbench.config.generation import GenerationSettings
-from workbench.config.names import PROMPTING, TITLES
+from workbench.config.names import ALIGNED, BASE, PROMPTING, TITLES, TUNED
 from workbench.config.prompting import PromptingConfig
 from workbench.config.ranges import Length, OneLine, Range
 from workbench.config.schema import Config, EvaluationConfig, PPOConfig, RewardTraining, SFTConfig
 from workbench.config.sources import DataSource
-from workbench.errors import UserError, error_context, shorten
+from workbench.errors import UserError, error_context, shorten, suggestion
 
 # What only values need.
 VALUE_SETTINGS = (
@@ -50,7 +50,8 @@ def check(config: Config) -> None:
     is_trained = config.sft or config.ppo or (config.reward and config.reward.train)
     if config.tuning is not None and config.sft is None:
         raise UserError("sft: missing; recipes.tuning takes data, steps and batch size from it, for every method")
-    if not is_trained and not config.evaluation.models and config.prompting is None:
+    has_rows = config.evaluation.models or config.evaluation.best_of
+    if not is_trained and not has_rows and config.prompting is None:
         raise UserError(
             "sft, reward.train, ppo, evaluation.models, prompting: all missing, so there is nothing to train or to "
             "compare; set at least one"
@@ -75,6 +76,7 @@ def check(config: Config) -> None:
                 "would run under the wrong adapter; use shared, or turn checkpointing off"
             )
     check_evaluation(config.evaluation, sampling_seeds(config), completion_limit(config))
+    check_best_of(config)
     check_samples(config)
     if config.prompting:
         check_prompting(config.prompting, completion_limit(config))
@@ -266,6 +268,26 @@ def check_evaluation(evaluation: EvaluationConfig, seeds: list[int], limit: int)
     reserved = RESERVED_TITLES & evaluation.models.keys()
     if reserved:
         raise UserError(f"evaluation.models.{min(reserved)}: this title is reserved; choose another one")
+
+
+def check_best_of(config: Config) -> None:
+    """Raise UserError for a choice among samples of an unknown model, among equal ones, or without a reward."""
+    evaluation = config.evaluation
+    trained = {TUNED: config.sft, ALIGNED: config.ppo}
+    titles = [BASE, *(title for title, section in trained.items() if section is not None), *evaluation.models]
+    for title, settings in evaluation.best_of.items():
+        key = f"evaluation.best_of.{title}"
+        if title in {*RESERVED_TITLES, *evaluation.models}:
+            raise UserError(f"{key}: this title is taken; choose another one")
+        if settings.model not in titles:
+            raise UserError(
+                f"{key}.model: {shorten(settings.model)} is not among the compared models, {', '.join(titles)}"
+                f"{suggestion(settings.model, titles)}"
+            )
+        if config.reward is None:
+            raise UserError(f"{key}: the reward chooses among the samples, and there is none; set reward.model")
+        if evaluation.temperature == 0:
+            raise UserError(f"{key}: evaluation.temperature 0 samples the same completion {settings.n} times; raise it")
 
 
 def check_samples(config: Config) -> None:

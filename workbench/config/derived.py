@@ -17,7 +17,7 @@ def configured_stages(config: Config) -> list[str]:
         SFT: config.sft is not None,
         REWARD: config.reward is not None and config.reward.model is None,
         PPO: config.ppo is not None,
-        EVALUATION: bool(config.sft or config.ppo or config.evaluation.models),
+        EVALUATION: bool(config.sft or config.ppo or config.evaluation.models or config.evaluation.best_of),
         PROMPTING: config.prompting is not None,
         TUNING: config.tuning is not None,
     }

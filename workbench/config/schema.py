@@ -26,7 +26,7 @@ from workbench.config.ranges import (
     Size,
     Steps,
 )
-from workbench.config.sources import DataSource, MixedSource, PromptSet, Scorer
+from workbench.config.sources import BestOf, DataSource, MixedSource, PromptSet, Scorer
 from workbench.config.tuning import LoraSettings, TuningConfig
 
 
@@ -240,6 +240,8 @@ class EvaluationConfig(GenerationSettings):
     """Prompt sets by name."""
     models: dict[str, Name] = field(default_factory=dict)
     """Further models to compare, keyed by title: an adapter's folder, a model's folder, or a hub id."""
+    best_of: dict[str, BestOf] = field(default_factory=dict)
+    """The best of n samples of a model by the run's reward, keyed by title: {model: sft, n: 16}."""
     judges: list[Name | Scorer] = field(default_factory=list)
     """Toxicity judges in addition to the reward, each a name or {model: ..., options: ...}."""
     rewards: list[Name | Scorer] = field(default_factory=list)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from workbench.config.ranges import Name, PositiveInt, Share
+from workbench.config.ranges import Name, PositiveInt, Range, Share
 
 
 @dataclass
@@ -16,6 +16,16 @@ class Scorer:
     """A registered name, hub id or folder of a classifier, or package.module:object."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments, for example {target_label: nothate}."""
+
+
+@dataclass
+class BestOf:
+    """Several samples of a model, of which the reward chooses one."""
+
+    model: Name
+    """Title of the model that samples: base, sft, aligned, or a key of evaluation.models."""
+    n: Annotated[int, Range(minimum=2, maximum=1024)] = 4
+    """Samples to choose from."""
 
 
 @dataclass

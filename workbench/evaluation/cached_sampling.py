@@ -16,6 +16,7 @@ from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.generation import GenerationSettings
 from workbench.config.names import EVALUATION
 from workbench.config.schema import Config
+from workbench.evaluation.best_of import candidate_sampling
 from workbench.evaluation.cache import (
     Cache,
     completions_from_json,
@@ -46,7 +47,7 @@ class SampledSet:
     """The completions that the models generated for one prompt set."""
 
     completions: dict[str, list[list[Completion]]]
-    """The completions of each prompt, by model title."""
+    """The completions of each prompt, by model title; those of evaluation.best_of are all candidates."""
     reference_perplexity: float | None
     """Of all references under the base; None without references."""
 
@@ -61,15 +62,21 @@ def sample_sets(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> dic
         cache = open_cache(run.stage(EVALUATION)) if is_main else Cache(Path(), {})
     loader = ModelLoader(run, plan.tokenizers, accelerator.device)
     sampler = CachedSampler(run.config, cache, accelerator, functools.cache(weights_hash))
-    by_title = {}
+    by_title, best_of = {}, run.config.evaluation.best_of
     for spec in model_specs(run):
         load = functools.cache(functools.partial(loader.load, spec))
-        by_title[spec.title] = [
-            sampler.completions(
-                spec, load, each.rows_for(spec.model), sampling_of(run.config), f"evaluation {each.name} {spec.title}"
-            ).completions
-            for each in plan.sets
-        ]
+        samplings = {spec.title: sampling_of(run.config)} | {
+            title: candidate_sampling(sampling_of(run.config), settings.n)
+            for title, settings in best_of.items()
+            if settings.model == spec.title
+        }
+        for title, sampling in samplings.items():
+            by_title[title] = [
+                sampler.completions(
+                    spec, load, each.rows_for(spec.model), sampling, f"evaluation {each.name} {title}"
+                ).completions
+                for each in plan.sets
+            ]
     perplexities = [sampler.reference_perplexity(loader, prompt_set) for prompt_set in plan.sets]
     if not is_main:
         return {}

@@ -52,7 +52,7 @@ def model_titles(config: Config) -> list[str]:
     """Return the titles in the order of the tables."""
     sections = {TUNED: config.sft, ALIGNED: config.ppo}
     trained = [title for title, section in sections.items() if section is not None]
-    return [BASE, *trained, *further_adapters(config), *further_models(config)]
+    return [BASE, *trained, *further_adapters(config), *further_models(config), *config.evaluation.best_of]
 
 
 def trained_folders(run: Run) -> dict[str, Path]:

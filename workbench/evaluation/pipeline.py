@@ -14,6 +14,7 @@ from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.generation import GenerationSettings
 from workbench.config.names import ALIGNED, BASE, TRAINED_BY, TUNED
 from workbench.config.schema import Config
+from workbench.evaluation.best_of import with_best
 from workbench.evaluation.cached_sampling import sample_sets
 from workbench.evaluation.generation import Completion
 from workbench.evaluation.guards import check_guards
@@ -67,11 +68,12 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
     pairs = compared_pairs(titles, before, after)
     for prompt_set in plan.sets:
         rows, references, models = prompt_set.rows, prompt_set.references, sampled[prompt_set.name]
-        scores = measure(rows, references, models.completions, scorers, seeds, prompt_set.identities)
+        completions = with_best(models.completions, run.config.evaluation.best_of, rows, scorers.reward)
+        scores = measure(rows, references, completions, scorers, seeds, prompt_set.identities)
         sets.append(set_result(prompt_set, scores, models.reference_perplexity, pairs))
         # Rewards are trained on completions; independent judges are more reliable on prompts.
         toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
-        examples += set_examples(prompt_set.name, rows, references, models.completions, scores, toxicities, after)
+        examples += set_examples(prompt_set.name, rows, references, completions, scores, toxicities, after)
     copies = copies_of_reward(list(scorers.judges), examples)
     for judge in copies:
         print_once(f"evaluation.judges: {judge} scores every completion exactly as the reward does, so it is left out")

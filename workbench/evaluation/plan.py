@@ -53,6 +53,7 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
     sizes = [
         f"{loaded_set.name}: {len(loaded_set.rows)} prompts x {len(titles)} models x {samples} completions, "
         f"up to {completion_limit(config)} tokens"
+        + "".join(f"; {title} chooses each of {each.n}" for title, each in settings.best_of.items())
         + ("" if has_references[loaded_set.name] else ", no column reference: no ROUGE, no BLEU")
         for loaded_set in sets
     ]
