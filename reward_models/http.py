@@ -5,6 +5,8 @@ The server speaks JSON:
 GET  /health                                             {"model": name, "judges": whether there is /toxicity}, or 404
 POST /score     {"prompts": [], "completions": [], "columns": {name: []}}      {"scores": [a number per completion]}
 POST /toxicity  {"texts": []}                                  {"scores": [a probability of toxicity per text]}
+
+With `dialect: openrlhf`, it is a remote reward model of OpenRLHF instead (see reward_models.http_dialects).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
@@ -25,6 +27,7 @@ from typing import Any
 
 import httpx2
 
+from reward_models.http_dialects import Dialect, OpenRLHF, make_dialect
 from workbench.errors import RewardError, UserError
 from workbench.rewards.contract import Judge, check_probabilities, check_scores
 
@@ -35,7 +38,6 @@ MAX_QUOTED_CHARACTERS = 200
 MAX_BYTES, MAX_BYTES_PER_TEXT = 2**20, 256
 TOO_MANY_REQUESTS = 429
 FIXES = {
-    404: "correct the url: it is the part before /score",
     413: "lower batch_size",
     TOO_MANY_REQUESTS: "lower concurrency, or raise retries",
 }
@@ -54,19 +56,25 @@ class HttpReward:
     batch_size: int
     """Texts per request."""
     token_env: str | None
+    dialect: Dialect
     offers_judge: bool = False
     """Whether the server has /toxicity."""
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         """Return one number per completion; raises RewardError if the server fails or returns anything else."""
         # TRL also passes objects of its own by keyword, which are not columns.
-        lists = {name: values for name, values in columns.items() if isinstance(values, list)}
+        lists = self.dialect.select({name: values for name, values in columns.items() if isinstance(values, list)})
         requests = []
         for part in _slices(len(completions), self.batch_size):
-            body = {"prompts": prompts[part], "completions": completions[part]}
             selected = {name: values[part] for name, values in lists.items()}
-            requests.append((_to_json({**body, "columns": selected}, list(lists)), len(completions[part])))
-        return check_scores(self._post("/score", requests), completions, self.url)
+            body = self.dialect.body(prompts[part], completions[part], selected)
+            requests.append((_to_json(body, list(lists)), len(completions[part])))
+        scores = self._post(self.dialect.path, self.dialect.scores_key, requests)
+        return check_scores(scores, completions, self.url)
+
+    def check_columns(self, columns: Mapping[str, list]) -> None:
+        """Raise UserError if the data lack the column of the labels."""
+        self.dialect.select(columns)
 
     def judge(self) -> Judge | None:
         """Return the server's toxicity judge, or None if it has none."""
@@ -75,8 +83,8 @@ class HttpReward:
     def toxicity(self, texts: list[str]) -> list[float]:
         """Return one probability per text; raises RewardError if the server fails or returns anything else."""
         parts = [texts[part] for part in _slices(len(texts), self.batch_size)]
-        scores = self._post("/toxicity", [(_to_json({"texts": part}, []), len(part)) for part in parts])
-        return check_probabilities(scores, texts, self.url)
+        requests = [(_to_json({"texts": part}, []), len(part)) for part in parts]
+        return check_probabilities(self._post("/toxicity", "scores", requests), texts, self.url)
 
     def has_toxicity(self) -> bool:
         """Return whether the server reports that it has /toxicity; raises RewardError if it cannot be reached."""
@@ -87,8 +95,17 @@ class HttpReward:
         health = self._read(response)
         return isinstance(health, dict) and health.get("judges") is True
 
-    def _post(self, path: str, requests: list[tuple[bytes, int]]) -> list[Any]:
-        """Return the unchecked scores of requests (JSON, number of texts), in the order of the requests."""
+    def check_server(self) -> None:
+        """Raise RewardError unless the server scores a row, or fails at it, as it may if it needs a label."""
+        prompts, completions = ["Hello."], [" Hi."]
+        body = _to_json(self.dialect.body(prompts, completions, {}), [])
+        with self._client() as client:
+            response = self._request(client, "POST", self.dialect.path, body, MAX_BYTES)
+        if not _is_transient(response.status_code):
+            check_scores(self._read_scores(response, self.dialect.scores_key, 1), completions, self.url)
+
+    def _post(self, path: str, key: str, requests: list[tuple[bytes, int]]) -> list[Any]:
+        """Return the unchecked scores, under `key`, of requests (JSON, number of texts) in the requests' order."""
         if not requests:
             return []
         failed = threading.Event()
@@ -100,7 +117,7 @@ class HttpReward:
                 body, count = request
                 try:
                     limit = MAX_BYTES + MAX_BYTES_PER_TEXT * count
-                    return self._read_scores(self._request(client, "POST", path, body, limit), count)
+                    return self._read_scores(self._request(client, "POST", path, body, limit), key, count)
                 except UserError:
                     failed.set()
                     raise
@@ -156,7 +173,8 @@ class HttpReward:
             raise RewardError(f"{url} refused the request ({status}); {fix}")
         if status != 200:
             tried = f" to the last of {self.retries + 1} requests" if self.retries and _is_transient(status) else ""
-            fix = FIXES.get(status, "see the server's log" if status >= 500 else "correct the url")
+            fixes = {404: self.dialect.url_fix, **FIXES}
+            fix = fixes.get(status, "see the server's log" if status >= 500 else "correct the url")
             raise RewardError(f"{url} returned {status}{tried}: {self._quote(response)}; {fix}")
         try:
             return json.loads(response.content)
@@ -164,15 +182,15 @@ class HttpReward:
             quoted = self._quote(response)
             raise RewardError(f"{url} returned {quoted} instead of JSON; fix the url or the server") from error
 
-    def _read_scores(self, response: httpx2.Response, count: int) -> list[Any]:
-        """Return the list of scores in a response; raises RewardError unless it has `count` entries."""
+    def _read_scores(self, response: httpx2.Response, key: str, count: int) -> list[Any]:
+        """Return the list under `key` in a response; raises RewardError unless it has `count` entries."""
         content, url = self._read(response), response.url
-        if not isinstance(content, dict) or not isinstance(content.get("scores"), list):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
             quoted = self._quote(response)
-            raise RewardError(f'{url} returned {quoted}; it must return {{"scores": [one number per text]}}')
-        scores = content["scores"]
+            raise RewardError(f'{url} returned {quoted}; it must return {{"{key}": [one number per text]}}')
+        scores = content[key]
         if len(scores) != count:
-            raise RewardError(f"{url} returned {len(scores)} scores for {count} texts; it must return one per text")
+            raise RewardError(f"{url} returned {len(scores)} {key} for {count} texts; it must return one per text")
         return scores
 
     def _quote(self, response: httpx2.Response) -> str:
@@ -192,12 +210,17 @@ def load(
     concurrency: int = 4,
     batch_size: int = 64,
     token_env: str | None = None,
+    dialect: str = "workbench",
+    label_column: str | None = None,
+    eos_token: str = "",
 ) -> HttpReward:
     """Return the reward of the server at `url`; raises UserError for a bad option or a server that does not respond.
 
     `timeout` is the longest time for one request in seconds; `token_env` names the environment variable with the
-    bearer token.
+    bearer token. With `dialect: openrlhf`, `label_column` is the column of the labels (default: `label`, if the data
+    have it), and `eos_token` ends each query.
     """
+    protocol = make_dialect(dialect, label_column, eos_token)
     for name, value, minimum in (
         ("retries", retries, 0),
         ("concurrency", concurrency, 1),
@@ -207,7 +230,10 @@ def load(
             raise UserError(f"http: {name} is {value!r}, but it must be an integer of at least {minimum}")
     if not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
         raise UserError(f"http: timeout is {timeout!r}, but it must be a number of seconds above 0")
-    reward = HttpReward(_base_url(url), timeout, retries, concurrency, batch_size, token_env)
+    reward = HttpReward(_base_url(url, protocol), timeout, retries, concurrency, batch_size, token_env, protocol)
+    if isinstance(protocol, OpenRLHF):
+        reward.check_server()
+        return reward
     return replace(reward, offers_judge=reward.has_toxicity())
 
 
@@ -263,8 +289,8 @@ def _within(seconds: float, receive: Callable[[], httpx2.Response]) -> httpx2.Re
         raise httpx2.ReadTimeout(f"no complete response within {seconds:g} s") from error
 
 
-def _base_url(url: str) -> str:
-    """Return the url without a trailing slash; raises UserError unless it is http(s)://host with port and path."""
+def _base_url(url: str, dialect: Dialect) -> str:
+    """Return the url, ready for a path; raises UserError unless it is http(s)://host with port and path."""
     fix = "use one like http://127.0.0.1:8765"
     try:
         parsed = httpx2.URL(url)
@@ -278,7 +304,7 @@ def _base_url(url: str) -> str:
     valid = parsed.scheme in ("http", "https") and parsed.host and (parsed.port or 1) < 2**16
     if not valid or parsed.query or parsed.fragment:
         raise UserError(f"http: url is {url!r}, but it must start with http:// or https:// and have no ? or #; {fix}")
-    return url.rstrip("/")
+    return url.rstrip("/") if dialect.path else url
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:

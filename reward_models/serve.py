@@ -1,26 +1,33 @@
-"""Serve a reward to reward_models.http on other machines or in other processes; JSON only, one batch at a time."""
+"""Serve a reward to reward_models.http, or to OpenRLHF, on other machines or in other processes.
+
+JSON only, one batch at a time. `/get_reward` is the path of OpenRLHF's own server:
+https://github.com/OpenRLHF/OpenRLHF/blob/3c3be6234e0cb353e76bb8019947db9dfe99fca7/openrlhf/cli/serve_rm.py#L128-L135
+Its client, and all that it reads of a response, is at #L268-L356 of openrlhf/utils/agent.py in the same commit.
+"""
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
 import json
-import math
 import re
 import socket
 import sys
 import threading
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler
-from typing import Any, NoReturn
+from typing import Any
 
 from reward_models.http import read_token
 from reward_models.http_connections import BoundedServer
-from workbench.errors import UserError, printable, shorten
+from reward_models.http_requests import RequestError, read_judged_texts, read_object, read_queries, read_rows
+from workbench.errors import UserError, printable
 from workbench.rewards.contract import CheckedReward, Judge
 from workbench.rewards.registry import REWARDS, load_reward
 from workbench.run.options import make_options_parser, name_or_path, parse_options
@@ -28,16 +35,8 @@ from workbench.run.process import exit_on_error
 
 MAX_BODY_BYTES = 32 * 2**20
 MAX_BODY_SECONDS = 120.0
-MAX_COLUMN_DEPTH = 64
-PATHS = {"/health": "GET", "/score": "POST", "/toxicity": "POST"}
-
-
-class RequestError(Exception):
-    """A request that gets an error response."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+OPENRLHF = "/get_reward"
+PATHS = {"/health": "GET", "/score": "POST", "/toxicity": "POST", OPENRLHF: "POST"}
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,12 @@ class Service:
     token: str | None
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while the model works: few models are thread-safe."""
+    eos_token: str = ""
+    """The text at the end of OpenRLHF's queries that is not part of the completion."""
 
     def permits(self, authorization: str) -> bool:
         """Return whether an Authorization header carries the token, compared in constant time."""
-        return self.token is None or hmac.compare_digest(authorization.encode(), f"Bearer {self.token}".encode())
+        return self.token is None or hmac.compare_digest(_read_sent_token(authorization), self.token.encode())
 
     def respond(self, path: str, body: bytes) -> dict[str, Any]:
         """Return the response to a request; raises RequestError."""
@@ -61,22 +62,26 @@ class Service:
             return {"model": self.name, "judges": self.judge is not None}
         if path == "/toxicity" and self.judge is None:
             raise RequestError(404, f"{self.name} is not a judge: it has no judge() method that returns one")
-        request = _read_object(body)
+        request = read_object(body)
         if path == "/toxicity":
-            _check_keys(request, ["texts"])
-            texts = _read_texts(request, "texts")
-        else:
-            _check_keys(request, ["prompts", "completions", "columns"])
-            prompts, completions = _read_texts(request, "prompts"), _read_texts(request, "completions")
-            columns = _read_columns(request, len(completions))
-            if len(prompts) != len(completions):
-                raise RequestError(400, f"{len(prompts)} prompts for {len(completions)} completions; send one for each")
+            texts = read_judged_texts(request)
+            assert self.judge is not None
+            judge = self.judge
+            return {"scores": self._work(lambda: judge(texts))}
+        rows = read_queries(request, self.eos_token) if path == OPENRLHF else read_rows(request)
+        # With several servers, OpenRLHF's client sends no rows to some of them.
+        has_rows = bool(rows.completions)
+        scores = self._work(lambda: self.reward(rows.prompts, rows.completions, **rows.columns)) if has_rows else []
+        if path == OPENRLHF:
+            # It trains on the rewards, filters prompts by the scores, and logs whatever is in extra_logs.
+            return {"rewards": scores, "scores": scores, "extra_logs": {}}
+        return {"scores": scores}
+
+    def _work(self, score: Callable[[], list[float]]) -> list[float]:
+        """Return the model's scores; raises RequestError if it fails."""
         try:
             with self.lock:
-                if path == "/toxicity":
-                    assert self.judge is not None
-                    return {"scores": self.judge(texts)}
-                return {"scores": self.reward(prompts, completions, **columns)}
+                return score()
         except Exception as error:  # a reward can fail in any way, and the next request may succeed
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             raise RequestError(500, printable(" ".join(f"{kind}{error}".split()))) from error
@@ -132,7 +137,8 @@ class Handler(BaseHTTPRequestHandler):
                 raise RequestError(405, f"{self.path} takes {allowed}, not {self.command}")
             self._reply(200, self.service.respond(self.path, body))
         except RequestError as error:
-            if error.status == 500:
+            # OpenRLHF's client logs the status alone, so that the reason would be nowhere.
+            if error.status == 500 or (self.path == OPENRLHF and error.status == 400):
                 print(f"error: {error}", file=sys.stderr, flush=True)
             self._reply(error.status, {"error": str(error)})
             if self.close_connection:
@@ -193,70 +199,24 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
-def _read_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object of a body."""
+def _read_sent_token(authorization: str) -> bytes:
+    """Return the token in an Authorization header: Bearer TOKEN or, for the url http://user:TOKEN@host, its password.
 
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
-    def read_finite(text: str) -> float:
-        number = float(text)
-        if math.isinf(number):
-            raise ValueError(f"{shorten(text)} is too large for a float")
-        return number
-
+    OpenRLHF's client can send no header of one's own, but sends the user and the password of its url.
+    """
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme == "Bearer":
+        return credentials.encode()
     try:
-        request = json.loads(body, parse_constant=refuse, parse_float=read_finite)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the body is not JSON: {error}") from error
-    if not isinstance(request, dict):
-        raise RequestError(400, f"the body is a JSON {type(request).__name__}, not an object")
-    return request
+        return base64.b64decode(credentials, validate=True).partition(b":")[2] if scheme == "Basic" else b""
+    except ValueError:
+        return b""
 
 
-def _check_keys(request: dict[str, Any], names: list[str]) -> None:
-    """Raise RequestError for a key that is not among `names`."""
-    unknown = [name for name in request if name not in names]
-    if unknown:
-        raise RequestError(400, f"unknown key {unknown[0]!r}; send {', '.join(names)}")
-
-
-def _read_texts(request: dict[str, Any], name: str) -> list[str]:
-    """Return the list of texts under `name`."""
-    texts = request.get(name)
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise RequestError(400, f"{name} is missing or not a list of texts")
-    return texts
-
-
-def _read_columns(request: dict[str, Any], count: int) -> dict[str, list]:
-    """Return the columns, each with `count` values."""
-    columns = request.get("columns", {})
-    if not isinstance(columns, dict):
-        raise RequestError(400, "columns is not an object that maps names to lists")
-    for name, values in columns.items():
-        if name in ("prompts", "completions"):
-            raise RequestError(400, f"{name} is not a column; send it outside columns")
-        if not isinstance(values, list) or len(values) != count:
-            raise RequestError(400, f"column {name!r} is not a list of {count} values, one per completion")
-        if _is_deeper(values, MAX_COLUMN_DEPTH):
-            raise RequestError(400, f"column {name!r} is nested more than {MAX_COLUMN_DEPTH} levels deep")
-    return columns
-
-
-def _is_deeper(values: list, depth: int) -> bool:
-    """Return whether lists and objects are nested in a list more than `depth` levels deep, itself included."""
-    level: list[Any] = [values]
-    for _ in range(depth):
-        nested = (item.values() if isinstance(item, dict) else item for item in level)
-        level = [value for items in nested for value in items if isinstance(value, (list, dict))]
-    return bool(level)
-
-
-def make_service(model: str, options: dict[str, Any], token: str | None) -> Service:
+def make_service(model: str, options: dict[str, Any], token: str | None, eos_token: str = "") -> Service:
     """Load a reward with load_reward and return its service; raises UserError as it does."""
     reward = load_reward(model, **options)
-    return Service(model, reward, reward.judge(), token)
+    return Service(model, reward, reward.judge(), token, eos_token=eos_token)
 
 
 def bind(host: str, port: int, token: str | None) -> BoundedServer:
@@ -296,7 +256,8 @@ def parse(argv: list[str]) -> Namespace:
     """Return the options; raises UserError with one line for any error."""
     parser = make_options_parser(
         "reward_models.serve",
-        "Serve a reward over HTTP. Its clients use reward.model: http, reward.options: {url: ...}.",
+        "Serve a reward over HTTP. Its clients use reward.model: http, reward.options: {url: ...}; to OpenRLHF, "
+        "URL/get_reward is a remote reward model.",
     )
     models = f"{', '.join(REWARDS)}, a classifier's owner/name or folder, or package.module:object"
     parser.add_argument("--model", type=name_or_path, help=f"the reward: {models}")
@@ -304,6 +265,9 @@ def parse(argv: list[str]) -> Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="IPv4 address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8765, help="port; 0 for any free port (default: 8765)")
     parser.add_argument("--token_env", metavar="NAME", help="environment variable with the token that clients send")
+    parser.add_argument(
+        "--eos_token", default="", metavar="TEXT", help="end-of-sequence token to remove from OpenRLHF's queries: </s>"
+    )
     options = parse_options(parser, argv, required={"model": models})
     try:
         options.options = json.loads(options.options)
@@ -319,7 +283,7 @@ def serve(argv: list[str]) -> None:
     options = parse(argv)
     token = None if options.token_env is None else read_token(options.token_env)
     with bind(options.host, options.port, token) as server:  # before the model, which may take minutes to load
-        url = listen(server, make_service(options.model, options.options, token))
+        url = listen(server, make_service(options.model, options.options, token, options.eos_token))
         print(f"ready: {options.model} at {url}", flush=True)
         server.serve_forever()
 

@@ -101,6 +101,7 @@ def test_clients_that_leave_at_any_moment_leave_no_trace(capfd: pytest.CaptureFi
 
 def test_idle_clients_make_way_and_take_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_connections, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(http_connections, "MIN_IDLE_SECONDS", 0.05)
     before = threading.active_count()
     with serving(make_service("toy_lexicon", {}, None)) as url:
         idle = [connect(url, b"POST /score HTTP/1.1\r\n") for _ in range(20)]
@@ -117,6 +118,7 @@ def test_idle_clients_make_way_and_take_no_more_threads(monkeypatch: pytest.Monk
 
 def test_a_server_whose_connections_all_work_refuses_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_connections, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(http_connections, "MAX_WAIT_SECONDS", 0.05)
     slow = SlowReward()
     with serving(Service("slow", CheckedReward(slow, "slow"), None, None)) as url:
         replies: list[object] = []
@@ -129,6 +131,21 @@ def test_a_server_whose_connections_all_work_refuses_more(monkeypatch: pytest.Mo
         slow.go_on.set()
         working.join()
         assert replies == [(200, {"scores": [1.0]})]
+
+
+def test_more_clients_than_connections_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connections, "MAX_CONNECTIONS", 2)
+    slow = SlowReward()
+    replies: list[object] = []
+    with serving(Service("slow", CheckedReward(slow, "slow"), None, None)) as url:
+        clients = [threading.Thread(target=lambda: replies.append(ask(url, "POST", "/score", BODY))) for _ in range(40)]
+        for waiting in clients:
+            waiting.start()
+        assert slow.started.wait(10)
+        slow.go_on.set()
+        for waiting in clients:
+            waiting.join()
+    assert replies == [(200, {"scores": [1.0]})] * 40
 
 
 def test_a_body_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from http_servers import PROMPTS, SECRET, TEXTS, SlowReward, ask, isolated, mist
 
 import reward_models.http as client
 from reward_models import toy_lexicon
-from reward_models.serve import MAX_BODY_BYTES, MAX_COLUMN_DEPTH, Service, bind, make_service, parse, serve
+from reward_models.http_requests import MAX_COLUMN_DEPTH
+from reward_models.serve import MAX_BODY_BYTES, Service, bind, make_service, parse, serve
 from workbench.errors import UserError
 from workbench.rewards.contract import CheckedReward
 
@@ -62,7 +63,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         ("/score", b'{"prompts": ["p"], "completions": ["c"], "columns": {"prompts": ["x"]}}', 400, "is not a column"),
         ("/score", b'{"prompt": ["p"], "completions": ["c"]}', 400, "unknown key 'prompt'"),
         ("/toxicity", b'{"texts": [null]}', 400, "texts is missing or not a list of texts"),
-        ("/scores", b"{}", 404, "/health, /score, /toxicity"),
+        ("/scores", b"{}", 404, "/health, /score, /toxicity, /get_reward"),
         ("/health", b"{}", 405, "/health takes GET"),
     ],
 )
