@@ -39,6 +39,7 @@ from workbench.ppo import trainer as trainer_module
 from workbench.ppo import update as update_module
 from workbench.ppo.rollout import Rollout, decode, score_tokens
 from workbench.ppo.trainer import PPOTrainer
+from workbench.rewards.arguments import RewardLog
 from workbench.run import cli
 from workbench.run.distributed import reset_accelerate
 from workbench.run.process import quiet_libraries
@@ -101,6 +102,7 @@ def uneven_rollout(run: PPOTrainer) -> Rollout:
         **score_tokens(policy, batch, run.config.temperature, size)._asdict(),
         scores=torch.randn(size, generator=generator)[part],
         terms={},
+        log=RewardLog(len(mask), {"everywhere": [2.0], **({"main": [1.0]} if first == 0 else {})}),
         truncated=is_truncated(ids, mask, policy.stop_ids),
         prompts=[row["prompt"] for row in rows[part]],
         completions=decode(run.tokenizer, batch),
