@@ -77,7 +77,7 @@ class Summed:
 
 @pytest.mark.parametrize(
     ("score_of_a", "message"),
-    [(1.0, r"its terms \(none applies\) sum to None, but its score is 1; the terms must"), (None, None)],
+    [(0.0, r"its terms \(none applies\) sum to None, but its score is 0; the terms must"), (None, None)],
 )
 def test_the_terms_that_apply_must_sum_to_the_score(score_of_a: float | None, message: str | None) -> None:
     reward = CheckedReward(Summed(lambda text: 1.0 if text == "b" else score_of_a), "summed")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from http_servers import isolated, serving
 from trainers import e_rate, make_trainer, step
@@ -15,9 +16,10 @@ from trainers import e_rate, make_trainer, step
 from reward_models.combine import Combination, Term
 from reward_models.http import load as load_http
 from reward_models.serve import Service
-from workbench.errors import RewardError
+from workbench.errors import RewardError, UserError
 from workbench.evaluation.completion_metrics import Sampled, Scorers
 from workbench.evaluation.generation import Completion
+from workbench.ppo.selfcheck import check_sanity_pair
 from workbench.rewards.arguments import RewardLog, TrainerState, trainer_arguments
 from workbench.rewards.contract import CheckedReward
 from workbench.run.tracking import NoTracker
@@ -73,6 +75,13 @@ def test_the_evaluation_passes_the_ids_of_the_completions() -> None:
         sampled([1], None).score(CheckedReward(by_ids, "test"))
 
 
+def test_the_sanity_pair_has_ids() -> None:
+    row, tokenizer = {"prompt": "p", "prompt_ids": [1]}, tiny.tokenizer("gpt2")
+    check_sanity_pair(CheckedReward(by_ids, "test"), ["longer", "short"], row, tokenizer)
+    with pytest.raises(UserError, match="sanity_pair: 'short' scores 5 and 'longer' scores 6"):
+        check_sanity_pair(CheckedReward(by_ids, "test"), ["short", "longer"], row, tokenizer)
+
+
 def test_a_server_gets_the_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     isolated(monkeypatch)
     with serving(Service("ids", CheckedReward(by_ids, "ids"), None, None)) as url:
@@ -117,14 +126,14 @@ class RecordingTracker(NoTracker):
 def test_what_is_logged_reaches_files_and_tracker(tmp_path: Path, validation: int) -> None:
     tracker = RecordingTracker()
     terms = {"sum": Term(CheckedReward(Logging(), "sum"), 1.0)}
-    make_trainer(tmp_path, reward=Combination(terms), steps=1, validation=validation, held_out=Logging()).train(tracker)
-    (metrics,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    make_trainer(tmp_path, reward=Combination(terms), steps=2, validation=validation, held_out=Logging()).train(tracker)
+    metrics, _ = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert metrics["reward/mean"] == tracker.metrics[0]["reward/mean"] == 8.0, "the mean over the calls"
     assert "reward/calls" not in metrics, "the comparison with the score logs nothing"
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [sample["state"] for sample in samples[:2]] == [
         1.5,
-        f"TrainerState(global_step={int(validation > 0)}, max_steps=1)",
+        f"TrainerState(global_step={2 if validation else 1}, max_steps=2)",
     ]
     assert [row["state"] for row in tracker.samples] == [sample["state"] for sample in samples]
     assert "extra" not in tracker.samples[0]
