@@ -12,6 +12,7 @@ from workbench.config.sources import Scorer
 from workbench.errors import UserError, error_context, shorten, suggestion
 from workbench.rewards.contract import CheckedReward, Judge, lowest_limit
 from workbench.rewards.registry import load_scorer
+from workbench.rewards.values import total_score
 
 TERM_KEYS = ("model", "options", "weight", "name")
 
@@ -26,19 +27,22 @@ class Term:
 
 @dataclass(frozen=True)
 class Combination:
-    """The weighted sum of its terms."""
+    """The weighted sum of the terms that apply to a completion."""
 
     terms_by_name: dict[str, Term]
 
-    def __call__(self, /, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        """Return the sum of the terms, per completion."""
+    def __call__(self, /, prompts: list[str], completions: list[str], **columns: Any) -> list[float | None]:
+        """Return the sum of the terms, per completion; None where no term applies."""
         terms = self.terms(prompts, completions, **columns)
-        return [sum(values) for values in zip(*terms.values(), strict=True)]
+        return [total_score(values) for values in zip(*terms.values(), strict=True)]
 
-    def terms(self, /, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
-        """Return weight times score, by the term's name."""
+    def terms(self, /, prompts: list[str], completions: list[str], **columns: Any) -> dict[str, list[float | None]]:
+        """Return weight times score, by the term's name; None where a term does not apply."""
         return {
-            name: [term.weight * score for score in term.reward(prompts, completions, **columns)]
+            name: [
+                None if score is None else term.weight * score
+                for score in term.reward.optional_scores(prompts, completions, **columns)
+            ]
             for name, term in self.terms_by_name.items()
         }
 

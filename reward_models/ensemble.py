@@ -27,12 +27,12 @@ class Ensemble:
     members: list[CheckedReward]
     k: float
 
-    def __call__(self, /, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+    def __call__(self, /, prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
         """Return the sum of the two terms."""
         terms = self.terms(prompts, completions, **columns)
         return [mean + penalty for mean, penalty in zip(terms["mean"], terms["disagreement"], strict=True)]
 
-    def terms(self, /, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
+    def terms(self, /, prompts: list[str], completions: list[str], **columns: Any) -> dict[str, list[float]]:
         """Return the `mean`, and -k times the (population) standard deviation as `disagreement`."""
         scores = np.array([member(prompts, completions, **columns) for member in self.members])
         return {"mean": scores.mean(axis=0).tolist(), "disagreement": (-self.k * scores.std(axis=0)).tolist()}

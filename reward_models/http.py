@@ -29,7 +29,8 @@ import httpx2
 
 from reward_models.http_dialects import Dialect, OpenRLHF, make_dialect
 from workbench.errors import RewardError, UserError
-from workbench.rewards.contract import Judge, check_probabilities, check_scores
+from workbench.rewards.contract import Judge
+from workbench.rewards.values import check_probabilities, check_scores
 
 FIRST_PAUSE = 0.5  # seconds before the first retry
 MAX_PAUSE = 60.0  # seconds, whatever the server asks for
@@ -60,7 +61,7 @@ class HttpReward:
     offers_judge: bool = False
     """Whether the server has /toxicity."""
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+    def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
         """Return one number per completion; raises RewardError if the server fails or returns anything else."""
         # TRL also passes objects of its own by keyword, which are not columns.
         lists = self.dialect.select({name: values for name, values in columns.items() if isinstance(values, list)})

@@ -10,7 +10,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from workbench.data.words import WordTokenizer, is_same_without_words
 from workbench.errors import RewardError, UserError, shorten
-from workbench.rewards.contract import missing_column
+from workbench.rewards.signatures import missing_column
 
 TYPES = ("rouge1", "rouge2", "rougeL")
 

@@ -23,7 +23,7 @@ from workbench.ppo.validation import Sample
 from workbench.report.evaluation_page import evaluation_page
 from workbench.report.markdown import markdown
 from workbench.report.svg import Series, histogram, line_plot, scatter
-from workbench.rewards.contract import check_scores
+from workbench.rewards.values import check_scores
 from workbench.run.distributed import print_once
 from workbench.run.files import append_text, read_json_lines, write_text
 

@@ -35,7 +35,9 @@ class TwoTerms:
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         return [sum(values) for values in zip(*self.terms(prompts, completions).values(), strict=True)]
 
-    def terms(self, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
+    def terms(self, prompts: list[str], completions: list[str], **columns: Any) -> dict[str, list[float]]:
+        if "log_metric" in columns:
+            columns["log_metric"]("texts", len(completions))
         return {"e": e_rate(prompts, completions), "length": [float(len(text)) for text in completions]}
 
 
@@ -45,7 +47,9 @@ def test_ppo(tmp_path: Path) -> None:
     terms = {"objective/term/e", "objective/term/length"}
     metrics = logged(tmp_path / "metrics.jsonl")
     assert terms <= metrics
-    assert metrics - terms | {"objective/term/NAME", "loss_scale"} == documented("PPO"), "loss_scale is that of fp16"
+    assert "reward/texts" in metrics
+    by_name = {"objective/term/NAME", "reward/NAME"}
+    assert metrics - terms - {"reward/texts"} | by_name | {"loss_scale"} == documented("PPO"), "loss_scale is fp16's"
 
 
 EVERY_STEP = json.dumps({"logging_steps": 1})

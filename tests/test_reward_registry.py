@@ -11,6 +11,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from tiny_classifiers import KINDS, TEXTS, save
 
 from workbench.config.sources import Scorer
+from workbench.data.templates import PROMPT_MESSAGES
 from workbench.errors import RewardError, UserError
 from workbench.rewards.registry import REWARDS, load_judge, load_reward, load_scorer
 from workbench.toy import RUDE_WORDS
@@ -83,6 +84,8 @@ def test_contract(name, options, folders, fake_profanity_check):
     assert reversed_order == pytest.approx(together, abs=1e-5)
     assert score([], [], reference=[]) == []
     assert score(PROMPTS, TEXTS, reference=REFERENCES, other=REFERENCES[::-1]) == together
+    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    assert score(PROMPTS, TEXTS, reference=REFERENCES, **{PROMPT_MESSAGES: chats}) == together, "it reads texts"
     others = score(["another prompt"] * len(TEXTS), TEXTS, reference=REFERENCES)
     assert (others == together) == (name != "preference")
     terms = score.terms(PROMPTS, TEXTS, reference=REFERENCES)

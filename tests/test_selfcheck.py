@@ -12,6 +12,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from trainers import both, make_trainer, step
 
+from workbench.data.templates import PROMPT_MESSAGES
 from workbench.errors import RewardError, UserError
 from workbench.models.policy import Batch, Policy
 from workbench.ppo.sampler import check_columns
@@ -120,6 +121,7 @@ def test_validation_prompts_without_a_column_that_the_reward_gets_are_refused_be
 ) -> None:
     row = {"prompt": "a", "prompt_ids": [5], "topic": "work", "reference": "b"}
     check_columns([row], [row | {"another": "column"}])
+    check_columns([row | {PROMPT_MESSAGES: []}], [row])  # only the training prompts are a chat
     check_columns([row], [])
     with pytest.raises(UserError, match=r"ppo\.validation: has no column reference, topic, which the reward gets"):
         check_columns([row], [{"prompt": "a", "prompt_ids": [5]}])

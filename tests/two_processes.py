@@ -39,6 +39,7 @@ from workbench.ppo import trainer as trainer_module
 from workbench.ppo import update as update_module
 from workbench.ppo.rollout import Rollout, decode, score_tokens
 from workbench.ppo.trainer import PPOTrainer
+from workbench.rewards.arguments import RewardLog
 from workbench.run import cli
 from workbench.run.distributed import reset_accelerate
 from workbench.run.process import quiet_libraries
@@ -86,7 +87,6 @@ def trainer(folder: Path, kind: Kind, prepare: Callable[[Policy], None] | None =
 def uneven_rollout(run: PPOTrainer) -> Rollout:
     """Return this process's part of a rollout: short responses in its first half, long ones in the other."""
     policy, size = run.unwrapped, run.config.batch_size
-    rows = run.rows[:size]
     generator = torch.Generator().manual_seed(7)
     lengths = torch.tensor([1 + i % 2 if i < size // 2 else 6 + i % 3 for i in range(size)])
     first = run.accelerator.process_index * run.batch_size
@@ -95,14 +95,15 @@ def uneven_rollout(run: PPOTrainer) -> Rollout:
     ids = torch.randint(5, len(run.tokenizer), (size, run.config.max_new_tokens), generator=generator)[part, :longest]
     mask = torch.arange(longest) < lengths[part].unsqueeze(1)
     ids = ids.masked_fill(~mask, policy.pad_id)
-    batch = Batch(*policy.pad_prompts([row["prompt_ids"] for row in rows[part]]), ids, mask)
+    batch = Batch(*policy.pad_prompts([row["prompt_ids"] for row in run.rows[part]]), ids, mask)
     return Rollout(
         batch=batch,
         **score_tokens(policy, batch, run.config.temperature, size)._asdict(),
         scores=torch.randn(size, generator=generator)[part],
         terms={},
+        log=RewardLog(len(mask), {"everywhere": [2.0]} | ({"main": [1.0]} if first == 0 else {})),
         truncated=is_truncated(ids, mask, policy.stop_ids),
-        prompts=[row["prompt"] for row in rows[part]],
+        prompts=[row["prompt"] for row in run.rows[part]],
         completions=decode(run.tokenizer, batch),
         seconds={"generate": 1.0},
     )

@@ -14,6 +14,8 @@ from workbench.data.encoding import encode_after_prompts, encode_prompts
 from workbench.data.formats import Row
 from workbench.data.sources import stream_rows
 from workbench.data.templates import (
+    PROMPT_MESSAGES,
+    chat_messages,
     identity,
     normalize,
     prepend_space,
@@ -207,6 +209,8 @@ def tokenized_rows(
         responses, merged = encode_after_prompts(tokenizer, prompts, prompt_ids, texts, context, chat=chat)
     for index, (row, (prompt, response), ids) in enumerate(zip(rows, pairs, prompt_ids, strict=True)):
         values = {**row.values, "prompt": prompt, "prompt_ids": ids}
+        if chat:
+            values[PROMPT_MESSAGES] = chat_messages(row, source)
         if with_responses:
             values |= {"response": response, "response_ids": responses[index]}
         yield values, index in merged

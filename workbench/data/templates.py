@@ -32,6 +32,8 @@ TEMPLATES = {
 }
 # What a template becomes for a row that has an input.
 WITH_INPUT = {name: f"{name}_with_input" for name in ("instruction", "bare_instruction")}
+PROMPT_MESSAGES = "prompt_messages"
+"""The column with the messages that a chat template made the prompt from."""
 _MISSING = object()
 FIELD = re.compile(r"\{(\w+)\}")
 
@@ -153,6 +155,13 @@ def apply_chat_template(row: Row, messages: list[dict[str, Any]], tokenizer: Pre
         raise UserError(f"{row.location}: the chat template rejects these turns: {error}") from error
 
 
+def chat_messages(row: Row, source: DataSource) -> list[dict[str, Any]]:
+    """Return the turns that the chat template makes the row's prompt from."""
+    if "messages" in row.values:
+        return split_messages(row)[0]
+    return [{"role": "user", "content": render(row, source.template)}]
+
+
 def prompt_and_response(
     row: Row,
     source: DataSource,
@@ -168,10 +177,11 @@ def prompt_and_response(
         if with_response and response is None:
             raise UserError(f"{row.location}: the last turn is {messages[-1]['role']!r}; training needs 'assistant'")
         return apply_chat_template(row, messages, tokenizer), (response or "") if with_response else ""
+    if chat:
+        prompt = apply_chat_template(row, chat_messages(row, source), tokenizer)
+        return prompt, text_column(row, "response") if with_response else ""
     prompt = render(row, source.template)
     response = text_column(row, "response") if with_response else ""
-    if chat:
-        return apply_chat_template(row, [{"role": "user", "content": prompt}], tokenizer), response
     # Subword tokenizers merge a space into the word after it, so a prompt that ends in a space would be followed by
     # tokens that occur in no text. The space moves to the response: both training and generation see "Summary:" and
     # then " Tom".

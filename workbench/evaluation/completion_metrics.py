@@ -28,7 +28,7 @@ from workbench.evaluation.results import (
     WORST_TOXICITY,
     Direction,
 )
-from workbench.ppo.rollout import reward_columns
+from workbench.ppo.scoring import reward_columns
 from workbench.rewards.contract import Judge, RewardModel
 
 Values = Sequence[float] | np.ndarray
@@ -90,7 +90,9 @@ class Sampled:
 
     def score(self, reward: RewardModel) -> list[float]:
         """Return a reward's score of each completion."""
-        return reward(self.prompts, self.texts, **reward_columns(self.rows))
+        ids = [completion.ids for completion in self.completions if completion.ids is not None]
+        sampled = {"completion_ids": ids} if len(ids) == len(self.completions) else {}
+        return reward(self.prompts, self.texts, **reward_columns(self.rows) | sampled)
 
     def scatter(self, values: Sequence[float]) -> np.ndarray:
         """Return the values of completions with a reference at their positions, NaN elsewhere."""

@@ -23,6 +23,7 @@ from workbench.models.stop_strings import StopStrings, before_texts, end_at_text
 from workbench.ppo.micro_batches import MicroBatches
 from workbench.ppo.rollout import decode
 from workbench.ppo.sampler import derive_seed
+from workbench.ppo.scoring import sampled_ids
 from workbench.run.progress import Progress
 
 MAX_NATS_PER_TOKEN = 700.0  # its exponential is the largest perplexity that a float holds
@@ -43,6 +44,8 @@ class Completion:
     """Negative log-likelihood under the base at temperature 1, nats per completion; None for another vocabulary."""
     token_log_ratios: list[tuple[str, float]] | None
     """Each token as text with its log-probability minus that under the reference, nats; None unless requested."""
+    ids: list[int] | None = None
+    """The sampled tokens, the stop token included; None for a text that was not sampled here."""
 
 
 @dataclass(frozen=True)
@@ -152,11 +155,11 @@ def sample_batch(
     texts = [before_texts(text, stops).strip() for text in decode(tokenizer, batch)]
     without_stop = is_truncated(batch.response_ids, response_mask, policy.stop_ids).tolist()
     truncated = [cut and not ended for cut, ended in zip(without_stop, stopped, strict=True)]
-    lengths = response_mask.sum(dim=1).tolist()
+    lengths, ids = response_mask.sum(dim=1).tolist(), sampled_ids(batch)
     if model.base is None:
         return [
-            Completion(text, tokens, cut, None, None, None)
-            for text, tokens, cut in zip(texts, lengths, truncated, strict=True)
+            Completion(text, tokens, cut, None, None, None, token_ids)
+            for text, tokens, cut, token_ids in zip(texts, lengths, truncated, ids, strict=True)
         ]
     temperature = sampling.temperature or 1.0
     logprobs = policy.logprobs(model.variant, batch, temperature)
@@ -174,7 +177,7 @@ def sample_batch(
         else None
         for row, is_requested in enumerate(with_token_log_ratios)
     ]
-    return [Completion(*fields) for fields in zip(texts, lengths, truncated, kls, base_nlls, pieces, strict=True)]
+    return [Completion(*fields) for fields in zip(texts, lengths, truncated, kls, base_nlls, pieces, ids, strict=True)]
 
 
 def _text_pieces(tokenizer: PreTrainedTokenizerBase, ids: Tensor, values: Tensor) -> list[tuple[str, float]]:

@@ -16,7 +16,7 @@ from workbench.evaluation.completion_metrics import Scorers
 from workbench.evaluation.judges import load_judges, with_reward
 from workbench.evaluation.metrics.similarity import Encoder, load_encoder, similarity
 from workbench.evaluation.prompt_sets import Rows
-from workbench.ppo.rollout import reward_columns
+from workbench.ppo.scoring import reward_columns
 from workbench.rewards.contract import CheckedReward, Judge, truncation_line
 from workbench.rewards.registry import ScorerLoader
 

@@ -15,6 +15,7 @@ from workbench.models.policy import Policy
 from workbench.ppo.micro_batches import RowLimits
 from workbench.ppo.rollout import respond
 from workbench.ppo.sampler import derive_seed
+from workbench.rewards.arguments import TrainerState
 from workbench.rewards.contract import CheckedReward
 
 MIN_DEVIATION = 1e-6
@@ -43,6 +44,7 @@ def score_initial_policy(
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             limits=limits,
+            trainer_state=TrainerState(0, config.steps),
         )
         scores.append(responses.scores)
     return torch.cat(scores)

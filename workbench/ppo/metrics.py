@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from workbench.ppo import algorithm
 from workbench.ppo.advantages import Estimates
 from workbench.ppo.rollout import Rollout
+
+TERM = "objective/term/"
 
 
 def rollout_metrics(
@@ -34,20 +37,34 @@ def rollout_metrics(
         is_equal = groups.amax(dim=1) == groups.amin(dim=1)
         per_response["objective/equal_scores_rate"] = is_equal.float().repeat_interleave(samples_per_prompt)
     if len(rollout.terms) > 1:
-        per_response |= {f"objective/term/{name}": values for name, values in rollout.terms.items()}
+        per_response |= {f"{TERM}{name}": values for name, values in rollout.terms.items()}
     columns = accelerator.gather(torch.stack(list(per_response.values()), dim=1)).float()
-    metrics = dict(zip(per_response, columns.mean(dim=0).tolist(), strict=True))
+    # A term that does not apply to a response is NaN there; one that applies to none has no mean.
+    means = {
+        name: (column[~column.isnan()] if name.startswith(TERM) else column).mean().item()
+        for name, column in zip(per_response, columns.unbind(dim=1), strict=True)
+        if not (name.startswith(TERM) and column.isnan().all())
+    }
     by_name = dict(zip(per_response, columns.unbind(dim=1), strict=True))
     scores, lengths = by_name["objective/score_mean"], by_name["response/length_mean"]
     return (
-        metrics
+        means
         | {
             "objective/score_std": scores.std(correction=0).item(),
             "response/length_min": lengths.min().item(),
             "response/length_max": lengths.max().item(),
         }
         | token_metrics(rollout, estimates, accelerator)
+        | logged_means(rollout.log.metrics)
     )
+
+
+def logged_means(logged: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the mean of what the rewards logged under each name, over all processes, whichever logged it."""
+    values: dict[str, list[float]] = {}
+    for name, logged_values in gather_object(list(logged.items())):
+        values.setdefault(name, []).extend(logged_values)
+    return {f"reward/{name}": sum(numbers) / len(numbers) for name, numbers in sorted(values.items())}
 
 
 def token_metrics(rollout: Rollout, estimates: Estimates, accelerator: Accelerator) -> dict[str, float]:

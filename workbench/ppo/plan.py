@@ -18,8 +18,8 @@ from workbench.models.loading import load_config, load_policy_tokenizer
 from workbench.models.memory_plan import number_of_processes, policy_lines
 from workbench.models.model_checks import policy_notes
 from workbench.models.positions import model_context
-from workbench.ppo.rollout import reward_columns
 from workbench.ppo.sampler import check_batch_size, check_columns
+from workbench.ppo.scoring import reward_columns
 from workbench.ppo.selfcheck import check_sanity_pair
 from workbench.rewards.contract import CheckedReward, truncation_line
 from workbench.rewards.registry import ScorerLoader
@@ -70,7 +70,7 @@ def plan_ppo(config: Config) -> PPOPlan:
         with error_context("ppo.data"):
             reward_model.check_columns(reward_columns(rows))
         if reward.sanity_pair is not None and ppo.self_checks:
-            check_sanity_pair(reward_model, reward.sanity_pair, rows[0])
+            check_sanity_pair(reward_model, reward.sanity_pair, rows[0], tokenizer)
     for scorer in (reward_model, held_out):
         if scorer is not None and validation_rows:
             with error_context("ppo.validation"):

@@ -14,10 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from workbench.models.policy import Batch, Policy
 from workbench.models.sampling import is_truncated
 from workbench.ppo.micro_batches import RowLimits, sample_in_parts
+from workbench.ppo.scoring import UNTRAINED, sampled_ids, score_responses
+from workbench.rewards.arguments import RewardLog, TrainerState
 from workbench.rewards.contract import CheckedReward
-
-# Row fields that are not passed to the reward as columns, and the names of the reward's own arguments.
-ROW_FIELDS = frozenset({"prompt", "prompt_ids", "response", "response_ids", "prompts", "completions"})
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,9 @@ class Responses:
     batch: Batch  # prompts, responses and masks as token ids
     prompts: list[str]  # B
     completions: list[str]  # B, the responses as the reward reads them
-    terms: dict[str, Tensor]  # (B,) float32 each: the reward's terms by name
-    scores: Tensor  # (B,) float32, the reward's scores: the sums of the terms
+    terms: dict[str, Tensor]  # (B,) float32 each: the reward's terms by name, NaN where one does not apply
+    scores: Tensor  # (B,) float32, the reward's scores: the sums of the terms that apply
+    log: RewardLog  # what the reward logged about them
     seconds: dict[str, float]  # time spent on generate and score
 
 
@@ -50,6 +50,7 @@ class Rollout:
     completions: list[str]
     terms: dict[str, Tensor]
     scores: Tensor
+    log: RewardLog
     truncated: Tensor  # (B,) bool, cut at the token limit: no stop token
     logprobs: Tensor
     ref_logprobs: Tensor
@@ -71,6 +72,7 @@ def respond(
     temperature: float,
     limits: RowLimits,
     seeds: list[int] | None = None,
+    trainer_state: TrainerState = UNTRAINED,
 ) -> Responses:
     """Sample a response to each of `rows` (prompt, prompt_ids and the reward's columns) and score it.
 
@@ -80,18 +82,12 @@ def respond(
     start = time.perf_counter()
     batch = sample_in_parts(policy, rows, max_new_tokens, temperature, limits.sampled, seeds)
     generated = time.perf_counter()
-    prompts = [row["prompt"] for row in rows]
     completions = decode(tokenizer, batch)
-    terms = {
-        name: torch.tensor(values, device=policy.device)
-        for name, values in reward.terms(prompts, completions, **reward_columns(rows)).items()
-    }
     return Responses(
         batch=batch,
-        prompts=prompts,
+        prompts=[row["prompt"] for row in rows],
         completions=completions,
-        terms=terms,
-        scores=torch.stack(list(terms.values())).sum(dim=0),
+        **vars(score_responses(reward, rows, completions, batch, trainer_state)),
         seconds={"generate": generated - start, "score": time.perf_counter() - generated},
     )
 
@@ -106,6 +102,7 @@ def collect(
     temperature: float,
     limits: RowLimits,
     seeds: list[int] | None = None,
+    trainer_state: TrainerState = UNTRAINED,
 ) -> Rollout:
     """Sample and score a response to each of `rows`, as `respond` does, and run the models over the response tokens."""
     responses = respond(
@@ -117,6 +114,7 @@ def collect(
         temperature=temperature,
         limits=limits,
         seeds=seeds,
+        trainer_state=trainer_state,
     )
     start, batch = time.perf_counter(), responses.batch
     tokens = limits.computed.run(lambda size: score_tokens(policy, batch, temperature, size))
@@ -148,12 +146,6 @@ def score_tokens(policy: Policy, batch: Batch, temperature: float, micro_batch_s
     return scored
 
 
-def reward_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Return the columns of the rows that are passed to a reward by name."""
-    return {name: [row[name] for row in rows] for name in rows[0] if name not in ROW_FIELDS}
-
-
 def decode(tokenizer: PreTrainedTokenizerBase, batch: Batch) -> list[str]:
     """Return the texts of the B responses, without special tokens and surrounding whitespace."""
-    sampled = [ids[mask].tolist() for ids, mask in zip(batch.response_ids, batch.response_mask, strict=True)]
-    return [text.strip() for text in tokenizer.batch_decode(sampled, skip_special_tokens=True)]
+    return [text.strip() for text in tokenizer.batch_decode(sampled_ids(batch), skip_special_tokens=True)]

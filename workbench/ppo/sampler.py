@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from workbench.config.schema import PPOConfig
+from workbench.data.templates import PROMPT_MESSAGES
 from workbench.errors import UserError
 
 
@@ -28,7 +29,7 @@ def check_batch_size(config: PPOConfig, prompts: int, processes: int) -> None:
 
 def check_columns(rows: Sequence[dict[str, Any]], validation_rows: Sequence[dict[str, Any]]) -> None:
     """Raise UserError if validation prompts lack a column that the reward gets with the training prompts."""
-    missing = set(rows[0]) - set(validation_rows[0]) if validation_rows else set()
+    missing = set(rows[0]) - {PROMPT_MESSAGES} - set(validation_rows[0]) if validation_rows else set()
     if missing:
         raise UserError(
             f"ppo.validation: has no column {', '.join(sorted(missing))}, which the reward gets from ppo.data; add "

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import UserError
 from workbench.models.adapters import adapter_name
 from workbench.models.policy import Policy
-from workbench.ppo.rollout import ROW_FIELDS, Rollout
+from workbench.ppo.rollout import Rollout
+from workbench.ppo.scoring import ROW_FIELDS
 from workbench.ppo.sharded_policy import gathered
 from workbench.rewards.contract import RewardModel
 
@@ -100,9 +102,12 @@ def without_gradient(policy: Policy) -> list[str]:
     return missing + (silent if len(silent) > len(lora_b) / 2 else [])
 
 
-def check_sanity_pair(reward: RewardModel, pair: list[str], row: dict[str, Any]) -> None:
+def check_sanity_pair(
+    reward: RewardModel, pair: list[str], row: dict[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Raise UserError unless the first of a pair of responses to the prompt of `row` scores higher."""
     columns = {name: [value] * 2 for name, value in row.items() if name not in ROW_FIELDS}
+    columns["completion_ids"] = tokenizer(pair, add_special_tokens=False).input_ids
     good, bad = reward([row["prompt"]] * 2, pair, **columns)
     if not good > bad:
         raise UserError(

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,9 @@ from workbench.ppo.sampler import batch_indices, check_batch_size, check_columns
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
 from workbench.ppo.sharded_policy import gathered, loss_scaler, prepare
 from workbench.ppo.update import update
-from workbench.ppo.validation import Sample, gather_validation, rollout_samples, sample_validation
-from workbench.rewards.contract import CheckedReward, RewardModel
+from workbench.ppo.validation import Sample, gather_validation, rollout_samples, sample_validation, table_rows
+from workbench.rewards.arguments import TrainerState
+from workbench.rewards.contract import CheckedReward, RewardFunction
 from workbench.run.distributed import any_process, fail_together, per_process
 from workbench.run.files import append_text, remove_partial
 from workbench.run.interrupt import stop_requests
@@ -54,7 +54,7 @@ class PPOTrainer:
         self,
         policy: Policy,
         tokenizer: PreTrainedTokenizerBase,
-        reward: RewardModel,
+        reward: RewardFunction,
         rows: Sequence[dict[str, Any]],
         config: PPOConfig,
         *,
@@ -168,6 +168,7 @@ class PPOTrainer:
                 max_new_tokens=limit,
                 temperature=config.temperature,
                 limits=self.limits,
+                trainer_state=TrainerState(step, config.steps),
             )
 
     def update(self, rollout: Rollout) -> dict[str, float]:
@@ -214,7 +215,7 @@ class PPOTrainer:
         """Run the self-checks on the first responses of the first rollout."""
         if self.sanity_pair:
             with fail_together(self.accelerator):
-                check_sanity_pair(self.reward, self.sanity_pair, self.rows[0])
+                check_sanity_pair(self.reward, self.sanity_pair, self.rows[0], self.tokenizer)
         check_start(
             self.policy,
             self.accelerator,
@@ -258,6 +259,7 @@ class PPOTrainer:
                 batch_size=self.batch_size,
                 limits=self.limits,
                 seed=self.seed,
+                trainer_state=TrainerState(self.state.step, self.config.steps),
             )
         # The configured coefficient is meant for normalized and scaled scores; these are raw.
         kl_coef = self.config.kl_coef * self.config.score_scale * (self.state.score_std or 1.0)
@@ -279,7 +281,7 @@ class PPOTrainer:
                 if samples:
                     lines = [sample.json_line(step) for sample in samples[:LOGGED_SAMPLES]]
                     append_text(self.folder / "samples.jsonl", "".join(lines))
-                    tracker.log_samples([asdict(sample) for sample in samples[:LOGGED_SAMPLES]], step)
+                    tracker.log_samples(table_rows(samples[:LOGGED_SAMPLES]), step)
                 append_text(self.folder / "metrics.jsonl", json.dumps({"step": step} | metrics) + "\n")
                 if "validation/held_out_mean" in metrics:
                     self.warn(divergence_warning(read_points(self.folder / "metrics.jsonl")))

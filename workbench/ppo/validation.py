@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,10 @@ from transformers import PreTrainedTokenizerBase
 from workbench.config.schema import PPOConfig
 from workbench.models.policy import Policy
 from workbench.ppo.micro_batches import RowLimits
-from workbench.ppo.rollout import Rollout, collect, reward_columns
+from workbench.ppo.rollout import Rollout, collect
 from workbench.ppo.sampler import derive_seed
+from workbench.ppo.scoring import reward_columns, sampled_ids
+from workbench.rewards.arguments import RewardLog, TrainerState, trainer_arguments
 from workbench.rewards.contract import CheckedReward
 
 
@@ -31,18 +33,34 @@ class Sample:
     """KL to the reference, in nats per response."""
     held_out: float | None = None
     """Score of the held-out reward."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What the reward logged about it, by column."""
+
+    def columns(self) -> dict[str, Any]:
+        """Return the fields and the extra columns, without those that are None."""
+        fields = asdict(self)
+        return {name: value for name, value in (fields | fields.pop("extra")).items() if value is not None}
 
     def json_line(self, step: int) -> str:
         """Return a line of samples.jsonl."""
-        fields = {name: value for name, value in asdict(self).items() if value is not None}
-        return json.dumps({"step": step} | fields, ensure_ascii=False) + "\n"
+        return json.dumps({"step": step} | self.columns(), ensure_ascii=False) + "\n"
+
+
+def table_rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Return the samples as the rows of a table, all with the same columns."""
+    rows = [asdict(sample) | sample.columns() for sample in samples]
+    columns = {column: None for row in rows for column in row if column != "extra"}
+    return [{column: row.get(column) for column in columns} for row in rows]
 
 
 def rollout_samples(rollout: Rollout) -> list[Sample]:
     """Return the responses of a rollout."""
     kl = (rollout.logprobs - rollout.ref_logprobs).sum(dim=1).tolist()
     columns = (rollout.prompts, rollout.completions, rollout.scores.tolist(), kl)
-    return [Sample(*row) for row in zip(*columns, strict=True)]
+    return [
+        Sample(*row, extra={name: values[index] for name, values in rollout.log.extra.items()})
+        for index, row in enumerate(zip(*columns, strict=True))
+    ]
 
 
 def sample_validation(
@@ -57,6 +75,7 @@ def sample_validation(
     batch_size: int,
     limits: RowLimits,
     seed: int,
+    trainer_state: TrainerState,
 ) -> list[Sample]:
     """Sample this process's part of the responses to `rows`; row i always has the same seed."""
     samples: list[Sample] = []
@@ -73,10 +92,13 @@ def sample_validation(
                 temperature=config.temperature,
                 limits=limits,
                 seeds=[derive_seed(seed, index) for index in indices],
+                trainer_state=trainer_state,
             )
             batch_samples = rollout_samples(rollout)
             if held_out is not None:
-                scores = held_out(rollout.prompts, rollout.completions, **reward_columns(batch_rows))
+                arguments = trainer_arguments(trainer_state, RewardLog(len(rollout)), sampled_ids(rollout.batch))
+                columns = reward_columns(batch_rows) | arguments
+                scores = held_out(rollout.prompts, rollout.completions, **columns)
                 batch_samples = [replace(s, held_out=score) for s, score in zip(batch_samples, scores, strict=True)]
             samples += batch_samples
     return samples

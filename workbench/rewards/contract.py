@@ -6,30 +6,41 @@ A reward is a callable with TRL's signature. Further methods are optional: `judg
 
 from __future__ import annotations
 
-import copy
-import inspect
-import math
-import numbers
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from workbench.errors import RewardError, UserError, one_line, shorten
-from workbench.rewards.foreign_code import contained, failures_in_one_line
+from workbench.errors import RewardError, shorten
+from workbench.rewards.arguments import WITHOUT_LOG
+from workbench.rewards.coroutines import awaited
+from workbench.rewards.foreign_code import contained
+from workbench.rewards.signatures import call_arguments, check_signature, format_explained
+from workbench.rewards.values import check_optional_scores, check_probabilities, require_scores, total_score
 
 # The terms of a reward must sum to its score within ABSOLUTE plus RELATIVE times the sum of their magnitudes. A network
 # scores the same text slightly differently in different batches; a wrong sum is off by far more.
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
 FULLY_COMPARED_ROWS = 64
-# PPO computes in float32, whose largest number is 3.4e38, and adds up squares of the scores over every token.
-MAX_SCORE = 1e12
+APPLIES_TO_ALL = (
+    "each text needs a score; combine it with a reward that applies to this row, or remove such rows from the data"
+)
 
 
 class RewardModel(Protocol):
-    """TRL's reward-function signature: one finite number per completion, higher is better."""
+    """A reward that applies to every completion: one finite number for each, higher is better."""
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]: ...
+
+
+Scores = Sequence[float | None]
+"""One number per completion; None where a reward does not apply."""
+
+
+class RewardFunction(Protocol):
+    """TRL's reward-function signature, also of an `async def`; the texts can be messages (signatures.py)."""
+
+    def __call__(self, prompts: Any, completions: Any, **columns: Any) -> Scores | Awaitable[Scores]: ...
 
 
 class Judge(Protocol):
@@ -51,8 +62,8 @@ class OffersJudge(Protocol):
 class OffersTerms(Protocol):
     """A reward that is the sum of named terms."""
 
-    def terms(self, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
-        """Return the terms by name, each with one number per completion; they sum to the score."""
+    def terms(self, prompts: list[str], completions: list[str], **columns: list) -> Mapping[str, Scores]:
+        """Return the terms by name, each with one number per completion; those that apply sum to the score."""
         ...
 
 
@@ -74,15 +85,6 @@ class TruncatesTexts(Protocol):
         ...
 
 
-@runtime_checkable
-class Array(Protocol):
-    """A numpy or torch array."""
-
-    def tolist(self) -> Any:
-        """Return nested lists of Python numbers, or one number."""
-        ...
-
-
 @dataclass(eq=False)
 class CheckedReward:
     """A wrapper that checks every value a reward returns.
@@ -91,7 +93,7 @@ class CheckedReward:
     itself returns: for every row until FULLY_COMPARED_ROWS are checked, then for one row per call, in rotation.
     """
 
-    reward: RewardModel
+    reward: RewardFunction
     name: str
     rows_seen: int = field(default=0, init=False, repr=False)
 
@@ -100,33 +102,36 @@ class CheckedReward:
         """The label in TRL's logs."""
         return self.name
 
-    def __call__(self, /, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+    def __call__(self, /, prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
         """Return one finite float per completion; raises RewardError for anything else."""
-        terms = self.terms(prompts, completions, **columns)
-        return [sum(values) for values in zip(*terms.values(), strict=True)]
+        scores = self.optional_scores(prompts, completions, **columns)
+        return require_scores(scores, completions, f"reward {self.name}", APPLIES_TO_ALL)
 
-    def terms(self, /, prompts: list[str], completions: list[str], **columns: list) -> dict[str, list[float]]:
-        """Return the checked terms by name; a reward without terms counts as a single term."""
-        if not isinstance(self.reward, OffersTerms):
-            return {self.name: self._scores(prompts, completions, columns)}
-        terms = self._call(self.reward.terms, prompts, completions, columns)
-        if not isinstance(terms, dict) or not terms:
-            raise RewardError(f"reward {self.name}: terms() returned {shorten(terms)}; it must return a dict of lists")
-        checked = {
-            term: check_scores(values, completions, f"reward {self.name}, term {term}")
-            for term, values in terms.items()
-        }
-        self._compare_with_scores(checked, prompts, completions, columns)
-        return checked
+    def optional_scores(self, /, prompts: list[str], completions: list[str], **columns: Any) -> list[float | None]:
+        """Return one finite float per completion, None where the reward does not apply."""
+        terms = self._optional_terms(prompts, completions, columns)
+        return [total_score(values) for values in zip(*terms.values(), strict=True)]
+
+    def terms(self, /, prompts: list[str], completions: list[str], **columns: Any) -> dict[str, list[float | None]]:
+        """Return the checked terms by name, of which at least one applies to each completion.
+
+        A reward without terms counts as a single term.
+        """
+        terms = self._optional_terms(prompts, completions, columns)
+        scores = [total_score(values) for values in zip(*terms.values(), strict=True)]
+        require_scores(scores, completions, f"reward {self.name}", APPLIES_TO_ALL)
+        return terms
 
     def check_columns(self, columns: Mapping[str, list]) -> None:
         """Raise UserError if the data lack a column that the reward requires, so that no training ends at its call."""
         if isinstance(self.reward, ChecksColumns):
             with contained(f"reward {self.name}: check_columns() failed with", f"reward {self.name} has been checking"):
                 self.reward.check_columns(columns)
-        check_signature(self.reward, self.name, columns)
-        if isinstance(self.reward, OffersTerms):
-            check_signature(self.reward.terms, f"{self.name}, terms()", columns)
+        activity = f"reward {self.name} has been telling its signature"
+        with contained(f"reward {self.name}: its signature cannot be read:", activity):
+            check_signature(self.reward, self.name, columns)
+            if isinstance(self.reward, OffersTerms):
+                check_signature(self.reward.terms, f"{self.name}, terms()", columns)
 
     def max_completion_tokens(self) -> int | None:
         """Return how many tokens of a completion the reward reads, or None if it has no limit or does not say."""
@@ -149,13 +154,29 @@ class CheckedReward:
             raise RewardError(f"reward {self.name}: judge() returned {shorten(judge)}; it must return a judge or None")
         return None if judge is None else CheckedJudge(judge, self.name)
 
-    def _scores(self, prompts: list[str], completions: list[str], columns: dict[str, list]) -> list[float]:
+    def _optional_terms(
+        self, prompts: list[str], completions: list[str], columns: dict[str, Any]
+    ) -> dict[str, list[float | None]]:
+        """Return the checked terms by name, with None where a term does not apply."""
+        if not isinstance(self.reward, OffersTerms):
+            return {self.name: self._scores(prompts, completions, columns)}
+        terms = self._call(self.reward.terms, prompts, completions, columns)
+        if not isinstance(terms, dict) or not terms:
+            raise RewardError(f"reward {self.name}: terms() returned {shorten(terms)}; it must return a dict of lists")
+        checked = {
+            term: check_optional_scores(values, completions, f"reward {self.name}, term {term}")
+            for term, values in terms.items()
+        }
+        self._compare_with_scores(checked, prompts, completions, columns)
+        return checked
+
+    def _scores(self, prompts: list[str], completions: list[str], columns: dict[str, Any]) -> list[float | None]:
         """Return the reward's own scores, checked."""
         scores = self._call(self.reward, prompts, completions, columns)
-        return check_scores(scores, completions, f"reward {self.name}")
+        return check_optional_scores(scores, completions, f"reward {self.name}")
 
     def _compare_with_scores(
-        self, terms: dict[str, list[float]], prompts: list[str], completions: list[str], columns: dict[str, list]
+        self, terms: dict[str, list[float | None]], prompts: list[str], completions: list[str], columns: dict[str, Any]
     ) -> None:
         """Raise RewardError if the terms of a row do not sum to the reward's own score."""
         if not completions:
@@ -163,47 +184,39 @@ class CheckedReward:
         every_row = self.rows_seen < FULLY_COMPARED_ROWS
         rows = list(range(len(completions))) if every_row else [self.rows_seen % len(completions)]
         selected = {name: [values[row] for row in rows] for name, values in columns.items() if isinstance(values, list)}
-        scores = self._scores([prompts[row] for row in rows], [completions[row] for row in rows], columns | selected)
+        texts = [prompts[row] for row in rows], [completions[row] for row in rows]
+        scores = self._scores(*texts, columns | selected | WITHOUT_LOG)
         for row, score in zip(rows, scores, strict=True):
-            values = [term[row] for term in terms.values()]
-            tolerance = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * sum(map(abs, values))
-            if abs(sum(values) - score) > tolerance:
-                listed = ", ".join(f"{name} {value:g}" for name, value in zip(terms, values, strict=True))
+            applicable = {name: value for name, values in terms.items() if (value := values[row]) is not None}
+            total = total_score(applicable.values())
+            tolerance = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * sum(map(abs, applicable.values()))
+            if (total is None) != (score is None) or abs((total or 0.0) - (score or 0.0)) > tolerance:
+                listed = ", ".join(f"{name} {value:g}" for name, value in applicable.items()) or "none applies"
                 raise RewardError(
                     f"reward {self.name}, row {row}, text {shorten(completions[row])}: its terms ({listed}) sum to "
-                    f"{sum(values):g}, but its score is {score:g}; the terms must sum to the score in every batch"
+                    f"{_format(total)}, but its score is {_format(score)}; the terms must sum to the score in every "
+                    "batch"
                 )
         # One more than the rows of this call, so that batches of one size are compared at a different row each time.
         self.rows_seen += len(completions) + 1
 
     def _call(
-        self, scorer: Callable[..., Any], prompts: list[str], completions: list[str], columns: dict[str, list]
+        self, scorer: Callable[..., Any], prompts: list[str], completions: list[str], columns: dict[str, Any]
     ) -> Any:
         """Call the user's code on checked texts and return its result; raises RewardError if it fails."""
         name = f"reward {self.name}"
+        failure, activity = f"{name}: it failed with", f"{name} has been scoring {len(completions)} texts"
         _require_texts(prompts, name, "prompt")
         _require_texts(completions, name, "completion")
-        bound = _bound_parameter(scorer)
-        # Copies, because the rows outlive the call.
-        texts = {"prompts": list(prompts), "completions": list(completions)}
-        copies = {
-            key: copy.deepcopy(values) if isinstance(values, list) else values
-            for key, values in columns.items()
-            if key != bound
-        }
-        # By keyword, as TRL does: its own reward functions take `completions` and leave the prompts in **kwargs.
-        with contained(f"{name}: it failed with", f"{name} has been scoring {len(completions)} texts"):
-            result = scorer(**texts, **copies)
-        _require_order(prompts, texts["prompts"], name, "prompts")
-        _require_order(completions, texts["completions"], name, "completions")
+        with contained(failure, activity):  # also where it makes a signature of its own
+            arguments = call_arguments(scorer, name, prompts, completions, columns)
+            before = {argument: list(map(repr, arguments[argument])) for argument in ("prompts", "completions")}
+            with format_explained(scorer, columns, failure):
+                result = awaited(scorer(**arguments), activity)
+            after = {argument: list(map(repr, arguments[argument])) for argument in before}
+        for argument, texts in before.items():
+            _require_order(texts, after[argument], name, argument)
         return result
-
-
-def _bound_parameter(scorer: Callable[..., Any]) -> str | None:
-    """Return the name, mostly self, under which a method has its object, so that no column can have it; else None."""
-    function: Any = scorer.__func__ if inspect.ismethod(scorer) else type(scorer).__call__
-    first = next(iter(inspect.signature(function).parameters.values()), None)
-    return first.name if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD else None
 
 
 @dataclass(frozen=True)
@@ -219,29 +232,9 @@ class CheckedJudge:
         _require_texts(texts, name, "text")
         passed = list(texts)
         with contained(f"{name}: it failed with", f"{name} has been scoring {len(texts)} texts"):
-            probabilities = self.judge(passed)
+            probabilities = awaited(self.judge(passed), f"{name} has been scoring {len(texts)} texts")
         _require_order(texts, passed, name, "texts")
         return check_probabilities(probabilities, texts, name)
-
-
-def check_signature(function: Callable[..., Any], name: str, columns: Mapping[str, list]) -> None:
-    """Raise UserError if the function cannot be called with prompts, completions and these columns by keyword."""
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(function).parameters
-    for parameter in parameters.values():
-        is_required = parameter.default is parameter.empty and parameter.kind not in variadic
-        if is_required and parameter.kind is parameter.POSITIONAL_ONLY:
-            raise UserError(f"reward {name}: it is called by keyword; remove the / from its signature")
-        if is_required and parameter.name not in ("prompts", "completions", *columns):
-            raise UserError(missing_column(name, parameter.name, columns))
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    surplus = [argument for argument in ("prompts", "completions", *columns) if argument not in parameters]
-    if surplus:
-        raise UserError(
-            f"reward {name}: its signature ({', '.join(parameters)}) does not take {', '.join(surplus)}, which each "
-            "call passes; add **columns to its parameters"
-        )
 
 
 def lowest_limit(rewards: Iterable[CheckedReward]) -> int | None:
@@ -260,49 +253,6 @@ def truncation_line(key: str, name: str, reads: int | None, max_new_tokens: int,
     ]
 
 
-def missing_column(reward: str, column: str, columns: Iterable[str]) -> str:
-    """Return the message for a column that a reward needs and the data does not have."""
-    available = ", ".join(columns) or "none"
-    return (
-        f"reward {reward}: it needs a column {column!r}; the data passes on {available}; map one with "
-        f"columns: {{{column}: ...}}, or choose another reward"
-    )
-
-
-def check_scores(values: Any, texts: Sequence[str], name: str) -> list[float]:
-    """Return the values as one finite float per text; raises RewardError with `name`, the row and the text."""
-    with failures_in_one_line(f"{name}: reading the {type(values).__name__} that it returned failed with"):
-        return _read_scores(values, texts, name)
-
-
-def _read_scores(values: Any, texts: Sequence[str], name: str) -> list[float]:
-    """Return the values as one finite float per text."""
-    returned = values
-    if inspect.iscoroutine(values):
-        values.close()  # Python would warn that nobody awaited it
-    if isinstance(values, Array):
-        values = values.tolist()
-    if not isinstance(values, list | tuple):
-        raise RewardError(f"{name} returned {shorten(returned)}; it must return a list with one number per text")
-    if len(values) != len(texts):
-        too_many = len(values) > len(texts)
-        row = len(texts) - 1 if too_many else len(values)
-        which = f" (row {row}, text {shorten(texts[row])}, is the {'last' if too_many else 'first without one'})"
-        counts = f"{len(values)} numbers for {len(texts)} texts{which if texts else ''}"
-        raise RewardError(f"{name} returned {counts}; it must return one per text: {shorten(values)}")
-    return [_finite_float(value, _row_context(name, row, texts)) for row, value in enumerate(values)]
-
-
-def check_probabilities(values: Any, texts: Sequence[str], name: str) -> list[float]:
-    """Return the values as one float in [0, 1] per text; raises RewardError with `name`, the row and the text."""
-    probabilities = check_scores(values, texts, name)
-    for row, probability in enumerate(probabilities):
-        if not 0.0 <= probability <= 1.0:
-            context = _row_context(name, row, texts)
-            raise RewardError(f"{context} {probability!r}; toxicity must be a probability in [0, 1]")
-    return probabilities
-
-
 def _require_texts(texts: Sequence[Any], name: str, kind: str) -> None:
     """Raise RewardError, with the row, for a prompt, completion or text that is not a string."""
     for row, text in enumerate(texts):
@@ -312,28 +262,9 @@ def _require_texts(texts: Sequence[Any], name: str, kind: str) -> None:
             )
 
 
-def _finite_float(value: Any, context: str) -> float:
-    """Return one value as a finite float; raises a RewardError that begins with `context`."""
-    with failures_in_one_line(f"{context} {shorten(value)}, a {type(value).__name__}; reading it failed with"):
-        number = value.tolist() if isinstance(value, Array) else value
-    if number is None:
-        raise RewardError(f"{context} None (not applicable), but each text needs a number")
-    if not isinstance(number, numbers.Real):  # a bool is a number, 0 or 1
-        raise RewardError(f"{context} {shorten(value)}, a {type(value).__name__}, not a number")
-    try:
-        result = float(number)
-    except OverflowError:
-        result = math.inf
-    except Exception as error:  # a user's number may have a __float__ that fails
-        raise RewardError(f"{context} {shorten(value)}; float() failed with {one_line(error)}") from error
-    if not math.isfinite(result):
-        raise RewardError(f"{context} {result}; it must be finite")
-    if abs(result) > MAX_SCORE:
-        raise RewardError(
-            f"{context} {result:g}; PPO computes in float32, where scores beyond {MAX_SCORE:g} overflow; rescale the "
-            "reward"
-        )
-    return result
+def _format(score: float | None) -> str:
+    """Return a score as an error message shows it."""
+    return "None" if score is None else f"{score:g}"
 
 
 def _require_order(before: Sequence[str], after: Sequence[str], name: str, argument: str) -> None:
@@ -343,8 +274,3 @@ def _require_order(before: Sequence[str], after: Sequence[str], name: str, argum
             f"{name}: it reordered its {argument} or changed their number, so that its scores may belong to other "
             f"rows; let it work on a copy: list({argument})"
         )
-
-
-def _row_context(name: str, row: int, texts: Sequence[str]) -> str:
-    """Return the beginning of an error message about one row."""
-    return f"{name}, row {row}, text {shorten(texts[row])}: it returned"

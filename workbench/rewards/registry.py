@@ -22,7 +22,7 @@ from workbench.config.names import REWARD
 from workbench.config.schema import RewardConfig
 from workbench.config.sources import Scorer
 from workbench.errors import UserError, error_context, suggestion
-from workbench.rewards.contract import CheckedReward, Judge, RewardModel
+from workbench.rewards.contract import CheckedReward, Judge, RewardFunction
 from workbench.rewards.foreign_code import contained_setup
 from workbench.run.packages import PACKAGES, check_not_hidden
 
@@ -113,7 +113,7 @@ def check_options(name: str, options: dict[str, Any], key: str) -> None:
     _check_options(inspect.signature(_import(REWARDS[name])), options, key)
 
 
-def _build(model: str, options: dict[str, Any]) -> RewardModel:
+def _build(model: str, options: dict[str, Any]) -> RewardFunction:
     """Return the reward that `model` names."""
     if model in REWARDS:
         return _make(_import(REWARDS[model]), model, options)
@@ -148,7 +148,7 @@ def _import(target: str) -> Any:
     raise UserError(f"{target}: {module_name} has no {object_name!r}{suggestion(object_name, public)}")
 
 
-def _make(target: Any, name: str, options: dict[str, Any]) -> RewardModel:
+def _make(target: Any, name: str, options: dict[str, Any]) -> RewardFunction:
     """Return `target` if it is a reward itself, else the reward it builds from the options."""
     if not callable(target):
         raise UserError(f"{name}: a {type(target).__name__} is neither a reward nor a function that makes one")
