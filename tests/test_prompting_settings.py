@@ -167,3 +167,18 @@ def compared(tokenizer: Any) -> ComparedModel:
     """Return a model of which only the tokenizer is there."""
     policy: Any = None
     return ComparedModel("base", policy, "base", tokenizer, None, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompting.templates": {"a": "Sum {dialogue} {summary}"}}, "{summary} is the reference of evaluation.data."),
+        ({"prompting.templates": {"a": "Sum {dialogue}", "b": "Sum {dialogue}"}}, "prompting.templates.a: the same as b"),
+        ({"prompting.generation": {"a": {"temperature": 0}, "b": {"temperature": 0}}}, "prompting.generation.a: the same"),
+        ({"prompting.templates": {"a": "Sum it."}}, "has no {column} field, so all prompts would be equal"),
+    ],
+)  # fmt: skip
+def test_rows_that_say_nothing_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        planned(tmp_path, **changes)
+    assert message in str(raised.value)

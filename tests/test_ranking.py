@@ -53,7 +53,7 @@ def results_with(means: dict[Metric, tuple[float | None, ...]]) -> Results:
 def test_page_and_terminal_call_no_row_best_where_nothing_ranks_them() -> None:
     unranked, ranked = results_with({TOKENS: (1, 2, 3)}), results_with({REWARD: (0, 1, 2)})
     assert best_sentence(unranked) == "no row is best: no metric that ranks rows was measured"
-    assert best_sentence(ranked) == "third is the best of 2 rows by reward"
+    assert best_sentence(ranked) == "best after the first row by reward: third with 2.000; first has 0.000"
     for results in (unranked, ranked):
         console = Console(record=True, width=120)
         print_rows(dataclasses.replace(results, sets=[]), {}, "row", [], console)

@@ -135,6 +135,16 @@ def test_a_method_that_was_trained_is_not_trained_again(tmp_path: Path, capsys: 
         ({"tuning.methods": {"a b": {"method": "ia3"}, "a?b": {"method": "full"}}}, "its folder would be 'a-b'"),
         ({"tuning.methods": {"zero-shot": {"method": "lora"}}}, "tuning.methods.zero-shot: the first row"),
         ({"tuning.methods": {"checkpoint-1": {"method": "full"}}}, "its folder would be 'checkpoint-1'"),
+        ({"tuning.methods": {"a": {"method": "full", "learning_rate": 0}}}, "tuning.methods.a.learning_rate: 0"),
+        (
+            {"tuning.methods": {"a": {"method": "ia3"}, "b": {"method": "ia3"}}},
+            "tuning.methods.b: has the settings of a",
+        ),
+        (
+            {"tuning.methods": {"a": {"method": "ia3"}, "A": {"method": "full"}}},
+            "its folder would be 'a', as that of A",
+        ),
+        ({"tuning.methods": {"a": {"method": "prompt_tuning", "virtual_tokens": 490}}}, "490 virtual tokens of tuning"),
         ({"tuning.texts": {"test": {"path": "toy:sentences"}}}, "tuning.texts.test: evaluation.data has this name"),
         ({"sft.more_data": []}, "replay needs sft.more_data, which is missing"),
         ({"tuning.methods": {"a": {"method": "prompt_tuning", "virtual_tokens": 4000}}}, "leave no room"),
@@ -146,6 +156,44 @@ def test_a_mistake_is_one_line_in_the_plan(changes: dict[str, Any], message: str
         planned(tmp_path, **changes)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_another_evaluation_trains_nothing_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    methods = {"tuning.methods": {"LoRA": {"method": "lora"}}}
+    folder = run(tmp_path, **methods)
+    weights = (folder / "methods" / "LoRA" / "adapter_model.safetensors").stat().st_mtime_ns
+    tokens = max(len(text) for each in read_examples(folder / "completions.jsonl") for text in each.completions["LoRA"])
+    capsys.readouterr()
+    run(tmp_path, **methods, **{"evaluation.max_new_tokens": 20})
+    assert "tuning LoRA: already finished, skipping" in capsys.readouterr().out
+    assert (folder / "methods" / "LoRA" / "adapter_model.safetensors").stat().st_mtime_ns == weights
+    examples = read_examples(folder / "completions.jsonl")
+    assert max(len(text) for each in examples for text in each.completions["LoRA"]) > tokens
+
+
+def test_prompts_that_were_trained_on_are_said_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = TASK | {"path": "toy:sft", "split": "train", "limit": 4}
+    sets = {"test": TASK, "seen": trained | {"neutral": True}}
+    changes = {"evaluation.data": sets, "tuning.methods": {"LoRA": {"method": "lora"}}, "sft.max_steps": 1}
+    assert any("the training data contains 4 of these prompts" in line for line in planned(tmp_path, **changes).lines)
+    folder = run(tmp_path, **changes)
+    words = "the training data contains 4 of these prompts; what was replayed says little about what is forgotten"
+    assert words in " ".join(capsys.readouterr().out.split())
+    for name in ("report.md", "report.html"):
+        assert words in (folder / name).read_text()
+
+
+def test_an_adapter_is_saved_as_the_same_bytes_by_every_process(finished: Path) -> None:
+    settings = json.loads((finished / "methods" / "LoRA-r-2" / "adapter_config.json").read_text())
+    assert settings["target_modules"] == sorted(settings["target_modules"])
+    assert list(settings) == sorted(settings)
+
+
+def test_a_point_has_the_number_of_its_row_in_every_plot(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    for index, title in enumerate(["zero-shot", *METHODS], 1):
+        assert f"</i>{index} {title}</span>" in page
+        assert not re.search(rf"</i>(?!{index} )\d {re.escape(title)}</span>", page)
 
 
 def test_other_settings_are_taken_with_force_and_keep_a_comparison_of_prompts(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 from workbench.config.annotations import element, field_types, form_of, member, ranges, without_range
@@ -332,9 +333,19 @@ def check_prompting(prompting: PromptingConfig, limit: int) -> None:
     if len(set(prompting.shots)) < len(prompting.shots):
         raise UserError(f"prompting.shots: {prompting.shots} lists a number twice")
     if max(prompting.shots) > 0 and prompting.examples is None:
-        raise UserError(f"prompting.shots: {max(prompting.shots)} examples need prompting.examples, which is missing")
+        raise UserError(f"prompting.shots: {max(prompting.shots)} needs prompting.examples, which is missing")
+    check_distinct("prompting.templates", prompting.templates)
+    check_distinct("prompting.generation", prompting.generation)
     for name, settings in prompting.generation.items():
         check_generation(f"prompting.generation.{name}", settings, settings.max_new_tokens or limit)
+
+
+def check_distinct(key: str, entries: Mapping[str, Any]) -> None:
+    """Raise UserError for two entries of one mapping that would make the same rows."""
+    for title, entry in entries.items():
+        same = next((other for other, value in entries.items() if other != title and value == entry), None)
+        if same is not None:
+            raise UserError(f"{key}.{title}: the same as {same}; remove one: every row widens the intervals of all")
 
 
 def check_multiple(key: str, value: int, divisor_key: str, divisor: int) -> None:

@@ -98,6 +98,9 @@ def load_saved(file: Path) -> Config:
     return parse([f"--config={file}"])[0]
 
 
+SHORT_LIST = 30  # characters
+
+
 def differences(before: Config, after: Config) -> list[str]:
     """Return "key: old -> new" for each value that differs."""
     old, new = flatten(dataclasses.asdict(before)), flatten(dataclasses.asdict(after))
@@ -109,8 +112,8 @@ def differences(before: Config, after: Config) -> list[str]:
 
 
 def shorten_pair(old: Any, new: Any) -> tuple[str, str]:
-    """Return two different values in short, lists without what they have in common."""
-    if isinstance(old, list) and isinstance(new, list):
+    """Return two different values in short, long lists without what they have in common."""
+    if isinstance(old, list) and isinstance(new, list) and max(len(str(old)), len(str(new))) > SHORT_LIST:
         removed, added = ([entry for entry in one if entry not in other] for one, other in ((old, new), (new, old)))
         if removed or added:
             old, new = removed, added

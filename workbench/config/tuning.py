@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
-from workbench.config.ranges import Length, Name, Range, Rank, Rate
+from workbench.config.ranges import Length, Name, Range, Rank
 from workbench.config.sources import DataSource
 from workbench.errors import UserError, suggestion
 
@@ -75,7 +75,7 @@ class TuningMethod:
     """Trained tokens in front of every prompt, for prompt_tuning and prefix_tuning; default: 20."""
     quantization: Literal["nf4", "int8"] | None = None
     """Load the frozen base in 4-bit or 8-bit (bitsandbytes), for lora (QLoRA, arXiv 2305.14314), ia3 and zero-shot."""
-    learning_rate: Rate | None = None
+    learning_rate: Annotated[float, Range(above=0, maximum=10)] | None = None
     """Peak learning rate; default, for an encoder-decoder and a decoder: full 1e-4 and 5e-5, lora 2e-4, prompt_tuning
     0.3 and 0.03, prefix_tuning 0.03, ia3 0.01."""
 

@@ -265,7 +265,8 @@ def nothing_fits(
     prompts, responses = zip(*lengths, strict=True)
     description = f"prompts have {min(prompts)} to {max(prompts)} tokens (at most {limits.prompt} fit)"
     if with_responses:
-        description += f", responses {min(responses)} to {max(responses)} (at most {limits.response or limits.total})"
+        most = limits.response or limits.total
+        description += f", responses {min(responses)} to {max(responses)}" + (f" (at most {most})" if most else "")
     return UserError(f"{source.path}: all {rows} rows dropped: {description}; raise the limits or shorten the texts")
 
 

@@ -44,6 +44,10 @@ def template_text(template: str) -> str:
         return TEMPLATES[template]
     if FIELD.search(template):
         return template
+    if not re.fullmatch(r"\w+", template):
+        raise UserError(
+            f"template: {shorten(template)} has no {{column}} field, so all prompts would be equal; add one"
+        )
     raise UserError(
         f"template: unknown name {template!r}{suggestion(template, TEMPLATES)} (or use text with {{column}} fields)"
     )

@@ -10,7 +10,6 @@ from workbench.evaluation.results import (
     SCORE,
     SIMILARITY,
     TOXICITY,
-    Metric,
     Results,
     SetResult,
     Summary,
@@ -49,18 +48,20 @@ def best_title(sets: Sequence[SetResult], titles: Sequence[str]) -> str | None:
     return max(complete or titles[1:], key=lambda title: sign * sum(s.means.get(title) or 0.0 for s in summaries))
 
 
-def ranking_metric(results: Results) -> Metric | None:
-    """Return the metric by which `after` is the best row; None where no row is."""
-    summaries = ranking_summaries(results.sets, results.models)
-    return summaries[0].metric if summaries else None
-
-
 def best_sentence(results: Results) -> str:
     """Return which row is best and by what, or that none is."""
-    metric = ranking_metric(results)
-    if metric is None:
+    summaries = ranking_summaries(results.sets, results.models)
+    if not summaries:
         return "no row is best: no metric that ranks rows was measured"
-    return f"{results.after} is the best of {len(results.models) - 1} rows by {metric.name}"
+    first, best = (mean_of(summaries, title) for title in (results.before, results.after))
+    compared = "" if first is None else f"; {results.before} has {first:.3f}"
+    return f"best after the first row by {summaries[0].metric.name}: {results.after} with {best:.3f}{compared}"
+
+
+def mean_of(summaries: Sequence[Summary], title: str) -> float | None:
+    """Return the mean of a row over the sets that have it; None where none has."""
+    means = [mean for summary in summaries if (mean := summary.means.get(title)) is not None]
+    return sum(means) / len(means) if means else None
 
 
 def best_mean(results: Results) -> str:

@@ -310,3 +310,14 @@ def save_model(
         file.replace(folder / file.name)
     if (folder / name).is_dir():
         (folder / name).rmdir()
+    sort_lists(folder / "adapter_config.json")
+
+
+def sort_lists(file: Path) -> None:
+    """Write a JSON file anew with its lists of names in order: peft's are sets, in another order in every process."""
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    ordered = {
+        key: sorted(value) if isinstance(value, list) and all(isinstance(name, str) for name in value) else value
+        for key, value in settings.items()
+    }
+    file.write_text(json.dumps(ordered, indent=2, sort_keys=True), encoding="utf-8")

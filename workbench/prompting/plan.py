@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.names import EVALUATION, PROMPTING
 from workbench.config.schema import Config
-from workbench.config.sources import DataSource
+from workbench.config.sources import DataSource, PromptSet
+from workbench.data.templates import FIELD, template_text
 from workbench.errors import UserError, error_context
 from workbench.evaluation.loaded_scorers import LoadedScorers, load_scorers
 from workbench.evaluation.plan import check_stop_strings
@@ -50,6 +51,7 @@ def plan_prompting(config: Config) -> PromptingPlan:
     """Load prompts, examples, tokenizer and scorers; raises UserError if they do not fit together."""
     assert config.prompting is not None
     refuse_fail_on(config, PROMPTING)
+    check_templates(config)
     variants, unread, config = grid(config), unread_lines(config), without_training(config)
     assert config.prompting is not None
     if len(variants) < 2:
@@ -95,6 +97,20 @@ def plan_prompting(config: Config) -> PromptingPlan:
     return PromptingPlan(lines, config, tokenizer, variants, sets, scorers)
 
 
+def check_templates(config: Config) -> None:
+    """Raise UserError for a template that shows the model what its completion is compared with."""
+    assert config.prompting is not None
+    for title, template in config.prompting.templates.items():
+        fields = set(FIELD.findall(template_text(template)))
+        for name, source in config.evaluation.data.items():
+            revealed = fields & {"reference", "references", source.columns.get("reference")}
+            if revealed:
+                raise UserError(
+                    f"prompting.templates.{title}: {{{min(map(str, revealed))}}} is the reference of "
+                    f"evaluation.data.{name}, which the prompt would give away; remove it from the template"
+                )
+
+
 def unread_lines(config: Config) -> list[str]:
     """Return lines about the keys of the configuration that belong to other recipes, or that nothing here reads."""
     assert config.prompting is not None
@@ -107,6 +123,8 @@ def unread_lines(config: Config) -> list[str]:
     }
     keys = [key for key, value in sections.items() if value]
     lines = [f"{', '.join(keys)}: not read; {config.policy.model} is compared as it is, alone"] if keys else []
+    templates = [name for name, source in config.evaluation.data.items() if source.template != PromptSet("").template]
+    lines += [f"evaluation.data.{name}.template: not read; prompting.templates word its rows" for name in templates]
     examples = config.prompting.examples
     if examples is not None and not max(config.prompting.shots):
         return [*lines, "prompting.examples: not read; prompting.shots has no number above 0"]

@@ -71,9 +71,8 @@ def prompting_markdown(results: Results, grid: Grid) -> str:
 def short_tables(results: Results) -> dict[str, RowTable]:
     """Return the tables that fit on a terminal, by heading."""
     return {
-        f"{set_title(result)}: {result.size}; [{interval_name(results.settings)}]": row_table(
-            result, results.models, SHORT_COLUMNS
-        )
+        f"{set_title(result)}: {result.size}; in brackets: difference from the first row, "
+        f"{interval_name(results.settings)}": row_table(result, results.models, SHORT_COLUMNS)
         for result in results.sets
     }
 

@@ -204,9 +204,11 @@ def _tip(name: str, point: tuple[float, float], across: Scale, up: Scale) -> str
     )
 
 
-def _figure(title: str, parts: Sequence[str], names: Sequence[str]) -> str:
-    """Return the figure with its title and, for several names, a legend."""
-    legend = "".join(f'<span><i class="key {tone(index)}"></i>{text(name)}</span>' for index, name in enumerate(names))
+def _figure(title: str, parts: Sequence[str], names: Sequence[str] | Mapping[str, int]) -> str:
+    """Return the figure with its title and, for several names, a legend; a mapping numbers their tones."""
+    numbers = names if isinstance(names, Mapping) else {name: index for index, name in enumerate(names)}
+    keys = (f'<span><i class="key {tone(index)}"></i>{text(name)}</span>' for name, index in numbers.items())
+    legend = "".join(keys)
     return (
         f'<figure><figcaption>{text(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{text(title)}">{"".join(parts)}</svg>'
@@ -217,11 +219,12 @@ def _figure(title: str, parts: Sequence[str], names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """A named point of a plot."""
+    """A named point of a plot; its number is its label and its color."""
 
     name: str
     x: float
     y: float
+    number: int = 0
 
 
 def frontier_plot(title: str, points: Sequence[Point], *, x_label: str, y_label: str, lower_x: bool) -> str:
@@ -231,14 +234,14 @@ def frontier_plot(title: str, points: Sequence[Point], *, x_label: str, y_label:
     parts = _axes(across, up, x_label, y_label)
     best = frontier(drawn, lower_x=lower_x)
     parts.append(_path([(point.x, point.y) for point in best], across, up, 'class="reference"'))
-    for index, point in enumerate(drawn):
+    for point in drawn:
         tip = f"{point.name}: {x_label} {number(point.x)}, {y_label} {number(point.y)}"
         parts.append(
-            f'<circle class="mark c{index % COLOURS}" r="5" cx="{across(point.x):.1f}" cy="{up(point.y):.1f}">'
+            f'<circle class="mark {tone(point.number)}" r="5" cx="{across(point.x):.1f}" cy="{up(point.y):.1f}">'
             f'<title>{text(tip)}</title></circle><text x="{across(point.x) + 7:.1f}" y="{up(point.y) - 5:.1f}">'
-            f"{index + 1}</text>"
+            f"{point.number + 1}</text>"
         )
-    return _figure(title, parts, [f"{index + 1} {point.name}" for index, point in enumerate(drawn)])
+    return _figure(title, parts, {f"{point.number + 1} {point.name}": point.number for point in drawn})
 
 
 def frontier(points: Sequence[Point], *, lower_x: bool) -> list[Point]:

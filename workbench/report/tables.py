@@ -130,6 +130,14 @@ def interval_name(settings: Settings) -> str:
     return f"95 % for {settings.comparisons} comparisons together"
 
 
+def doubts(result: SetResult, results: Results) -> list[str]:
+    """Return what is doubtful about a set: too few prompts, or prompts that were trained on."""
+    few = insufficient_prompts(result, results)
+    seen = result.seen_in_training
+    learned = "; what was replayed says little about what is forgotten" if result.neutral else ""
+    return ([few] if few else []) + ([f"the training data contains {seen} of these prompts{learned}"] if seen else [])
+
+
 def final_metrics(results: Results) -> dict[str, float | str]:
     """Return the verdicts, the failed guards and every mean by set, metric and model, for an experiment tracker."""
     metrics: dict[str, float | str] = {"failed_guards": ", ".join(results.failed_guards) or "none"}

@@ -18,11 +18,11 @@ from workbench.report.page import visible_text
 from workbench.report.row_tables import Cell, RowTable
 from workbench.report.tables import (
     Row,
+    doubts,
     format_interval,
     format_mean,
     format_metric,
     format_value,
-    insufficient_prompts,
     interval_name,
     sampling_description,
     set_table,
@@ -87,9 +87,8 @@ def print_rows(
             table.add_row(Text(visible_text(title)), *row)
         console.print(Group(Text.assemble("\n", (visible_text(heading), "bold")), table))
     for result in results.sets:
-        warning = insufficient_prompts(result, results)
-        if warning:
-            console.print(Text(f"{visible_text(set_title(result))}: {warning}", "yellow"))
+        for doubt in doubts(result, results):
+            console.print(Text(f"{visible_text(set_title(result))}: {doubt}", "yellow"))
     console.print(_next_steps(next_steps), soft_wrap=True)
 
 
@@ -149,11 +148,7 @@ def _set(result: SetResult, results: Results, sampling: str, width: int) -> Rend
         (visible_text(set_title(result)), "bold"),
         f": {result.size}, {sampling}",
     )
-    warning = insufficient_prompts(result, results)
-    warnings = [Text(warning, "yellow")] if warning else []
-    if result.seen_in_training:
-        warnings.append(Text(f"the training data contains {result.seen_in_training} of these prompts", "yellow"))
-    return Group(heading, *warnings, table)
+    return Group(heading, *(Text(doubt, "yellow") for doubt in doubts(result, results)), table)
 
 
 def short_titles(titles: Sequence[str]) -> dict[str, str]:

@@ -32,7 +32,7 @@ from workbench.report.row_tables import RowTable, joined, row_table, row_table_m
 from workbench.report.rows_page import rows_page
 from workbench.report.set_tables import sets_section
 from workbench.report.svg import Point, frontier_plot
-from workbench.report.tables import insufficient_prompts, interval_name, sampling_description, set_title
+from workbench.report.tables import doubts, interval_name, sampling_description, set_title
 from workbench.rewards.contract import Judge
 from workbench.run.files import write_text
 
@@ -87,6 +87,7 @@ def tuning_page(
 def tuning_markdown(results: Results) -> str:
     """Return the verdicts and the table."""
     parts = [f"**{escape(verdict.headline)}**: {escape(verdict.sentence)}" for verdict in results.verdicts]
+    parts += [escape(f"{set_title(each)}: {doubt}") for each in results.sets for doubt in doubts(each, results)]
     parts += [escape(sizes(results)), row_table_markdown(tuning_table(results), FIRST_COLUMN)]
     return "\n\n".join(parts) + "\n"
 
@@ -122,9 +123,9 @@ def tuning_table(
 def table_section(results: Results) -> str:
     """Return the warnings and the table."""
     warnings = [
-        f'<p class="warning">{text(set_title(result))}: {text(warning)}</p>'
+        f'<p class="warning">{text(set_title(result))}: {text(doubt)}</p>'
         for result in results.sets
-        if (warning := insufficient_prompts(result, results))
+        for doubt in doubts(result, results)
     ]
     markup = row_table_markup(tuning_table(results), FIRST_COLUMN, CAPTION)
     return f"<p>{text(sizes(results))}</p>{''.join(warnings)}{markup}"
@@ -133,7 +134,8 @@ def table_section(results: Results) -> str:
 def sizes(results: Results) -> str:
     """Return how many prompts each set has, and how completions were generated and compared."""
     counts = "; ".join(f"{set_title(result)}: {result.size}" for result in results.sets)
-    how = f"{sampling_description(results.settings)}; [{interval_name(results.settings)}]"
+    how = f"{sampling_description(results.settings)}; in brackets: difference from the first row, "
+    how += interval_name(results.settings)
     return f"{counts}; {how}"
 
 
@@ -146,22 +148,26 @@ def frontier_section(results: Results) -> str:
         return (
             f"<p>No plot: {text(missing)}, so that nothing says what was learned. The table has what was measured.</p>"
         )
-    plots = ""
+    plots, numbers = "", {title: index for index, title in enumerate(results.models)}
     for result in results.sets:
         for name in (TEXT_NLL, ROUGE_L):
             values = means(result, name) if result.neutral else {}
             if values:
-                plots += _plot(f"{name}, {set_title(result)}", quality, values, lower=name == TEXT_NLL)
+                label = f"{name} on {set_title(result)}"
+                plots += _plot(label, quality, values, numbers, lower=name == TEXT_NLL)
     trained = {title: value / 1e6 for title, value in means(results.sets[0], TRAINED_PARAMETERS).items()}
-    plots += _plot("millions of trained parameters", quality, trained, lower=True)
+    plots += _plot("millions of trained parameters", quality, trained, numbers, lower=True)
     explanation = "<p>The line joins the methods that no other one beats on both axes.</p>"
     return f'{explanation}<div class="plots">{plots}</div>'
 
 
-def _plot(x_label: str, quality: Mapping[str, float], values: Mapping[str, float], *, lower: bool) -> str:
+def _plot(
+    label: str, quality: Mapping[str, float], values: Mapping[str, float], numbers: Mapping[str, int], *, lower: bool
+) -> str:
     """Return a plot of the task's ROUGE-L against another value, of which less or more is better."""
-    points = [Point(title, values[title], quality[title]) for title in quality if title in values]
-    return frontier_plot(f"{ROUGE_L} against {x_label}", points, x_label=x_label, y_label=ROUGE_L, lower_x=lower)
+    points = [Point(title, values[title], quality[title], numbers[title]) for title in quality if title in values]
+    x_label, y_label = f"{label} ({'lower' if lower else 'higher'} is better)", f"{ROUGE_L} (higher is better)"
+    return frontier_plot(f"{ROUGE_L} against {label}", points, x_label=x_label, y_label=y_label, lower_x=lower)
 
 
 def means(result: SetResult, name: str) -> dict[str, float]:

@@ -41,7 +41,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "e
 # These are looked at when the training is done, so what a stage has trained is kept when they change.
 KEYS_OF_JUDGMENT = ("reward.train.polarity_pair", "reward.train.threshold")
 # A comparison of methods compares what each of them was trained with, and trains those that changed.
-KEYS_OF_METHODS = ("tuning.methods", "tuning.texts")
+KEYS_OF_METHODS = ("tuning.methods", "tuning.texts", "evaluation.")
 TRAINER_CHECKPOINT = "checkpoint-"  # what transformers begins the name of a checkpoint's folder with
 MAX_LISTED_CHANGES = 6
 RESULT_SUFFIXES = (*MODEL_SUFFIXES, ".jsonl", ".html", ".md")
@@ -261,7 +261,7 @@ def check_unchanged(saved: Path, config: Config, redone: Sequence[str]) -> None:
         for change, stage in affected.items()
         if stage is not None
         and stage not in redone
-        and not change.startswith(KEYS_OF_METHODS)
+        and not (stage == TUNING and change.startswith(KEYS_OF_METHODS))
         and not (change.startswith(KEYS_OF_JUDGMENT) and not (saved.parent / stage / "stage.json").is_file())
     }
     if changes:
@@ -288,7 +288,7 @@ def first_affected(key: str, stages: Sequence[str]) -> str | None:
 
 
 def has_other_methods(run: Run) -> bool:
-    """Return whether the run folder compares other methods, or on other texts, than the run's configuration."""
+    """Return whether the run folder compares other methods, or in another way, than the run's configuration."""
     saved = run.folder / "config.yaml"
     return saved.is_file() and any(
         change.startswith(KEYS_OF_METHODS) for change in differences(load_saved(saved), run.config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -68,7 +69,9 @@ def plan_tuning(config: Config) -> TuningPlan:
     config = without_later_stages(config, context)
     assert config.sft is not None
     scorers = load_scorers(config)
-    plain, lines = sft_plan(dataclasses.replace(config.sft, more_data=[]), config, tokenizer, context)
+    note = virtual_tokens_note(rows)
+    with error_context(note) if note else nullcontext():
+        plain, lines = sft_plan(dataclasses.replace(config.sft, more_data=[]), config, tokenizer, context)
     with_replay = None
     if any(row.method.replay for row in rows):
         if not config.sft.more_data:
@@ -78,6 +81,11 @@ def plan_tuning(config: Config) -> TuningPlan:
     trained = config.sft if with_replay is not None else dataclasses.replace(config.sft, more_data=[])
     sets, reports = load_prompt_sets(dataclasses.replace(config, sft=trained), {model: tokenizer}, {})
     scorers.check_sets({each.name: each.rows for each in sets}, any(any(each.references) for each in sets))
+    reports += [
+        f"evaluation.data.{each.name}: the training data contains {each.seen_in_training} of these prompts"
+        for each in sets
+        if each.seen_in_training
+    ]
     texts = []
     for name, source in tuning.texts.items():
         if name in config.evaluation.data:
@@ -102,6 +110,13 @@ def smallest_context(context: Context, rows: list[TunedRow]) -> Context:
     lengths = [each.length for each in contexts if each.length is not None]
     responses = [each.response_length for each in contexts if each.response_length is not None]
     return dataclasses.replace(context, length=min(lengths, default=None), response_length=min(responses, default=None))
+
+
+def virtual_tokens_note(rows: list[TunedRow]) -> str:
+    """Return where an error about too little room comes from: the method with the most virtual tokens; "" without."""
+    most = max(rows, key=lambda row: row.method.virtual_token_count())
+    count = most.method.virtual_token_count()
+    return f"beside the {count} virtual tokens of tuning.methods.{most.title}" if count else ""
 
 
 def without_later_stages(config: Config, context: Context) -> Config:

@@ -17,6 +17,8 @@ OWNED = {
     "num_train_epochs": "is the budget that all methods share; set sft.epochs",
     "per_device_train_batch_size": "would change the rows of a step; set sft.batch_size and sft.micro_batch_size",
     "gradient_accumulation_steps": "would change the rows of a step; set sft.batch_size and sft.micro_batch_size",
+    "auto_find_batch_size": "would give a method that runs out of memory another batch; set sft.micro_batch_size",
+    "data_seed": "would differ from the one that methods and data start from; set seed",
     "seed": "would differ from the one that methods and data start from; set seed",
     "load_best_model_at_end": EVALUATED,
     "metric_for_best_model": EVALUATED,

@@ -35,11 +35,21 @@ def tuned_rows(config: Config) -> list[TunedRow]:
     assert config.tuning is not None
     rows = [TunedRow(title, method, re.sub(r"[^\w.-]+", "-", title)) for title, method in config.tuning.rows().items()]
     folders = [comparable(row.folder) for row in rows]
-    for row in rows:
-        if folders.count(comparable(row.folder)) > 1 or row.folder.startswith((".", TRAINER_CHECKPOINT)):
+    for index, row in enumerate(rows):
+        same = next((other for other in rows[:index] if other.method == row.method), None)
+        if same is not None:
             raise UserError(
-                f"tuning.methods.{row.title}: its folder would be {row.folder!r}, which another row has or none may "
-                "have; use another title of letters, digits, '.', '_' and '-'"
+                f"tuning.methods.{row.title}: has the settings of {same.title}; remove one, as every row widens the "
+                "intervals of all"
+            )
+        if folders.count(comparable(row.folder)) > 1 or row.folder.startswith((".", TRAINER_CHECKPOINT)):
+            others = [
+                other.title for other in rows if other != row and comparable(other.folder) == comparable(row.folder)
+            ]
+            raise UserError(
+                f"tuning.methods.{row.title}: its folder would be {row.folder!r}, "
+                + (f"as that of {others[0]}" if others else "which is no name for one")
+                + "; use another title of letters, digits, '.', '_' and '-'"
             )
     if rows[0].method != TuningMethod(ZERO_SHOT):
         raise UserError(
