@@ -173,8 +173,8 @@ def compared(tokenizer: Any) -> ComparedModel:
     ("changes", "message"),
     [
         ({"prompting.templates": {"a": "Sum {dialogue} {summary}"}}, "{summary} is the reference of evaluation.data."),
-        ({"prompting.templates": {"a": "Sum {dialogue}", "b": "Sum {dialogue}"}}, "prompting.templates.a: the same as b"),
-        ({"prompting.generation": {"a": {"temperature": 0}, "b": {"temperature": 0}}}, "prompting.generation.a: the same"),
+        ({"prompting.templates": {"a": "Sum {dialogue}", "b": "Sum {dialogue}"}}, "templates.a: the same as b"),
+        ({"prompting.generation": {"a": {"temperature": 0}, "b": {"temperature": 0}}}, "generation.a: the same"),
         ({"prompting.templates": {"a": "Sum it."}}, "has no {column} field, so all prompts would be equal"),
     ],
 )  # fmt: skip

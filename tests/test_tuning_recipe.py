@@ -138,13 +138,13 @@ def test_a_method_that_was_trained_is_not_trained_again(tmp_path: Path, capsys: 
         ({"tuning.methods": {"a": {"method": "full", "learning_rate": 0}}}, "tuning.methods.a.learning_rate: 0"),
         (
             {"tuning.methods": {"a": {"method": "ia3"}, "b": {"method": "ia3"}}},
-            "tuning.methods.b: has the settings of a",
+            "methods.b: has the settings of a",
         ),
         (
             {"tuning.methods": {"a": {"method": "ia3"}, "A": {"method": "full"}}},
-            "its folder would be 'a', as that of A",
+            "would be 'a', as that of A",
         ),
-        ({"tuning.methods": {"a": {"method": "prompt_tuning", "virtual_tokens": 490}}}, "490 virtual tokens of tuning"),
+        ({"tuning.methods": {"a": {"method": "prompt_tuning", "virtual_tokens": 250}}}, "250 virtual tokens of tuning"),
         ({"tuning.texts": {"test": {"path": "toy:sentences"}}}, "tuning.texts.test: evaluation.data has this name"),
         ({"sft.more_data": []}, "replay needs sft.more_data, which is missing"),
         ({"tuning.methods": {"a": {"method": "prompt_tuning", "virtual_tokens": 4000}}}, "leave no room"),
@@ -158,17 +158,22 @@ def test_a_mistake_is_one_line_in_the_plan(changes: dict[str, Any], message: str
     assert "\n" not in str(raised.value)
 
 
+def longest_completion(folder: Path) -> int:
+    """Return the characters of the longest completion of the row LoRA."""
+    examples = read_examples(folder / "completions.jsonl", read_results(folder / "results.json"))
+    return max(len(text) for example in examples for text in example.completions["LoRA"])
+
+
 def test_another_evaluation_trains_nothing_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     methods = {"tuning.methods": {"LoRA": {"method": "lora"}}}
     folder = run(tmp_path, **methods)
     weights = (folder / "methods" / "LoRA" / "adapter_model.safetensors").stat().st_mtime_ns
-    tokens = max(len(text) for each in read_examples(folder / "completions.jsonl") for text in each.completions["LoRA"])
+    longest = longest_completion(folder)
     capsys.readouterr()
     run(tmp_path, **methods, **{"evaluation.max_new_tokens": 20})
     assert "tuning LoRA: already finished, skipping" in capsys.readouterr().out
     assert (folder / "methods" / "LoRA" / "adapter_model.safetensors").stat().st_mtime_ns == weights
-    examples = read_examples(folder / "completions.jsonl")
-    assert max(len(text) for each in examples for text in each.completions["LoRA"]) > tokens
+    assert longest_completion(folder) > longest
 
 
 def test_prompts_that_were_trained_on_are_said_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
