@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from workbench.errors import UserError, shorten, suggestion
-from workbench.rewards.contract import missing_column
+from workbench.rewards.signatures import missing_column
 
 DEFAULT_LABEL_COLUMN = "label"
 

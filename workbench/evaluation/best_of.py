@@ -9,8 +9,8 @@ from typing import Any
 
 from workbench.config.sources import BestOf
 from workbench.evaluation.generation import Completion, Sampling
-from workbench.ppo.rollout import reward_columns
 from workbench.ppo.sampler import derive_seed
+from workbench.ppo.scoring import reward_columns
 from workbench.rewards.contract import RewardModel
 
 ByPrompt = list[list[Completion]]
@@ -44,7 +44,9 @@ def best_completions(candidates: ByPrompt, n: int, rows: Sequence[dict[str, Any]
     flat = [(row, candidate) for row, by_prompt in zip(rows, candidates, strict=True) for candidate in by_prompt]
     scored_rows = [row for row, _ in flat]
     prompts, texts = [row["prompt"] for row in scored_rows], [candidate.text for _, candidate in flat]
-    scores = reward(prompts, texts, **reward_columns(scored_rows))
+    ids = [candidate.ids for _, candidate in flat]
+    sampled = {} if None in ids else {"completion_ids": ids}
+    scores = reward(prompts, texts, **reward_columns(scored_rows) | sampled)
     chosen, position = [], 0
     for by_prompt in candidates:
         row_scores = scores[position : position + len(by_prompt)]
