@@ -101,7 +101,8 @@ def check_templates(config: Config) -> None:
     """Raise UserError for a template that shows the model what its completion is compared with."""
     assert config.prompting is not None
     for title, template in config.prompting.templates.items():
-        fields = set(FIELD.findall(template_text(template)))
+        with error_context(f"prompting.templates.{title}"):
+            fields = set(FIELD.findall(template_text(template)))
         for name, source in config.evaluation.data.items():
             revealed = fields & {"reference", "references", source.columns.get("reference")}
             if revealed:

@@ -204,11 +204,11 @@ def _tip(name: str, point: tuple[float, float], across: Scale, up: Scale) -> str
     )
 
 
-def _figure(title: str, parts: Sequence[str], names: Sequence[str] | Mapping[str, int]) -> str:
-    """Return the figure with its title and, for several names, a legend; a mapping numbers their tones."""
-    numbers = names if isinstance(names, Mapping) else {name: index for index, name in enumerate(names)}
-    keys = (f'<span><i class="key {tone(index)}"></i>{text(name)}</span>' for name, index in numbers.items())
-    legend = "".join(keys)
+def _figure(title: str, parts: Sequence[str], names: Sequence[str], numbers: Sequence[int] | None = None) -> str:
+    """Return the figure with its title and, for several names, a legend; `numbers` are those of their tones."""
+    tones = map(tone, range(len(names)) if numbers is None else numbers)
+    keys = zip(names, tones, strict=True)
+    legend = "".join(f'<span><i class="key {classes}"></i>{text(name)}</span>' for name, classes in keys)
     return (
         f'<figure><figcaption>{text(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{text(title)}">{"".join(parts)}</svg>'
@@ -241,7 +241,8 @@ def frontier_plot(title: str, points: Sequence[Point], *, x_label: str, y_label:
             f'<title>{text(tip)}</title></circle><text x="{across(point.x) + 7:.1f}" y="{up(point.y) - 5:.1f}">'
             f"{point.number + 1}</text>"
         )
-    return _figure(title, parts, {f"{point.number + 1} {point.name}": point.number for point in drawn})
+    names = [f"{point.number + 1} {point.name}" for point in drawn]
+    return _figure(title, parts, names, [point.number for point in drawn])
 
 
 def frontier(points: Sequence[Point], *, lower_x: bool) -> list[Point]:
