@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import BartConfig, Gemma2Config, GPT2Config, MambaConfig, PretrainedConfig
 
-from workbench.config.checks import check_ranges
+from workbench.config.range_checks import check_ranges
 from workbench.config.schema import PolicyConfig
 from workbench.config.tuning import (
     FULL,

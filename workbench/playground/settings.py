@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from workbench.config.checks import check_ranges
 from workbench.config.derived import completion_limit, sampling_seeds
+from workbench.config.range_checks import check_ranges
 from workbench.config.ranges import Range
 from workbench.config.schema import Config
 from workbench.errors import UserError

@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentError, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 
-from workbench.config.checks import name_problem
+from workbench.config.range_checks import name_problem
 from workbench.errors import UserError, suggestion
 
 CONSOLE_SCRIPT = "workbench"

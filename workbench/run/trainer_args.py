@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from transformers.debug_utils import DebugOption
 
 from workbench.config.annotations import alternatives
-from workbench.config.checks import check_range
+from workbench.config.range_checks import check_range
 from workbench.config.ranges import Range
 from workbench.errors import UserError, one_line, shorten, suggestion
 from workbench.run.distributed import has_gpus
