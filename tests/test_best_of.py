@@ -39,9 +39,9 @@ def test_the_best_of_each_completions_own_candidates_is_chosen() -> None:
         texts = [completion.text for completion in by_seed]
         assert [several[0].text, several[4].text] == texts, "the first candidate is what the model alone would say"
         for number, completion in enumerate(best):
-            own = several[4 * number : 4 * number + 4]
-            scores = e_rate([row["prompt"]] * 4, [each.text for each in own])
-            expected = own[scores.index(max(scores))]
+            group = several[4 * number : 4 * number + 4]
+            scores = e_rate([row["prompt"]] * 4, [each.text for each in group])
+            expected = group[scores.index(max(scores))]
             assert completion == dataclasses.replace(expected, kl=expected.kl + kl_bound(4))
 
 

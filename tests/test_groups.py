@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
 import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from trainers import CONFIG, both, e_rate, either, lines, make_trainer, step, trained_weights
+from trainers import CONFIG, both, either, interrupting, lines, make_trainer, step, trained_weights
 
 from workbench.config.checks import check_ppo
 from workbench.errors import Interrupted, UserError
@@ -147,17 +145,8 @@ def test_by_default_grpo_alone_has_the_penalty_in_its_loss(tmp_path: Path) -> No
 def test_a_stopped_run_resumes_to_the_same_weights(advantage: str, tmp_path: Path) -> None:
     whole = make_trainer(tmp_path / "whole", advantage=advantage, **GROUPS)
     whole.train()
-    calls = 0
-
-    def stopping(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return e_rate(prompts, completions)
-
     with pytest.raises(Interrupted, match="saved at step 3 of 4"):
-        make_trainer(tmp_path / "stopped", advantage=advantage, reward=stopping, **GROUPS).train()
+        make_trainer(tmp_path / "stopped", advantage=advantage, reward=interrupting(3), **GROUPS).train()
     torch.manual_seed(99)
     resumed = make_trainer(tmp_path / "stopped", advantage=advantage, **GROUPS)
     resumed.train()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from trainers import both, e_rate, either, frozen_weights, lines, make_trainer, step, trained_weights
+from trainers import both, e_rate, either, frozen_weights, interrupting, lines, make_trainer, step, trained_weights
 
 from workbench.errors import Interrupted, RewardError, UserError
 from workbench.ppo.sampler import batch_indices
@@ -127,17 +125,8 @@ def test_a_stopped_run_resumes_to_the_same_metrics_and_weights(architecture: str
     whole = make_trainer(tmp_path / "whole", architecture, lora=lora)
     whole.train()
 
-    calls = 0
-
-    def stopping(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return e_rate(prompts, completions)
-
     with pytest.raises(Interrupted, match="saved at step 3 of 4"):
-        make_trainer(tmp_path / "stopped", architecture, lora=lora, reward=stopping).train()
+        make_trainer(tmp_path / "stopped", architecture, lora=lora, reward=interrupting(3)).train()
     torch.manual_seed(99)
     resumed = make_trainer(tmp_path / "stopped", architecture, lora=lora)
     resumed.train()

@@ -43,6 +43,14 @@ TEXTS = ["the cat sat on the mat today", "a dog ran to the red house", "The cat 
         ),
         ({"policy.lora": {"r": 4}}, "policy.lora: not read here, where each method has its own"),
         ({"evaluation.models": {"other": "toy:t5"}}, "evaluation.models: other: not compared here"),
+        (
+            {
+                "evaluation.best_of": {"b": {"model": "base"}},
+                "reward.model": "toy_lexicon",
+                "evaluation.temperature": 1,
+            },
+            "evaluation.best_of: b: not compared here",
+        ),
         ({"evaluation.fail_on": "worse"}, "evaluation.fail_on: worse is about the verdicts of recipes.evaluation"),
         ({"tuning.texts": {"a": SENTENCES | {"chat": True}}}, "tuning.texts.a.chat: True: a text is read as it is"),
         ({"tuning.texts": {"a": SENTENCES | {"template": "{text}!"}}}, "tuning.texts.a.template: '{text}!': a text"),

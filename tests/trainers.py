@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import os
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,18 @@ CONFIG = PPOConfig(
 def e_rate(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
     """Return the fraction of a completion's characters that are e."""
     return [text.count("e") / max(len(text), 1) for text in completions]
+
+
+def interrupting(call: int) -> RewardModel:
+    """Return e_rate as a reward whose call of this number, from 1, is interrupted as by Ctrl-C."""
+    calls = itertools.count(1)
+
+    def reward(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return e_rate(prompts, completions)
+
+    return reward
 
 
 def make_rows(architecture: str, count: int) -> list[dict[str, Any]]:

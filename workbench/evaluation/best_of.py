@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.config.sources import BestOf
+from workbench.evaluation.completion_metrics import score_completions
 from workbench.evaluation.generation import Completion, Sampling
 from workbench.ppo.sampler import derive_seed
-from workbench.ppo.scoring import reward_columns
 from workbench.rewards.contract import RewardModel
 
 ByPrompt = list[list[Completion]]
@@ -41,12 +41,8 @@ def best_completions(candidates: ByPrompt, n: int, rows: Sequence[dict[str, Any]
 
     Its `kl` is an upper bound, in nats: the estimate of the model's own plus `kl_bound`.
     """
-    flat = [(row, candidate) for row, by_prompt in zip(rows, candidates, strict=True) for candidate in by_prompt]
-    scored_rows = [row for row, _ in flat]
-    prompts, texts = [row["prompt"] for row in scored_rows], [candidate.text for _, candidate in flat]
-    ids = [candidate.ids for _, candidate in flat]
-    sampled = {} if None in ids else {"completion_ids": ids}
-    scores = reward(prompts, texts, **reward_columns(scored_rows) | sampled)
+    scored_rows = [row for row, by_prompt in zip(rows, candidates, strict=True) for _ in by_prompt]
+    scores = score_completions(reward, scored_rows, [each for by_prompt in candidates for each in by_prompt])
     chosen, position = [], 0
     for by_prompt in candidates:
         row_scores = scores[position : position + len(by_prompt)]

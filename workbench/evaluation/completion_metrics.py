@@ -47,6 +47,16 @@ class Scorers:
     """A text counts as toxic at or above this probability."""
 
 
+def score_completions(
+    reward: RewardModel, rows: Sequence[dict[str, Any]], completions: Sequence[Completion]
+) -> list[float]:
+    """Return a reward's score of each completion, with the row of its prompt."""
+    ids = [completion.ids for completion in completions if completion.ids is not None]
+    sampled = {"completion_ids": ids} if len(ids) == len(completions) else {}
+    prompts, texts = [row["prompt"] for row in rows], [completion.text for completion in completions]
+    return reward(prompts, texts, **reward_columns(rows) | sampled)
+
+
 @dataclass(frozen=True)
 class Sampled:
     """One model's completions on one prompt set, flattened in the order N prompts, S seeds, K samples."""
@@ -90,9 +100,7 @@ class Sampled:
 
     def score(self, reward: RewardModel) -> list[float]:
         """Return a reward's score of each completion."""
-        ids = [completion.ids for completion in self.completions if completion.ids is not None]
-        sampled = {"completion_ids": ids} if len(ids) == len(self.completions) else {}
-        return reward(self.prompts, self.texts, **reward_columns(self.rows) | sampled)
+        return score_completions(reward, self.rows, self.completions)
 
     def scatter(self, values: Sequence[float]) -> np.ndarray:
         """Return the values of completions with a reference at their positions, NaN elsewhere."""

@@ -121,6 +121,7 @@ def unread_lines(config: Config) -> list[str]:
         "ppo": config.ppo,
         "tuning": config.tuning,
         "evaluation.models": config.evaluation.models,
+        "evaluation.best_of": config.evaluation.best_of,
     }
     keys = [key for key, value in sections.items() if value]
     lines = [f"{', '.join(keys)}: not read; {config.policy.model} is compared as it is, alone"] if keys else []
@@ -139,5 +140,5 @@ def unread_lines(config: Config) -> list[str]:
 def without_training(config: Config) -> Config:
     """Return the configuration without the stages that train, and with the limits that followed from them."""
     reward = config.reward if config.reward is not None and config.reward.model is not None else None
-    evaluation = dataclasses.replace(config.evaluation, models={}, max_new_tokens=completion_limit(config))
+    evaluation = dataclasses.replace(config.evaluation, models={}, best_of={}, max_new_tokens=completion_limit(config))
     return dataclasses.replace(config, sft=None, reward=reward, ppo=None, evaluation=evaluation)

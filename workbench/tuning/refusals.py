@@ -53,11 +53,13 @@ def check_settings(config: Config) -> None:
             "tuning.methods.NAME"
         )
     check_sft(config.sft)
-    if config.evaluation.models:
-        raise UserError(
-            f"evaluation.models: {', '.join(config.evaluation.models)}: not compared here, where the rows are "
-            "tuning.methods; remove them"
-        )
+    for key in ("models", "best_of"):
+        titles = vars(config.evaluation)[key]
+        if titles:
+            raise UserError(
+                f"evaluation.{key}: {', '.join(titles)}: not compared here, where the rows are tuning.methods; "
+                f"remove {key}"
+            )
     for name, source in config.tuning.texts.items():
         check_texts(source, f"tuning.texts.{name}")
 
