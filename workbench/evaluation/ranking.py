@@ -67,5 +67,5 @@ def mean_of(summaries: Sequence[Summary], title: str) -> float | None:
 def best_mean(results: Results) -> str:
     """Return the best row with its mean of the metric that ranks it, or that none is best."""
     summaries = ranking_summaries(results.sets, results.models)
-    mean = summaries[0].means.get(results.after) if summaries else None
+    mean = mean_of(summaries, results.after)
     return "no row is best" if mean is None else f"{results.after}: {summaries[0].metric.name} {mean:.3f}"
