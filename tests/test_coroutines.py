@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -38,6 +39,12 @@ def score(reward: Callable[..., Any]) -> list[float]:
     return CheckedReward(reward, "test")(["p"] * 2, TEXTS)
 
 
+def run_in_a_loop(work: Coroutine[Any, Any, Any]) -> Any:
+    """Return what the work returns in a loop of its own thread: Playwright's, once started, stays in the main one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
 every_kind = pytest.mark.parametrize("reward", [lengths, Lengths(), partial(lengths, weight=1)])
 
 
@@ -51,7 +58,7 @@ def test_also_where_a_loop_runs_as_in_a_notebook(reward: Callable[..., Any]) -> 
     async def cell() -> list[float]:
         return score(reward)
 
-    assert asyncio.run(cell()) == [5.0, 6.0]
+    assert run_in_a_loop(cell()) == [5.0, 6.0]
 
 
 def test_a_judge_may_be_a_coroutine() -> None:
@@ -69,7 +76,7 @@ def test_all_calls_share_a_loop_because_sessions_belong_to_one() -> None:
         return [0.0] * len(completions)
 
     score(reward)
-    asyncio.run(asyncio.to_thread(score, reward))
+    run_in_a_loop(asyncio.to_thread(score, reward))
     assert loops[0] is loops[1]
     assert not loops[0].is_closed()
 
