@@ -34,7 +34,7 @@ class Mutation(NamedTuple):
 
 
 ALGORITHM, OPTIONS, NOISE = "test_algorithm.py", "test_ppo_options.py", "test_noise.py"
-GROUPS = "test_groups.py"
+GROUPS, PREFERENCES = "test_groups.py", "test_dpo_raft.py"
 POLICY, LOGPROBS, CHECKS = "test_policy.py", "test_logprobs.py", "test_selfcheck.py"
 PPO = "test_ppo.py"  # slow as a whole, so one test of it
 RESUMED = f"{PPO}::test_a_stopped_run_resumes_to_the_same_metrics_and_weights"
@@ -59,10 +59,18 @@ MUTATIONS = [
     Mutation("GRPO never divides", "ppo/algorithm.py", "if norm_by_std else centered", "if False else centered", GROUPS),
     Mutation("groups of neighbors in the batch, not of a prompt", "ppo/algorithm.py", "groups = rewards.view(-1, samples)\n    centered", "groups = rewards.view(samples, -1)\n    centered", GROUPS),
     Mutation("the penalty in the loss has k3's own gradient", "ppo/algorithm.py", "return (log_ratio.exp() * kl_penalty", "return (log_ratio.exp().detach() * kl_penalty", GROUPS),
-    Mutation("sign of the penalty in the loss", "ppo/update.py", "loss = loss + kl_coef", "loss = loss - kl_coef", GROUPS),
+    Mutation("sign of the penalty in the loss", "ppo/losses.py", "loss = loss + kl_coef", "loss = loss - kl_coef", GROUPS),
     Mutation("GRPO has both penalties", "ppo/advantages.py", "0.0 if is_kl_in_loss(config) else state.kl_coef", "state.kl_coef", GROUPS),
-    Mutation("advantages of groups are whitened", "ppo/trainer.py", "if has_values(config):\n            advantages", "if True:\n            advantages", GROUPS),
+    Mutation("advantages of groups are whitened", "ppo/trainer.py", "is not None and has_values(config):", "is not None:", GROUPS),
     Mutation("prompts of a batch are interleaved", "ppo/trainer.py", "for index in indices[first : first + prompts] for _ in range(samples)]", "for _ in range(samples) for index in indices[first : first + prompts]]", GROUPS),
+    Mutation("DPO prefers the worst", "ppo/preferences.py", "rewards[::2], rewards[1::2]", "rewards[1::2], rewards[::2]", PREFERENCES),
+    Mutation("DPO without its reference", "ppo/preferences.py", "(logprobs - ref_logprobs) * mask", "logprobs * mask", PREFERENCES),
+    Mutation("DPO counts pairs of equals", "ppo/losses.py", "(pairs.losses * decided).sum()", "pairs.losses.sum()", PREFERENCES),
+    Mutation("the last of equals is the best", "ppo/preferences.py", "== value.unsqueeze(1)).long().argmax(dim=1)", "== value.unsqueeze(1)).long().flip(1).argmax(dim=1)", PREFERENCES),
+    Mutation("groups that differ by prompts of the batch", "ppo/preferences.py", "len(groups), device=rewards.device) * samples", "len(groups), device=rewards.device)", PREFERENCES),
+    Mutation("RAFT learns from the worst", "ppo/losses.py", "Objective(\n        best.unsqueeze(1)", "Objective(\n        worst.unsqueeze(1)", PREFERENCES),
+    Mutation("RAFT has no KL term", "ppo/losses.py", "penalty = kl_coef *", "penalty = 0 *", PREFERENCES),
+    Mutation("rejected responses are read as chosen", "ppo/offline.py", "PAIR[index % 2]", "PAIR[0]", PREFERENCES),
     Mutation("whitening without the mask", "ppo/algorithm.py", "(values - total / count.clamp(min=1)) * mask", "values - total / count.clamp(min=1)", ALGORITHM),
     Mutation("one token divides by zero", "ppo/algorithm.py", "if count < 2:", "if count < 1:", ALGORITHM),
     Mutation("the clip takes the better side", "ppo/algorithm.py", "torch.maximum(unclipped, clipped)", "torch.minimum(unclipped, clipped)", ALGORITHM),
@@ -86,13 +94,13 @@ MUTATIONS = [
     Mutation("temperature does not divide in the sweep", "models/logprobs.py", "logits /= temperature", "logits /= 1", LOGPROBS),
     Mutation("frozen head not rescaled at a new maximum", "models/logprobs.py", "denominator.mul_(rescale)", "denominator.mul_(1)", LOGPROBS),
     Mutation("sign of the entropy's gradient", "models/logprobs.py", "mean_logit * mean_weight - mean_product", "mean_product - mean_logit * mean_weight", LOGPROBS),
-    Mutation("sign of the entropy bonus", "ppo/update.py", "- config.entropy_coef * entropy", "+ config.entropy_coef * entropy", OPTIONS),
+    Mutation("sign of the entropy bonus", "ppo/losses.py", "- config.entropy_coef * entropy", "+ config.entropy_coef * entropy", OPTIONS),
     Mutation("gradients not clipped", "ppo/update.py", "config.max_grad_norm)", "1e9)", OPTIONS),
-    Mutation("target_kl ignored", "ppo/update.py", "if approx_kl > config.target_kl:", "if False:", OPTIONS),
+    Mutation("target_kl ignored", "ppo/update.py", "if kl / max(tokens, 1) > config.target_kl:", "if False:", OPTIONS),
     Mutation("warm-up of the values trains the policy", "ppo/update.py", "for parameter in frozen:", "for parameter in ():", OPTIONS),
     Mutation("one epoch, whatever is configured", "ppo/update.py", "for _ in range(epochs):", "for _ in range(1):", OPTIONS),
-    Mutation("mean over rows instead of tokens", "ppo/update.py", "accelerator.num_processes / max(tokens, 1)", "accelerator.num_processes / len(rows)", OPTIONS),
-    Mutation("mean of the means of micro batches", "ppo/update.py", "scaler.scale(micro.loss * weight)", "scaler.scale(micro.loss * weight * len(rows) / len(micro_rows))", OPTIONS),
+    Mutation("mean over rows instead of tokens", "ppo/update.py", "accelerator.num_processes / max(count, 1)", "accelerator.num_processes / len(groups)", OPTIONS),
+    Mutation("mean of the means of micro batches", "ppo/update.py", "scaler.scale(micro.loss * weight)", "scaler.scale(micro.loss * weight * len(groups) / len(part))", OPTIONS),
     Mutation("a step is taken on a NaN gradient", "ppo/update.py", "if torch.isfinite(norm):", "if True:", f"{PPO}::test_a_gradient_that_is_not_finite_skips_the_step_and_stops_after_a_few"),
     Mutation("the reference scores as the policy", "ppo/rollout.py", 'policy.logprobs("reference",', 'policy.logprobs("policy",', OPTIONS),
     Mutation("special tokens shown to the reward", "ppo/rollout.py", "skip_special_tokens=True", "skip_special_tokens=False", CHECKS),

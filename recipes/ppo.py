@@ -45,11 +45,10 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     config, folder = run.config, run.stage(PPO)
     assert config.ppo is not None
     ppo = replace(config.ppo, micro_batch_size=micro_batch_size(config, PPO, config.ppo.minibatch_size))
-    assert config.reward is not None
     sft = run.folder / SFT if config.sft else None
     if sft:
         run.verified_record(SFT)
-    reward = plan.reward or load_run_reward(run)
+    reward = plan.reward or (load_run_reward(run) if config.reward else None)
 
     # The policy does its own casting, so that sampling and scoring run in the same precision.
     accelerator = Accelerator(mixed_precision="no")
@@ -69,7 +68,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
         seed=config.seed,
         validation_rows=plan.validation_rows,
         held_out=plan.held_out,
-        sanity_pair=config.reward.sanity_pair,
+        sanity_pair=config.reward.sanity_pair if config.reward else None,
     )
     with live_page(run, PPO), tracking(run, PPO) as tracker:
         metrics = trainer.train(tracker)

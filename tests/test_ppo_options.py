@@ -18,7 +18,9 @@ from workbench.models.adapters import load_trainable
 from workbench.models.loading import load_policy_tokenizer, stop_ids
 from workbench.models.policy import Batch, Policy
 from workbench.ppo import algorithm
+from workbench.ppo.advantages import estimate_advantages
 from workbench.ppo.initial_scores import mean_and_deviation, score_initial_policy
+from workbench.ppo.losses import make_objective
 from workbench.ppo.rollout import Rollout
 from workbench.ppo.sampler import token_limit
 from workbench.ppo.trainer import PPOTrainer
@@ -87,15 +89,13 @@ def test_the_gradient_is_that_of_the_sums_over_tokens_by_their_count(tmp_path: P
     norm = torch.cat(
         [g.flatten() for g in torch.autograd.grad(loss, [p for p in policy.parameters() if p.requires_grad])]
     )
+    estimates = estimate_advantages(rollout, run.config, run.state)._replace(advantages=advantages, returns=returns)
     metrics = update(
         run.policy,
         run.optimizer,
         run.accelerator,
-        rollout,
-        advantages,
-        returns,
+        make_objective(run.policy, run.accelerator, rollout, estimates, run.config, 0.0),
         run.config,
-        kl_coef=0.0,
         minibatch_size=16,
         micro_batches=run.limits.computed,
         generator=torch.Generator(),

@@ -1,4 +1,4 @@
-"""The losses of TRL's GRPO and RLOO on the same responses, rewards and weights as here."""
+"""The losses of TRL's GRPO, RLOO and DPO on the same responses, rewards and weights as here."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import tiny
 import torch
 from datasets import Dataset
 from trainers import CONFIG, e_rate, make_rows, make_trainer
-from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from workbench.models.policy import Policy
 from workbench.ppo.advantages import estimate_advantages
+from workbench.ppo.losses import make_objective
+from workbench.ppo.preferences import best_and_worst
 from workbench.ppo.rollout import Rollout
 from workbench.ppo.trainer import PPOTrainer
-from workbench.ppo.update import micro_loss
 
 SAMPLES, ROWS, KL_COEF = 4, 16, 0.3
 
@@ -30,12 +31,18 @@ def perturbed(model: torch.nn.Module, seed: int, scale: float = 0.05) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
 
 
-def ours(folder: Path, advantage: str, seed: int) -> tuple[PPOTrainer, Rollout]:
+def ours(folder: Path, advantage: str, seed: int, **options: Any) -> tuple[PPOTrainer, Rollout]:
     """Return a trainer whose policy is not its reference, and a rollout from which it has moved on."""
     policy = tiny.policy("gpt2", lora=False, with_values=False)
     perturbed(policy.model, seed)
     run = make_trainer(
-        folder, policy=policy, advantage=advantage, samples_per_prompt=SAMPLES, kl_coef=KL_COEF, self_checks=False
+        folder,
+        policy=policy,
+        advantage=advantage,
+        samples_per_prompt=SAMPLES,
+        kl_coef=KL_COEF,
+        self_checks=False,
+        **options,
     )
     # TRL gives GPT-2 no positions, which padding on the left would shift; so all prompts are equally long.
     equally_long = [row for row in make_rows("gpt2", 40) if row["index"] % 4 == 2]
@@ -98,9 +105,8 @@ def loss_and_gradient(loss: torch.Tensor, model: torch.nn.Module) -> tuple[float
 def our_loss(run: PPOTrainer, rollout: Rollout, kl_coef: float) -> torch.Tensor:
     """Return the loss of the whole rollout as one minibatch."""
     estimates = estimate_advantages(rollout, run.config, run.state)
-    rows = torch.arange(ROWS)
-    losses = micro_loss(run.policy, run.accelerator, rollout, estimates.advantages, None, run.config, kl_coef, rows)
-    return losses.loss / rollout.batch.response_mask.sum()
+    objective = make_objective(run.policy, run.accelerator, rollout, estimates, run.config, kl_coef)
+    return objective.loss(objective.rows.flatten()).loss / objective.counts.sum()
 
 
 @pytest.mark.parametrize("norm_by_std", [True, False])
@@ -111,8 +117,8 @@ def test_grpo_has_the_loss_of_trl(norm_by_std: bool, tmp_path: Path) -> None:
         tmp_path / "trl", run, rollout, 3, GRPOTrainer, GRPOConfig, loss_type="dapo",
         scale_rewards="group" if norm_by_std else "none", steps_per_generation=1,
     )  # fmt: skip
-    advantages = estimate_advantages(rollout, run.config, run.state).advantages[:, 0]
-    torch.testing.assert_close(advantages, inputs["advantages"], atol=1e-5, rtol=1e-5)
+    advantages = estimate_advantages(rollout, run.config, run.state).advantages
+    torch.testing.assert_close(advantages[:, 0], inputs["advantages"], atol=1e-5, rtol=1e-5)
     loss, gradient = loss_and_gradient(our_loss(run, rollout, KL_COEF), run.unwrapped.model)
     reference_loss, reference = loss_and_gradient(trainer._compute_loss(trainer.model, inputs), trainer.model)
     assert loss == pytest.approx(reference_loss, abs=1e-5)
@@ -126,13 +132,48 @@ def test_rloo_has_the_advantages_of_trl_and_before_an_update_its_gradient(tmp_pa
     """
     run, rollout = ours(tmp_path / "ours", "rloo", seed=3)
     trainer, inputs = theirs(tmp_path / "trl", run, rollout, 3, RLOOTrainer, RLOOConfig, steps_per_generation=1)
-    advantages = estimate_advantages(rollout, run.config, run.state).advantages[:, 0]
-    torch.testing.assert_close(advantages, inputs["advantages"], atol=1e-5, rtol=1e-5)
+    advantages = estimate_advantages(rollout, run.config, run.state).advantages
+    torch.testing.assert_close(advantages[:, 0], inputs["advantages"], atol=1e-5, rtol=1e-5)
     perturbed_back(run.unwrapped, 4)
     perturbed_back(trainer.model, 4)
     tokens = rollout.batch.response_mask.sum()
     _, gradient = loss_and_gradient(our_loss(run, rollout, 0.0) * tokens / ROWS, run.unwrapped.model)
     _, reference = loss_and_gradient(trainer._compute_loss(trainer.model, inputs), trainer.model)
+    torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=1e-4)
+
+
+def test_dpo_has_the_loss_of_trl(tmp_path: Path) -> None:
+    run, rollout = ours(tmp_path / "ours", "gae", seed=3, loss="dpo")
+    best, worst, differ = best_and_worst(rollout.scores, SAMPLES)
+    assert differ.all(), "TRL has no pairs of equal responses"
+    folder, tokenizer = tmp_path / "trl", tiny.tokenizer("gpt2")
+    tiny.model("gpt2").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    trainer = DPOTrainer(
+        model=str(folder),
+        args=DPOConfig(
+            output_dir=str(folder / "out"), use_cpu=True, bf16=False, beta=KL_COEF, report_to="none",
+            activation_checkpointing=False,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    perturbed(trainer.model, 3)
+    perturbed(trainer.model, 4, 0.01)
+    batch = rollout.batch
+    ids = [
+        [row[mask].tolist() for row, mask in zip(*pair, strict=True)]
+        for pair in ((batch.prompt_ids, batch.prompt_mask), (batch.response_ids, batch.response_mask))
+    ]
+    pairs = [
+        {"prompt_ids": ids[0][chosen], "chosen_ids": ids[1][chosen], "rejected_ids": ids[1][rejected]}
+        for chosen, rejected in zip(best.tolist(), worst.tolist(), strict=True)
+    ]
+    trainer.model.train()
+    inputs = trainer.data_collator(pairs)
+    reference_loss, reference = loss_and_gradient(trainer._compute_loss(trainer.model, inputs, False), trainer.model)
+    loss, gradient = loss_and_gradient(our_loss(run, rollout, KL_COEF), run.unwrapped.model)
+    assert loss == pytest.approx(reference_loss, abs=1e-5)
     torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=1e-4)
 
 

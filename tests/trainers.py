@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,17 @@ CONFIG = PPOConfig(
     max_new_tokens=8,
     checkpoint_every=2,
 )
+
+
+GROUPS: dict[str, Any] = {"samples_per_prompt": 4}
+# By what is learned beside the policy, or instead of values.
+VALUES: dict[str, dict[str, Any]] = {
+    "shared": {},
+    "separate": {"value_model": "separate"},
+    "rloo": {"advantage": "rloo"} | GROUPS,
+    "dpo": {"loss": "dpo"} | GROUPS,
+    "raft": {"loss": "raft"} | GROUPS,
+}
 
 
 def e_rate(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
@@ -72,7 +83,7 @@ def make_trainer(
     config: PPOConfig = CONFIG,
     lora: bool = True,
     policy: Policy | None = None,
-    reward: RewardModel = e_rate,
+    reward: RewardModel | None = e_rate,
     held_out: RewardModel | None = None,
     validation: int = 0,
     seed: int = 0,
@@ -86,7 +97,7 @@ def make_trainer(
     return PPOTrainer(
         policy or initial_policy(architecture, config, lora=lora),
         tiny.tokenizer(architecture),
-        CheckedReward(reward, "test"),
+        CheckedReward(reward, "test") if reward else None,
         make_rows(architecture, 40),
         config,
         accelerator=Accelerator(cpu=cpu),
@@ -101,6 +112,16 @@ def initial_policy(architecture: str, config: PPOConfig, *, lora: bool) -> Polic
     """Return the tiny policy that the configuration's kind of advantage needs."""
     separate = config.value_model == "separate"
     return tiny.policy(architecture, lora=lora, separate=separate, with_values=has_values(config))
+
+
+def minibatches_in_order(
+    processes: int, rows: int, epochs: int, size: int, generator: torch.Generator
+) -> Iterator[torch.Tensor]:
+    """Yield minibatches whose union over the processes does not depend on how many there are."""
+    parts_here = processes // Accelerator(cpu=True).num_processes
+    parts = [part.split(size * len(part) // rows) for part in torch.arange(rows).chunk(parts_here)]
+    for _ in range(epochs):
+        yield from (torch.cat(minibatch) for minibatch in zip(*parts, strict=True))
 
 
 def step(run: PPOTrainer) -> tuple[Rollout, dict[str, float]]:

@@ -13,7 +13,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,7 +26,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from small_runs import drop, small
 from torch import Tensor
-from trainers import e_rate, make_rows, make_trainer, untimed
+from trainers import VALUES, e_rate, initial_policy, make_rows, make_trainer, minibatches_in_order, untimed
 
 from recipes import evaluation, ppo
 from workbench.config.schema import PPOConfig
@@ -45,8 +46,8 @@ from workbench.run.distributed import reset_accelerate
 from workbench.run.process import quiet_libraries
 
 PROCESSES = 2
-Kind = tuple[str, bool, str]  # architecture, lora, and the value model, or the kind of advantage without values
-KINDS: list[Kind] = list(itertools.product(tiny.ARCHITECTURES, (True, False), ("shared", "separate", "rloo")))
+Kind = tuple[str, bool, str]  # architecture, lora, and the value model, or what learns without values
+KINDS: list[Kind] = list(itertools.product(tiny.ARCHITECTURES, (True, False), VALUES))
 # Every pair of values is among these, but for full fine-tuning without values.
 RUN_KINDS: list[Kind] = [
     *(("gpt2", True, "shared"), ("gpt2", False, "separate"), ("gpt2", True, "rloo")),
@@ -74,14 +75,13 @@ def trainer(folder: Path, kind: Kind, prepare: Callable[[Policy], None] | None =
     """Return a trainer of a tiny policy, the same in every process, after `prepare` has changed it."""
     architecture, lora, values = kind
     torch.manual_seed(0)
-    policy = tiny.policy(architecture, lora=lora, separate=values == "separate", with_values=values != "rloo")
-    if policy.value_head is None:
-        options |= {"advantage": "rloo", "samples_per_prompt": 4}
-    else:
+    config = dataclasses.replace(CONFIG, **VALUES[values])
+    policy = initial_policy(architecture, config, lora=lora)
+    if policy.value_head is not None:
         torch.nn.init.normal_(policy.value_head.weight, std=0.1)
     if prepare is not None:
         prepare(policy)
-    return make_trainer(folder, architecture, config=CONFIG, policy=policy, **options)
+    return make_trainer(folder, architecture, config=config, policy=policy, **options)
 
 
 def uneven_rollout(run: PPOTrainer) -> Rollout:
@@ -109,21 +109,13 @@ def uneven_rollout(run: PPOTrainer) -> Rollout:
     )
 
 
-def minibatches_in_order(rows: int, epochs: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield minibatches whose union over the processes does not depend on how many there are."""
-    parts_here = PROCESSES // Accelerator(cpu=True).num_processes
-    parts = [part.split(size * len(part) // rows) for part in torch.arange(rows).chunk(parts_here)]
-    for _ in range(epochs):
-        yield from (torch.cat(minibatch) for minibatch in zip(*parts, strict=True))
-
-
 def first_update(
     folder: Path, kind: Kind, prepare: Callable[[Policy], None] | None = None
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Return metrics and weights after the update on the same uneven rollout, however many processes divide it."""
     # Adam's step on a gradient near 0 is a fraction of the rate by rounding, which the tolerance of 1e-5 must exceed.
     run = trainer(folder, kind, prepare, entropy_coef=0.01, value_clip_range=0.05, learning_rate=1e-3)
-    with mock.patch.object(update_module, "minibatches", minibatches_in_order):
+    with mock.patch.object(update_module, "minibatches", partial(minibatches_in_order, PROCESSES)):
         metrics = run.update(uneven_rollout(run))
     trained = {key: value for key, value in run.unwrapped.named_parameters() if value.requires_grad}
     return metrics, {key: full_tensor(value.detach()) for key, value in trained.items()}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from workbench.config.algorithm_checks import check_algorithm
 from workbench.config.derived import (
     completion_limit,
     configured_stages,
     data_sources,
-    has_values,
-    is_kl_in_loss,
     sampling_seeds,
 )
 from workbench.config.generation import GenerationSettings
@@ -24,10 +22,6 @@ from workbench.config.schema import Config, EvaluationConfig, PPOConfig, RewardT
 from workbench.config.sources import DataSource
 from workbench.errors import UserError, error_context, shorten, suggestion
 
-# What only values need.
-VALUE_SETTINGS = (
-    *("value_model", "value_learning_rate", "value_warmup_steps", "value_clip_range", "vf_coef", "gamma", "lam"),
-)
 # Names that stand for something else among the titles and columns of an evaluation.
 RESERVED_TITLES = {*TITLES, "reward", "data", "prompt", "reference"}
 MIN_SHARE = 1e-6  # of sft.data; what is left of 1 below it is rounding
@@ -57,7 +51,8 @@ def check(config: Config) -> None:
     if config.sft:
         check_sft(config.sft)
     reward = config.reward
-    needs_reward = config.sweep is None and (config.ppo is not None or reward is not None)
+    scores = config.ppo is not None and not (config.ppo.offline and config.ppo.validation is None)
+    needs_reward = config.sweep is None and (scores or reward is not None)
     if needs_reward and (reward is None or (reward.model is None and reward.train is None)):
         raise UserError("reward: PPO needs one; set reward.model, or reward.train to train it")
     if config.reward and config.reward.train:
@@ -118,7 +113,7 @@ def check_reward_training(train: RewardTraining) -> None:
 
 def check_ppo(ppo: PPOConfig) -> None:
     """Raise UserError for settings of PPO that exclude each other."""
-    check_advantage(ppo)
+    check_algorithm(ppo)
     if ppo.kl_target is not None and ppo.kl_coef == 0:
         raise UserError("ppo.kl_target: it scales ppo.kl_coef, and 0 stays 0; start with a ppo.kl_coef above 0")
     if ppo.kl_target is not None and ppo.kl_horizon < ppo.batch_size:
@@ -134,31 +129,6 @@ def check_ppo(ppo: PPOConfig) -> None:
     check_multiple("ppo.batch_size", ppo.batch_size, "ppo.samples_per_prompt", ppo.samples_per_prompt)
     if ppo.micro_batch_size:
         check_multiple("ppo.minibatch_size", ppo.minibatch_size, "ppo.micro_batch_size", ppo.micro_batch_size)
-
-
-def check_advantage(ppo: PPOConfig) -> None:
-    """Raise UserError for settings that the kind of advantage would not read, or cannot do without."""
-    defaults = {field.name: field.default for field in dataclasses.fields(PPOConfig)}
-    if not ppo.norm_by_std and ppo.advantage != "grpo":
-        raise UserError(f"ppo.norm_by_std: only for ppo.advantage grpo, and it is {ppo.advantage}; remove it")
-    if is_kl_in_loss(ppo) and ppo.kl_estimator != defaults["kl_estimator"]:
-        raise UserError(
-            f"ppo.kl_estimator: {ppo.kl_estimator} is for a penalty in the reward, and in the loss it is always k3; "
-            "remove it, or set ppo.kl_in to reward"
-        )
-    if has_values(ppo):
-        return
-    if ppo.samples_per_prompt < 2:
-        raise UserError(
-            f"ppo.samples_per_prompt: 1 leaves ppo.advantage {ppo.advantage} no other response to compare one with; "
-            "set it to at least 2"
-        )
-    for name in VALUE_SETTINGS:
-        if vars(ppo)[name] != defaults[name]:
-            raise UserError(
-                f"ppo.{name}: {vars(ppo)[name]} is about values, which ppo.advantage {ppo.advantage} does not have; "
-                "remove it, or set ppo.advantage to gae"
-            )
 
 
 def check_evaluation(evaluation: EvaluationConfig, seeds: list[int], limit: int) -> None:

@@ -53,14 +53,21 @@ def completion_limit(config: Config) -> int:
     return config.evaluation.max_new_tokens or (config.ppo.max_new_tokens if config.ppo else 128)
 
 
+def algorithm_name(ppo: PPOConfig) -> str:
+    """Return what the literature calls the loss and the kind of advantage."""
+    if ppo.loss != "clip":
+        return ppo.loss.upper()
+    return "PPO" if ppo.advantage == "gae" else ppo.advantage.upper()
+
+
 def has_values(ppo: PPOConfig) -> bool:
     """Return whether PPO learns a value of every token."""
-    return ppo.advantage == "gae"
+    return ppo.loss == "clip" and ppo.advantage == "gae"
 
 
 def is_kl_in_loss(ppo: PPOConfig) -> bool:
     """Return whether the KL penalty is a term of the loss, instead of the reward."""
-    return (ppo.kl_in or ("loss" if ppo.advantage == "grpo" else "reward")) == "loss"
+    return (ppo.kl_in or ("loss" if ppo.loss == "dpo" or ppo.advantage == "grpo" else "reward")) == "loss"
 
 
 def micro_batch_size(config: Config, stage: str, rows: int) -> int:

@@ -158,6 +158,12 @@ class PPOConfig:
     advantage: Literal["gae", "rloo", "grpo"] = "gae"
     """gae learns values (arXiv 1506.02438); the others compare a response with those to the same prompt: rloo subtracts
     the mean of the others (arXiv 2402.14740), grpo that of all and divides by their deviation (arXiv 2402.03300)."""
+    loss: Literal["clip", "dpo", "raft"] = "clip"
+    """clip is PPO's surrogate, for every advantage. The others need several samples per prompt and no advantage: dpo
+    prefers the best response to the worst (arXiv 2305.18290, with kl_coef as beta), raft raises the likelihood of the
+    best (arXiv 2304.06767)."""
+    offline: bool = False
+    """With dpo, learn from the columns chosen and rejected of `data` instead of from sampled responses."""
     norm_by_std: bool = True
     """With grpo, divide by the standard deviation of a prompt's scores; false is Dr. GRPO (arXiv 2503.20783)."""
     minibatch_size: Size = 16

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.config.derived import algorithm_name
 from workbench.config.names import PPO, REWARD, SFT, TRAINED_BY
+from workbench.config.schema import Config, PPOConfig
 from workbench.config.sources import DataSource
 from workbench.evaluation.results import Results, SetResult, Settings
 from workbench.evaluation.verdicts import MINIMUM_PROMPTS
@@ -29,10 +31,21 @@ from workbench.report.tables import Row, sampling_description, set_table, text_c
 from workbench.run.files import content_hash
 
 TITLES = {stage: title for title, stage in TRAINED_BY.items()}
-TAGS = {PPO: ["rlhf", "ppo"], SFT: ["sft"], REWARD: ["reward-model"]}
+TAGS = {PPO: ["rlhf"], SFT: ["sft"], REWARD: ["reward-model"]}
 SFT_SETTINGS = ("batch_size", "learning_rate")
 PPO_SETTINGS = (
-    *("advantage", "steps", "batch_size", "samples_per_prompt", "minibatch_size", "epochs", "learning_rate", "kl_coef"),
+    *(
+        "loss",
+        "offline",
+        "advantage",
+        "steps",
+        "batch_size",
+        "samples_per_prompt",
+        "minibatch_size",
+        "epochs",
+        "learning_rate",
+        "kl_coef",
+    ),
     *("kl_estimator", "kl_in", "kl_target", "clip_range", "max_new_tokens", "temperature", "score_clip", "score_scale"),
     *("missing_eos_penalty", "value_model"),
 )
@@ -85,12 +98,13 @@ def front_matter(model: ExportedModel, results: Results | None) -> str:
     else:
         measured = policy_entries(config, results, TITLES[model.stage]) if results is not None else []
     uses_lora = model.stage != REWARD and config.policy.lora
+    algorithm = [algorithm_name(config.ppo).lower()] if model.stage == PPO and config.ppo else []
     return ModelCardData(
         base_model=hub_id(base_model(config, model.stage)),
         datasets=list(dict.fromkeys(name for name in datasets if name)) or None,
         library_name="peft" if model.form == "adapter" else "transformers",
         pipeline_tag="text-classification" if model.stage == REWARD else task,
-        tags=[*TAGS[model.stage], *(["lora"] if uses_lora else [])],
+        tags=[*TAGS[model.stage], *algorithm, *(["lora"] if uses_lora else [])],
         model_name=config.name if measured else None,
         eval_results=measured or None,
     ).to_yaml()
@@ -111,13 +125,19 @@ def summary(model: ExportedModel) -> str:
     }[model.form]
     steps = ["supervised fine-tuning"] if config.sft else []
     if model.stage == PPO:
-        assert config.reward is not None
         assert config.ppo is not None
         reference = "SFT policy" if config.sft else "base model"
         penalty = f", regularized towards the {reference} by a KL penalty" if config.ppo.kl_coef else ""
-        reward = escape(reward_description(config.reward))
-        steps.append(f"PPO against {reward if config.reward.model is None else f'the reward {reward}'}{penalty}")
+        steps.append(f"{algorithm_name(config.ppo)} {learned_from(config, config.ppo)}{penalty}")
     return f"{kind}, trained by {', then '.join(steps)}. {MADE_BY}"
+
+
+def learned_from(config: Config, ppo: PPOConfig) -> str:
+    """Return what the alignment learned from: a reward, or pairs of the data."""
+    if ppo.offline or config.reward is None:
+        return "on chosen and rejected responses"
+    reward = escape(reward_description(config.reward))
+    return f"against {reward if config.reward.model is None else f'the reward {reward}'}"
 
 
 def policy_evaluation(model: ExportedModel, results: Results | None) -> str:
@@ -171,7 +191,7 @@ def provenance(model: ExportedModel) -> str:
     """Return each training stage with its data, seed, commit and hashes, and the versions of the last."""
     rows = [["base", *_model_cells(base_model(model.config, model.stage))]]
     for stage in model.stages:
-        if stage == PPO:
+        if stage == PPO and model.config.reward is not None:
             rows.append(_reward_row(model))
         rows.append(_stage_row(model, stage, ""))
     versions = ", ".join(f"{name} {version}" for name, version in model.run.record(model.stage)["versions"].items())

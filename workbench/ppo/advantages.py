@@ -18,7 +18,7 @@ class Estimates(NamedTuple):
 
     kl: Tensor  # (B, T) nats, from the configured estimator
     rewards: Tensor  # (B, T) score minus KL penalty
-    advantages: Tensor  # (B, T) as the loss weighs the tokens, but for GAE before whitening
+    advantages: Tensor | None  # (B, T) as the loss weighs the tokens, but for GAE before whitening; None without PPO's
     returns: Tensor | None  # (B, T) targets for the values, if there are any
 
 
@@ -40,6 +40,8 @@ def estimate_advantages(rollout: Rollout, config: PPOConfig, state: TrainState) 
         advantages = algorithm.gae(rewards, rollout.values, mask, config.gamma, config.lam)
         return Estimates(kl, rewards, advantages, (advantages + rollout.values) * mask)
     totals, samples = rewards.sum(dim=1), config.samples_per_prompt
+    if config.loss != "clip":
+        return Estimates(kl, rewards, None, None)
     if config.advantage == "rloo":
         per_response = algorithm.leave_one_out_advantages(totals, samples)
     else:

@@ -71,6 +71,8 @@ def token_metrics(rollout: Rollout, estimates: Estimates, accelerator: Accelerat
     """Return the metrics of a rollout that are means over tokens."""
     mask, advantages = rollout.batch.response_mask, estimates.advantages
     values, returns = rollout.values, estimates.returns
+    if advantages is None:
+        return {}
 
     def reduce_sum(sums: Tensor) -> Tensor:
         return accelerator.reduce(sums, "sum")

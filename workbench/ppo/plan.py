@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.config.derived import has_values
 from workbench.config.names import PPO
-from workbench.config.schema import Config
+from workbench.config.schema import Config, PPOConfig
 from workbench.config.sources import DataSource, Scorer
+from workbench.data.preferences import PAIR, paired_rows
 from workbench.data.prompts import load_configured_prompts
 from workbench.errors import UserError, error_context
 from workbench.models.loading import load_config, load_policy_tokenizer
@@ -46,10 +47,37 @@ def plan_ppo(config: Config) -> PPOPlan:
     """Load the stage's tokenizer, prompts and rewards; raises UserError if they do not fit."""
     ppo, reward = config.ppo, config.reward
     assert ppo is not None
-    assert reward is not None
     with error_context("policy.model"):
         tokenizer = load_policy_tokenizer(config.policy.model)
         reports = policy_notes(config.policy.model, tokenizer)
+    rows, validation_rows = load_rows(config, ppo, tokenizer, reports)
+    check_batch_size(ppo, len(rows), number_of_processes())
+    load_once, reward_model, held_out = ScorerLoader(), None, None
+    if reward is not None and reward.model is not None:
+        with error_context("reward.model"):
+            reward_model = load_once(Scorer(reward.model, reward.options))
+    if reward is not None and reward.held_out is not None:
+        held_out = load_held_out(reward.held_out, len(validation_rows), load_once)
+    if reward_model is not None and not ppo.offline:
+        with error_context("ppo.data"):
+            reward_model.check_columns(reward_columns(rows))
+    if reward is not None and reward_model is not None and reward.sanity_pair is not None and ppo.self_checks:
+        check_sanity_pair(reward_model, reward.sanity_pair, (validation_rows if ppo.offline else rows)[0], tokenizer)
+    for scorer in (reward_model, held_out):
+        if scorer is not None and validation_rows:
+            with error_context("ppo.validation"):
+                scorer.check_columns(reward_columns(validation_rows))
+    lines = [*reports, summary(config, ppo, len(rows)), *truncation_lines(config, reward_model, held_out)]
+    prompt_tokens = max(len(row["prompt_ids"]) for row in rows)
+    tokens = max([ppo.max_new_tokens, *(len(row[f"{name}_ids"]) for row in rows for name in PAIR if ppo.offline)])
+    lines += policy_lines(config, PPO, prompt_tokens, tokens)
+    return PPOPlan(lines, tokenizer, rows, validation_rows, reward_model, held_out)
+
+
+def load_rows(
+    config: Config, ppo: PPOConfig, tokenizer: PreTrainedTokenizerBase, reports: list[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the prompts to learn from and to validate on, and add what was read to the reports."""
     context = model_context(load_config(config.policy.model), tokenizer)
 
     def load(key: str, source: DataSource) -> list[dict[str, Any]]:
@@ -58,41 +86,37 @@ def plan_ppo(config: Config) -> PPOPlan:
         return rows
 
     rows = load("ppo.data", ppo.data)
-    check_batch_size(ppo, len(rows), number_of_processes())
+    if ppo.offline:
+        rows, line = paired_rows(
+            "ppo.data", rows, ppo.data, tokenizer, max_new_tokens=ppo.max_new_tokens, context=context
+        )
+        reports.append(line)
     validation_rows = load("ppo.validation", ppo.validation) if ppo.validation else []
-    check_columns(rows, validation_rows)
-    load_once, reward_model = ScorerLoader(), None
-    if reward.model is not None:
-        with error_context("reward.model"):
-            reward_model = load_once(Scorer(reward.model, reward.options))
-    held_out = load_held_out(reward.held_out, len(validation_rows), load_once) if reward.held_out else None
-    if reward_model is not None:
-        with error_context("ppo.data"):
-            reward_model.check_columns(reward_columns(rows))
-        if reward.sanity_pair is not None and ppo.self_checks:
-            check_sanity_pair(reward_model, reward.sanity_pair, rows[0], tokenizer)
-    for scorer in (reward_model, held_out):
-        if scorer is not None and validation_rows:
-            with error_context("ppo.validation"):
-                scorer.check_columns(reward_columns(validation_rows))
+    if not ppo.offline:
+        check_columns(rows, validation_rows)
+    return rows, validation_rows
+
+
+def summary(config: Config, ppo: PPOConfig, prompts: int) -> str:
+    """Return in a line what PPO is going to do."""
     updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
     samples = f", {ppo.samples_per_prompt} responses per prompt" if ppo.samples_per_prompt > 1 else ""
-    advantage = "" if has_values(ppo) else f", advantage {ppo.advantage}"
-    summary = (
-        f"{ppo.steps} steps of {ppo.batch_size} from {len(rows)} prompts{samples}, {updates} optimizer steps each, "
-        f"reward {reward.model or 'trained'}, KL coefficient {ppo.kl_coef}{advantage}"
+    algorithm = (
+        f", loss {ppo.loss}" if ppo.loss != "clip" else "" if has_values(ppo) else f", advantage {ppo.advantage}"
     )
-    tokens = max(len(row["prompt_ids"]) for row in rows)
-    truncation = truncation_lines(config, reward_model, held_out)
-    lines = [*reports, summary, *truncation, *policy_lines(config, PPO, tokens, ppo.max_new_tokens)]
-    return PPOPlan(lines, tokenizer, rows, validation_rows, reward_model, held_out)
+    source = "pairs from the data" if ppo.offline else f"reward {(config.reward and config.reward.model) or 'trained'}"
+    return (
+        f"{ppo.steps} steps of {ppo.batch_size} from {prompts} prompts{samples}, {updates} optimizer steps each, "
+        f"{source}, KL coefficient {ppo.kl_coef}{algorithm}"
+    )
 
 
 def truncation_lines(config: Config, reward_model: CheckedReward | None, held_out: CheckedReward | None) -> list[str]:
     """Return a line for each reward that reads fewer tokens than a response may have."""
     ppo, reward = config.ppo, config.reward
     assert ppo is not None
-    assert reward is not None
+    if reward is None:
+        return []
     scorers: list[tuple[str, str, int | None]] = []
     if reward_model is not None:
         scorers.append(("reward.model", reward_model.name, reward_model.max_completion_tokens()))

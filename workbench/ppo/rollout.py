@@ -116,6 +116,11 @@ def collect(
         seeds=seeds,
         trainer_state=trainer_state,
     )
+    return with_tokens(responses, policy, temperature, limits)
+
+
+def with_tokens(responses: Responses, policy: Policy, temperature: float, limits: RowLimits) -> Rollout:
+    """Run the models over the response tokens."""
     start, batch = time.perf_counter(), responses.batch
     tokens = limits.computed.run(lambda size: score_tokens(policy, batch, temperature, size))
     return Rollout(

@@ -25,6 +25,12 @@ def check_batch_size(config: PPOConfig, prompts: int, processes: int) -> None:
             f"ppo.batch_size: {size} over {processes} processes must be a multiple of ppo.samples_per_prompt, "
             f"{samples}, for each of them; change one of the three"
         )
+    if config.loss != "clip" and config.minibatch_size % (samples * processes):
+        raise UserError(
+            f"ppo.minibatch_size: {config.minibatch_size} over {processes} processes must be a multiple of "
+            f"ppo.samples_per_prompt, {samples}, for each of them, since ppo.loss {config.loss} learns from all "
+            "responses to a prompt together"
+        )
 
 
 def check_columns(rows: Sequence[dict[str, Any]], validation_rows: Sequence[dict[str, Any]]) -> None:

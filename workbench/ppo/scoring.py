@@ -14,7 +14,9 @@ from workbench.rewards.arguments import WITHOUT_TRAINER, RewardLog, TrainerState
 from workbench.rewards.contract import CheckedReward
 
 # Row fields that are not passed to the reward as columns, and the names of the reward's own arguments.
-ROW_FIELDS = frozenset({"prompt", "prompt_ids", "response", "response_ids", "prompts", "completions"})
+ROW_FIELDS = frozenset(
+    {"prompt", "prompt_ids", "response", "response_ids", "chosen_ids", "rejected_ids", "prompts", "completions"}
+)
 UNTRAINED: TrainerState = WITHOUT_TRAINER["trainer_state"]
 
 

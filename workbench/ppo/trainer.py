@@ -25,8 +25,10 @@ from workbench.ppo import algorithm, checkpoint
 from workbench.ppo.advantages import estimate_advantages
 from workbench.ppo.initial_scores import mean_and_deviation, score_initial_policy
 from workbench.ppo.learning_signal import read_signal, value_warning
+from workbench.ppo.losses import make_objective
 from workbench.ppo.metrics import progress_note, rollout_metrics, speed_metrics
 from workbench.ppo.micro_batches import row_limits
+from workbench.ppo.offline import read_pairs
 from workbench.ppo.overoptimization import divergence_warning, read_points
 from workbench.ppo.policy_files import save_best
 from workbench.ppo.rollout import Rollout, collect
@@ -54,7 +56,7 @@ class PPOTrainer:
         self,
         policy: Policy,
         tokenizer: PreTrainedTokenizerBase,
-        reward: RewardFunction,
+        reward: RewardFunction | None,
         rows: Sequence[dict[str, Any]],
         config: PPOConfig,
         *,
@@ -71,12 +73,14 @@ class PPOTrainer:
         """
         processes = accelerator.num_processes
         check_batch_size(config, len(rows), processes)
-        check_columns(rows, validation_rows)
+        if not config.offline:
+            check_columns(rows, validation_rows)
         # Sizes per process.
         self.batch_size = per_process("ppo.batch_size", config.batch_size, processes)
         self.minibatch_size = per_process("ppo.minibatch_size", config.minibatch_size, processes)
         self.limits = row_limits(config, self.batch_size, self.minibatch_size, processes)
-        self.reward = reward if isinstance(reward, CheckedReward) else CheckedReward(reward, "reward")
+        # Only pairs from data, without validation, need none.
+        self._reward = reward if isinstance(reward, CheckedReward | None) else CheckedReward(reward, "reward")
         self.held_out = held_out
         self.tokenizer, self.rows, self.config = tokenizer, rows, config
         self.accelerator, self.folder, self.seed = accelerator, folder, seed
@@ -88,6 +92,12 @@ class PPOTrainer:
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = loss_scaler(policy)
         self.state = checkpoint.TrainState(config.kl_coef, precision=precision_name(policy.autocast_dtype))
+
+    @property
+    def reward(self) -> CheckedReward:
+        """The reward that scores responses."""
+        assert self._reward is not None
+        return self._reward
 
     @property
     def unwrapped(self) -> Policy:
@@ -154,12 +164,14 @@ class PPOTrainer:
         return [self.rows[index] for index in indices[first : first + prompts] for _ in range(samples)]
 
     def rollout(self, rows: Sequence[dict[str, Any]]) -> Rollout:
-        """Sample and score a response to each of `rows`; a step draws the same samples after a resume."""
+        """Return a scored response to each of `rows`, sampled or of the data; a resumed step has the same ones."""
         config, step = self.config, self.state.step
         limit = token_limit(step, config.min_token_limit, config.max_new_tokens, self.seed)
-        check_rows(rows, limit, self.context_length)
-        torch.manual_seed(derive_seed(self.seed, step, self.accelerator.process_index))
         with gathered(self.unwrapped):
+            if config.offline:
+                return read_pairs(self.unwrapped, rows, config.temperature, self.limits)
+            check_rows(rows, limit, self.context_length)
+            torch.manual_seed(derive_seed(self.seed, step, self.accelerator.process_index))
             return collect(
                 self.unwrapped,
                 self.tokenizer,
@@ -177,9 +189,6 @@ class PPOTrainer:
         start = time.perf_counter()
         config, state, mask = self.config, self.state, rollout.batch.response_mask
         estimates = estimate_advantages(rollout, config, state)
-        advantages = estimates.advantages
-        if has_values(config):
-            advantages = algorithm.whiten(advantages, mask, lambda sums: self.accelerator.reduce(sums, "sum"))
         metrics = rollout_metrics(rollout, estimates, self.accelerator, config.samples_per_prompt)
         metrics["objective/kl_coef"] = state.kl_coef
         if state.step == 0 and config.self_checks:
@@ -188,16 +197,18 @@ class PPOTrainer:
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * multiplier
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        if estimates.advantages is not None and has_values(config):
+            whitened = algorithm.whiten(estimates.advantages, mask, lambda sums: self.accelerator.reduce(sums, "sum"))
+            estimates = estimates._replace(advantages=whitened)
+        kl_coef = state.kl_coef if is_kl_in_loss(config) else 0.0
+        objective = make_objective(self.policy, self.accelerator, rollout, estimates, config, kl_coef)
         metrics |= update(
             self.policy,
             self.optimizer,
             self.accelerator,
-            rollout,
-            advantages,
-            estimates.returns,
+            objective,
             config,
-            kl_coef=state.kl_coef if is_kl_in_loss(config) else 0.0,
-            minibatch_size=self.minibatch_size,
+            minibatch_size=self.minibatch_size * len(objective.rows) // len(rollout),
             micro_batches=self.limits.computed,
             generator=torch.Generator().manual_seed(derive_seed(self.seed, state.step, self.accelerator.process_index)),
             scaler=self.scaler,
