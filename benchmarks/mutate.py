@@ -34,6 +34,7 @@ class Mutation(NamedTuple):
 
 
 ALGORITHM, OPTIONS, NOISE = "test_algorithm.py", "test_ppo_options.py", "test_noise.py"
+TRL = "test_trl_losses.py"
 GROUPS, PREFERENCES = "test_groups.py", "test_dpo_raft.py"
 POLICY, LOGPROBS, CHECKS = "test_policy.py", "test_logprobs.py", "test_selfcheck.py"
 PPO = "test_ppo.py"  # slow as a whole, so one test of it
@@ -63,6 +64,8 @@ MUTATIONS = [
     Mutation("GRPO has both penalties", "ppo/advantages.py", "0.0 if is_kl_in_loss(config) else state.kl_coef", "state.kl_coef", GROUPS),
     Mutation("advantages of groups are whitened", "ppo/trainer.py", "is not None and has_values(config):", "is not None:", GROUPS),
     Mutation("prompts of a batch are interleaved", "ppo/trainer.py", "for index in indices[first : first + prompts] for _ in range(samples)]", "for _ in range(samples) for index in indices[first : first + prompts]]", GROUPS),
+    Mutation("GDPO standardizes over the batch alone", "ppo/algorithm.py", "groups = terms.view(len(terms), -1, samples)", "groups = terms.view(len(terms), 1, -1)", TRL),
+    Mutation("GDPO loses the weights", "ppo/algorithm.py", "weights.view(-1, 1, 1) * centered", "centered", TRL),
     Mutation("DPO prefers the worst", "ppo/preferences.py", "rewards[::2], rewards[1::2]", "rewards[1::2], rewards[::2]", PREFERENCES),
     Mutation("DPO without its reference", "ppo/preferences.py", "(logprobs - ref_logprobs) * mask", "logprobs * mask", PREFERENCES),
     Mutation("DPO counts pairs of equals", "ppo/losses.py", "(pairs.losses * decided).sum()", "pairs.losses.sum()", PREFERENCES),

@@ -67,6 +67,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
         folder=folder,
         seed=config.seed,
         validation_rows=plan.validation_rows,
+        texts=plan.texts,
         held_out=plan.held_out,
         sanity_pair=config.reward.sanity_pair if config.reward else None,
     )

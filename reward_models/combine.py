@@ -46,6 +46,10 @@ class Combination:
             for name, term in self.terms_by_name.items()
         }
 
+    def weights(self) -> dict[str, float]:
+        """Return the weights by the terms' names."""
+        return {name: term.weight for name, term in self.terms_by_name.items()}
+
     def check_columns(self, columns: Mapping[str, list]) -> None:
         """Raise UserError if the data lack a column that a term requires."""
         for term in self.terms_by_name.values():

@@ -16,7 +16,7 @@ from workbench.errors import Interrupted, UserError
 from workbench.ppo import algorithm
 from workbench.ppo.sampler import check_batch_size
 
-kinds = pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+kinds = pytest.mark.parametrize("advantage", ["rloo", "grpo", "gdpo"])
 GROUPS: dict[str, Any] = {"samples_per_prompt": 4}
 
 
@@ -98,8 +98,10 @@ def test_responses_to_a_prompt_follow_one_another(advantage: str, tmp_path: Path
     assert metrics["objective/equal_scores_rate"] == pytest.approx(statistics.mean(equal))
 
 
-@pytest.mark.parametrize("kl_in", ["reward", "loss"])
-@kinds
+@pytest.mark.parametrize(
+    ("advantage", "kl_in"),
+    [("rloo", "reward"), ("rloo", "loss"), ("grpo", "reward"), ("grpo", "loss"), ("gdpo", "loss")],
+)
 @both
 def test_the_gradient_is_that_of_the_naive_loss(kl_in: str, advantage: str, architecture: str, tmp_path: Path) -> None:
     changes = {"kl_in": kl_in, "kl_coef": 0.3, "epochs": 1, "minibatch_size": 16, "max_grad_norm": 1e9}
@@ -113,11 +115,18 @@ def test_the_gradient_is_that_of_the_naive_loss(kl_in: str, advantage: str, arch
     totals = rollout.scores.clone()
     if kl_in == "reward":
         totals -= 0.3 * ((old - reference) * mask).sum(dim=1)
+    # The only term is standardized within its prompt, and then over the batch.
+    by_prompt = torch.cat([(g - g.mean()) / (g.std() + 1e-4) for g in rollout.scores.view(4, 4)])
+    standardized = (by_prompt - by_prompt.mean()) / (by_prompt.std() + 1e-4)
     loss = torch.zeros(())
     for row in range(16):
         group = totals[4 * (row // 4) : 4 * (row // 4) + 4]
         others = (group.sum() - totals[row]) / 3
-        by_kind = {"rloo": totals[row] - others, "grpo": (totals[row] - group.mean()) / (group.std() + 1e-4)}
+        by_kind = {
+            "gdpo": standardized[row],
+            "rloo": totals[row] - others,
+            "grpo": (totals[row] - group.mean()) / (group.std() + 1e-4),
+        }
         for token in range(int(mask[row].sum())):
             loss = loss - by_kind[advantage] * (logprobs[row, token] - old[row, token]).exp()
             if kl_in == "loss":
@@ -156,6 +165,8 @@ def test_a_stopped_run_resumes_to_the_same_weights(advantage: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"advantage": "gdpo", "kl_in": "reward", **GROUPS}, "ppo.kl_in: reward adds the KL penalty to the sum"),
+        ({"advantage": "gdpo", "score_clip": 2.0, **GROUPS}, "ppo.score_clip: 2.0 changes the sum of a reward's terms"),
         ({"advantage": "rloo"}, "ppo.samples_per_prompt: 1 leaves ppo.advantage rloo no other response"),
         ({"advantage": "grpo"}, "ppo.samples_per_prompt: 1 leaves ppo.advantage grpo no other response"),
         ({"samples_per_prompt": 3}, "ppo.batch_size: 16"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from small_runs import small
-from trainers import e_rate, make_trainer
+from trainers import e_rate, make_rows, make_trainer
 
 from recipes import reward, sft
 from workbench.run import cli
@@ -43,9 +43,11 @@ class TwoTerms:
 
 def test_ppo(tmp_path: Path) -> None:
     changes = {"entropy_coef": 0.01, "steps": 1, "samples_per_prompt": 2}
-    make_trainer(tmp_path, reward=TwoTerms(), held_out=e_rate, validation=4, **changes).train()
+    texts = [row | {"response_ids": row["prompt_ids"]} for row in make_rows("gpt2", 4)]
+    make_trainer(tmp_path, reward=TwoTerms(), held_out=e_rate, validation=4, texts=texts, **changes).train()
+    make_trainer(tmp_path / "dpo", loss="dpo", steps=1, samples_per_prompt=2).train()
     terms = {"objective/term/e", "objective/term/length"}
-    metrics = logged(tmp_path / "metrics.jsonl")
+    metrics = logged(tmp_path / "metrics.jsonl") | logged(tmp_path / "dpo" / "metrics.jsonl")
     assert terms <= metrics
     assert "reward/texts" in metrics
     by_name = {"objective/term/NAME", "reward/NAME"}

@@ -17,8 +17,8 @@ from recipes import reward, sft
 from workbench.errors import UserError
 from workbench.evaluation.generation import ComparedModel, Sampling, sample_completions
 from workbench.models.policy import Batch, Policy, TokenScores
+from workbench.ppo.text_likelihood import nats_per_token
 from workbench.run import cli
-from workbench.tuning.texts import nats_per_token
 
 
 class ShortOfMemory(Policy):

@@ -13,12 +13,14 @@ from datasets import Dataset
 from trainers import CONFIG, e_rate, make_rows, make_trainer
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from reward_models.combine import Combination, Term
 from workbench.models.policy import Policy
 from workbench.ppo.advantages import estimate_advantages
 from workbench.ppo.losses import make_objective
 from workbench.ppo.preferences import best_and_worst
 from workbench.ppo.rollout import Rollout
 from workbench.ppo.trainer import PPOTrainer
+from workbench.rewards.contract import CheckedReward
 
 SAMPLES, ROWS, KL_COEF = 4, 16, 0.3
 
@@ -52,7 +54,14 @@ def ours(folder: Path, advantage: str, seed: int, **options: Any) -> tuple[PPOTr
 
 
 def theirs(
-    folder: Path, run: PPOTrainer, rollout: Rollout, seed: int, trainer_class: type, config_class: type, **options: Any
+    folder: Path,
+    run: PPOTrainer,
+    rollout: Rollout,
+    seed: int,
+    trainer_class: type,
+    config_class: type,
+    reward_funcs: Any = e_rate,
+    **options: Any,
 ) -> tuple[Any, dict[str, torch.Tensor]]:
     """Return TRL's trainer with the same weights, and what it makes of the same responses."""
     base = tiny.model("gpt2")
@@ -61,7 +70,7 @@ def theirs(
     tokenizer.save_pretrained(folder)
     trainer = trainer_class(
         model=str(folder),
-        reward_funcs=e_rate,
+        reward_funcs=reward_funcs,
         args=config_class(
             output_dir=str(folder / "out"),
             use_cpu=True,
@@ -123,6 +132,25 @@ def test_grpo_has_the_loss_of_trl(norm_by_std: bool, tmp_path: Path) -> None:
     reference_loss, reference = loss_and_gradient(trainer._compute_loss(trainer.model, inputs), trainer.model)
     assert loss == pytest.approx(reference_loss, abs=1e-5)
     torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=1e-4)
+
+
+def odd_length(prompts: list[str], completions: list[str], **columns: list) -> list[float | None]:
+    """Return the length of a text where that is odd; to other texts the reward does not apply."""
+    return [float(len(text)) if len(text) % 2 else None for text in completions]
+
+
+def test_gdpo_has_the_advantages_of_trl(tmp_path: Path) -> None:
+    weights = {"e": 1.0, "length": -0.3}
+    functions = {"e": e_rate, "length": odd_length}
+    reward = Combination({name: Term(CheckedReward(functions[name], name), weights[name]) for name in weights})
+    run, rollout = ours(tmp_path / "ours", "gdpo", seed=3, reward=reward)
+    _, inputs = theirs(
+        tmp_path / "trl", run, rollout, 3, GRPOTrainer, GRPOConfig, list(functions.values()), steps_per_generation=1,
+        reward_weights=list(weights.values()), multi_objective_aggregation="normalize_then_sum",
+    )  # fmt: skip
+    advantages = estimate_advantages(rollout, run.config, run.state).advantages
+    assert rollout.terms["length"].isnan().any()
+    torch.testing.assert_close(advantages[:, 0], inputs["advantages"], atol=1e-5, rtol=1e-5)
 
 
 def test_rloo_has_the_advantages_of_trl_and_before_an_update_its_gradient(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from workbench.errors import UserError
 from workbench.evaluation.results_files import read_examples, read_results
 from workbench.models.loading import load_model, load_policy_tokenizer
 from workbench.models.policy import Policy
+from workbench.ppo.text_likelihood import nats_per_token
 from workbench.report.live import live_document
 from workbench.report.svg import Point, Series, frontier, line_plot, tone
 from workbench.run.folder import Run
-from workbench.tuning.texts import nats_per_token
 
 ROOT = Path(__file__).resolve().parent.parent
 

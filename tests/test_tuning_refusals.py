@@ -12,12 +12,12 @@ from tuning_runs import METHODS, TASK, options, planned, run
 
 from recipes import prompting, tuning
 from workbench.config.parsing import parse
+from workbench.data.texts import TextSet
 from workbench.errors import UserError
 from workbench.evaluation.records import refuse_fail_on
 from workbench.run.cli import plan_stages
 from workbench.run.folder import Run
 from workbench.tuning.plan import TuningPlan
-from workbench.tuning.texts import TextSet
 
 SENTENCES = {"path": "toy:sentences", "split": "validation", "limit": 8}
 TEXTS = ["the cat sat on the mat today", "a dog ran to the red house", "The cat  sat on the mat today"]

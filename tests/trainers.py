@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ def make_trainer(
     reward: RewardModel | None = e_rate,
     held_out: RewardModel | None = None,
     validation: int = 0,
+    texts: Sequence[dict[str, Any]] = (),
     seed: int = 0,
     cpu: bool = True,
     **changes: Any,
@@ -104,6 +105,7 @@ def make_trainer(
         folder=folder,
         seed=seed,
         validation_rows=make_rows(architecture, validation),
+        texts=texts,
         held_out=CheckedReward(held_out, "held out") if held_out else None,
     )
 

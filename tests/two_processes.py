@@ -101,6 +101,7 @@ def uneven_rollout(run: PPOTrainer) -> Rollout:
         **score_tokens(policy, batch, run.config.temperature, size)._asdict(),
         scores=torch.randn(size, generator=generator)[part],
         terms={},
+        weights={},
         log=RewardLog(len(mask), {"everywhere": [2.0]} | ({"main": [1.0]} if first == 0 else {})),
         truncated=is_truncated(ids, mask, policy.stop_ids),
         prompts=[row["prompt"] for row in run.rows[part]],

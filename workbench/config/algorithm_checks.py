@@ -16,9 +16,8 @@ VALUE_SETTINGS = (
 # What only the clipped surrogate needs.
 CLIP_SETTINGS = ("advantage", "clip_range", "entropy_coef")
 # What only sampled responses, or their scores, need.
-SAMPLING_SETTINGS = (
-    *("rollout_batch_size", "min_token_limit", "score_samples", "score_clip", "score_scale", "missing_eos_penalty"),
-)
+SCORE_SETTINGS = ("score_samples", "score_clip", "score_scale", "missing_eos_penalty")
+SAMPLING_SETTINGS = ("rollout_batch_size", "min_token_limit", *SCORE_SETTINGS)
 
 
 def check_algorithm(ppo: PPOConfig) -> None:
@@ -34,6 +33,13 @@ def check_algorithm(ppo: PPOConfig) -> None:
         raise UserError("ppo.kl_in: the loss of DPO contains the KL penalty, whose weight is ppo.kl_coef; remove it")
     if ppo.loss == "dpo" and ppo.kl_coef == 0:
         raise UserError("ppo.kl_coef: it is the beta of DPO, and 0 leaves the loss constant; set it to, say, 0.1")
+    if ppo.advantage == "gdpo":
+        refuse_set(ppo, SCORE_SETTINGS, "changes the sum of a reward's terms, which ppo.advantage gdpo does not take")
+        if ppo.kl_in == "reward":
+            raise UserError(
+                "ppo.kl_in: reward adds the KL penalty to the sum of a reward's terms, which ppo.advantage gdpo does "
+                "not take; remove it"
+            )
     if ppo.loss != "clip":
         refuse_set(ppo, CLIP_SETTINGS, f"is for ppo.loss clip, and it is {ppo.loss}")
     if ppo.offline:

@@ -61,6 +61,8 @@ def check(config: Config) -> None:
         check_ppo(config.ppo)
         if reward and reward.held_out and config.ppo.validation is None:
             raise UserError("reward.held_out: it scores the responses to ppo.validation, which is missing; add it")
+        if config.ppo.validation_texts and config.ppo.validation is None:
+            raise UserError("ppo.validation_texts: measured along with ppo.validation, which is missing; add it")
         if config.ppo.value_model == "separate" and config.policy.gradient_checkpointing:
             raise UserError(
                 "ppo.value_model: separate does not work with policy.gradient_checkpointing, whose second forward pass "

@@ -67,7 +67,7 @@ def has_values(ppo: PPOConfig) -> bool:
 
 def is_kl_in_loss(ppo: PPOConfig) -> bool:
     """Return whether the KL penalty is a term of the loss, instead of the reward."""
-    return (ppo.kl_in or ("loss" if ppo.loss == "dpo" or ppo.advantage == "grpo" else "reward")) == "loss"
+    return (ppo.kl_in or ("loss" if ppo.loss == "dpo" or ppo.advantage in ("grpo", "gdpo") else "reward")) == "loss"
 
 
 def micro_batch_size(config: Config, stage: str, rows: int) -> int:

@@ -155,9 +155,10 @@ class PPOConfig:
     """Responses per rollout, across all processes."""
     samples_per_prompt: Size = 1
     """Responses to each prompt of a rollout; batch_size counts all of them."""
-    advantage: Literal["gae", "rloo", "grpo"] = "gae"
+    advantage: Literal["gae", "rloo", "grpo", "gdpo"] = "gae"
     """gae learns values (arXiv 1506.02438); the others compare a response with those to the same prompt: rloo subtracts
-    the mean of the others (arXiv 2402.14740), grpo that of all and divides by their deviation (arXiv 2402.03300)."""
+    the mean of the others (arXiv 2402.14740), grpo that of all and divides by their deviation (arXiv 2402.03300), and
+    gdpo does so for every term of the reward before it adds them (arXiv 2601.05242)."""
     loss: Literal["clip", "dpo", "raft"] = "clip"
     """clip is PPO's surrogate, for every advantage. The others need several samples per prompt and no advantage: dpo
     prefers the best response to the worst (arXiv 2305.18290, with kl_coef as beta), raft raises the likelihood of the
@@ -233,6 +234,9 @@ class PPOConfig:
     """Number of most recent checkpoints to keep."""
     validation: DataSource | None = None
     """Prompts to validate on at every checkpoint; the best policy, by score minus KL penalty, is saved in ppo/best."""
+    validation_texts: DataSource | None = None
+    """Fixed texts, from the column `text`, or responses to prompts, with `response` and the template's columns: their
+    likelihood under the policy is logged at every checkpoint, and shows what the alignment costs."""
     self_checks: bool = True
     """Before the first update, verify that the probability ratio is 1, the KL is 0, the reference shares no trained
     weights, every trained weight gets a gradient, and the sanity pair is ordered correctly."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from workbench.config.derived import is_kl_in_loss
@@ -22,8 +24,16 @@ class Estimates(NamedTuple):
     returns: Tensor | None  # (B, T) targets for the values, if there are any
 
 
-def estimate_advantages(rollout: Rollout, config: PPOConfig, state: TrainState) -> Estimates:
-    """Return rewards, advantages and returns of a rollout under the state's KL coefficient and score statistics."""
+def estimate_advantages(
+    rollout: Rollout,
+    config: PPOConfig,
+    state: TrainState,
+    reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> Estimates:
+    """Return rewards, advantages and returns of a rollout under the state's KL coefficient and score statistics.
+
+    `reduce_sum` adds up a vector over all processes.
+    """
     mask = rollout.batch.response_mask
     kl = algorithm.kl_penalty(rollout.logprobs, rollout.ref_logprobs, config.kl_estimator) * mask
     scores = algorithm.transform_scores(
@@ -44,6 +54,10 @@ def estimate_advantages(rollout: Rollout, config: PPOConfig, state: TrainState) 
         return Estimates(kl, rewards, None, None)
     if config.advantage == "rloo":
         per_response = algorithm.leave_one_out_advantages(totals, samples)
+    elif config.advantage == "gdpo":
+        weights = torch.tensor([abs(rollout.weights[name]) for name in rollout.terms], device=mask.device)
+        terms = torch.stack(list(rollout.terms.values())) / weights.unsqueeze(1)
+        per_response = algorithm.decoupled_group_advantages(terms, weights, samples, reduce_sum)
     else:
         per_response = algorithm.group_advantages(totals, samples, norm_by_std=config.norm_by_std)
     return Estimates(kl, rewards, per_response.unsqueeze(1) * mask, None)

@@ -90,6 +90,26 @@ def group_advantages(rewards: Tensor, samples: int, *, norm_by_std: bool) -> Ten
     return (centered / (groups.std(dim=1, keepdim=True) + STD_EPSILON) if norm_by_std else centered).flatten()
 
 
+def decoupled_group_advantages(
+    terms: Tensor, weights: Tensor, samples: int, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums
+) -> Tensor:
+    """Return the advantages (B,) of GDPO (arXiv 2601.05242): each of K terms is standardized on its own, then summed.
+
+    `terms` (K, B), NaN where one does not apply, are standardized within the `samples` responses to a prompt, weighted
+    by `weights` (K,), and their sum is standardized over the batch. `reduce_sum` adds up a vector over all processes.
+    """
+    groups = terms.view(len(terms), -1, samples)
+    applies = ~groups.isnan()
+    count = applies.sum(dim=2, keepdim=True)
+    centered = (groups - groups.nanmean(dim=2, keepdim=True)).where(applies, 0.0)
+    std = (centered.square().sum(dim=2, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    total = (weights.view(-1, 1, 1) * centered / (std + STD_EPSILON)).sum(dim=0).flatten()
+    responses, sum_ = reduce_sum(torch.stack((total.new_tensor(len(total)), total.sum())))
+    shifted = total - sum_ / responses
+    (squares,) = reduce_sum(shifted.square().sum().unsqueeze(0))
+    return shifted / ((squares / (responses - 1)).sqrt() + STD_EPSILON)
+
+
 def whiten(values: Tensor, mask: Tensor, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums) -> Tensor:
     """Return `values` (B, T) shifted and scaled to mean 0 and variance 1 over the mask.
 

@@ -30,6 +30,7 @@ def read_pairs(policy: Policy, rows: Sequence[dict[str, Any]], temperature: floa
             prompts=[row["prompt"] for row in rows],
             completions=[row[name].strip() for row, name in zip(rows, names, strict=True)],
             terms={"preference": scores},
+            weights={"preference": 1.0},
             scores=scores,
             log=RewardLog(len(rows)),
             seconds={"generate": 0.0, "score": time.perf_counter() - start},

@@ -12,8 +12,10 @@ from workbench.config.derived import has_values
 from workbench.config.names import PPO
 from workbench.config.schema import Config, PPOConfig
 from workbench.config.sources import DataSource, Scorer
+from workbench.data.context import Context
 from workbench.data.preferences import PAIR, paired_rows
 from workbench.data.prompts import load_configured_prompts
+from workbench.data.texts import load_texts
 from workbench.errors import UserError, error_context
 from workbench.models.loading import load_config, load_policy_tokenizer
 from workbench.models.memory_plan import number_of_processes, policy_lines
@@ -36,6 +38,8 @@ class PPOPlan:
     tokenizer: PreTrainedTokenizerBase
     rows: list[dict[str, Any]]
     """Prompts to learn from, with the reward's columns."""
+    texts: list[dict[str, Any]]
+    """Rows of validation_texts; empty unless the configuration has some."""
     validation_rows: list[dict[str, Any]]
     """Prompts to validate on, with the reward's columns; empty unless the configuration has some."""
     reward: CheckedReward | None
@@ -50,7 +54,13 @@ def plan_ppo(config: Config) -> PPOPlan:
     with error_context("policy.model"):
         tokenizer = load_policy_tokenizer(config.policy.model)
         reports = policy_notes(config.policy.model, tokenizer)
-    rows, validation_rows = load_rows(config, ppo, tokenizer, reports)
+    context = model_context(load_config(config.policy.model), tokenizer)
+    rows, validation_rows = load_rows(ppo, tokenizer, context, reports)
+    texts: list[dict[str, Any]] = []
+    if ppo.validation_texts is not None:
+        loaded, line = load_texts("ppo.validation_texts", "", ppo.validation_texts, tokenizer, context)
+        texts = loaded.rows
+        reports.append(line)
     check_batch_size(ppo, len(rows), number_of_processes())
     load_once, reward_model, held_out = ScorerLoader(), None, None
     if reward is not None and reward.model is not None:
@@ -71,14 +81,13 @@ def plan_ppo(config: Config) -> PPOPlan:
     prompt_tokens = max(len(row["prompt_ids"]) for row in rows)
     tokens = max([ppo.max_new_tokens, *(len(row[f"{name}_ids"]) for row in rows for name in PAIR if ppo.offline)])
     lines += policy_lines(config, PPO, prompt_tokens, tokens)
-    return PPOPlan(lines, tokenizer, rows, validation_rows, reward_model, held_out)
+    return PPOPlan(lines, tokenizer, rows, texts, validation_rows, reward_model, held_out)
 
 
 def load_rows(
-    config: Config, ppo: PPOConfig, tokenizer: PreTrainedTokenizerBase, reports: list[str]
+    ppo: PPOConfig, tokenizer: PreTrainedTokenizerBase, context: Context, reports: list[str]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the prompts to learn from and to validate on, and add what was read to the reports."""
-    context = model_context(load_config(config.policy.model), tokenizer)
 
     def load(key: str, source: DataSource) -> list[dict[str, Any]]:
         rows, line = load_configured_prompts(key, source, tokenizer, max_new_tokens=ppo.max_new_tokens, context=context)

@@ -27,6 +27,7 @@ class Responses:
     prompts: list[str]  # B
     completions: list[str]  # B, the responses as the reward reads them
     terms: dict[str, Tensor]  # (B,) float32 each: the reward's terms by name, NaN where one does not apply
+    weights: dict[str, float]  # by what the reward has multiplied each term, by name
     scores: Tensor  # (B,) float32, the reward's scores: the sums of the terms that apply
     log: RewardLog  # what the reward logged about them
     seconds: dict[str, float]  # time spent on generate and score
@@ -49,6 +50,7 @@ class Rollout:
     prompts: list[str]
     completions: list[str]
     terms: dict[str, Tensor]
+    weights: dict[str, float]
     scores: Tensor
     log: RewardLog
     truncated: Tensor  # (B,) bool, cut at the token limit: no stop token

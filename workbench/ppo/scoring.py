@@ -25,6 +25,7 @@ class Scored:
     """The scores of B responses."""
 
     terms: dict[str, Tensor]  # (B,) float32 each: the reward's terms by name, NaN where one does not apply
+    weights: dict[str, float]  # by what the reward has multiplied each term, by name
     scores: Tensor  # (B,) float32: the sums of the terms that apply
     log: RewardLog
 
@@ -43,7 +44,7 @@ def score_responses(
         name: torch.tensor([float("nan") if value is None else value for value in values], device=device)
         for name, values in reward.terms([row["prompt"] for row in rows], completions, **arguments).items()
     }
-    return Scored(terms, torch.stack(list(terms.values())).nansum(dim=0), log)
+    return Scored(terms, reward.weights(list(terms)), torch.stack(list(terms.values())).nansum(dim=0), log)
 
 
 def reward_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from workbench.config.derived import has_values, is_kl_in_loss
@@ -21,8 +22,9 @@ from workbench.models.optimizer import lr_multiplier, make_optimizer, parameter_
 from workbench.models.policy import Policy
 from workbench.models.positions import context_length
 from workbench.models.precision import precision_name
-from workbench.ppo import algorithm, checkpoint
+from workbench.ppo import checkpoint
 from workbench.ppo.advantages import estimate_advantages
+from workbench.ppo.algorithm import update_kl_coef, whiten
 from workbench.ppo.initial_scores import mean_and_deviation, score_initial_policy
 from workbench.ppo.learning_signal import read_signal, value_warning
 from workbench.ppo.losses import make_objective
@@ -35,6 +37,7 @@ from workbench.ppo.rollout import Rollout, collect
 from workbench.ppo.sampler import batch_indices, check_batch_size, check_columns, check_rows, derive_seed, token_limit
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
 from workbench.ppo.sharded_policy import gathered, loss_scaler, prepare
+from workbench.ppo.text_likelihood import text_metrics
 from workbench.ppo.update import update
 from workbench.ppo.validation import Sample, gather_validation, rollout_samples, sample_validation, table_rows
 from workbench.rewards.arguments import TrainerState
@@ -64,12 +67,13 @@ class PPOTrainer:
         folder: Path,
         seed: int,
         validation_rows: Sequence[dict[str, Any]] = (),
+        texts: Sequence[dict[str, Any]] = (),
         held_out: CheckedReward | None = None,
         sanity_pair: list[str] | None = None,
     ) -> None:
         """Take rows with prompt, prompt_ids and the reward's columns; checkpoints and logs go to `folder`.
 
-        `held_out` scores the responses to the validation prompts as well; PPO never optimizes it.
+        PPO never optimizes `held_out`; `texts` (prompt_ids, response_ids) show what happens to their likelihood.
         """
         processes = accelerator.num_processes
         check_batch_size(config, len(rows), processes)
@@ -79,23 +83,23 @@ class PPOTrainer:
         self.batch_size = per_process("ppo.batch_size", config.batch_size, processes)
         self.minibatch_size = per_process("ppo.minibatch_size", config.minibatch_size, processes)
         self.limits = row_limits(config, self.batch_size, self.minibatch_size, processes)
-        # Only pairs from data, without validation, need none.
         self._reward = reward if isinstance(reward, CheckedReward | None) else CheckedReward(reward, "reward")
         self.held_out = held_out
         self.tokenizer, self.rows, self.config = tokenizer, rows, config
         self.accelerator, self.folder, self.seed = accelerator, folder, seed
-        self.validation_rows, self.sanity_pair = validation_rows, sanity_pair
+        self.validation_rows, self.texts, self.sanity_pair = validation_rows, texts, sanity_pair
         self.context_length = None if policy.is_encoder_decoder else context_length(policy.base.config, tokenizer)
         groups = parameter_groups(policy, config.learning_rate, config.value_learning_rate)
         self.policy_parameters: list[nn.Parameter] = groups[0]["params"]
         self.policy, self.optimizer = prepare(policy, make_optimizer(groups), accelerator)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = loss_scaler(policy)
+        self.reduce_sum: Callable[[Tensor], Tensor] = partial(accelerator.reduce, reduction="sum")
         self.state = checkpoint.TrainState(config.kl_coef, precision=precision_name(policy.autocast_dtype))
 
     @property
     def reward(self) -> CheckedReward:
-        """The reward that scores responses."""
+        """The reward that scores responses; only pairs from data, without validation, need none."""
         assert self._reward is not None
         return self._reward
 
@@ -188,7 +192,7 @@ class PPOTrainer:
         self.measure_initial_scores()
         start = time.perf_counter()
         config, state, mask = self.config, self.state, rollout.batch.response_mask
-        estimates = estimate_advantages(rollout, config, state)
+        estimates = estimate_advantages(rollout, config, state, self.reduce_sum)
         metrics = rollout_metrics(rollout, estimates, self.accelerator, config.samples_per_prompt)
         metrics["objective/kl_coef"] = state.kl_coef
         if state.step == 0 and config.self_checks:
@@ -198,8 +202,7 @@ class PPOTrainer:
             group["lr"] = peak * multiplier
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         if estimates.advantages is not None and has_values(config):
-            whitened = algorithm.whiten(estimates.advantages, mask, lambda sums: self.accelerator.reduce(sums, "sum"))
-            estimates = estimates._replace(advantages=whitened)
+            estimates = estimates._replace(advantages=whiten(estimates.advantages, mask, self.reduce_sum))
         kl_coef = state.kl_coef if is_kl_in_loss(config) else 0.0
         objective = make_objective(self.policy, self.accelerator, rollout, estimates, config, kl_coef)
         metrics |= update(
@@ -216,9 +219,8 @@ class PPOTrainer:
         )
         state.count_update(metrics, self.scaler.state_dict())
         if config.kl_target is not None:
-            state.kl_coef = algorithm.update_kl_coef(
-                state.kl_coef, metrics["objective/kl"], config.kl_target, config.kl_horizon, config.batch_size
-            )
+            kl, horizon = metrics["objective/kl"], config.kl_horizon
+            state.kl_coef = update_kl_coef(state.kl_coef, kl, config.kl_target, horizon, config.batch_size)
         speed = rollout.seconds | {"update": time.perf_counter() - start}
         return metrics | speed_metrics(speed, config.batch_size, metrics["response/length_mean"])
 
@@ -274,7 +276,9 @@ class PPOTrainer:
             )
         # The configured coefficient is meant for normalized and scaled scores; these are raw.
         kl_coef = self.config.kl_coef * self.config.score_scale * (self.state.score_std or 1.0)
-        return gather_validation(local, kl_coef)
+        metrics, samples = gather_validation(local, kl_coef)
+        with gathered(self.unwrapped):
+            return metrics | text_metrics(self.unwrapped, self.texts, self.batch_size, self.accelerator), samples
 
     def save_best(self, objective: float) -> None:
         """Save the policy in `folder`/best if its validation objective is the highest so far."""

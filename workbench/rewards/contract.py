@@ -1,11 +1,12 @@
 """What rewards and toxicity judges must return, and the wrappers that check every value they return.
 
 A reward is a callable with TRL's signature. Further methods are optional: `judge` (OffersJudge), `terms` (OffersTerms),
-`check_columns` (ChecksColumns) and `max_completion_tokens` (TruncatesTexts).
+`weights` (WeighsTerms), `check_columns` (ChecksColumns) and `max_completion_tokens` (TruncatesTexts).
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,15 @@ class OffersTerms(Protocol):
 
 
 @runtime_checkable
+class WeighsTerms(Protocol):
+    """A reward whose terms are weighted scores."""
+
+    def weights(self) -> Mapping[str, float]:
+        """Return by what each term is multiplied, by name: numbers other than 0."""
+        ...
+
+
+@runtime_checkable
 class ChecksColumns(Protocol):
     """A reward that reads columns of the data which its signature does not name."""
 
@@ -121,6 +131,18 @@ class CheckedReward:
         scores = [total_score(values) for values in zip(*terms.values(), strict=True)]
         require_scores(scores, completions, f"reward {self.name}", APPLIES_TO_ALL)
         return terms
+
+    def weights(self, terms: Sequence[str]) -> dict[str, float]:
+        """Return by what each of the terms is multiplied; 1 where the reward does not say."""
+        if not isinstance(self.reward, WeighsTerms):
+            return dict.fromkeys(terms, 1.0)
+        with contained(
+            f"reward {self.name}: weights() failed with", f"reward {self.name} has been telling its weights"
+        ):
+            weights = {term: float(self.reward.weights()[term]) for term in terms}
+        if not all(math.isfinite(weight) and weight for weight in weights.values()):
+            raise RewardError(f"reward {self.name}: weights() returned {weights}; use finite numbers other than 0")
+        return weights
 
     def check_columns(self, columns: Mapping[str, list]) -> None:
         """Raise UserError if the data lack a column that the reward requires, so that no training ends at its call."""

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from workbench.config.derived import sampling_seeds
 from workbench.config.names import TUNING
 from workbench.config.tuning import ZERO_SHOT
+from workbench.data.texts import TextSet
 from workbench.errors import error_context
 from workbench.evaluation.cache import Cache, open_cache, weights_hash
 from workbench.evaluation.cached_sampling import CachedSampler, TimedCompletions, sampling_of
@@ -44,13 +45,13 @@ from workbench.models.loading import load_model, policy_precision
 from workbench.models.policy import Policy
 from workbench.models.precision import autocast_dtype
 from workbench.models.tuning import load_method, tuned_policy
+from workbench.ppo.text_likelihood import nats_per_token
 from workbench.rewards.contract import Judge
 from workbench.run.distributed import fail_together
 from workbench.run.files import content_hash
 from workbench.run.folder import Run
 from workbench.tuning.plan import TuningPlan
 from workbench.tuning.rows import TunedRow, method_folder, method_stage
-from workbench.tuning.texts import TextSet, nats_per_token
 from workbench.tuning.training import begin_methods, train_method
 from workbench.tuning.warm_up import warm_up
 

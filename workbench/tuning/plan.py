@@ -14,6 +14,7 @@ from workbench.config.schema import Config, SFTConfig
 from workbench.config.tuning import ZERO_SHOT
 from workbench.data.context import Context
 from workbench.data.mixing import load_training_rows, shuffled_together
+from workbench.data.texts import TextSet, load_texts
 from workbench.errors import UserError, error_context
 from workbench.evaluation.loaded_scorers import LoadedScorers, load_scorers
 from workbench.evaluation.plan import check_stop_strings
@@ -28,7 +29,6 @@ from workbench.sft.plan import SFTPlan, trainer_plan
 from workbench.tuning.memory import method_memory_lines
 from workbench.tuning.refusals import check_settings
 from workbench.tuning.rows import TunedRow, tuned_rows
-from workbench.tuning.texts import TextSet, load_texts
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def plan_tuning(config: Config) -> TuningPlan:
     for name, source in tuning.texts.items():
         if name in config.evaluation.data:
             raise UserError(f"tuning.texts.{name}: evaluation.data has this name, too; choose another one")
-        text_set, line = load_texts(name, source, tokenizer, context)
+        text_set, line = load_texts(f"tuning.texts.{name}", name, source, tokenizer, context)
         texts.append(text_set)
         reports.append(line)
     steps_per_epoch = -(-len(plain.train_rows) // config.sft.batch_size)

@@ -1,11 +1,7 @@
-"""How well a model predicts texts that it was not tuned to.
-
-Shapes: N texts.
-"""
+"""Texts on which is measured how well a model predicts them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -19,8 +15,6 @@ from workbench.data.prompts import TokenLimits, tokenized_rows
 from workbench.data.sources import stream_rows
 from workbench.data.templates import normalize, text_column
 from workbench.errors import UserError, error_context
-from workbench.models.policy import Policy
-from workbench.ppo.micro_batches import MicroBatches
 
 
 @dataclass(frozen=True)
@@ -34,10 +28,12 @@ class TextSet:
 
 
 def load_texts(
-    name: str, source: DataSource, tokenizer: PreTrainedTokenizerBase, context: Context
+    key: str, name: str, source: DataSource, tokenizer: PreTrainedTokenizerBase, context: Context
 ) -> tuple[TextSet, str]:
-    """Return the texts of `tuning.texts` under a name, and a line for the plan; raises UserError if none fits."""
-    key = f"tuning.texts.{name}"
+    """Return the texts configured at `key` under a name, and a line for the plan; raises UserError if none fits.
+
+    A row has a `text`, or a `response` to a prompt of the template's columns.
+    """
     with error_context(key):
         total = context.length if context.is_decoder_only else None
         limits = TokenLimits(context.length, context.response_length, total)
@@ -47,8 +43,9 @@ def load_texts(
         while part := list(islice(remaining, source.limit)):
             if source.limit is not None and len(rows) >= source.limit:
                 continue
-            halves = [halved(row) for row in part]
-            for row, _ in tokenized_rows(halves, DataSource(source.path), tokenizer, context, with_responses=True):
+            of_text = has_text(part[0], source)
+            pairs, layout = ([halved(row) for row in part], DataSource(source.path)) if of_text else (part, source)
+            for row, _ in tokenized_rows(pairs, layout, tokenizer, context, with_responses=True):
                 if limits.violation(row["prompt_ids"], row["response_ids"]) is None:
                     rows.append(row)
                 else:
@@ -63,6 +60,11 @@ def load_texts(
     return TextSet(name, rows, identities), line
 
 
+def has_text(row: Row, source: DataSource) -> bool:
+    """Return whether a row is a text, and not a prompt with a response."""
+    return "text" in source.columns or ("text" in row.values and "response" not in source.columns)
+
+
 def halved(row: Row) -> Row:
     """Return a row with the first half of its text's words as `prompt` and the rest as `response`."""
     words = text_column(row, "text").split()
@@ -70,24 +72,3 @@ def halved(row: Row) -> Row:
         raise UserError(f"{row.location}: text has no space to cut it into two halves at; leave the row out")
     middle = len(words) // 2
     return Row(row.location, {"prompt": " ".join(words[:middle]), "response": " " + " ".join(words[middle:])})
-
-
-def nats_per_token(policy: Policy, variant: str, rows: Sequence[dict[str, Any]], batch_size: int) -> list[float]:
-    """Return for each of N texts the mean negative log-likelihood of the tokens of its second half, in nats.
-
-    The EOS behind it is left out: whether a model ends there is what it was taught, not how well it knows the text.
-    """
-    limit = MicroBatches(batch_size, "evaluation.batch_size", can_halve=True)
-    values: list[float] = []
-
-    def predict(count: int) -> list[float]:
-        part = rows[len(values) : len(values) + count]
-        batch = policy.make_batch([row["prompt_ids"] for row in part], [row["response_ids"] for row in part])
-        ends = batch.response_mask.sum(dim=1, keepdim=True) - 1
-        logprobs = policy.logprobs(variant, batch, 1.0).scatter(1, ends, 0.0)
-        nats: list[float] = (-logprobs.sum(dim=1) / ends.squeeze(1)).tolist()
-        return nats
-
-    while len(values) < len(rows):
-        values += limit.run(predict)
-    return values

@@ -1,0 +1,59 @@
+"""How well a policy predicts fixed texts.
+
+Shapes: N texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from workbench.models.policy import Policy
+from workbench.ppo.micro_batches import MicroBatches
+
+
+def nats_per_token(policy: Policy, variant: str, rows: Sequence[dict[str, Any]], batch_size: int) -> list[float]:
+    """Return for each of N texts the mean negative log-likelihood of the tokens of its second half, in nats.
+
+    The EOS behind it is left out: whether a model ends there is what it was taught, not how well it knows the text.
+    """
+    limit = MicroBatches(batch_size, "evaluation.batch_size", can_halve=True)
+    values: list[float] = []
+
+    def predict(count: int) -> list[float]:
+        part = rows[len(values) : len(values) + count]
+        batch = policy.make_batch([row["prompt_ids"] for row in part], [row["response_ids"] for row in part])
+        ends = batch.response_mask.sum(dim=1, keepdim=True) - 1
+        logprobs = policy.logprobs(variant, batch, 1.0).scatter(1, ends, 0.0)
+        nats: list[float] = (-logprobs.sum(dim=1) / ends.squeeze(1)).tolist()
+        return nats
+
+    while len(values) < len(rows):
+        values += limit.run(predict)
+    return values
+
+
+def corpus_nats_per_token(
+    policy: Policy, variant: str, rows: Sequence[dict[str, Any]], batch_size: int, accelerator: Accelerator
+) -> float:
+    """Return the negative log-likelihood of all texts together, in nats per token; the processes share the work."""
+    with accelerator.split_between_processes(list(rows)) as local:
+        nats = nats_per_token(policy, variant, local, batch_size)
+        tokens = [len(row["response_ids"]) - 1 for row in local]
+    # With fewer texts than processes, accelerate repeats the last one.
+    gathered = list(zip(gather_object(nats), gather_object(tokens), strict=True))[: len(rows)]
+    return sum(value * count for value, count in gathered) / sum(count for _, count in gathered)
+
+
+def text_metrics(
+    policy: Policy, rows: Sequence[dict[str, Any]], batch_size: int, accelerator: Accelerator
+) -> dict[str, float]:
+    """Return how well the policy and its reference predict the texts, in nats per token; nothing without texts."""
+    variants = {"validation/text_nll": "policy", "validation/text_nll_reference": "reference"} if rows else {}
+    return {
+        metric: corpus_nats_per_token(policy, variant, rows, batch_size, accelerator)
+        for metric, variant in variants.items()
+    }
