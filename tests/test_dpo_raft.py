@@ -178,6 +178,7 @@ def test_dpo_on_pairs_from_data_samples_nothing_and_needs_no_reward(
     run.train()
     log = lines(tmp_path / "whole" / "metrics.jsonl")
     assert log[0]["dpo/accuracy"] < 1
+    assert not [name for name in log[-1] if name.startswith("objective/kl") and name != "objective/kl_coef"]
     assert log[-1]["dpo/accuracy"] == 1
     assert log[-1]["dpo/margin"] == pytest.approx(log[-1]["dpo/chosen_reward"] - log[-1]["dpo/rejected_reward"])
     assert log[-1]["dpo/margin"] > 0.5
@@ -210,6 +211,16 @@ def test_settings_that_would_not_be_read_are_refused(changes: dict[str, Any], me
     with pytest.raises(UserError) as error:
         check_ppo(dataclasses.replace(CONFIG, **changes))
     assert str(error.value).startswith(message)
+
+
+def test_a_policy_has_a_value_head_exactly_where_values_are_learned(tmp_path: Path) -> None:
+    without, having = (tiny.policy("gpt2", lora=True, with_values=values) for values in (False, True))
+    with pytest.raises(UserError, match=r"ppo\.advantage: gae learns values, and the policy has no value head"):
+        make_trainer(tmp_path, policy=without)
+    with pytest.raises(UserError, match=r"ppo\.advantage rloo: it learns no values, and the policy has a value head"):
+        make_trainer(tmp_path, policy=having, advantage="rloo", **GROUPS)
+    with pytest.raises(UserError, match=r"ppo\.loss raft: it learns no values"):
+        make_trainer(tmp_path, policy=having, loss="raft", **GROUPS)
 
 
 def test_a_minibatch_has_whole_prompts_on_every_process() -> None:

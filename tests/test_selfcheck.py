@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from trainers import both, make_trainer, step
+from trainers import CONFIG, both, make_trainer, step
 
 from workbench.data.templates import PROMPT_MESSAGES
 from workbench.errors import RewardError, UserError
@@ -120,11 +120,11 @@ def test_validation_prompts_without_a_column_that_the_reward_gets_are_refused_be
     tmp_path: Path,
 ) -> None:
     row = {"prompt": "a", "prompt_ids": [5], "topic": "work", "reference": "b"}
-    check_columns([row], [row | {"another": "column"}])
-    check_columns([row | {PROMPT_MESSAGES: []}], [row])  # only the training prompts are a chat
-    check_columns([row], [])
+    check_columns(CONFIG, [row], [row | {"another": "column"}])
+    check_columns(CONFIG, [row | {PROMPT_MESSAGES: []}], [row])  # only the training prompts are a chat
+    check_columns(CONFIG, [row], [])
     with pytest.raises(UserError, match=r"ppo\.validation: has no column reference, topic, which the reward gets"):
-        check_columns([row], [{"prompt": "a", "prompt_ids": [5]}])
+        check_columns(CONFIG, [row], [{"prompt": "a", "prompt_ids": [5]}])
 
 
 @both

@@ -17,7 +17,7 @@ VALUE_SETTINGS = (
 CLIP_SETTINGS = ("advantage", "clip_range", "entropy_coef")
 # What only sampled responses, or their scores, need.
 SCORE_SETTINGS = ("score_samples", "score_clip", "score_scale", "missing_eos_penalty")
-SAMPLING_SETTINGS = ("rollout_batch_size", "min_token_limit", *SCORE_SETTINGS)
+SAMPLING_SETTINGS = ("kl_target", "rollout_batch_size", "min_token_limit", *SCORE_SETTINGS)
 
 
 def check_algorithm(ppo: PPOConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -58,3 +58,9 @@ def lr_multiplier(step: int, steps: int, schedule: Literal["linear", "cosine", "
     """Return the fraction of the peak learning rate at `step`, which falls from 1 towards 0 at `steps`."""
     progress = step / steps
     return {"linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress)), "constant": 1.0}[schedule]
+
+
+def set_rates(optimizer: torch.optim.Optimizer, peaks: Sequence[float], multiplier: float) -> None:
+    """Set the learning rate of each parameter group to its peak times the multiplier."""
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        group["lr"] = peak * multiplier

@@ -14,6 +14,7 @@ from workbench.ppo.advantages import Estimates
 from workbench.ppo.rollout import Rollout
 
 TERM = "objective/term/"
+ESTIMATED_FROM_SAMPLES = ("objective/kl", "objective/kl_k3", "objective/reward")
 
 
 def rollout_metrics(
@@ -118,8 +119,15 @@ def speed_metrics(seconds: dict[str, float], episodes: int, mean_length: float) 
     }
 
 
+def without_kl(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics without those that estimate a KL: responses of the data are no samples of the policy."""
+    return {name: value for name, value in metrics.items() if name not in ESTIMATED_FROM_SAMPLES}
+
+
 def progress_note(metrics: dict[str, float]) -> str:
     """Return the part of a step's metrics that the progress bar shows."""
+    if "objective/kl" not in metrics:
+        return f"accuracy {metrics['dpo/accuracy']:.2f}, margin {metrics['dpo/margin']:.2f}"
     return (
         f"score {metrics['objective/score_mean']:.3f}, kl {metrics['objective/kl']:.2f}, "
         f"length {metrics['response/length_mean']:.1f}"

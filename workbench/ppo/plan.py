@@ -101,8 +101,7 @@ def load_rows(
         )
         reports.append(line)
     validation_rows = load("ppo.validation", ppo.validation) if ppo.validation else []
-    if not ppo.offline:
-        check_columns(rows, validation_rows)
+    check_columns(ppo, rows, validation_rows)
     return rows, validation_rows
 
 

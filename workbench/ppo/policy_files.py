@@ -11,8 +11,9 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
-from workbench.config.schema import PolicyConfig
-from workbench.errors import error_context
+from workbench.config.derived import has_values
+from workbench.config.schema import PolicyConfig, PPOConfig
+from workbench.errors import UserError, error_context
 from workbench.models.adapters import load_trainable
 from workbench.models.architecture import checked_policy
 from workbench.models.loading import policy_precision, save_model
@@ -46,6 +47,15 @@ def load_policy(
             autocast=autocast_dtype(policy_precision(policy, device, models.model.config)),
             with_values=values is not None,
         )
+
+
+def check_values(policy: Policy, config: PPOConfig) -> None:
+    """Raise UserError unless the policy has a value head exactly where the loss learns values."""
+    if has_values(config) and policy.value_head is None:
+        raise UserError("ppo.advantage: gae learns values, and the policy has no value head; load it with values")
+    if not has_values(config) and policy.value_head is not None:
+        name = f"ppo.advantage {config.advantage}" if config.loss == "clip" else f"ppo.loss {config.loss}"
+        raise UserError(f"{name}: it learns no values, and the policy has a value head; load it with values=None")
 
 
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

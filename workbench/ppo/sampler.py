@@ -33,8 +33,10 @@ def check_batch_size(config: PPOConfig, prompts: int, processes: int) -> None:
         )
 
 
-def check_columns(rows: Sequence[dict[str, Any]], validation_rows: Sequence[dict[str, Any]]) -> None:
+def check_columns(config: PPOConfig, rows: Sequence[dict[str, Any]], validation_rows: Sequence[dict[str, Any]]) -> None:
     """Raise UserError if validation prompts lack a column that the reward gets with the training prompts."""
+    if config.offline:  # the reward gets no training prompts
+        return
     missing = set(rows[0]) - {PROMPT_MESSAGES} - set(validation_rows[0]) if validation_rows else set()
     if missing:
         raise UserError(

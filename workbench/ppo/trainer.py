@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench.config.derived import has_values, is_kl_in_loss
 from workbench.config.schema import PPOConfig
 from workbench.errors import Interrupted, UserError
-from workbench.models.optimizer import lr_multiplier, make_optimizer, parameter_groups
+from workbench.models.optimizer import lr_multiplier, make_optimizer, parameter_groups, set_rates
 from workbench.models.policy import Policy
 from workbench.models.positions import context_length
 from workbench.models.precision import precision_name
@@ -28,11 +28,11 @@ from workbench.ppo.algorithm import update_kl_coef, whiten
 from workbench.ppo.initial_scores import mean_and_deviation, score_initial_policy
 from workbench.ppo.learning_signal import read_signal, value_warning
 from workbench.ppo.losses import make_objective
-from workbench.ppo.metrics import progress_note, rollout_metrics, speed_metrics
+from workbench.ppo.metrics import progress_note, rollout_metrics, speed_metrics, without_kl
 from workbench.ppo.micro_batches import row_limits
 from workbench.ppo.offline import read_pairs
 from workbench.ppo.overoptimization import divergence_warning, read_points
-from workbench.ppo.policy_files import save_best
+from workbench.ppo.policy_files import check_values, save_best
 from workbench.ppo.rollout import Rollout, collect
 from workbench.ppo.sampler import batch_indices, check_batch_size, check_columns, check_rows, derive_seed, token_limit
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
@@ -77,8 +77,8 @@ class PPOTrainer:
         """
         processes = accelerator.num_processes
         check_batch_size(config, len(rows), processes)
-        if not config.offline:
-            check_columns(rows, validation_rows)
+        check_columns(config, rows, validation_rows)
+        check_values(policy, config)
         # Sizes per process.
         self.batch_size = per_process("ppo.batch_size", config.batch_size, processes)
         self.minibatch_size = per_process("ppo.minibatch_size", config.minibatch_size, processes)
@@ -197,9 +197,9 @@ class PPOTrainer:
         metrics["objective/kl_coef"] = state.kl_coef
         if state.step == 0 and config.self_checks:
             self.check_start(rollout, metrics)
-        multiplier = lr_multiplier(state.step, config.steps, config.schedule)
-        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
-            group["lr"] = peak * multiplier
+        if config.offline:
+            metrics = without_kl(metrics)
+        set_rates(self.optimizer, self.peak_rates, lr_multiplier(state.step, config.steps, config.schedule))
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         if estimates.advantages is not None and has_values(config):
             estimates = estimates._replace(advantages=whiten(estimates.advantages, mask, self.reduce_sum))
