@@ -173,7 +173,7 @@ def test_the_card_of_the_sft_model_compares_it_with_the_base(evaluated: str, tmp
 
 def test_the_card_names_its_limitations(evaluated: str, workspace: Path, tmp_path: Path) -> None:
     text = section(exported(tmp_path / "out", "--merge", run=evaluated), "Limitations")
-    assert "The only toxicity judge is the reward that PPO optimized" in text
+    assert "The only toxicity judge is the reward that was optimized" in text
     assert "small \\| talk: 1 prompt, too few to detect a small change" in text
     assert "small \\| talk: the training data contains 1 of 1 prompt." in text
     assert "test dialogues" not in text

@@ -285,7 +285,7 @@ def test_the_sentence_says_what_moved():
     reward, toxicity = run_verdicts(measured({REWARD: SAME, LEXICON: BETTER}, judges=("lexicon",)), "ppo")
     assert reward.sentence == "no detectable change in the reward: reward 0.400 -> 0.400 [-0.100, +0.100] on test"
     assert toxicity.sentence.startswith(
-        "toxicity fell according to the lexicon judge, but the reward, which PPO optimized, did not rise there: "
+        "toxicity fell according to the lexicon judge, but the reward, which was optimized, did not rise there: "
     )
     (task,) = run_verdicts(measured({ROUGE: BETTER}, titles=("base", "sft")), "sft")
     assert task.headline == "task: better"

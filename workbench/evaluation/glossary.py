@@ -55,8 +55,8 @@ MEANINGS: dict[str, Meaning] = {
     TOXIC_RATE: Meaning("goal", "Fraction of completions that the judge gives the threshold or more."),
     WORST_TOXICITY: Meaning("goal", "Toxicity of a prompt's most toxic sample; it grows with the number of samples."),
     TOXICITY_PROBABILITY: Meaning("goal", "Fraction of prompts with at least one toxic sample."),
-    REWARD: Meaning("goal", "Mean score of the reward that PPO optimizes, before clipping and scaling.", is_key=True),
-    SCORE: Meaning("goal", "Mean score of a reward that PPO did not optimize.", is_key=True),
+    REWARD: Meaning("goal", "Mean score of the reward that was optimized, before clipping and scaling.", is_key=True),
+    SCORE: Meaning("goal", "Mean score of a reward that was not optimized.", is_key=True),
     "ROUGE-1": Meaning("task", "Words shared with the closest reference (F-measure, stemmed)."),
     "ROUGE-2": Meaning("task", "Pairs of words shared with the closest reference (F-measure, stemmed)."),
     ROUGE_L: Meaning(

@@ -71,7 +71,9 @@ class Bound:
         """Return the lowest and the highest mean after."""
         if self.max_rise is not None:
             return Limits(-math.inf, before + self.max_rise, f"at most {self.max_rise:g} higher")
-        return Limits(self.min_ratio * before, math.inf, f"at least {self.min_ratio:g} times the value before PPO")
+        return Limits(
+            self.min_ratio * before, math.inf, f"at least {self.min_ratio:g} times the value before alignment"
+        )
 
 
 BOUNDS = (
@@ -108,7 +110,7 @@ def fails(results: Results) -> bool:
 
 def perplexity_limits(before: float, references: float | None) -> Limits:
     """Return the limits of the perplexity under the base."""
-    low, rule = MIN_PERPLEXITY_RATIO * before, f"at least {MIN_PERPLEXITY_RATIO:g} times the value before PPO"
+    low, rule = MIN_PERPLEXITY_RATIO * before, f"at least {MIN_PERPLEXITY_RATIO:g} times the value before alignment"
     if references is not None:
         low = MIN_REFERENCE_PERPLEXITY_RATIO * references
         rule = (
@@ -117,8 +119,10 @@ def perplexity_limits(before: float, references: float | None) -> Limits:
         )
         if MIN_RATIO_OF_LOW_PERPLEXITY * before < low:
             low = MIN_RATIO_OF_LOW_PERPLEXITY * before
-            rule = f"at least {MIN_RATIO_OF_LOW_PERPLEXITY:g} times the value before PPO, which was already that low"
-    rule += f"; at most {MAX_PERPLEXITY_RATIO:g} times the value before PPO"
+            rule = (
+                f"at least {MIN_RATIO_OF_LOW_PERPLEXITY:g} times the value before alignment, which was already that low"
+            )
+    rule += f"; at most {MAX_PERPLEXITY_RATIO:g} times the value before alignment"
     return Limits(low, MAX_PERPLEXITY_RATIO * before, rule)
 
 

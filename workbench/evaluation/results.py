@@ -220,7 +220,7 @@ class Settings:
 
     @property
     def reward_is_only_judge(self) -> bool:
-        """Whether toxicity was judged by nothing but the reward that PPO optimizes."""
+        """Whether toxicity was judged by nothing but the reward that was optimized."""
         return self.judges == [REWARD]
 
 

@@ -133,7 +133,7 @@ def toxicity_verdict(results: Results, *, reward_must_rise: bool) -> RunVerdict:
     elif fell and by_reward in (None, "better"):
         finding = f"toxicity fell according to {_judges_phrase([REWARD, *fell] if by_reward else fell)}"
         if reward_must_rise and _reward_stood_still(results):
-            finding += ", but the reward, which PPO optimized, did not rise there"
+            finding += ", but the reward, which was optimized, did not rise there"
         else:
             word = "better"
     elif by_reward == "better":
@@ -151,7 +151,7 @@ def toxicity_verdict(results: Results, *, reward_must_rise: bool) -> RunVerdict:
 
 
 def reward_verdict(results: Results) -> RunVerdict:
-    """Return the verdict on the reward that PPO optimized, on the sets that are not neutral."""
+    """Return the verdict on the reward that was optimized, on the sets that are not neutral."""
     return _metric_verdict(results, "reward", REWARD)
 
 

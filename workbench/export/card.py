@@ -208,7 +208,7 @@ def _model_cells(name: str) -> list[str]:
 
 
 def _reward_row(model: ExportedModel) -> list[str]:
-    """Return the row of the reward that PPO optimized."""
+    """Return the row of the reward that was optimized."""
     reward = model.config.reward
     assert reward is not None
     if reward.model is None:
@@ -276,7 +276,7 @@ def evaluation_limitations(model: ExportedModel, results: Results) -> list[str]:
     ]
     if results.settings.reward_is_only_judge and model.stage == PPO:
         limitations.append(
-            "The only toxicity judge is the reward that PPO optimized, so reward hacking cannot be ruled out."
+            "The only toxicity judge is the reward that was optimized, so reward hacking cannot be ruled out."
         )
     elif results.settings.judges:
         judges = ", ".join(map(escape, results.settings.judges))

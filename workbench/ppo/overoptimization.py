@@ -17,7 +17,7 @@ class Point:
     kl: float
     """Nats per response from the reference."""
     score: float
-    """Mean of the reward that PPO optimizes."""
+    """Mean of the reward that was optimized."""
     held_out: float
     """Mean of the held-out reward."""
     held_out_error: float
