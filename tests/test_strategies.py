@@ -86,8 +86,8 @@ def test_they_stand_beside_the_models_alone(
     examples = read_examples(trained / name / "evaluation" / "completions.jsonl", results)
     assert any(example.completions["base"] != example.completions["base - toxic"] for example in examples)
     assert "Be kind" not in "".join(example.prompt for example in examples), "the data are those of every row"
-    page = (trained / name / "evaluation" / "report.html").read_text()
-    assert "in front of the prompt" in page
+    for report in ("report.html", "report.md"):
+        assert "in front of the prompt" in (trained / name / "evaluation" / report).read_text()
     capsys.readouterr()
 
     evaluate(trained, name, *strategies(trained, name))
