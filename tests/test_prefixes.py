@@ -11,12 +11,15 @@ import torch
 from accelerate import Accelerator
 from trainers import both, either, make_rows
 
+from workbench.config.schema import PolicyConfig
 from workbench.config.sources import DataSource
 from workbench.data.context import Context
 from workbench.data.prefixes import check_prefixed_lengths, prefix_warnings, prefixed_rows
 from workbench.data.templates import PROMPT_MESSAGES
 from workbench.errors import UserError
+from workbench.evaluation.cache import completions_key
 from workbench.evaluation.generation import ComparedModel, Sampling, sample_completions
+from workbench.evaluation.models import ModelSpec
 
 DECODER = Context(is_decoder_only=True, length=40)
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
@@ -112,3 +115,13 @@ def test_the_kl_is_that_of_the_prompted_policy_to_the_reference_without_the_pref
         assert abs(kl) > 1e-3
         ratios = sum(nats for _, nats in completion.token_log_ratios)
         assert ratios == pytest.approx(kl, abs=1e-3 * completion.tokens)
+
+
+def test_completions_are_cached_for_what_the_reference_reads_too() -> None:
+    """The same text may be a longer prefix of a shorter prompt."""
+    spec, sampling = ModelSpec("sft", "toy:t5", [], False), Sampling(4, 7, 0.8, (3,))
+    keys = {
+        completions_key(spec, [], prompt_ids, sampling, PolicyConfig("toy:t5"), Accelerator(cpu=True))
+        for prompt_ids in ([[[1, 2, 3]], [[2, 3]]], [[[1, 2, 3]], [[3]]], [[[1, 2, 3]], [[2, 3]]])
+    }
+    assert len(keys) == 2
