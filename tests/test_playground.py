@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from playgrounds import HOSTILE, make_result, make_run, make_sample
 
-from workbench.config.sources import DataSource
+from workbench.config.sources import AntiExpert, DataSource, Prompted
 from workbench.data.context import Context
 from workbench.errors import UserError
 from workbench.evaluation.completion_metrics import Scorers
@@ -27,7 +27,7 @@ from workbench.playground.prompts import PromptFormat, check_length, make_row, r
 from workbench.playground.settings import Settings, default_settings
 from workbench.playground.text import plain_text
 from workbench.rewards.registry import load_reward
-from workbench.run.folder import open_finished_run
+from workbench.run.folder import Run, open_finished_run
 
 ROOT = Path(__file__).resolve().parent.parent
 DIALOGUE = "Tom: Will you come on Friday?\nAnn: No, I have to work."
@@ -172,6 +172,18 @@ def test_a_run_is_played_as_far_as_it_is_finished(run_folder, in_project, tmp_pa
     assert "stage sft is not finished; run it first: python -m recipes.sft" in mistake(
         "--run", str(partial), "--prompt", "x"
     )
+
+
+def test_models_are_played_alone(run_folder, in_project):
+    saved = open_finished_run(run_folder)
+    strategies = {
+        "prompted": {"asked": Prompted("sft", "Be kind. ")},
+        "anti_expert": {"steered": AntiExpert("sft", "no/folder")},
+    }
+    settings = dataclasses.replace(saved.config.evaluation, **strategies)
+    run = load_run(Run(saved.folder, dataclasses.replace(saved.config, evaluation=settings)))
+    assert [model.title for model in run.models] == ["base", "sft", "aligned"]
+    assert "asked, steered: not compared here, where each model completes what is typed, alone" in run.notes
 
 
 @pytest.mark.parametrize(

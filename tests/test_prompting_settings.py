@@ -113,10 +113,15 @@ def test_the_plan_names_what_it_does_not_read(tmp_path: Path) -> None:
     plan = planned(tmp_path, **{"evaluation.models": {"other": "toy:gpt2"}, "prompting.examples": examples})
     assert plan.lines[0] == "evaluation.models: not read; toy:gpt2 is compared as it is, alone"
     assert plan.lines[1].startswith("prompting.examples.chat: not read;")
-    best_of = {"evaluation.best_of": {"b": {"model": "base"}}, "reward.model": "toy_lexicon"}
-    plan = planned(tmp_path, **best_of, **{"evaluation.temperature": 1})
-    assert plan.lines[0] == "evaluation.best_of: not read; toy:gpt2 is compared as it is, alone"
-    assert not plan.config.evaluation.best_of
+    strategies = {
+        "evaluation.best_of": {"b": {"model": "base"}},
+        "evaluation.prompted": {"p": {"model": "base", "prefix": "Be kind. "}},
+        "evaluation.anti_expert": {"a": {"model": "base", "adapter": "no/folder"}},
+    }
+    changes = {"reward.model": "toy_lexicon", "evaluation.temperature": 1}
+    plan = planned(tmp_path, **strategies, **changes)
+    assert plan.lines[0] == f"{', '.join(strategies)}: not read; toy:gpt2 is compared as it is, alone"
+    assert all(not vars(plan.config.evaluation)[key.removeprefix("evaluation.")] for key in strategies)
     plan = planned(tmp_path, **{"prompting.shots": [0]})
     assert plan.lines[0] == "prompting.examples: not read; prompting.shots has no number above 0"
 

@@ -51,6 +51,11 @@ TEXTS = ["the cat sat on the mat today", "a dog ran to the red house", "The cat 
             },
             "evaluation.best_of: b: not compared here",
         ),
+        ({"evaluation.prompted": {"b": {"model": "base", "prefix": "a"}}}, "evaluation.prompted: b: not compared here"),
+        (
+            {"evaluation.anti_expert": {"b": {"model": "base", "adapter": "a"}}},
+            "evaluation.anti_expert: b: not compared",
+        ),
         ({"evaluation.fail_on": "worse"}, "evaluation.fail_on: worse is about the verdicts of recipes.evaluation"),
         ({"tuning.texts": {"a": SENTENCES | {"chat": True}}}, "tuning.texts.a.chat: True: a text is read as it is"),
         ({"tuning.texts": {"a": SENTENCES | {"template": "{text}!"}}}, "tuning.texts.a.template: '{text}!': a text"),

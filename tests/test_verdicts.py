@@ -8,7 +8,8 @@ import pytest
 from typed_results import BETTER, SAME, WORSE, make_difference, make_results, make_set
 
 from workbench.config.names import TRAINED_BY
-from workbench.evaluation.pipeline import compared_pairs, compared_titles
+from workbench.evaluation.models import compared_titles
+from workbench.evaluation.pipeline import compared_pairs
 from workbench.evaluation.results import Metric
 from workbench.evaluation.statistics import PairedDifference, paired_difference
 from workbench.evaluation.verdicts import (

@@ -13,17 +13,17 @@ from workbench.config.derived import (
     configured_stages,
     data_sources,
     sampling_seeds,
+    strategies,
 )
 from workbench.config.generation import GenerationSettings
-from workbench.config.names import ALIGNED, BASE, PROMPTING, TITLES, TUNED
+from workbench.config.names import PROMPTING
 from workbench.config.prompting import PromptingConfig
 from workbench.config.range_checks import check_ranges
 from workbench.config.schema import Config, EvaluationConfig, PPOConfig, RewardTraining, SFTConfig
 from workbench.config.sources import DataSource
-from workbench.errors import UserError, error_context, shorten, suggestion
+from workbench.config.strategy_checks import RESERVED_TITLES, check_strategies
+from workbench.errors import UserError, error_context, shorten
 
-# Names that stand for something else among the titles and columns of an evaluation.
-RESERVED_TITLES = {*TITLES, "reward", "data", "prompt", "reference"}
 MIN_SHARE = 1e-6  # of sft.data; what is left of 1 below it is rounding
 
 
@@ -40,7 +40,7 @@ def check(config: Config) -> None:
     is_trained = config.sft or config.ppo or (config.reward and config.reward.train)
     if config.tuning is not None and config.sft is None:
         raise UserError("sft: missing; recipes.tuning takes data, steps and batch size from it, for every method")
-    has_rows = config.evaluation.models or config.evaluation.best_of
+    has_rows = config.evaluation.models or strategies(config.evaluation)
     if not is_trained and not has_rows and config.prompting is None:
         raise UserError(
             "sft, reward.train, ppo, evaluation.models, prompting: all missing, so there is nothing to train or to "
@@ -69,7 +69,7 @@ def check(config: Config) -> None:
                 "would run under the wrong adapter; use shared, or turn checkpointing off"
             )
     check_evaluation(config.evaluation, sampling_seeds(config), completion_limit(config))
-    check_best_of(config)
+    check_strategies(config)
     check_samples(config)
     if config.prompting:
         check_prompting(config.prompting, completion_limit(config))
@@ -141,26 +141,6 @@ def check_evaluation(evaluation: EvaluationConfig, seeds: list[int], limit: int)
     reserved = RESERVED_TITLES & evaluation.models.keys()
     if reserved:
         raise UserError(f"evaluation.models.{min(reserved)}: this title is reserved; choose another one")
-
-
-def check_best_of(config: Config) -> None:
-    """Raise UserError for a choice among samples of an unknown model, among equal ones, or without a reward."""
-    evaluation = config.evaluation
-    trained = {TUNED: config.sft, ALIGNED: config.ppo}
-    titles = [BASE, *(title for title, section in trained.items() if section is not None), *evaluation.models]
-    for title, settings in evaluation.best_of.items():
-        key = f"evaluation.best_of.{title}"
-        if title in {*RESERVED_TITLES, *evaluation.models}:
-            raise UserError(f"{key}: this title is taken; choose another one")
-        if settings.model not in titles:
-            raise UserError(
-                f"{key}.model: {shorten(settings.model)} is not among the compared models, {', '.join(titles)}"
-                f"{suggestion(settings.model, titles)}"
-            )
-        if config.reward is None:
-            raise UserError(f"{key}: the reward chooses among the samples, and there is none; set reward.model")
-        if evaluation.temperature == 0:
-            raise UserError(f"{key}: evaluation.temperature 0 samples the same completion {settings.n} times; raise it")
 
 
 def check_samples(config: Config) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from workbench.config.names import EVALUATION, PPO, PROMPTING, REWARD, SFT, TUNING
-from workbench.config.schema import Config, PPOConfig
-from workbench.config.sources import DataSource
+from workbench.config.schema import Config, EvaluationConfig, PPOConfig
+from workbench.config.sources import AntiExpert, BestOf, DataSource, Prompted
+
+STRATEGIES = ("best_of", "prompted", "anti_expert")
+"""Keys of evaluation with models that are decoded in another way, by title."""
 
 
 def configured_stages(config: Config) -> list[str]:
@@ -17,11 +20,21 @@ def configured_stages(config: Config) -> list[str]:
         SFT: config.sft is not None,
         REWARD: config.reward is not None and config.reward.model is None,
         PPO: config.ppo is not None,
-        EVALUATION: bool(config.sft or config.ppo or config.evaluation.models or config.evaluation.best_of),
+        EVALUATION: bool(config.sft or config.ppo or config.evaluation.models or strategies(config.evaluation)),
         PROMPTING: config.prompting is not None,
         TUNING: config.tuning is not None,
     }
     return [stage for stage, is_configured in stages.items() if is_configured]
+
+
+def strategies(evaluation: EvaluationConfig) -> dict[str, BestOf | Prompted | AntiExpert]:
+    """Return by title the ways to get other completions from a model without training, in the order of the tables."""
+    return {title: entry for section in STRATEGIES for title, entry in vars(evaluation)[section].items()}
+
+
+def without_strategies(evaluation: EvaluationConfig) -> EvaluationConfig:
+    """Return the settings for the models alone."""
+    return replace(evaluation, best_of={}, prompted={}, anti_expert={})
 
 
 def stage_sources(config: Config, stage: str) -> list[tuple[str, DataSource]]:

@@ -26,7 +26,7 @@ from workbench.config.names import STAGES
 from workbench.config.parsing import OPTIONS
 from workbench.config.ranges import Length, OneLine, Range
 from workbench.config.schema import Config
-from workbench.config.sources import DataSource, MixedSource, PromptSet, Scorer
+from workbench.config.sources import AntiExpert, BestOf, DataSource, MixedSource, Prompted, PromptSet, Scorer
 from workbench.config.tuning import LoraSettings
 from workbench.config.yaml_check import is_required
 
@@ -39,6 +39,9 @@ SHARED_SECTIONS: dict[Any, str] = {
     PromptSet: "prompt set",
     MixedSource: "mixed source",
     Scorer: "scorer",
+    BestOf: "best-of-n choice",
+    Prompted: "prompted model",
+    AntiExpert: "steered model",
     LoraSettings: "adapter settings",
     GenerationSettings: "generation settings",
 }

@@ -26,7 +26,7 @@ from workbench.config.ranges import (
     Size,
     Steps,
 )
-from workbench.config.sources import BestOf, DataSource, MixedSource, PromptSet, Scorer
+from workbench.config.sources import AntiExpert, BestOf, DataSource, MixedSource, Prompted, PromptSet, Scorer
 from workbench.config.tuning import LoraSettings, TuningConfig
 
 
@@ -252,6 +252,10 @@ class EvaluationConfig(GenerationSettings):
     """Further models to compare, keyed by title: an adapter's folder, a model's folder, or a hub id."""
     best_of: dict[str, BestOf] = field(default_factory=dict)
     """The best of n samples of a model by the run's reward, keyed by title: {model: sft, n: 16}."""
+    prompted: dict[str, Prompted] = field(default_factory=dict)
+    """A model with a text in front of every prompt, keyed by title: {model: sft, prefix: "Be polite.\\n\\n"}."""
+    anti_expert: dict[str, AntiExpert] = field(default_factory=dict)
+    """A model steered away from an adapter, keyed by title: {model: sft, adapter: FOLDER, alpha: 2}."""
     judges: list[Name | Scorer] = field(default_factory=list)
     """Toxicity judges in addition to the reward, each a name or {model: ..., options: ...}."""
     rewards: list[Name | Scorer] = field(default_factory=list)

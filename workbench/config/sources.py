@@ -29,6 +29,28 @@ class BestOf:
 
 
 @dataclass
+class Prompted:
+    """A model that reads every prompt with a text in front."""
+
+    model: Name
+    """Title of the model that completes: base, sft, aligned, or a key of evaluation.models."""
+    prefix: str
+    """Text in front of the prompt, within the user's turn of a chat: "Be polite.\\n\\n"."""
+
+
+@dataclass
+class AntiExpert:
+    """A model that is steered, token by token, away from what an adapter was tuned to (DExperts, arXiv 2105.03023)."""
+
+    model: Name
+    """Title of the model that is steered: base, sft, aligned, or a key of evaluation.models that is an adapter."""
+    adapter: Name
+    """Folder of the anti-expert: a LoRA adapter that was tuned on policy.model to what is not wanted."""
+    alpha: Annotated[float, Range(minimum=0, maximum=100)] = 2.0
+    """Weight of what its tuning changed of the logits, which is subtracted from the model's."""
+
+
+@dataclass
 class DataSource:
     """Where rows come from and how a row becomes a prompt."""
 

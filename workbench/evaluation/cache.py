@@ -81,18 +81,22 @@ def open_cache(folder: Path) -> Cache:
 def completions_key(
     spec: ModelSpec,
     weights: Sequence[str],
-    prompt_ids: Sequence[list[int]],
+    prompt_ids: Sequence[Sequence[list[int]]],
     sampling: Sampling,
     policy: PolicyConfig,
     accelerator: Accelerator,
 ) -> str:
-    """Return the key of a model's completions; `weights` are the content hashes of `spec.weights`."""
+    """Return the key of a model's completions; `weights` are the content hashes of `spec.weights`.
+
+    The prompts are as the model reads them, and as reference and base do.
+    """
     return _key(
         {
             "model": spec.model,
             "title": spec.title if spec.title in TITLES else None,
             "with_token_log_ratios": spec.with_token_log_ratios,
             "weights": list(weights),
+            "alpha": None if spec.steered is None else spec.steered[1],
             "sampling": dataclasses.asdict(sampling),
             "prompts": list(prompt_ids),
         },

@@ -16,7 +16,6 @@ from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.generation import GenerationSettings
 from workbench.config.names import EVALUATION
 from workbench.config.schema import Config
-from workbench.evaluation.best_of import candidate_sampling
 from workbench.evaluation.cache import (
     Cache,
     completions_from_json,
@@ -37,6 +36,7 @@ from workbench.evaluation.generation import (
 from workbench.evaluation.models import ModelLoader, ModelSpec, model_specs
 from workbench.evaluation.plan import EvaluationPlan
 from workbench.evaluation.prompt_sets import LoadedSet
+from workbench.evaluation.strategies import decoded_with
 from workbench.models.decoding import Decoding
 from workbench.run.distributed import fail_together, print_once
 from workbench.run.folder import Run
@@ -62,18 +62,19 @@ def sample_sets(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> dic
         cache = open_cache(run.stage(EVALUATION)) if is_main else Cache(Path(), {})
     loader = ModelLoader(run, plan.tokenizers, accelerator.device)
     sampler = CachedSampler(run.config, cache, accelerator, functools.cache(weights_hash))
-    by_title, best_of = {}, run.config.evaluation.best_of
-    for spec in model_specs(run):
-        load = functools.cache(functools.partial(loader.load, spec))
-        samplings = {spec.title: sampling_of(run.config)} | {
-            title: candidate_sampling(sampling_of(run.config), settings.n)
-            for title, settings in best_of.items()
-            if settings.model == spec.title
-        }
-        for title, sampling in samplings.items():
+    by_title = {}
+    for model_spec in model_specs(run):
+        load = functools.cache(functools.partial(loader.load, model_spec))
+        for decoded in decoded_with(model_spec, run.config, sampling_of(run.config)):
+            title, spec = decoded.title, decoded.spec
             by_title[title] = [
                 sampler.completions(
-                    spec, load, each.rows_for(spec.model), sampling, f"evaluation {each.name} {title}"
+                    spec,
+                    functools.partial(loader.load_as, load, spec),
+                    each.prefixed.get(title, each.rows_for(spec.model)),
+                    decoded.sampling,
+                    f"evaluation {each.name} {title}",
+                    plain_rows=each.rows_for(spec.model) if title in each.prefixed else None,
                 ).completions
                 for each in plan.sets
             ]
@@ -112,17 +113,24 @@ class CachedSampler:
         rows: Sequence[dict[str, Any]],
         sampling: Sampling,
         label: str,
+        plain_rows: Sequence[dict[str, Any]] | None = None,
     ) -> TimedCompletions:
-        """Return a model's completions of the prompts in `rows`; none on all but the main process."""
+        """Return a model's completions of the prompts in `rows`; none on all but the main process.
+
+        Where reference and base read other prompts, these are `plain_rows`.
+        """
 
         def key() -> str:
-            weights, prompt_ids = [self.content(name) for name in spec.weights], [row["prompt_ids"] for row in rows]
+            weights = [self.content(name) for name in spec.weights]
+            prompt_ids = [[row["prompt_ids"] for row in read] for read in (rows, plain_rows or rows)]
             return completions_key(spec, weights, prompt_ids, sampling, self.config.policy, self.accelerator)
 
         def sample() -> dict[str, Any]:
             model = load()
             start = time.perf_counter()
-            completions = sample_completions(model, rows, sampling, accelerator=self.accelerator, label=label)
+            completions = sample_completions(
+                model, rows, sampling, accelerator=self.accelerator, label=label, plain_rows=plain_rows
+            )
             return {"seconds": time.perf_counter() - start, "completions": completions_to_json(completions)}
 
         entry = self._cached(key, sample, f"{label}: reusing cached completions")

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import UserError
+from workbench.models.anti_expert import AntiExpert, SteeredLogits, steered_logprobs
 from workbench.models.decoding import PLAIN, Decoding
 from workbench.models.policy import Batch, Policy
 from workbench.models.sampling import is_truncated
@@ -61,6 +62,14 @@ class ComparedModel:
     """The policy that holds the base as "base" and shares the vocabulary; None for a model with another vocabulary."""
     with_token_log_ratios: bool
     """Whether the first completion of each prompt gets its token_log_ratios."""
+    anti_expert: AntiExpert | None = None
+    """What the model is steered away from; None for the model alone."""
+
+    def logprobs(self, batch: Batch, temperature: float) -> Tensor:
+        """Return log-probabilities (B, T) of responses under the model, steered where it is; 0 at masked positions."""
+        if self.anti_expert is None:
+            return self.policy.logprobs(self.variant, batch, temperature)
+        return steered_logprobs(self.policy, self.variant, self.anti_expert, batch, temperature)
 
 
 @dataclass(frozen=True)
@@ -83,11 +92,18 @@ def sample_seeds(seeds: Sequence[int], samples: int) -> tuple[int, ...]:
 
 
 def sample_completions(
-    model: ComparedModel, rows: Sequence[dict[str, Any]], sampling: Sampling, *, accelerator: Accelerator, label: str
+    model: ComparedModel,
+    rows: Sequence[dict[str, Any]],
+    sampling: Sampling,
+    *,
+    accelerator: Accelerator,
+    label: str,
+    plain_rows: Sequence[dict[str, Any]] | None = None,
 ) -> list[list[Completion]]:
     """Return one completion per seed for each of `rows`; the processes share the work.
 
-    Prompt i is always sampled with the same random numbers for the same seed, whatever the model and the batch.
+    Prompt i is always sampled with the same random numbers for the same seed, whatever the model and the batch. Where
+    reference and base read other prompts, these are `plain_rows`.
     """
     seeds = sampling.seeds
     jobs = [(index, seed) for index in range(len(rows)) for seed in seeds]
@@ -102,6 +118,7 @@ def sample_completions(
                 model,
                 [rows[index]["prompt_ids"] for index, _ in part],
                 sampling,
+                plain_ids=None if plain_rows is None else [plain_rows[index]["prompt_ids"] for index, _ in part],
                 seeds=[derive_seed(seed, index) for index, seed in part],
                 with_token_log_ratios=[model.with_token_log_ratios and seed == seeds[0] for _, seed in part],
             )
@@ -124,6 +141,10 @@ def generate(
     if stops:
         first = 1 if policy.is_encoder_decoder else ids.shape[1]
         decoding = dataclasses.replace(decoding, stopping=StopStrings(model.tokenizer, stops, first))
+    if model.anti_expert is not None:
+        filters, temperature = decoding.filters(), sampling.temperature or 1.0
+        steering = SteeredLogits(policy, model.variant, model.anti_expert, (ids, mask), temperature, filters)
+        decoding = dataclasses.replace(decoding, top_k=None, top_p=None, steering=steering)
     with policy.variant(model.variant):
         batch = policy.generate(
             ids,
@@ -144,10 +165,12 @@ def sample_batch(
     *,
     seeds: list[int],
     with_token_log_ratios: list[bool],
+    plain_ids: list[list[int]] | None = None,
 ) -> list[Completion]:
     """Return one completion for each prompt; the seeds and requests for token_log_ratios are one per prompt.
 
-    Raises UserError for log-probabilities that are not finite.
+    Where reference and base read other prompts, these are `plain_ids`: model and prefix together are one policy, which
+    is given the plain prompt. Raises UserError for log-probabilities that are not finite.
     """
     policy, tokenizer, stops = model.policy, model.tokenizer, sampling.stop_strings
     batch, stopped = generate(model, prompt_ids, sampling, seeds)
@@ -162,9 +185,11 @@ def sample_batch(
             for text, tokens, cut, token_ids in zip(texts, lengths, truncated, ids, strict=True)
         ]
     temperature = sampling.temperature or 1.0
-    logprobs = policy.logprobs(model.variant, batch, temperature)
-    log_ratios = logprobs - policy.logprobs("reference", batch, temperature)
-    base_logprobs = model.base.logprobs("base", batch, 1.0)
+    plain = batch
+    if plain_ids is not None:
+        plain = Batch(*policy.pad_prompts(plain_ids), batch.response_ids, response_mask)
+    log_ratios = model.logprobs(batch, temperature) - policy.logprobs("reference", plain, temperature)
+    base_logprobs = model.base.logprobs("base", plain, 1.0)
     if not (log_ratios + base_logprobs).isfinite().all():
         raise UserError(
             f"evaluation: {model.title}: log-probabilities of its completions are not finite under the model, the "

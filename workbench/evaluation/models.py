@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,13 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from workbench.config.derived import strategies
 from workbench.config.names import ALIGNED, BASE, TRAINED_BY, TUNED
 from workbench.config.schema import Config
 from workbench.errors import UserError, error_context
 from workbench.evaluation.generation import ComparedModel
 from workbench.models.adapters import check_adapter, is_adapter, load_adapter, load_adapters
+from workbench.models.anti_expert import AntiExpert
 from workbench.models.architecture import checked_policy
 from workbench.models.loading import load_config, load_model, policy_precision, resolve
 from workbench.models.policy import Policy
@@ -35,6 +37,8 @@ class ModelSpec:
     """The models and folders that its completions depend on."""
     with_token_log_ratios: bool
     """Whether the first completion of each prompt gets its token_log_ratios."""
+    steered: tuple[str, float] | None = None
+    """The title of evaluation.anti_expert that the model is steered with, and alpha; None for the model alone."""
 
 
 def model_specs(run: Run) -> list[ModelSpec]:
@@ -52,7 +56,18 @@ def model_titles(config: Config) -> list[str]:
     """Return the titles in the order of the tables."""
     sections = {TUNED: config.sft, ALIGNED: config.ppo}
     trained = [title for title, section in sections.items() if section is not None]
-    return [BASE, *trained, *further_adapters(config), *further_models(config), *config.evaluation.best_of]
+    further = [*further_adapters(config), *further_models(config)]
+    return [BASE, *trained, *further, *strategies(config.evaluation)]
+
+
+def compared_titles(titles: Sequence[str]) -> tuple[str, str]:
+    """Return the titles before and after in the comparison that the verdict is about.
+
+    It is about what the last trained stage changed; in an evaluation that trains nothing, about the first further model
+    and the base.
+    """
+    after = next((title for title in (ALIGNED, TUNED) if title in titles), titles[1])
+    return (TUNED if TUNED in titles and after == ALIGNED else BASE), after
 
 
 def trained_folders(run: Run) -> dict[str, Path]:
@@ -94,13 +109,16 @@ def check_further_models(config: Config) -> list[str]:
                     f"{name} is an adapter, but this run trains every weight; merge the adapter into a model first: "
                     "python -m workbench.export --run RUN --to FOLDER --merge"
                 )
-            trained_on = check_adapter(config.policy.model, folder)
-            if Path(trained_on).name != Path(resolve(config.policy.model)).name:
-                notes.append(
-                    f"evaluation.models.{title}: the adapter was trained on {trained_on}, but is loaded onto "
-                    f"{config.policy.model}"
-                )
+            notes += base_note(f"evaluation.models.{title}", check_adapter(config.policy.model, folder), config)
     return notes
+
+
+def base_note(key: str, trained_on: str, config: Config) -> list[str]:
+    """Return a note about an adapter whose configuration names another base than the policy's; else nothing."""
+    model = config.policy.model
+    if Path(trained_on).name == Path(resolve(model)).name:
+        return []
+    return [f"{key}: the adapter was trained on {trained_on}, but is loaded onto {model}"]
 
 
 class ModelLoader:
@@ -113,6 +131,9 @@ class ModelLoader:
         self.variants = {BASE: "base", TUNED: "sft", ALIGNED: "policy"} | {
             title: f"further_{index}" for index, title in enumerate(self.adapters)
         }
+        anti_experts = run.config.evaluation.anti_expert
+        self.anti_experts = {title: f"anti_expert_{index}" for index, title in enumerate(anti_experts)}
+        self.anti_expert_folders = {title: Path(each.adapter).expanduser() for title, each in anti_experts.items()}
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -132,6 +153,9 @@ class ModelLoader:
         for title, folder in self.adapters.items():
             with error_context(f"evaluation.models.{title}"):
                 joined = load_adapter(joined, self.variants[title], folder)
+        for title, folder in self.anti_expert_folders.items():
+            with error_context(f"evaluation.anti_expert.{title}"):
+                joined = load_adapter(joined, self.anti_experts[title], folder)
         return self._policy(joined, self.tokenizer)
 
     def load(self, spec: ModelSpec) -> ComparedModel:
@@ -148,6 +172,14 @@ class ModelLoader:
             policy = self._policy(model, self.tokenizer, reference=self._reference)
             return ComparedModel(title, policy, "policy", self.tokenizer, self.base, with_log_ratios)
         return ComparedModel(title, self.base, self.variants[title], self.tokenizer, self.base, with_log_ratios)
+
+    def load_as(self, load: Callable[[], ComparedModel], spec: ModelSpec) -> ComparedModel:
+        """Load a model with `load`, and return it as a spec of the same weights says: with log-ratios, or steered."""
+        model = dataclasses.replace(load(), with_token_log_ratios=spec.with_token_log_ratios)
+        if spec.steered is None:
+            return model
+        title, alpha = spec.steered
+        return dataclasses.replace(model, title=title, anti_expert=AntiExpert(self.anti_experts[title], alpha))
 
     def _policy(
         self,

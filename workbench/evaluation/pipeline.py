@@ -12,14 +12,14 @@ from accelerate import Accelerator
 
 from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.generation import GenerationSettings
-from workbench.config.names import ALIGNED, BASE, TRAINED_BY, TUNED
+from workbench.config.names import BASE, TRAINED_BY, TUNED
 from workbench.config.schema import Config
 from workbench.evaluation.best_of import with_best
 from workbench.evaluation.cached_sampling import sample_sets
 from workbench.evaluation.generation import Completion
 from workbench.evaluation.guards import check_guards
 from workbench.evaluation.judges import copies_of_reward
-from workbench.evaluation.models import model_titles
+from workbench.evaluation.models import compared_titles, model_titles
 from workbench.evaluation.plan import EvaluationPlan
 from workbench.evaluation.prompt_sets import LoadedSet
 from workbench.evaluation.provenance import provenance
@@ -35,6 +35,7 @@ from workbench.evaluation.results import (
     Settings,
 )
 from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize, summarize_prompt
+from workbench.evaluation.strategies import descriptions
 from workbench.evaluation.verdicts import run_verdicts
 from workbench.rewards.contract import Judge
 from workbench.rewards.registry import load_run_reward
@@ -94,16 +95,6 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
     verdict, *others = run_verdicts(results, TRAINED_BY.get(after))
     results = dataclasses.replace(results, verdict=verdict, other_verdicts=others, guards=check_guards(results))
     return Evaluation(results, examples, dict(scorers.judges))
-
-
-def compared_titles(titles: Sequence[str]) -> tuple[str, str]:
-    """Return the titles before and after in the comparison that the verdict is about.
-
-    It is about what the last trained stage changed; in an evaluation that trains nothing, about the first further model
-    and the base.
-    """
-    after = next((title for title in (ALIGNED, TUNED) if title in titles), titles[1])
-    return (TUNED if TUNED in titles and after == ALIGNED else BASE), after
 
 
 def compared_pairs(titles: Sequence[str], before: str, after: str) -> list[tuple[str, str]]:
@@ -206,4 +197,5 @@ def settings(config: Config, generation: GenerationSettings, judges: list[str]) 
         num_beams=generation.num_beams,
         repetition_penalty=generation.repetition_penalty,
         stop_strings=generation.stop_strings,
+        strategies=descriptions(config),
     )

@@ -14,6 +14,7 @@ from workbench.errors import UserError, error_context
 from workbench.evaluation.loaded_scorers import LoadedScorers, load_scorers
 from workbench.evaluation.models import check_further_models, further_models, model_titles
 from workbench.evaluation.prompt_sets import LoadedSet, load_prompt_sets
+from workbench.evaluation.strategies import check_anti_experts
 from workbench.models.loading import load_config, load_policy_tokenizer
 from workbench.models.memory_plan import stage_memory_lines
 from workbench.models.model_checks import policy_notes
@@ -37,7 +38,7 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
     with error_context("policy.model"):
         tokenizers = {config.policy.model: load_policy_tokenizer(config.policy.model)}
         notes = policy_notes(config.policy.model, tokenizers[config.policy.model])
-    notes += check_further_models(config)
+    notes += [*check_further_models(config), *check_anti_experts(config)]
     further = further_models(config)
     for title, model in further.items():
         if model not in tokenizers:
@@ -60,7 +61,9 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
     precision = precision_lines(
         "policy.precision", config.policy.precision, machine_device(), load_config(config.policy.model)
     )
-    prompt_tokens = max(len(row["prompt_ids"]) for loaded_set in sets for row in loaded_set.rows)
+    prompt_tokens = max(
+        len(row["prompt_ids"]) for each in sets for rows in (each.rows, *each.prefixed.values()) for row in rows
+    )
     memory = stage_memory_lines(config, EVALUATION, prompt_tokens, completion_limit(config))
     truncation = scorers.truncation_lines(completion_limit(config))
     lines = [*reports, *notes, *scorers.notes, *sizes, *truncation, *memory, *precision]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +12,7 @@ from workbench.config.derived import completion_limit
 from workbench.config.schema import Config
 from workbench.config.sources import DataSource, PromptSet
 from workbench.data.mixing import load_training_rows
+from workbench.data.prefixes import check_prefixed_lengths, prefix_warnings, prefixed_rows
 from workbench.data.prompts import check_vocabulary, encode_responses, load_configured_prompts, row_identities
 from workbench.data.templates import require_text
 from workbench.errors import UserError, error_context
@@ -40,6 +41,8 @@ class LoadedSet:
     """For every reference of every prompt, the ids of the prompt and of the reference, truncated like a completion."""
     seen_in_training: int
     """Distinct prompts that a stage of the run trains on, whatever the template."""
+    prefixed: dict[str, Rows] = field(default_factory=dict)
+    """Prompts as each model of evaluation.prompted reads them, by its title."""
 
     def rows_for(self, model: str) -> Rows:
         """Return the prompts as `model` reads them."""
@@ -72,19 +75,18 @@ def load_prompt_sets(
                 )
         with error_context(source.path):
             references = [row_references(row) for row in rows]
-        sets.append(
-            LoadedSet(
-                name=name,
-                source=source,
-                rows=rows,
-                identities=identities,
-                further_rows=further_rows,
-                references=references,
-                reference_ids=_reference_ids(config, rows, references, source, tokenizers[policy_model]),
-                seen_in_training=len(trained & set(identities)),
-            )
+        loaded = LoadedSet(
+            name=name,
+            source=source,
+            rows=rows,
+            identities=identities,
+            further_rows=further_rows,
+            references=references,
+            reference_ids=_reference_ids(config, rows, references, source, tokenizers[policy_model]),
+            seen_in_training=len(trained & set(identities)),
         )
-    return sets, lines
+        sets.append(replace(loaded, prefixed=_prefixed(config, loaded, tokenizers, titles)))
+    return sets, lines + _prefix_warnings(config, tokenizers, titles)
 
 
 def row_references(row: Mapping[str, Any]) -> list[str]:
@@ -102,6 +104,37 @@ def _load(
     """Return a set's rows as `model` reads them, and what was dropped."""
     context = model_context(load_config(model), tokenizer)
     return load_configured_prompts(key, source, tokenizer, max_new_tokens=completion_limit(config), context=context)
+
+
+def _prefixed(
+    config: Config,
+    loaded: LoadedSet,
+    tokenizers: Mapping[str, PreTrainedTokenizerBase],
+    titles: Mapping[str, str],
+) -> dict[str, Rows]:
+    """Return a set's rows as each model of evaluation.prompted reads them; raises UserError where one is too long."""
+    prefixed = {}
+    for title, prompted in config.evaluation.prompted.items():
+        model = titles.get(prompted.model, config.policy.model)
+        rows, tokenizer = loaded.rows_for(model), tokenizers[model]
+        context = model_context(load_config(model), tokenizer)
+        with error_context(f"evaluation.prompted.{title}.prefix"):
+            prefixed[title] = prefixed_rows(rows, prompted.prefix, loaded.source, tokenizer, context)
+            check_prefixed_lengths(rows, prefixed[title], loaded.name, completion_limit(config), context)
+    return prefixed
+
+
+def _prefix_warnings(
+    config: Config, tokenizers: Mapping[str, PreTrainedTokenizerBase], titles: Mapping[str, str]
+) -> list[str]:
+    """Return a line about each prefix that a model does not read as it is written."""
+    lines = []
+    for title, prompted in config.evaluation.prompted.items():
+        model = titles.get(prompted.model, config.policy.model)
+        context = model_context(load_config(model), tokenizers[model])
+        warnings = prefix_warnings(prompted.prefix, tokenizers[model], context)
+        lines += [f"evaluation.prompted.{title}.prefix: warning: {warning}" for warning in warnings]
+    return lines
 
 
 def _reference_ids(

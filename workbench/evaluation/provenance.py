@@ -31,6 +31,7 @@ def provenance(run: Run, device: torch.device) -> Provenance:
     for title, folder in trained_folders(run).items():
         sources.append(Source(title, "model", TRAINED_BY[title], content_hash(folder)))
     sources += [model_source(title, name) for title, name in config.evaluation.models.items()]
+    sources += [model_source(title, entry.adapter) for title, entry in config.evaluation.anti_expert.items()]
     sources += scorer_sources(run)
     sources += [data_origin(name, source) for name, source in config.evaluation.data.items()]
     return Provenance(

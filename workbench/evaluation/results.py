@@ -215,6 +215,8 @@ class Settings:
     num_beams: int = 1
     repetition_penalty: float = 1.0
     stop_strings: list[str] = field(default_factory=list)
+    strategies: dict[str, str] = field(default_factory=dict)
+    """How the rows come about that are not a model alone: chosen among samples, prompted or steered; by title."""
     comparisons: int = 1
     """Comparisons that share the 5 % error of the intervals."""
 

@@ -66,7 +66,7 @@ def compare_runs(runs: Mapping[str, EvaluatedRun]) -> RunComparison:
         models=titles,
         before=titles[0],
         after=titles[-1],
-        settings=dataclasses.replace(every[0].settings, judges=[], comparisons=math.comb(len(runs), 2)),
+        settings=dataclasses.replace(every[0].settings, judges=[], strategies={}, comparisons=math.comb(len(runs), 2)),
         sets=sets,
         guards=[],
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,6 +21,7 @@ from peft import (
     get_peft_model_state_dict,
     load_peft_weights,
 )
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
@@ -248,6 +250,33 @@ def incompatibility(config: PeftConfig, weights: Iterable[str]) -> str | None:
     if base_weights:
         return f"it contains {base_weights[0]}, a weight of the base; save it with save_embedding_layers=False"
     return None
+
+
+@contextmanager
+def active_adapter(model: PeftModel, name: str) -> Iterator[None]:
+    """Activate the adapter called `name`, or with "base" none; afterwards what was active before is so again.
+
+    These contexts may stand within each other.
+    """
+    if name == "base":
+        with model.disable_adapter():
+            yield
+        return
+    active = model.active_adapter
+    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    is_base = any(layer.disable_adapters for layer in layers)  # which set_adapter would leave as it is
+    if name == active and not is_base:
+        yield
+        return
+    if is_base:
+        model.base_model.enable_adapter_layers()
+    try:
+        model.set_adapter(name, inference_mode=True)
+        yield
+    finally:
+        model.set_adapter(active)
+        if is_base:
+            model.base_model.disable_adapter_layers()
 
 
 def adapter_name(name: str) -> str | None:

@@ -34,6 +34,8 @@ class Decoding:
     """No stop token is sampled before this many tokens."""
     stopping: StoppingCriteria | None = None
     """Ends a row besides the stop tokens."""
+    steering: LogitsProcessor | None = None
+    """Changes the model's logits before all else; it may run other variants of the model at each step."""
 
     def filters(self) -> list[LogitsProcessor]:
         """Return what leaves the tokens that may be sampled."""
@@ -53,7 +55,9 @@ def logits_processors(
     observe: Callable[[Tensor], None] | None,
 ) -> LogitsProcessorList:
     """Return what makes greedy decoding sample; `occurred` (B, P) are the first tokens that count as repeated."""
-    processors = LogitsProcessorList([] if observe is None else [LogitsObserver(observe)])
+    processors = LogitsProcessorList([] if decoding.steering is None else [decoding.steering])
+    if observe is not None:
+        processors.append(LogitsObserver(observe))
     if decoding.repetition_penalty != 1:
         processors.append(RepetitionPenalty(decoding.repetition_penalty, occurred))
     filters = decoding.filters()
@@ -69,6 +73,8 @@ def generation_config(
     model: PreTrainedModel, decoding: Decoding, max_new_tokens: int, pad_id: int, stop_ids: list[int]
 ) -> GenerationConfig:
     """Return the configuration of greedy decoding or, with several beams, of a beam search."""
+    # A compiled step would not survive that other adapters are activated between two steps.
+    is_one_model = decoding.num_beams == 1 and decoding.steering is None
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         min_new_tokens=decoding.min_new_tokens or None,
@@ -76,7 +82,7 @@ def generation_config(
         pad_token_id=pad_id,
         eos_token_id=stop_ids,
         use_cache=True,
-        cache_implementation=cache_implementation(model, max_new_tokens) if decoding.num_beams == 1 else None,
+        cache_implementation=cache_implementation(model, max_new_tokens) if is_one_model else None,
     )
 
 

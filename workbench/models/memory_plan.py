@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from workbench.config.derived import configured_stages, micro_batch_size
-from workbench.config.names import EVALUATION, PPO, SFT
+from workbench.config.names import BASE, EVALUATION, PPO, SFT
 from workbench.config.schema import Config, RewardTraining
 from workbench.config.scorers import as_scorer
 from workbench.config.sources import Scorer
@@ -175,6 +175,7 @@ def policy_peaks(
     cache = counted("cache", lambda: cache_bytes(model, prompt_tokens, response_tokens, autocast), 1)
     cache += STEP_COPIES * 4 * vocabulary
     if stage == EVALUATION:
+        cache *= 1 + max((1 + (entry.model != BASE) for entry in config.evaluation.anti_expert.values()), default=0)
         score = partial(ppo_loss, model, sampled, prompt_tokens, response_tokens)
         per_row = max(cache, counted("forward", lambda: forward_bytes(model, score, autocast), sampled) / sampled)
         return [Peak(weights, 0, per_row, sampled, "evaluation.batch_size")]

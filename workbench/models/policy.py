@@ -1,7 +1,8 @@
 """The policy: a language model, its frozen reference and a value head, seen through response-aligned tensors.
 
 This is the only module that distinguishes causal models from encoder-decoders, but for what stands in front of their
-prompts (soft_prompts.py). Shapes: B prompts, P prompt tokens, T response tokens, V vocabulary, H hidden size.
+prompts (soft_prompts.py) and for decoding with several variants at once (anti_expert.py). Shapes: B prompts, P prompt
+tokens, T response tokens, V vocabulary, H hidden size.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
-from workbench.models.adapters import adapter_name
+from workbench.models.adapters import active_adapter, adapter_name
 from workbench.models.decoding import PLAIN, Decoding, generation_config, logits_processors
 from workbench.models.loading import start_id, stop_ids
 from workbench.models.logprobs import (
@@ -213,6 +214,12 @@ class Policy(nn.Module):
             return self._score(model, batch, temperature, entropy=False)[0]
 
     @torch.no_grad()
+    def response_states(self, name: str, batch: Batch) -> Tensor:
+        """Return the states (N, H) from which a variant's plain head predicts the responses' N tokens."""
+        with self.variant(name) as model:
+            return self._states(model, batch)
+
+    @torch.no_grad()
     def response_logits(self, name: str, batch: Batch) -> Tensor:
         """Return the logits (B, T, V) that predict the response tokens under a variant (see `variant`)."""
         with self.variant(name) as model, self.autocast():
@@ -229,23 +236,12 @@ class Policy(nn.Module):
             return
         if name == "reference":
             name = "sft" if "sft" in self.model.peft_config else "base"
-        active = self.model.active_adapter
-        if name == active:
-            yield self.model
-        elif name == "base":
-            try:
-                with self.model.disable_adapter():
-                    yield self.model
-            finally:
-                self._unfreeze_adapters()
-        else:
-            try:
-                self.model.set_adapter(name, inference_mode=True)
+        try:
+            with active_adapter(self.model, name):
                 self._unfreeze_adapters()
                 yield self.model
-            finally:
-                self.model.set_adapter(active)
-                self._unfreeze_adapters()
+        finally:
+            self._unfreeze_adapters()
 
     def _unfreeze_adapters(self) -> None:
         """Let gradients reach every trained adapter; peft freezes all but the active one."""

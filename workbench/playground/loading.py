@@ -6,7 +6,7 @@ import dataclasses
 
 from accelerate import PartialState
 
-from workbench.config.derived import configured_stages
+from workbench.config.derived import configured_stages, strategies, without_strategies
 from workbench.config.names import ALIGNED, BASE, PPO, REWARD, SFT, TUNED
 from workbench.errors import UserError
 from workbench.evaluation.cached_sampling import sampling_of
@@ -27,6 +27,10 @@ LEFT_OUT = {SFT: f"the models {TUNED} and {ALIGNED}", REWARD: "the reward", PPO:
 def load_run(saved: Run) -> LoadedRun:
     """Load a run's models and scorers; raises UserError where it has no trained model to compare yet."""
     run, notes = finished_part(saved)
+    left_out = list(strategies(run.config.evaluation))
+    if left_out:
+        notes.append(f"{', '.join(left_out)}: not compared here, where each model completes what is typed, alone")
+    run = Run(run.folder, dataclasses.replace(run.config, evaluation=without_strategies(run.config.evaluation)))
     config = run.config
     if len(model_titles(config)) == 1:
         for stage in configured_stages(saved.config):

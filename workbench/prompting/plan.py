@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from workbench.config.derived import completion_limit, sampling_seeds
+from workbench.config.derived import STRATEGIES, completion_limit, sampling_seeds, without_strategies
 from workbench.config.names import EVALUATION, PROMPTING
 from workbench.config.schema import Config
 from workbench.config.sources import DataSource, PromptSet
@@ -120,8 +120,7 @@ def unread_lines(config: Config) -> list[str]:
         "reward.train": config.reward and config.reward.train,
         "ppo": config.ppo,
         "tuning": config.tuning,
-        "evaluation.models": config.evaluation.models,
-        "evaluation.best_of": config.evaluation.best_of,
+        **{f"evaluation.{key}": vars(config.evaluation)[key] for key in ("models", *STRATEGIES)},
     }
     keys = [key for key, value in sections.items() if value]
     lines = [f"{', '.join(keys)}: not read; {config.policy.model} is compared as it is, alone"] if keys else []
@@ -140,5 +139,7 @@ def unread_lines(config: Config) -> list[str]:
 def without_training(config: Config) -> Config:
     """Return the configuration without the stages that train, and with the limits that followed from them."""
     reward = config.reward if config.reward is not None and config.reward.model is not None else None
-    evaluation = dataclasses.replace(config.evaluation, models={}, best_of={}, max_new_tokens=completion_limit(config))
+    evaluation = dataclasses.replace(
+        without_strategies(config.evaluation), models={}, max_new_tokens=completion_limit(config)
+    )
     return dataclasses.replace(config, sft=None, reward=reward, ppo=None, evaluation=evaluation)

@@ -135,6 +135,7 @@ def provenance_section(results: Results) -> str:
         "samples per prompt and seed": settings.samples,
         "max new tokens": settings.max_new_tokens,
         "seeds": ", ".join(map(str, settings.seeds)),
+        **{f"model {title}": description for title, description in settings.strategies.items()},
         **_environment(provenance),
     }
     rows = [[name, f'<span class="text">{text(value)}</span>'] for name, value in values.items()]

@@ -14,7 +14,7 @@ MARKUP = re.compile(r"[\\`]|\*(?=\S)|\](?=[(\[:])|(?<!\w)_(?=\w)|!(?=\[)|(?<=\w)
 
 
 def markdown(results: Results) -> str:
-    """Return the verdict, the guards, and a table for each prompt set."""
+    """Return the verdict, the guards, the rows that are not a model alone, and a table for each prompt set."""
     parts = [f"**{escape(verdict.headline)}**: {escape(verdict.sentence)}" for verdict in results.verdicts]
     if results.guards:
         parts.append(
@@ -23,6 +23,9 @@ def markdown(results: Results) -> str:
                 for guard in results.guards
             )
         )
+    if results.settings.strategies:
+        descriptions = results.settings.strategies.items()
+        parts.append("\n".join(f"- {escape(title)}: {escape(description)}" for title, description in descriptions))
     for result in results.sets:
         parts += [_heading(result, results), _table(result, results)]
     return "\n\n".join(parts) + "\n"

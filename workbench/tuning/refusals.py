@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from workbench.config.derived import STRATEGIES
 from workbench.config.names import TUNING
 from workbench.config.schema import Config, SFTConfig
 from workbench.config.sources import DataSource
@@ -53,7 +54,7 @@ def check_settings(config: Config) -> None:
             "tuning.methods.NAME"
         )
     check_sft(config.sft)
-    for key in ("models", "best_of"):
+    for key in ("models", *STRATEGIES):
         titles = vars(config.evaluation)[key]
         if titles:
             raise UserError(
