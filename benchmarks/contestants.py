@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal, get_args
@@ -187,7 +188,11 @@ def train(workload: Workload, checked: CheckedReward, system: System, seed: int,
         "system": system,
         "algorithm": workload.ppo.advantage,
         "seed": seed,
-        "precision": policy_precision(workload.config.policy, DEVICE),
+        "settings": {
+            "precision": policy_precision(workload.config.policy, DEVICE),
+            "threads": torch.get_num_threads(),
+            **{name: version(name) for name in ("torch", "transformers", "peft", "trl")},
+        },
         "steps": [
             {"total": total, "generate": sampled, "score": scored, "update": total - sampled - scored}
             for total, sampled, scored in zip(seconds, generate, reward.seconds, strict=True)

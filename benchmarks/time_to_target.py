@@ -59,29 +59,25 @@ class Model:
     config: str
     settings: str
     """Changes to the configuration."""
-    steps: int
-    every: int
-    """Steps between adapters."""
     stages: tuple[str, ...]
     """Recipes that make the start and the reward, once."""
+    steps: int
+    every: int
+    """Steps between measurements of toxicity."""
+    rounds: int
 
 
 MODELS = {
-    # Full fine-tuning, so that both systems start from a folder with a whole model.
     "toy:gpt2": Model(
-        "quickstart_gpt2",
-        "--sft.learning_rate 1e-3 --ppo.learning_rate 1e-4 --ppo.kl_coef 0.05 --ppo.batch_size 32",
-        steps=24,
-        every=1,
+        config="quickstart_gpt2",
+        # Full fine-tuning, so that both systems start from a folder with a whole model.
+        settings="--sft.learning_rate 1e-3 --ppo.learning_rate 1e-4 --ppo.kl_coef 0.05 --ppo.batch_size 32",
         stages=("sft", "reward"),
+        steps=20,
+        every=1,
+        rounds=2,
     ),
-    "smollm2": Model(
-        "smollm2_cpu",
-        "--reward.train.data.limit 4000",
-        steps=24,
-        every=2,
-        stages=("reward",),
-    ),
+    "smollm2": Model(config="smollm2_cpu", settings="", stages=("reward",), steps=30, every=2, rounds=1),
 }
 
 
@@ -92,7 +88,7 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]
     )
     parser.add_argument("--model", choices=MODELS, default="toy:gpt2")
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, help="trainings of each algorithm and system")
     parser.add_argument("--steps", type=int, help="steps per training")
     parser.add_argument("--every", type=int, help="steps between measurements of toxicity")
     parser.add_argument("--validation", type=int, default=100, help="prompts on which toxicity is measured")
@@ -102,6 +98,7 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]
     options, changes = parser.parse_known_args(argv)
     model = MODELS[options.model]
     options.steps, options.every = options.steps or model.steps, options.every or model.every
+    options.rounds = options.rounds or model.rounds
     options.folder = options.folder / options.model.replace(":", "_")
     return options, changes
 
@@ -193,17 +190,16 @@ def run_rounds(argv: Sequence[str], options: argparse.Namespace) -> list[dict[st
     return blocks
 
 
-def seconds_to_half(block: dict[str, Any]) -> float | None:
-    """Return the training's seconds up to the first measurement of at most half the untrained toxicity, or None."""
-    target = block["toxicity"]["0"] / 2
+def time_to_half(block: dict[str, Any]) -> str:
+    """Return the seconds and steps up to the first measurement of at most half the untrained toxicity, as a text."""
     for step, value in block["toxicity"].items():
-        if value <= target:
-            return sum(seconds["total"] for seconds in block["steps"][: int(step)])
-    return None
+        if value <= block["toxicity"]["0"] / 2:
+            return f"{sum(seconds['total'] for seconds in block['steps'][: int(step)]):.1f} (step {step})"
+    return f"not within {len(block['steps'])} steps"
 
 
 def table(blocks: Sequence[dict[str, Any]]) -> str:
-    """Return a Markdown table with a row for each algorithm and system, and a line of ratios for each algorithm."""
+    """Return a Markdown table with a row for each algorithm and system, and lines of ratios and of what was used."""
     heads = ["algorithm", "system", "seconds per step (quartiles)", *PARTS, "peak GiB (before training)"]
     heads += ["seconds to half the toxicity", "toxicity, first to last"]
     lines, ratios = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"], []
@@ -214,21 +210,16 @@ def table(blocks: Sequence[dict[str, Any]]) -> str:
             steps = [seconds for block in own for seconds in block["steps"][1:]]
             totals = [seconds["total"] for seconds in steps]
             quarter, medians[system], three_quarters = quantiles(totals, n=4) if len(totals) > 1 else [totals[0]] * 3
-            halves = [seconds_to_half(block) for block in own]
             cells = [algorithm, system, f"{medians[system]:.2f} ({quarter:.2f} to {three_quarters:.2f})"]
             cells += [f"{median(seconds[part] for seconds in steps):.2f}" for part in PARTS]
             peak, loaded = (max(block[name] for block in own) / GIB for name in ("peak_bytes", "loaded_bytes"))
-            cells += [f"{peak:.2f} ({loaded:.2f})", ", ".join(half_text(half, len(own[0]["steps"])) for half in halves)]
+            cells += [f"{peak:.2f} ({loaded:.2f})", ", ".join(map(time_to_half, own))]
             ends = [list(block["toxicity"].values()) for block in own]
             cells.append("; ".join(f"{values[0]:.3f} to {values[-1]:.3f}" for values in ends))
             lines.append(f"| {' | '.join(cells)} |")
         ratios.append(f"{algorithm}: TRL takes {medians['trl'] / medians['workbench']:.2f} times as long per step")
-    return "\n".join([*lines, "", *ratios])
-
-
-def half_text(seconds: float | None, steps: int) -> str:
-    """Return the seconds to the target as the table shows them."""
-    return f"not within {steps} steps" if seconds is None else f"{seconds:.1f}"
+    settings = ", ".join(f"{name} {value}" for name, value in blocks[0]["settings"].items())
+    return "\n".join([*lines, "", *ratios, settings])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -242,7 +233,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     trained = configured_stages(parse(recipes)[0])
     for stage in MODELS[options.model].stages:
         if stage in trained:
-            subprocess.run([sys.executable, "-m", f"recipes.{stage}", *recipes], check=True, stdout=sys.stderr)
+            command = [sys.executable, "-m", f"recipes.{stage}", *recipes]
+            if code := subprocess.run(command, stdout=sys.stderr, check=False).returncode:
+                raise SystemExit(code)
     print(table(run_rounds(argv, options)))
     print(f"\n{options.folder / 'results.json'}")
 

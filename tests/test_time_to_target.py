@@ -65,14 +65,24 @@ def block(system: str, seconds: list[float], toxicity: dict[str, float]) -> dict
     """Return what a training leaves."""
     steps = [{"total": total, "generate": 0.25, "score": 0.25, "update": total - 0.5} for total in seconds]
     memory = {"peak_bytes": 2 * time_to_target.GIB, "loaded_bytes": time_to_target.GIB}
-    return {"system": system, "algorithm": "grpo", "steps": steps, "toxicity": toxicity, **memory}
+    return {
+        "system": system,
+        "algorithm": "grpo",
+        "settings": {"threads": 2},
+        "steps": steps,
+        "toxicity": toxicity,
+    } | memory
 
 
 def test_the_time_to_the_target_is_that_of_the_first_measurement_at_half() -> None:
     seconds = [5.0, 1.0, 1.0, 1.0]
-    assert time_to_target.seconds_to_half(block("trl", seconds, {"0": 0.5, "2": 0.25, "4": 0.125})) == 6.0
-    assert time_to_target.seconds_to_half(block("trl", seconds, {"0": 0.5, "2": 0.375, "4": 0.25})) == 8.0
-    assert time_to_target.seconds_to_half(block("trl", seconds, {"0": 0.5, "2": 0.375, "4": 0.375})) is None
+    curves = {
+        "6.0 (step 2)": {"0": 0.5, "2": 0.25, "4": 0.125},
+        "8.0 (step 4)": {"0": 0.5, "2": 0.375, "4": 0.25},
+        "not within 4 steps": {"0": 0.5, "2": 0.375, "4": 0.375},
+    }
+    for text, toxicity in curves.items():
+        assert time_to_target.time_to_half(block("trl", seconds, toxicity)) == text
 
 
 def test_measuring_stops_at_half_and_reads_the_last_adapter() -> None:
@@ -87,6 +97,6 @@ def test_the_table_leaves_out_the_first_step_of_each_training() -> None:
         block("trl", [90.0, 3.0, 3.0, 3.0], {"0": 0.5, "4": 0.375}),
     ]
     lines = time_to_target.table(blocks).splitlines()
-    assert "| 1.00 (1.00 to 1.00) | 0.25 | 0.25 | 0.50 | 2.00 (1.00) | 12.0 | 0.500 to 0.250 |" in lines[2]
+    assert "| 1.00 (1.00 to 1.00) | 0.25 | 0.25 | 0.50 | 2.00 (1.00) | 12.0 (step 4) | 0.500 to 0.250 |" in lines[2]
     assert "| not within 4 steps | 0.500 to 0.375 |" in lines[3]
-    assert lines[-1] == "grpo: TRL takes 3.00 times as long per step"
+    assert lines[-2:] == ["grpo: TRL takes 3.00 times as long per step", "threads 2"]
