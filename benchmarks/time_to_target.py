@@ -38,9 +38,10 @@ from typing import Any
 
 from workbench.config.derived import configured_stages
 from workbench.config.names import SFT
-from workbench.config.parsing import parse
+from workbench.config.parsing import dump, parse
 from workbench.config.schema import Config
-from workbench.run.process import quiet_libraries
+from workbench.run.files import write_text
+from workbench.run.process import run_recipe
 
 ALGORITHMS = ("grpo", "rloo")
 SYSTEMS = ("workbench", "trl")
@@ -81,7 +82,7 @@ MODELS = {
 }
 
 
-def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the benchmark's own options, and changes to the configuration."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -103,11 +104,12 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]
     return options, changes
 
 
-def recipe_arguments(options: argparse.Namespace, changes: Sequence[str]) -> list[str]:
-    """Return the configuration of the stages that make the start and the reward."""
+def start_config(options: argparse.Namespace, changes: Sequence[str]) -> Config:
+    """Return the configuration of the stages that make the start and the reward, which no setting of PPO changes."""
     model = MODELS[options.model]
     own = ["--config", f"recipes/configs/{model.config}.yaml", "--name", "start", "--runs", str(options.folder)]
-    return [*own, *model.settings.split(), *changes, "--policy.lora", "null"]
+    config = parse([*own, *model.settings.split(), *changes])[0]
+    return replace(config, policy=replace(config.policy, lora=None), ppo=None)
 
 
 def block_config(options: argparse.Namespace, changes: Sequence[str], algorithm: str) -> Config:
@@ -122,7 +124,6 @@ def block_config(options: argparse.Namespace, changes: Sequence[str], algorithm:
 
 def run_block(options: argparse.Namespace, changes: Sequence[str]) -> dict[str, Any]:
     """Return the result of the training, or the judge's measurements, that `options.block` names."""
-    quiet_libraries()
     import torch
 
     from benchmarks.contestants import load_rewards, load_untrained, load_workload, snapshot, toxicity, train
@@ -162,8 +163,7 @@ def start_block(argv: Sequence[str], options: argparse.Namespace, block: str) ->
     """Return the JSON line of a block, run in a process of its own; exit with its error if it fails."""
     command = [sys.executable, "-m", "benchmarks.time_to_target", *argv, "--block", block]
     print(f"{block} ...", file=sys.stderr, flush=True)
-    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
-    environment |= {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"error: {block}: exit code {done.returncode}\n{done.stderr[-3000:]}")
@@ -222,18 +222,18 @@ def table(blocks: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", *ratios, settings])
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     """Make the start and the reward unless they exist, run the rounds and print the table."""
-    argv = sys.argv[1:] if argv is None else argv
     options, changes = arguments(argv)
     if options.block:
         print(json.dumps(run_block(options, changes)))
         return
-    recipes = recipe_arguments(options, changes)
-    trained = configured_stages(parse(recipes)[0])
+    config, file = start_config(options, changes), options.folder / "start.yaml"
+    options.folder.mkdir(parents=True, exist_ok=True)
+    write_text(file, dump(config))
     for stage in MODELS[options.model].stages:
-        if stage in trained:
-            command = [sys.executable, "-m", f"recipes.{stage}", *recipes]
+        if stage in configured_stages(config):
+            command = [sys.executable, "-m", f"recipes.{stage}", "--config", str(file)]
             if code := subprocess.run(command, stdout=sys.stderr, check=False).returncode:
                 raise SystemExit(code)
     print(table(run_rounds(argv, options)))
@@ -241,4 +241,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)
