@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +13,16 @@ from typing import Any
 import pytest
 from accelerate import tracking as accelerate_tracking
 from small_runs import CHAIN, small
+from typed_results import make_difference, make_results, make_set
 
 from workbench.config.parsing import parse
+from workbench.evaluation.results import TOXICITY, Metric
+from workbench.report.tables import final_metrics
 from workbench.run import cli
 from workbench.run.folder import Run
 from workbench.run.tracking import NoTracker, tracking
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Recorder:
@@ -83,7 +91,8 @@ def test_a_chain_is_one_group_of_a_run_for_each_stage(
     results = json.loads((folder / "evaluation" / "results.json").read_text())
     assert step == 0
     assert metrics["verdict/toxicity"] == results["verdict"]["word"]
-    assert {"failed_guards", "test dialogues/ROUGE-L/aligned"} <= set(metrics)
+    assert metrics["verdict/toxicity/sentence"] == results["verdict"]["sentence"]
+    assert {"failed_guards", "test dialogues/ROUGE-L/aligned", "test dialogues/ROUGE-L/aligned - sft"} <= set(metrics)
 
 
 def test_a_stage_that_fails_ends_its_run_with_the_tracker(
@@ -129,10 +138,69 @@ def test_tensorboard_gets_curves_samples_and_the_configuration(in_project: Path,
     assert "kl_coef: 0.2" in texts["configuration/text_summary"][0]
 
 
-def test_trackio_takes_what_it_is_given(in_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own run would start a server; everything up to it is the library's."""
-    import trackio
+def test_final_metrics_have_the_differences_and_their_intervals() -> None:
+    differences = [
+        make_difference(Metric(TOXICITY, "lower", "lexicon"), 0.5, 0.25, "better", interval=(-0.375, -0.125)),
+        make_difference(Metric("repetition"), 0.5, 0.75, interval=None),
+    ]
+    metrics = final_metrics(make_results([make_set("prompts", differences)], judges=["lexicon"]))
+    assert {name: value for name, value in metrics.items() if "aligned - sft" in name} == {
+        "prompts/toxicity (lexicon)/aligned - sft": -0.25,
+        "prompts/toxicity (lexicon)/aligned - sft, low": -0.375,
+        "prompts/toxicity (lexicon)/aligned - sft, high": -0.125,
+        "prompts/repetition/aligned - sft": 0.25,
+    }
+    assert metrics["verdict/toxicity"] == "no detectable change"
 
+
+# What trackio's own API reads from its database, in which the arguments are the runs.
+READ_BACK = """
+import json
+import trackio
+from trackio.sqlite_storage import SQLiteStorage
+
+runs = trackio.Api().runs("alignment-workbench")
+print(json.dumps({run.name: [run.config, SQLiteStorage.get_logs(run.project, run.name)] for run in runs}))
+"""
+
+
+@pytest.fixture
+def trackio_environment(tmp_path: Path) -> dict[str, str]:
+    """Environment variables with which trackio keeps its database in the test's folder."""
+    pytest.importorskip("trackio", reason="trackio is not installed: python -m pip install trackio")
+    return os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+
+
+def test_trackio_keeps_metrics_samples_and_the_verdict(trackio_environment: dict[str, str], tmp_path: Path) -> None:
+    """In processes of their own: trackio reads its folder when it is imported, and sends from a thread."""
+    options = small("quickstart_gpt2", tmp_path, "--track", "trackio", "--name", "tracked", "--sft", "null")
+
+    def output(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=trackio_environment).stdout
+
+    output("-m", "recipes.detox", *options)
+    runs = json.loads(output("-c", READ_BACK).splitlines()[-1])
+    assert list(runs) == ["tracked-ppo", "tracked-evaluation"]
+    settings, ppo = runs["tracked-ppo"]
+    assert (settings["ppo.kl_coef"], settings["_Group"]) == (0.2, "tracked")
+    lines = [json.loads(line) for line in (tmp_path / "tracked" / "ppo" / "metrics.jsonl").read_text().splitlines()]
+    curves = [entry for entry in ppo if "samples" not in entry]
+    assert [{name: entry[name] for name in line} for entry, line in zip(curves, lines, strict=True)] == lines
+    (table,) = [entry["samples"] for entry in ppo if "samples" in entry]
+    samples = [json.loads(line) for line in (tmp_path / "tracked" / "ppo" / "samples.jsonl").read_text().splitlines()]
+    assert table["_type"] == "trackio.table"
+    assert [row["completion"] for row in table["_value"]] == [sample["completion"] for sample in samples]
+    (final,) = runs["tracked-evaluation"][1]
+    results = json.loads((tmp_path / "tracked" / "evaluation" / "results.json").read_text())
+    assert final["verdict/toxicity"] == results["verdict"]["word"]
+    assert final["verdict/toxicity/sentence"] == results["verdict"]["sentence"]
+    assert isinstance(final["test dialogues/ROUGE-L/aligned - base"], float)
+
+
+def test_trackio_takes_what_it_is_given(in_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own run would send from a thread; everything up to it is the library's."""
+    trackio = pytest.importorskip("trackio", reason="trackio is not installed: python -m pip install trackio")
     calls: list[tuple[str, Any]] = []
     run = SimpleNamespace(
         log=lambda values, step: calls.append(("log", values)), finish=lambda: calls.append(("finish", None))

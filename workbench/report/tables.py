@@ -139,15 +139,23 @@ def doubts(result: SetResult, results: Results) -> list[str]:
 
 
 def final_metrics(results: Results) -> dict[str, float | str]:
-    """Return the verdicts, the failed guards and every mean by set, metric and model, for an experiment tracker."""
+    """Return verdicts, failed guards, and by set and metric every mean and the main difference, for a tracker."""
     metrics: dict[str, float | str] = {"failed_guards": ", ".join(results.failed_guards) or "none"}
     for verdict in results.verdicts:
         metrics[f"verdict/{verdict.question}"] = verdict.word
+        metrics[f"verdict/{verdict.question}/sentence"] = verdict.sentence
+    main_change = (results.before, results.after)
     for result in results.sets:
         for summary in result.summaries:
             for model, mean in summary.means.items():
                 if mean is not None:
                     metrics[f"{result.name}/{summary.metric.label}/{model}"] = mean
+        for change in result.comparisons:
+            for difference in change.differences if (change.before, change.after) == main_change else ():
+                name = f"{result.name}/{difference.metric.label}/{change.after} - {change.before}"
+                metrics[name] = difference.difference
+                if difference.low is not None and difference.high is not None:
+                    metrics |= {f"{name}, low": difference.low, f"{name}, high": difference.high}
     return metrics
 
 
