@@ -67,7 +67,7 @@ def print_results(
         console.print(_guards(results))
     for note in notes:
         console.print(Text(f"note: {visible_text(note)}", "yellow"))
-    console.print(_next_steps(next_steps), soft_wrap=True)
+    print_next_steps(next_steps, console)
 
 
 def print_rows(
@@ -87,7 +87,7 @@ def print_rows(
     for result in results.sets:
         for doubt in doubts(result, results):
             console.print(Text(f"{visible_text(set_title(result))}: {doubt}", "yellow"))
-    console.print(_next_steps(next_steps), soft_wrap=True)
+    print_next_steps(next_steps, console)
 
 
 def _row_table(heading: str, rows: RowTable, first_column: str) -> RenderableType:
@@ -189,7 +189,7 @@ def _guards(results: Results) -> RenderableType:
     return Group(Text(""), *lines, Text(f"guards: {passed} passed" + (f", {len(failed)} failed" if failed else "")))
 
 
-def _next_steps(steps: Sequence[tuple[str, str]]) -> RenderableType:
-    """Return the steps as two aligned columns that are not wrapped, so that they can be copied."""
+def print_next_steps(steps: Sequence[tuple[str, str]], console: Console) -> None:
+    """Print steps as two aligned columns that are not wrapped, so that they can be copied."""
     width = max((len(name) for name, _ in steps), default=0)
-    return Text("\n" + "\n".join(f"{name.ljust(width)}  {text}" for name, text in steps))
+    console.print(Text("\n" + "\n".join(f"{name.ljust(width)}  {text}" for name, text in steps)), soft_wrap=True)
