@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from evaluated_runs import evaluated
-from random_results import LEXICON, random_examples
+from random_results import LEXICON, random_examples, random_results
 
 from workbench.comparison.cells import Cell
 from workbench.config.parsing import dump, parse
@@ -54,8 +54,13 @@ def write_run(
     """Write a run folder with a finished PPO stage of one step per KL, each of them validated, and an evaluation."""
     config, _ = parse(["--config", "quickstart"])
     assert config.ppo is not None
-    settings = {"steps": len(kls), "batch_size": 8, "validation": DataSource("toy:summaries", limit=20)} | ppo
-    run = evaluated(examples, models=MODELS, evaluation=evaluation)
+    settings = {
+        "steps": len(kls),
+        "batch_size": 8,
+        "minibatch_size": 8,
+        "validation": DataSource("toy:summaries", limit=20),
+    } | ppo
+    run = evaluated(examples, evaluation=evaluation)
     config = dataclasses.replace(
         config,
         name=folder.name,
@@ -66,7 +71,7 @@ def write_run(
     )
     (folder / "evaluation").mkdir(parents=True)
     (folder / "ppo").mkdir()
-    write_evaluation(folder / "evaluation", run.results, run.examples)
+    write_evaluation(folder / "evaluation", random_results(examples, MODELS), examples)
     (folder / "evaluation" / "stage.json").write_text("{}")
     (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
     lines: list[dict[str, float]] = [{"step": 0, "validation/text_nll": nats[0]}] if nats else []

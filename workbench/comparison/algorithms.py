@@ -41,7 +41,7 @@ from workbench.evaluation.statistics import seed_std
 from workbench.evaluation.verdicts import verdict_of
 
 GOALS = (TOXICITY, SCORE, REWARD, KL, ROUGE_L)
-NEUTRAL = (ROUGE_L, PERPLEXITY, TEXT_NLL, TEXT_PERPLEXITY, KL)
+NEUTRAL = (ROUGE_L, PERPLEXITY, TEXT_NLL, TEXT_PERPLEXITY)
 """Metrics of a neutral set, in the order of the columns."""
 MAIN_REFERENCE = "ppo"
 OPPOSITE: dict[Verdict, Verdict] = {

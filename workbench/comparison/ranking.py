@@ -22,7 +22,7 @@ def ranking_sentence(
     `means` are those of the metric by title, `verdict` returns that of the second of two rows against the first, and
     `one_seed` are the trained rows of a single seed.
     """
-    if metric.direction is None or len(means) < 2:
+    if len(means) < 2 or metric.direction is None:
         reason = "has no better direction" if len(means) > 1 else "was measured in one row"
         return f"nothing is ranked: {metric.label} {reason}"
     if prompts < MINIMUM_PROMPTS:

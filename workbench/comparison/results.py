@@ -142,7 +142,7 @@ def to_json(comparison: AlgorithmComparison) -> dict[str, Any]:
 
 def write_algorithm_results(file: Path, comparison: AlgorithmComparison) -> None:
     """Write the comparison as JSON; raises ValueError for a number that is not finite."""
-    write_text(file, json.dumps(to_json(comparison), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(file, json.dumps(to_json(comparison), indent=2, allow_nan=False) + "\n")
 
 
 def read_algorithm_results(file: Path) -> AlgorithmComparison:

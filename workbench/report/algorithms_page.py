@@ -168,7 +168,8 @@ def _table(content: TextTable) -> str:
     """Return a table as markup, its cells in the color of their verdicts."""
     notes = "".join(f"<p>{text(note)}</p>" for note in content.notes)
     rows = [[text(row[0].text), *map(_cell, row[1:])] for row in content.rows]
-    markup = f'<div class="wrapped">{table(content.head, rows)}</div>' if rows else ""
+    head = [title.replace(" \u2191", "\u00a0\u2191").replace(" \u2193", "\u00a0\u2193") for title in content.head]
+    markup = f'<div class="wrapped">{table(head, rows)}</div>' if rows else ""
     return f"<h3>{text(content.title)}</h3>{notes}{markup}"
 
 
