@@ -23,7 +23,7 @@ KL = Metric("KL to reference, nats")
 MODELS = ("base", "sft", "aligned", "best of 4")
 KLS, HELD_OUT = (0.5, 1.0, 2.0, 3.0), (-0.4, -0.3, -0.2, -0.25)
 NATS = (2.0, 2.001, 2.005, 2.02, 2.03)
-"""Of the neutral texts, from step 0 on."""
+"""Of the neutral texts: under the reference, then under the policy at every step."""
 
 
 def scored(seed: int, toxicity: float, count: int = 40, **fields: Any) -> list[Example]:
@@ -74,12 +74,13 @@ def write_run(
     write_evaluation(folder / "evaluation", random_results(examples, MODELS), examples)
     (folder / "evaluation" / "stage.json").write_text("{}")
     (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
-    lines: list[dict[str, float]] = [{"step": 0, "validation/text_nll": nats[0]}] if nats else []
+    lines = []
     for step, kl in enumerate(kls, 1):
-        line = {"step": step, "objective/score_mean": 0.1 * step, "response/length_mean": length}
+        line = {"step": step, "objective/score_mean": 0.1 * step, "objective/kl": kl, "response/length_mean": length}
         line |= {"validation/kl": kl, "validation/score_mean": kl / 2 + seed / 10}
         line["validation/held_out_mean"] = HELD_OUT[step - 1] + seed / 100
-        lines.append(line | ({"validation/text_nll": nats[step]} if nats else {}))
+        texts = {"validation/text_nll": nats[step], "validation/text_nll_reference": nats[0]} if nats else {}
+        lines.append(line | texts)
     (folder / "ppo" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     metrics = {"peak_memory_bytes": 3 * 2**20}
     write_record(folder / "ppo", {"minutes": 2.0, "inputs": {}, "metrics": metrics} | (record or {}))

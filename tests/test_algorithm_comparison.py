@@ -238,7 +238,7 @@ def test_what_is_doubtful_is_said(cells: list[Cell], tmp_path: Path) -> None:
     rows = {row.title: row for row in table.rows}
     assert rows["GRPO"].at_kl is None, "its first checkpoint is beyond that KL"
     assert rows["GRPO"].no_operating_point == (
-        "the reference's nats per token of the fixed neutral texts were not logged"
+        "no validation has both a held-out reward and the nats per token of fixed neutral texts"
     )
     markdown = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "nothing is extrapolated: GRPO." in markdown

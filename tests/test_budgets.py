@@ -31,7 +31,7 @@ def log(lengths: tuple[float | None, ...] = LENGTHS) -> list[dict[str, Any]]:
     """Return the lines of three steps, of which the last two are validated, after that of step 0."""
     lines: list[dict[str, Any]] = [{"step": 0, "validation/text_nll": 2.0}]
     for step, length in enumerate(lengths, 1):
-        lines.append({"step": step, "objective/score_mean": 0.0, "response/length_mean": length})
+        lines.append({"step": step, "objective/score_mean": 0.0, "objective/kl": 0.1, "response/length_mean": length})
         if step > 1:
             lines[-1]["validation/score_mean"] = 1.0
     return lines
@@ -50,9 +50,16 @@ def test_a_model_that_was_not_trained_cost_no_training(config: Config) -> None:
     assert chosen == dataclasses.replace(budget(config, "aligned", log(), RECORD), samples_per_completion=8)
 
 
+def test_pairs_from_data_are_neither_generated_nor_scored(config: Config) -> None:
+    lines = [{key: value for key, value in line.items() if key != "objective/kl"} for line in log()]
+    result = budget(config, "aligned", lines, RECORD)
+    assert (result.training_tokens, result.reward_calls, result.validations) == (0, 32, 2)
+
+
 def test_what_the_log_does_not_say_is_unknown(config: Config) -> None:
     assert budget(config, "aligned", log((10.0, None, 3.0)), RECORD).training_tokens is None
-    assert budget(config, "aligned", log(LENGTHS[:2]), RECORD).training_tokens is None, "a step is missing"
+    incomplete = budget(config, "aligned", log(LENGTHS[:2]), RECORD)
+    assert (incomplete.training_tokens, incomplete.reward_calls) == (None, None), "a step is missing"
     unmeasured = budget(config, "aligned", log(), {"minutes": 1.0, "metrics": {"peak_memory_bytes": None}})
     assert (unmeasured.minutes, unmeasured.peak_memory_mib) == (1.0, None)
     assert budget(config, "aligned", log(), {}).peak_memory_mib is None
@@ -76,4 +83,8 @@ def test_budgets_that_differ_by_more_than_one_percent_are_named() -> None:
         "unequal budgets: generated tokens differ by up to 2.0% of the fewest: PPO 1,000, RLOO 1,010, GRPO 1,020",
         "unequal budgets: reward calls differ by up to 50.0% of the fewest: PPO 100, RLOO 100, GRPO 150, no log 100",
     ]
-    assert unequal_budgets({"PPO": NOTHING, "RLOO": Budget(1, 0, 0, 0, 0, None, None)})
+    assert unequal_budgets({"PPO": equal["PPO"], "DPO on data": NOTHING}) == [
+        "unequal budgets: generated tokens differ: PPO 1,000, DPO on data 0",
+        "unequal budgets: reward calls differ: PPO 100, DPO on data 0",
+    ]
+    assert unequal_budgets({}) == []

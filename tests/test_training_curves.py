@@ -25,12 +25,11 @@ from workbench.comparison.training_curves import (
 
 
 def curve(kls: Sequence[float], held_out: Sequence[float], nats: Sequence[float] = ()) -> list[ValidationPoint]:
-    """Return points whose score is twice the held-out reward; with `nats`, the first of them is of step 0."""
-    points = [
-        ValidationPoint(step, kl, 2 * value, value, nats[step] if nats else None)
+    """Return points whose score is twice the held-out reward; the first of `nats` is that under the reference."""
+    return [
+        ValidationPoint(step, kl, 2 * value, value, nats[step] if nats else None, nats[0] if nats else None)
         for step, (kl, value) in enumerate(zip(kls, held_out, strict=True), 1)
     ]
-    return [ValidationPoint(0, None, None, None, nats[0]), *points] if nats else points
 
 
 def test_between_checkpoints_values_are_linear_as_numpys() -> None:
@@ -59,8 +58,8 @@ def test_a_kl_that_falls_and_rises_again_counts_where_it_is_first_passed() -> No
 
 def test_points_without_a_kl_or_a_value_are_left_out() -> None:
     points = curve([1.0, math.nan, 3.0], [0.0, 9.0, 0.2])
-    points.insert(0, ValidationPoint(0, None, None, None, 2.0))
-    points.insert(3, ValidationPoint(9, 2.9, None, None, None))
+    points.insert(0, ValidationPoint(0, None, None, None, 2.0, None))
+    points.insert(3, ValidationPoint(9, 2.9, None, None, None, None))
     assert at_kl(points, "held_out", 2.0) == pytest.approx(0.1)
     assert kl_range(points) == (1.0, 3.0)
     assert kl_range(points[:1]) is None
@@ -89,7 +88,10 @@ def test_seeds_are_interpolated_one_by_one() -> None:
 
 def test_the_mean_curve_has_the_steps_of_all_seeds() -> None:
     seeds = [curve([1.0, 2.0, 3.0], [0.0, 0.2, 0.4]), curve([2.0, 4.0], [0.2, 0.6])]
-    assert mean_points(seeds) == [ValidationPoint(1, 1.5, 0.2, 0.1, None), ValidationPoint(2, 3.0, 0.8, 0.4, None)]
+    assert mean_points(seeds) == [
+        ValidationPoint(1, 1.5, 0.2, 0.1, None, None),
+        ValidationPoint(2, 3.0, 0.8, 0.4, None, None),
+    ]
     assert mean_points([]) == []
 
 
@@ -97,12 +99,12 @@ def test_the_log_is_read_in_the_order_of_its_steps() -> None:
     log = [
         {"step": 1, "objective/kl": 0.1},
         {"step": 2, "validation/kl": 0.2, "validation/score_mean": 1.0},
-        {"step": 0, "validation/text_nll": 3.0},
+        {"step": 0, "validation/text_nll": 3.0, "validation/text_nll_reference": 2.5},
         {"epoch": 1.0, "validation/kl": 0.5},
     ]
     assert validation_points(log) == [
-        ValidationPoint(0, None, None, None, 3.0),
-        ValidationPoint(2, 0.2, 1.0, None, None),
+        ValidationPoint(0, None, None, None, 3.0, 2.5),
+        ValidationPoint(2, 0.2, 1.0, None, None, None),
     ]
 
 
@@ -122,10 +124,10 @@ def test_the_operating_point_is_the_best_below_one_percent_more_perplexity() -> 
 @pytest.mark.parametrize(
     ("points", "reason"),
     [
-        (curve([1.0], [0.1]), "the reference's nats per token of the fixed neutral texts were not logged"),
+        (curve([1.0], [0.1]), "no validation has both"),
         (curve([1.0], [0.1], [2.0, 2.5]), "no checkpoint qualifies: .* rose by at least 64.9%, and less than 1%"),
-        ([ValidationPoint(0, 0.0, 1.0, 1.0, 2.0)], "no checkpoint has both"),
-        ([], "were not logged"),
+        ([ValidationPoint(1, 0.0, 1.0, None, 2.0, 2.0)], "no validation has both"),
+        ([], "no validation has both"),
     ],
 )
 def test_why_there_is_no_operating_point(points: list[ValidationPoint], reason: str) -> None:

@@ -13,7 +13,7 @@ from workbench.config.schema import Config, PPOConfig
 
 MAX_BUDGET_DIFFERENCE = 0.01
 """Trained rows whose generated tokens or reward calls differ by a larger fraction are named."""
-LENGTH = "response/length_mean"
+SCORE, SAMPLED, LENGTH = "objective/score_mean", "objective/kl", "response/length_mean"
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,16 @@ def budget(config: Config, title: str, log: Sequence[Mapping[str, Any]], record:
     if config.ppo is None or record is None or not is_trained(config, title):
         return Budget(0.0, 0.0, 0.0, 0.0, 0.0, None, None, samples)
     ppo, validated = config.ppo, sum("validation/score_mean" in line for line in log)
-    lengths = [line.get(LENGTH) for line in log if "objective/score_mean" in line]
+    is_complete = sum(SCORE in line for line in log) == ppo.steps
+    # Only what the policy sampled has a KL; pairs from data are neither generated nor scored.
+    lengths = [line.get(LENGTH) for line in log if SCORE in line and SAMPLED in line]
     known = [length for length in lengths if length is not None]
     normalizing = initial_responses(ppo)
     limit = ppo.validation.limit if ppo.validation is not None else 0
     peak = record.get("metrics", {}).get("peak_memory_bytes")
     return Budget(
-        training_tokens=ppo.batch_size * sum(known) if len(known) == len(lengths) == ppo.steps else None,
-        reward_calls=float(ppo.batch_size * ppo.steps + normalizing),
+        training_tokens=float(ppo.batch_size * sum(known)) if is_complete and len(known) == len(lengths) else None,
+        reward_calls=float(ppo.batch_size * len(lengths) + normalizing) if is_complete else None,
         unlogged_responses=float(normalizing),
         validations=float(validated),
         validation_responses=None if limit is None else float(validated * limit),
@@ -88,8 +90,9 @@ def unequal_budgets(trained: Mapping[str, Budget]) -> list[str]:
     sentences = []
     for name, unit in (("training_tokens", "generated tokens"), ("reward_calls", "reward calls")):
         values = {title: value for title, each in trained.items() if (value := vars(each)[name]) is not None}
-        if len(values) > 1 and max(values.values()) > (1 + MAX_BUDGET_DIFFERENCE) * min(values.values()):
+        fewest, most = min(values.values(), default=0), max(values.values(), default=0)
+        if most > (1 + MAX_BUDGET_DIFFERENCE) * fewest:
+            excess = f" by up to {most / fewest - 1:.1%} of the fewest" if fewest else ""
             listed = ", ".join(f"{title} {value:,.0f}" for title, value in values.items())
-            excess = max(values.values()) / min(values.values()) - 1 if min(values.values()) > 0 else math.inf
-            sentences.append(f"unequal budgets: {unit} differ by up to {excess:.1%} of the fewest: {listed}")
+            sentences.append(f"unequal budgets: {unit} differ{excess}: {listed}")
     return sentences

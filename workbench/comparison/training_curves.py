@@ -18,6 +18,7 @@ KEYS = {
     "score": "validation/score_mean",
     "held_out": "validation/held_out_mean",
     "text_nll": "validation/text_nll",
+    "text_nll_reference": "validation/text_nll_reference",
 }
 
 
@@ -34,6 +35,8 @@ class ValidationPoint:
     """Mean of the reward that it never optimizes; higher is better."""
     text_nll: float | None
     """Nats per token of the fixed neutral texts under the policy."""
+    text_nll_reference: float | None
+    """The same under the reference."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class OperatingPoint:
 
 
 def validation_points(log: Sequence[Mapping[str, Any]]) -> list[ValidationPoint]:
-    """Return the validations in the lines of a metrics.jsonl, in the order of their steps; that of step 0 precedes."""
+    """Return the validations in the lines of a metrics.jsonl, in the order of their steps."""
     values = KEYS.values()
     lines = {line["step"]: line for line in log if "step" in line and any(line.get(key) is not None for key in values)}
     return [
@@ -126,21 +129,15 @@ def values_at_kl(by_seed: Sequence[Sequence[ValidationPoint]], kl: float) -> AtK
 
 
 def operating_point(by_seed: Sequence[Sequence[ValidationPoint]]) -> OperatingPoint | str:
-    """Return the operating point of the mean over seeds, or why there is none.
-
-    The reference is step 0, before the first update; it is no checkpoint that training made.
-    """
+    """Return the operating point of the mean over seeds, or why there is none."""
     points = mean_points(by_seed)
-    reference = next((point.text_nll for point in points if point.step == 0), None)
-    if reference is None:
-        return "the reference's nats per token of the fixed neutral texts were not logged"
     candidates = [
-        (point.held_out, math.expm1(point.text_nll - reference), point)
+        (point.held_out, math.expm1(point.text_nll - point.text_nll_reference), point)
         for point in points
-        if point.step > 0 and point.held_out is not None and point.text_nll is not None
+        if point.held_out is not None and point.text_nll is not None and point.text_nll_reference is not None
     ]
     if not candidates:
-        return "no checkpoint has both a held-out reward and the nats per token of the fixed neutral texts"
+        return "no validation has both a held-out reward and the nats per token of fixed neutral texts"
     allowed = [each for each in candidates if each[1] < MAX_PERPLEXITY_RISE]
     if not allowed:
         least = min(rise for _, rise, _ in candidates)
