@@ -11,6 +11,8 @@ from workbench.evaluation.statistics import paired_difference
 
 T_975 = {2: 4.302653, 4: 2.776445}
 """What Student's t exceeds with probability 0.025, by degrees of freedom (tables)."""
+T_995 = 4.604095
+"""What it exceeds with probability 0.005 at four degrees of freedom."""
 
 
 def test_one_seed_each_is_the_paired_difference_of_the_house() -> None:
@@ -39,6 +41,8 @@ def test_what_only_seeds_vary_in_is_welchs_interval() -> None:
     error = np.sqrt(0.01 / 3)
     both = difference_over_seeds(prompts + effects, prompts + 1 + effects)
     assert (both.low, both.high) == pytest.approx((1 - T_975[4] * error * 2**0.5, 1 + T_975[4] * error * 2**0.5))
+    of_five = difference_over_seeds(prompts + effects, prompts + 1 + effects, comparisons=5)
+    assert of_five.high == pytest.approx(1 + T_995 * error * 2**0.5)
     one = difference_over_seeds(prompts, prompts + 1 + effects)
     assert (one.low, one.high) == pytest.approx((1 - T_975[2] * error, 1 + T_975[2] * error))
     assert (one.over_prompts.low, one.over_prompts.high) == pytest.approx((1, 1)), "which says nothing about seeds"
