@@ -197,8 +197,8 @@ def row_value(values: np.ndarray | None, column: Column, row: ReadRow) -> Value:
     known = np.empty((0, 0)) if values is None else values[np.isfinite(values).all(axis=1)]
     if not known.size:
         return Value(None, None)
-    by_seed = known.mean(axis=0).tolist()
-    return Value(fmean(by_seed), seed_std(by_seed), is_upper_bound=column.metric.name == KL and row.is_decoding)
+    by_seed, chooses = known.mean(axis=0).tolist(), row.cells[0].budget.samples_per_completion > 1
+    return Value(fmean(by_seed), seed_std(by_seed), is_upper_bound=column.metric.name == KL and chooses)
 
 
 def algorithm_row(row: ReadRow, values: list[Value], kl: float | None) -> AlgorithmRow:
@@ -210,6 +210,7 @@ def algorithm_row(row: ReadRow, values: list[Value], kl: float | None) -> Algori
         title=row.title,
         model=row.model,
         is_trained=row.trained,
+        is_decoding=row.is_decoding,
         seeds=[each.cell.seed for each in row.cells],
         folders=[str(each.cell.folder) for each in row.cells],
         values=values,

@@ -38,10 +38,15 @@ class Budget:
     """Samples, and calls of the reward to choose among them, for each completion at decoding time."""
 
 
-def is_trained(config: Config, title: str) -> bool:
-    """Return whether a model of the evaluation, or the one that a decoding method samples from, was trained by PPO."""
+def sampled_model(config: Config, title: str) -> str:
+    """Return the title of the model that a row samples from: its own, or the one that it chooses from at decoding."""
     best_of = config.evaluation.best_of.get(title)
-    return (title if best_of is None else best_of.model) == ALIGNED
+    return title if best_of is None else best_of.model
+
+
+def is_trained(config: Config, title: str) -> bool:
+    """Return whether PPO's stage trained the model that a row samples from."""
+    return sampled_model(config, title) == ALIGNED
 
 
 def budget(config: Config, title: str, log: Sequence[Mapping[str, Any]], record: Mapping[str, Any] | None) -> Budget:

@@ -69,7 +69,9 @@ class AlgorithmRow:
     model: str
     """Title of the model in the evaluations of its runs."""
     is_trained: bool
-    """Whether PPO's stage trained it, by whichever algorithm."""
+    """Whether PPO's stage trained the model that is sampled from, by whichever algorithm."""
+    is_decoding: bool
+    """Whether the completions are those of another row's model, decoded in another way."""
     seeds: list[int]
     folders: list[str]
     """The run of each seed."""
@@ -117,8 +119,8 @@ class PolicyTable:
 
     @property
     def trained(self) -> list[AlgorithmRow]:
-        """The rows that PPO's stage trained and that do not choose among samples."""
-        return [row for row in self.rows if row.is_trained and row.budget.samples_per_completion == 1]
+        """The rows that are what PPO's stage trained, decoded as usual."""
+        return [row for row in self.rows if row.is_trained and not row.is_decoding]
 
     def find(self, before: str, after: str, column: int) -> RowDifference | None:
         """Return the difference of two rows in a column, or None where it was not computed."""

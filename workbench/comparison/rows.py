@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.comparison.budgets import Budget, budget, is_trained
+from workbench.comparison.budgets import Budget, budget, is_trained, sampled_model
 from workbench.comparison.cells import Cell
 from workbench.comparison.comparability import EvaluatedRun
 from workbench.comparison.reading import curves_of, read_evaluated
 from workbench.comparison.training_curves import ValidationPoint, validation_points
-from workbench.config.names import BASE, PPO, TUNED
+from workbench.config.names import ALIGNED, BASE, PPO, TUNED
 from workbench.errors import UserError, suggestion
 from workbench.run.folder import Run
 
@@ -48,8 +48,8 @@ class ReadRow:
 
     @property
     def is_decoding(self) -> bool:
-        """Whether the row chooses among several samples."""
-        return self.cells[0].budget.samples_per_completion > 1
+        """Whether the row gets its completions from a model of another row in another way."""
+        return sampled_model(self.cells[0].run.config, self.model) != self.model
 
 
 def read_rows(cells: Sequence[Cell]) -> dict[str, list[ReadRow]]:
@@ -86,7 +86,6 @@ def read_cell(cell: Cell, run: EvaluatedRun, log: list[dict[str, Any]], record: 
     if cell.model not in models:
         raise UserError(f"{cell.folder}: no model {cell.model!r} in its evaluation{suggestion(cell.model, models)}")
     config = run.config
-    has_curve = is_trained(config, cell.model) and cell.model not in config.evaluation.best_of
-    points = validation_points(log) if has_curve else []
+    points = validation_points(log) if cell.model == ALIGNED else []
     run = dataclasses.replace(run, results=dataclasses.replace(run.results, after=cell.model))
     return ReadCell(cell, run, points, budget(config, cell.model, log, record))
