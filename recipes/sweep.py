@@ -42,7 +42,7 @@ def sweep(argv: list[str]) -> None:
         except Failed as failure:
             failures.append(str(failure))
     if is_main_process():
-        from workbench.report.compare import write_comparison
+        from workbench.compare import write_comparison
 
         folders = [Path(each.runs) / each.name for each in configs.values()]
         write_comparison(folders, Path(config.runs) / f"{config.name}-sweep.html")

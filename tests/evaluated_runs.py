@@ -7,9 +7,9 @@ from typing import Any
 
 from random_results import random_results
 
+from workbench.comparison.comparability import EvaluatedRun
 from workbench.config.schema import Config, EvaluationConfig, PolicyConfig, RewardConfig
 from workbench.config.sources import PromptSet, Scorer
-from workbench.evaluation.comparability import EvaluatedRun
 from workbench.evaluation.results import Example, Metric, Summary
 
 

@@ -13,12 +13,12 @@ from small_runs import small
 from recipes import ppo, reward, sft
 from reward_models import compare as reward_compare
 from reward_models import serve
+from workbench import compare
 from workbench.config.parsing import parse
 from workbench.errors import UserError
 from workbench.export import command as export
 from workbench.models import memory_plan
 from workbench.playground import command as playground
-from workbench.report import compare as report_compare
 from workbench.report import run_list
 
 BILLION = "1000000000"
@@ -117,8 +117,8 @@ def test_early_stopping_that_never_evaluates_is_refused(tmp_path: Path) -> None:
     [
         (run_list.main, []),
         (run_list.main, ["--folder"]),
-        (report_compare.main, ["runs"]),
-        (report_compare.main, ["a", "b", "--output"]),
+        (compare.main, ["runs"]),
+        (compare.main, ["a", "b", "--output"]),
         (export.main, ["--to", "x", "--run"]),
         (export.main, ["--run", "x", "--to"]),
         (playground.main, ["--run"]),

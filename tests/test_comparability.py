@@ -20,10 +20,10 @@ from random_results import (
     with_means,
 )
 
+from workbench.comparison.comparability import EvaluatedRun
+from workbench.comparison.run_comparison import compare_runs
 from workbench.config.sources import Scorer
-from workbench.evaluation.comparability import EvaluatedRun
 from workbench.evaluation.results import Metric, RunVerdict, Source
-from workbench.evaluation.run_comparison import compare_runs
 
 
 def test_different_rewards_are_not_compared_by_their_own_scores() -> None:

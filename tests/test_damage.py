@@ -20,11 +20,11 @@ from sharded_processes import stopped_after
 from small_runs import CHAIN, small
 
 from recipes import evaluation, ppo, reward, sft
+from workbench.compare import write_comparison
 from workbench.errors import Interrupted, UserError
 from workbench.evaluation import cache
 from workbench.evaluation.results_files import read_results
 from workbench.models import loading
-from workbench.report.compare import write_comparison
 from workbench.run import cli, hf_trainer
 from workbench.run.checksums import FILE, damage, write_checksums
 from workbench.run.files import atomic_folder, remove_folder

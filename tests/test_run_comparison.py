@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from random_results import (
     score,
 )
 
+from workbench.compare import main
+from workbench.comparison.run_comparison import compare_runs
 from workbench.config.parsing import dump, parse
 from workbench.errors import UserError
 from workbench.evaluation.results_files import read_examples, write_evaluation
-from workbench.evaluation.run_comparison import compare_runs
 from workbench.evaluation.statistics import paired_difference
-from workbench.report.compare import main
 
 LEXICON_SCORE: dict[str, Any] = {"metric": "toxicity", "judge": "lexicon", "means": {}}
 
@@ -138,6 +139,22 @@ def test_the_page_shows_runs_settings_curves_and_examples(
     printed = capsys.readouterr().out
     assert "toxicity: better" in printed
     assert "page  page.html" in printed
+
+
+def test_several_runs_are_one_table_on_the_page_and_on_the_terminal(
+    folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("runs/two", "runs/three")
+    main([*folders[:2], "runs/three", "--output", "page.html"])
+    table = re.search(r"<caption>dialogues: 40 prompts.*?</table>", Path("page.html").read_text(encoding="utf-8"))
+    assert table is not None
+    assert "difference from one, 95 % for 3 comparisons together" in table[0]
+    assert re.findall(r'<th scope="row">(.*?)</th>', table[0]) == ["one", "two", "three"]
+    lines = capsys.readouterr().out.splitlines()
+    (heading,) = [index for index, line in enumerate(lines) if line.startswith("dialogues: 40 prompts")]
+    rows = [line.split()[0] for line in lines[heading:] if re.match(r"(one|two|three) +-?\d", line)]
+    assert rows == ["one", "two", "three"]
+    assert max(map(len, lines)) <= 80
 
 
 def test_examples_are_read_as_they_were_written(folders: list[str]) -> None:

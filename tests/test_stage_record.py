@@ -16,10 +16,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 from small_runs import CHAIN, record_files, small
 
+from workbench.compare import write_comparison
 from workbench.errors import UserError
 from workbench.evaluation.results_files import read_results
 from workbench.export import command as export
-from workbench.report.compare import write_comparison
 from workbench.run import cli
 from workbench.run.files import follow_umask, writing
 from workbench.run.progress import Progress

@@ -22,7 +22,7 @@ COMMANDS = {
     "tuning": ("recipes.tuning", "compare ways to tune a model: full, LoRA, soft prompts"),
     "sweep": ("recipes.sweep", "run one policy with several rewards, and compare the runs"),
     "report": ("workbench.report", "list runs with their verdicts"),
-    "compare": ("workbench.report.compare", "compare runs on one page"),
+    "compare": ("workbench.compare", "compare runs in one table and on one page"),
     "playground": ("workbench.playground", "complete a prompt of your own with every model of a run"),
     "export": ("workbench.export", "write a model of a run, with a model card"),
     "compare_rewards": ("reward_models.compare", "compare rewards on labeled texts"),

@@ -43,7 +43,7 @@ def from_json(data: Mapping[str, Any], path: str) -> Results:
         other = shorten(version)
         raise UserError(f"{path}: results of version {other}, not {VERSION}; {remedy(path)}")
     try:
-        results: Results = _typed(Results, {name: value for name, value in data.items() if name != "version"})
+        results: Results = typed(Results, {name: value for name, value in data.items() if name != "version"})
         for result in results.sets:
             result.comparison(results.before, results.after)
         if missing := {results.before, results.after} - set(results.models):
@@ -94,10 +94,10 @@ def read_examples(file: Path, results: Results) -> list[Example]:
         examples = []
         for line in read_json_lines(file):
             scores = [
-                Summary(metrics[s["metric"], s["judge"]], _typed(dict[str, float | None], s["means"]), None)
+                Summary(metrics[s["metric"], s["judge"]], typed(dict[str, float | None], s["means"]), None)
                 for s in _instance(list, line["scores"])
             ]
-            examples.append(dataclasses.replace(_typed(Example, line | {"scores": []}), scores=scores))
+            examples.append(dataclasses.replace(typed(Example, line | {"scores": []}), scores=scores))
         _check_complete(examples, results)
         return examples
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
@@ -120,7 +120,7 @@ def _check_complete(examples: Sequence[Example], results: Results) -> None:
             raise ValueError(f"{where}: no scores")
 
 
-def _typed(kind: Any, value: Any) -> Any:
+def typed(kind: Any, value: Any) -> Any:
     """Return plain data as the dataclasses, lists, tuples and mappings of the type `kind`.
 
     Raises ValueError or TypeError where the data has another type.
@@ -130,15 +130,15 @@ def _typed(kind: Any, value: Any) -> Any:
         hints = _hints(kind)
         if unknown := set(_instance(Mapping, value)) - set(hints):
             raise ValueError(f"unknown field {min(unknown)} in {kind.__name__}")
-        return kind(**{name: _typed(hints[name], item) for name, item in value.items()})
+        return kind(**{name: typed(hints[name], item) for name, item in value.items()})
     if origin is list:
-        return [_typed(arguments[0], item) for item in _instance(list, value)]
+        return [typed(arguments[0], item) for item in _instance(list, value)]
     if origin is tuple:
-        return tuple(_typed(each, item) for each, item in zip(arguments, _instance(list, value), strict=True))
+        return tuple(typed(each, item) for each, item in zip(arguments, _instance(list, value), strict=True))
     if origin is dict:
-        return {key: _typed(arguments[1], item) for key, item in _instance(Mapping, value).items()}
+        return {key: typed(arguments[1], item) for key, item in _instance(Mapping, value).items()}
     if origin is Union or isinstance(kind, UnionType):
-        return None if value is None else _typed(arguments[0], value)
+        return None if value is None else typed(arguments[0], value)
     if origin is Literal:
         if value not in arguments:
             raise ValueError(f"{shorten(value)} is not one of {', '.join(map(str, arguments))}")

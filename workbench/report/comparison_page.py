@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-from workbench.evaluation.run_comparison import RunComparison
+from workbench.comparison.run_comparison import RunComparison
+from workbench.evaluation.results import KL, PERPLEXITY, REWARD, ROUGE_L, TOXICITY, Results
 from workbench.report.curves import Log, distributions, overlaid_plots
 from workbench.report.evaluation_page import sections, verdict_box
 from workbench.report.examples import example_metrics, examples_section
 from workbench.report.page import page, table, text
+from workbench.report.row_tables import COLUMNS, RowTable, row_table, row_table_markup
 from workbench.report.set_tables import sets_section
+from workbench.report.tables import interval_name, set_title
+
+ALL = (*COLUMNS, KL, PERPLEXITY)
+SHORT = (TOXICITY, REWARD, ROUGE_L, KL)
+"""Columns that fit on a terminal."""
 
 
 def comparison_page(
@@ -35,6 +42,7 @@ def comparison_page(
     differing = table(["setting", *results.models], cells)
     parts = {
         "runs": ("Runs", f'<div class="left">{runs}{differing if settings else "<p>No setting differs.</p>"}</div>'),
+        "table": ("Runs compared", _tables(results)),
         "sets": ("Results", sets_section(results, example_metrics(examples))),
         "distributions": ("Distributions", distributions(results, examples)),
         "training": ("Training", overlaid_plots(curves)),
@@ -48,3 +56,17 @@ def comparison_page(
     )
     script = "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("text.js", "report.js"))
     return page(title, body, script)
+
+
+def run_tables(results: Results, columns: Sequence[str] = ALL) -> dict[str, RowTable]:
+    """Return for each set a table with a row for each run, compared with the first; by heading."""
+    interval = f"in brackets: difference from {results.models[0]}, {interval_name(results.settings)}"
+    return {
+        f"{set_title(result)}: {result.size}; {interval}": row_table(result, results.models, columns)
+        for result in results.sets
+    }
+
+
+def _tables(results: Results) -> str:
+    """Return the table of every set as markup."""
+    return "".join(row_table_markup(table, "run", heading) for heading, table in run_tables(results).items())

@@ -22,6 +22,8 @@ class Series:
     name: str
     xs: Sequence[float]
     ys: Sequence[float]
+    number: int | None = None
+    """That of its color; default: its position among the curves."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,14 @@ def line_plot(
         parts.append(_path(corners, across, up, 'class="reference"'))
     if x_mark is not None:
         parts.append(_path(_finite((x_mark, x_mark), (up.low, up.high)), across, up, 'class="reference"'))
-    for index, line in enumerate(lines):
+    numbers = [index if line.number is None else line.number for index, line in enumerate(series)]
+    for index, line in zip(numbers, lines, strict=True):
         parts.append(_path(line, across, up, f'class="line {tone(index)}"'))
         if marks or len(line) == 1:
             parts += _circles(line, across, up, f'class="mark {tone(index)}" r="3.5"')
     for name, line in zip((line.name for line in series), lines, strict=True):
         parts += [_tip(name, point, across, up) for point in line[:: -(-len(line) // MAX_TIPS) or 1]]
-    return _figure(title, parts, [line.name for line in series])
+    return _figure(title, parts, [line.name for line in series], numbers)
 
 
 def histogram(title: str, values: Mapping[str, Sequence[float]], *, x_label: str, bins: int = 10) -> str:
@@ -227,12 +230,14 @@ class Point:
     number: int = 0
 
 
-def frontier_plot(title: str, points: Sequence[Point], *, x_label: str, y_label: str, lower_x: bool) -> str:
-    """Return named points, and a line through those that no other one beats: more of y, and less (or more) of x."""
+def frontier_plot(
+    title: str, points: Sequence[Point], *, x_label: str, y_label: str, lower_x: bool, lower_y: bool = False
+) -> str:
+    """Return named points, and a line through those that no other one beats, less or more of either being better."""
     drawn = [point for point in points if _is_drawable(point.x) and _is_drawable(point.y)]
     across, up = _scales([(point.x, point.y) for point in drawn])
     parts = _axes(across, up, x_label, y_label)
-    best = frontier(drawn, lower_x=lower_x)
+    best = frontier(drawn, lower_x=lower_x, lower_y=lower_y)
     parts.append(_path([(point.x, point.y) for point in best], across, up, 'class="reference"'))
     for point in drawn:
         tip = f"{point.name}: {x_label} {number(point.x)}, {y_label} {number(point.y)}"
@@ -245,12 +250,12 @@ def frontier_plot(title: str, points: Sequence[Point], *, x_label: str, y_label:
     return _figure(title, parts, names, [point.number for point in drawn])
 
 
-def frontier(points: Sequence[Point], *, lower_x: bool) -> list[Point]:
+def frontier(points: Sequence[Point], *, lower_x: bool, lower_y: bool = False) -> list[Point]:
     """Return the points that no other one beats in both directions, in the order of x."""
-    sign = 1 if lower_x else -1
+    sign, sign_y = 1 if lower_x else -1, 1 if lower_y else -1
 
     def beats(one: Point, other: Point) -> bool:
-        first, second = (sign * one.x, -one.y), (sign * other.x, -other.y)
+        first, second = (sign * one.x, sign_y * one.y), (sign * other.x, sign_y * other.y)
         return first != second and first[0] <= second[0] and first[1] <= second[1]
 
     return sorted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -35,6 +36,7 @@ from workbench.toy import toy_name
 STYLES: dict[Verdict, str] = {"better": "bold green", "worse": "bold red", "no detectable change": "bold yellow"}
 WORDS: dict[Verdict, str] = {"better": "better", "worse": "worse", "no detectable change": "none"}
 MAX_MODELS, MAX_TITLE = 3, 10  # more do not fit into 80 columns; the page has all
+NO_TABLES: Mapping[str, RowTable] = MappingProxyType({})
 NARROW = 60  # columns; a narrower terminal has room for the two compared models alone
 
 
@@ -43,25 +45,29 @@ def print_results(
     next_steps: Sequence[tuple[str, str]],
     console: Console | None = None,
     *,
+    tables: Mapping[str, RowTable] = NO_TABLES,
     notes: Sequence[str] = (),
     sampling: str | None = None,
 ) -> None:
     """Print a summary of the results and notes on it, then `next_steps`: what each is for, and its path or command.
 
-    `sampling` says how the completions were sampled; default: as the results' settings say.
+    `tables` of several runs, by heading, take the place of those of the two compared models; `sampling` says how the
+    completions were sampled; default: as the results' settings say.
     """
     sampling = sampling or sampling_description(results.settings)
     console = console or Console(highlight=False)
     console.print()
     for verdict in results.verdicts:
         console.print(_verdict(verdict))
-    for result in results.sets:
+    for heading, rows in tables.items():
+        console.print(_row_table(heading, rows, "run"))
+    for result in () if tables else results.sets:
         console.print(_set(result, results, sampling, console.width))
     if results.guards:
         console.print(_guards(results))
     for note in notes:
         console.print(Text(f"note: {visible_text(note)}", "yellow"))
-    console.print(_next_steps(next_steps), soft_wrap=True)
+    print_next_steps(next_steps, console)
 
 
 def print_rows(
@@ -77,19 +83,24 @@ def print_rows(
     verdicts = [_verdict(verdict) for verdict in results.verdicts]
     console.print(Group(*verdicts, Text(visible_text(best_sentence(results)))))
     for heading, rows in tables.items():
-        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-        table.add_column(first_column, overflow="fold")
-        for column in rows.headings:
-            table.add_column(Text(visible_text(column)), justify="right", overflow="fold")
-        for title, cells in rows.rows.items():
-            # One interval fits into 80 columns; the page has all.
-            row = [_row_cell(cell, with_interval=index == 0) for index, cell in enumerate(cells)]
-            table.add_row(Text(visible_text(title)), *row)
-        console.print(Group(Text.assemble("\n", (visible_text(heading), "bold")), table))
+        console.print(_row_table(heading, rows, first_column))
     for result in results.sets:
         for doubt in doubts(result, results):
             console.print(Text(f"{visible_text(set_title(result))}: {doubt}", "yellow"))
-    console.print(_next_steps(next_steps), soft_wrap=True)
+    print_next_steps(next_steps, console)
+
+
+def _row_table(heading: str, rows: RowTable, first_column: str) -> RenderableType:
+    """Return a table of models compared with the first, under its heading."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column(first_column, overflow="fold")
+    for column in rows.headings:
+        table.add_column(Text(visible_text(column)), justify="right", overflow="fold")
+    for title, cells in rows.rows.items():
+        # One interval fits into 80 columns; the page has all.
+        row = [_row_cell(cell, with_interval=index == 0) for index, cell in enumerate(cells)]
+        table.add_row(Text(visible_text(title)), *row)
+    return Group(Text.assemble("\n", (visible_text(heading), "bold")), table)
 
 
 def _row_cell(cell: Cell, *, with_interval: bool) -> Text:
@@ -106,7 +117,7 @@ def next_steps(run: Run, results: Results) -> list[tuple[str, str]]:
     name = shlex.quote(str(run.folder))
     steps = [
         ("page", str(run.folder / EVALUATION / "report.html")),
-        ("compare", f"{command_line('compare', 'workbench.report.compare')} {name} OTHER_RUN"),
+        ("compare", f"{command_line('compare', 'workbench.compare')} {name} OTHER_RUN"),
     ]
     if TRAINED_BY.keys() & set(results.models):
         steps.append(("ask", f"{command_line('playground', 'workbench.playground')} --run {name}"))
@@ -178,7 +189,7 @@ def _guards(results: Results) -> RenderableType:
     return Group(Text(""), *lines, Text(f"guards: {passed} passed" + (f", {len(failed)} failed" if failed else "")))
 
 
-def _next_steps(steps: Sequence[tuple[str, str]]) -> RenderableType:
-    """Return the steps as two aligned columns that are not wrapped, so that they can be copied."""
+def print_next_steps(steps: Sequence[tuple[str, str]], console: Console) -> None:
+    """Print steps as two aligned columns that are not wrapped, so that they can be copied."""
     width = max((len(name) for name, _ in steps), default=0)
-    return Text("\n" + "\n".join(f"{name.ljust(width)}  {text}" for name, text in steps))
+    console.print(Text("\n" + "\n".join(f"{name.ljust(width)}  {text}" for name, text in steps)), soft_wrap=True)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from workbench.comparison.comparability import EvaluatedRun, comparison_notes, differently_measured, sampled_differently
 from workbench.data.templates import normalize
 from workbench.errors import UserError
-from workbench.evaluation.comparability import EvaluatedRun, comparison_notes, differently_measured, sampled_differently
 from workbench.evaluation.results import (
     TOXICITY,
     Example,
