@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
 
+from workbench.config.derived import strategies
 from workbench.config.names import ALIGNED
 from workbench.config.schema import Config, PPOConfig
 
@@ -39,9 +40,9 @@ class Budget:
 
 
 def sampled_model(config: Config, title: str) -> str:
-    """Return the title of the model that a row samples from: its own, or the one that it chooses from at decoding."""
-    best_of = config.evaluation.best_of.get(title)
-    return title if best_of is None else best_of.model
+    """Return the title of the model that a row samples from: its own, or the one that it decodes in another way."""
+    strategy = strategies(config.evaluation).get(title)
+    return title if strategy is None else strategy.model
 
 
 def is_trained(config: Config, title: str) -> bool:
