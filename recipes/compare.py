@@ -3,9 +3,7 @@
 # torch and transformers are imported inside the functions, so that --help is instant.
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from recipes import evaluation, ppo, reward, sft
 from workbench.config.schema import Config
@@ -13,9 +11,6 @@ from workbench.run.cli import announce, read_command_line, sections_of
 from workbench.run.distributed import is_main_process, print_once, wait_for_everyone
 from workbench.run.process import run_recipe
 from workbench.run.series import SeriesRun, plan_series, run_series
-
-if TYPE_CHECKING:
-    from workbench.comparison.cells import Cell
 
 STAGES = {stage.name: stage for stage in (sft.STAGE, reward.STAGE, ppo.STAGE, evaluation.STAGE)}
 
@@ -47,18 +42,11 @@ def run_comparison(config: Config, force: str | None, label: str, *, is_dry: boo
     cells = [cell for each in matrix if each.config.name not in outcome.broken for cell in each.cells]
     page = Path(config.runs) / f"{config.name}-{label}.html"
     if cells and is_main_process():
-        write_page(cells, page, list(outcome.broken))
+        from workbench.report.algorithm_comparison import write_algorithm_comparison
+
+        write_algorithm_comparison(cells, page, broken=list(outcome.broken))
     wait_for_everyone()  # a process that fails ends the others, also the one that writes the page
     outcome.raise_if_any(len(runs), page if cells else None)
-
-
-def write_page(cells: Sequence[Cell], page: Path, broken: Sequence[str]) -> None:
-    """Write the page of the finished cells, and print their table."""
-    from workbench.compare import write_comparison
-
-    folders = list(dict.fromkeys(cell.folder for cell in cells))
-    if len(folders) > 1:
-        write_comparison(folders, page)
 
 
 if __name__ == "__main__":
