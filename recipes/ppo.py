@@ -40,6 +40,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     from workbench.rewards.registry import load_run_reward
     from workbench.run.distributed import is_sharded_launch
     from workbench.run.files import content_hash, write_text
+    from workbench.run.peak_memory import peak_memory
     from workbench.run.tracking import tracking
 
     config, folder = run.config, run.stage(PPO)
@@ -54,32 +55,33 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     accelerator = Accelerator(mixed_precision="no")
     set_seed(config.seed, device_specific=True)
     values = config.ppo.value_model if has_values(config.ppo) else None
-    policy = load_policy(config.policy, plan.tokenizer, device=accelerator.device, sft=sft, values=values)
-    if is_sharded_launch():
-        shard_policy(policy)
-    trainer = PPOTrainer(
-        policy,
-        plan.tokenizer,
-        reward,
-        plan.rows,
-        ppo,
-        accelerator=accelerator,
-        folder=folder,
-        seed=config.seed,
-        validation_rows=plan.validation_rows,
-        texts=plan.texts,
-        held_out=plan.held_out,
-        sanity_pair=config.reward.sanity_pair if config.reward else None,
-    )
-    with live_page(run, PPO), tracking(run, PPO) as tracker:
-        metrics = trainer.train(tracker)
-    save_policy(trainer.unwrapped, plan.tokenizer, folder)
+    with peak_memory(accelerator.device) as peak:
+        policy = load_policy(config.policy, plan.tokenizer, device=accelerator.device, sft=sft, values=values)
+        if is_sharded_launch():
+            shard_policy(policy)
+        trainer = PPOTrainer(
+            policy,
+            plan.tokenizer,
+            reward,
+            plan.rows,
+            ppo,
+            accelerator=accelerator,
+            folder=folder,
+            seed=config.seed,
+            validation_rows=plan.validation_rows,
+            texts=plan.texts,
+            held_out=plan.held_out,
+            sanity_pair=config.reward.sanity_pair if config.reward else None,
+        )
+        with live_page(run, PPO), tracking(run, PPO) as tracker:
+            metrics = trainer.train(tracker)
+        save_policy(trainer.unwrapped, plan.tokenizer, folder)
     if accelerator.is_main_process and plan.held_out is not None:
         write_text(folder / "overoptimization.html", overoptimization_page(read_points(folder / "metrics.jsonl")))
     accelerator.wait_for_everyone()
     inputs = {"model": config.policy.model, "sft": content_hash(sft) if sft else None, "data": config.ppo.data.path}
     inputs["precision"] = precision_name(trainer.unwrapped.autocast_dtype)
-    return StageResult(inputs, metrics)
+    return StageResult(inputs, metrics | {"peak_memory_bytes": peak.measure()})
 
 
 STAGE = Stage(

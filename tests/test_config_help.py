@@ -25,6 +25,7 @@ SECTIONS = {
     "evaluation": ("policy", "evaluation"),
     "detox": ("policy", "sft", "reward", "ppo", "evaluation", "reuse"),
     "sweep": ("policy", "sft", "reward", "ppo", "evaluation", "reuse", "sweep"),
+    "compare": ("policy", "sft", "reward", "ppo", "evaluation", "reuse", "compare"),
 }
 
 

@@ -53,7 +53,7 @@ def fields(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if key == "evaluation.data":
             inner, key = element(inner), f"{key}.toxic"
         if dataclasses.is_dataclass(inner):
-            if not key.startswith("sweep"):
+            if not key.startswith(("sweep", "compare")):
                 yield from fields(inner, f"{key}.")
         else:
             yield key, annotation

@@ -15,6 +15,7 @@ from small_runs import RECIPES as RECIPE_STAGES
 from tiny_data import write_chats
 
 from recipes import ppo, prompting, sft
+from recipes.compare import compare
 from recipes.sweep import sweep
 from workbench.__main__ import RECIPES
 from workbench.config.parsing import parse
@@ -151,8 +152,8 @@ def test_every_command_is_one_that_runs(
         assert load_reward("my_reward:concise")(["a"] * 2, ["one two", ""]) == [-0.2, 0.0]
     few = [] if module in ("prompting", "tuning") else FEW_ROWS
     options = [*options, *few, "--dry_run", "--runs", str(tmp_path)]
-    if module == "sweep":
-        sweep(options)
+    if module in ("sweep", "compare"):
+        {"sweep": sweep, "compare": compare}[module](options)
     else:
         cli.launch(RECIPE_STAGES[module], "", prompting.with_whole_keys(options))
 

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from recipes import ppo
+from recipes.compare import compare
 from workbench.config.parsing import parse
 from workbench.errors import UserError
 from workbench.evaluation.results_files import read_results
@@ -122,9 +123,15 @@ def test_every_configuration_loads_and_plans(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     few = ["--sft.data.limit", "64", "--reward.train.data.limit", "64", "--ppo.data.limit", "64"]
-    options = [*(few if name.startswith("quickstart") else []), "--runs", str(tmp_path / "runs"), "--dry_run"]
+    options = [
+        *(few if name.startswith(("quickstart", "compare")) else []),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--dry_run",
+    ]
     recipe = next((recipe for recipe in ("prompting", "tuning") if recipe in name), "detox")
-    cli.launch(RECIPES[recipe], "", ["--config", localised(name, stand_ins, in_project, tmp_path), *options])
+    options = ["--config", localised(name, stand_ins, in_project, tmp_path), *options]
+    compare(options) if name == "compare.yaml" else cli.launch(RECIPES[recipe], "", options)
     printed = capsys.readouterr().out
     assert "% )" not in printed
     if recipe != "detox":

@@ -20,7 +20,8 @@ COMMANDS = {
     "evaluation": ("recipes.evaluation", "compare the models and write the report"),
     "prompting": ("recipes.prompting", "compare prompts and ways to generate, without training"),
     "tuning": ("recipes.tuning", "compare ways to tune a model: full, LoRA, soft prompts"),
-    "sweep": ("recipes.sweep", "run one policy with several rewards, and compare the runs"),
+    "sweep": ("recipes.sweep", "run one policy with several rewards, or a grid of settings, and compare the runs"),
+    "algorithms": ("recipes.compare", "run several algorithms and seeds from one SFT policy, in one table"),
     "report": ("workbench.report", "list runs with their verdicts"),
     "compare": ("workbench.compare", "compare runs in one table and on one page"),
     "playground": ("workbench.playground", "complete a prompt of your own with every model of a run"),
@@ -30,7 +31,7 @@ COMMANDS = {
 }
 """Module and summary of each command."""
 LAUNCH = "launch"
-RECIPES = ("detox", "sweep", *STAGES)
+RECIPES = ("detox", "sweep", "algorithms", *STAGES)
 ACCELERATE_CONFIG = PROJECT / "recipes" / "accelerate_config.yaml"
 
 

@@ -23,8 +23,11 @@ from workbench.config.yaml_check import cut, is_plain_text, is_required, unknown
 from workbench.errors import UserError, shorten
 
 
-def option_type(key: str, command_options: typing.Iterable[str] = ()) -> Any:
-    """Return the annotation of a dotted key; KEY+ is an element of a list. Raises UserError for an unknown key."""
+def option_type(key: str, command_options: typing.Iterable[str] = (), *, prefix: str = "--") -> Any:
+    """Return the annotation of a dotted key; KEY+ is an element of a list. Raises UserError for an unknown key.
+
+    `prefix` is what precedes a key where the user writes it.
+    """
     dotted = key.removesuffix("+")
     names = dotted.split(".")
     kind: Any = Config
@@ -34,13 +37,13 @@ def option_type(key: str, command_options: typing.Iterable[str] = ()) -> Any:
         if name not in fields and kind is not Any and typing.get_origin(kind) is not dict:
             valid = [*fields, *([] if depth else command_options)]
             parent = "".join(f"{parent}." for parent in names[:depth])
-            raise UserError(f"--{cut(dotted)}: {unknown_key(dotted, name, valid, f'--{parent}')}")
+            raise UserError(f"{prefix}{cut(dotted)}: {unknown_key(dotted, name, valid, f'{prefix}{parent}')}")
         kind = fields.get(name, element(kind))
     if not key.endswith("+"):
         return kind
     inner = without_range(member(without_range(kind), "list"))
     if typing.get_origin(inner) is not list:
-        raise UserError(f"--{key}: {dotted} is not a list; KEY+ can only append to a list")
+        raise UserError(f"{prefix}{key}: {dotted} is not a list; KEY+ can only append to a list")
     return element(inner)
 
 

@@ -31,7 +31,7 @@ from workbench.config.tuning import LoraSettings
 from workbench.config.yaml_check import is_required
 
 COLUMNS = 80
-SECTIONS = ("policy", *STAGES, "reuse", "sweep")
+SECTIONS = ("policy", *STAGES, "reuse", "sweep", "compare")
 ENTRY_NAMES = {"evaluation.data": "NAME", "prompting.generation": "NAME", "tuning.methods": "NAME"}
 TYPES = {int: "integer", float: "float", bool: "bool", str: "string", Any: "any value"}
 SHARED_SECTIONS: dict[Any, str] = {

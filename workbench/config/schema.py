@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from workbench.config.compare import CompareConfig
 from workbench.config.generation import GenerationSettings
 from workbench.config.prompting import PromptingConfig
 from workbench.config.ranges import (
@@ -319,6 +320,8 @@ class Config:
     """Finished stages of other runs that are copied into this one instead of being run again."""
     sweep: SweepConfig | None = None
     """Runs that differ in their reward; recipes.sweep runs them, and they share one SFT stage."""
+    compare: CompareConfig | None = None
+    """Algorithms compared on the same SFT policy, reward and data; recipes.compare runs each with each seed."""
     seed: Seed = 0
     """Random seed for the whole run."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None

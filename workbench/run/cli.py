@@ -167,6 +167,8 @@ def prepare(stages: Sequence[Stage], config: Config, force: str | None) -> tuple
     prepare_launch(config)
     if config.sweep is not None:
         raise UserError("sweep: this command runs one reward; use recipes.sweep, or leave sweep out")
+    if config.compare is not None:
+        raise UserError("compare: this command runs one algorithm; use recipes.compare, or leave compare out")
     config = with_reused_settings(config, force)
     stages = select_stages(stages, config, force)
     force = first_redone(config, force)

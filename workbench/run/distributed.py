@@ -24,6 +24,8 @@ IS_PLANNING = ContextVar("IS_PLANNING", default=False)
 # While the main process scores the completions of an evaluation, the others wait; torch's default is to give up after
 # ten minutes (GPUs) or thirty (CPUs).
 PROCESS_TIMEOUT = timedelta(days=7)
+TIME_TO_FAIL = timedelta(seconds=60)
+"""How long a process that failed waits for the others to fail as well, before it ends and takes them along."""
 
 
 def prepare_launch(config: Config) -> None:
@@ -230,3 +232,25 @@ def fail_together(accelerator: Accelerator) -> Iterator[None]:
         failure = error
     if any_process(accelerator, failure is not None):
         raise failure or UserError("stopped because another process failed; see its error")
+
+
+def fail_alike(name: str, failure: str | None) -> str | None:
+    """Return why a piece of work failed, on all processes or on none; `failure` is this process's own reason, if any.
+
+    Raises UserError where others are still in the work, waiting for this process: they end with it. Every piece of work
+    needs a name of its own.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_available() or not dist.is_initialized():
+        return failure
+    store, rank = dist.distributed_c10d._get_default_store(), dist.get_rank()
+    store.set(f"failure/{name}/{rank}", failure or "")
+    keys = [f"failure/{name}/{process}" for process in range(dist.get_world_size())]
+    try:
+        store.wait(keys, PROCESS_TIMEOUT if failure is None else TIME_TO_FAIL)
+    except RuntimeError as error:  # of every kind of store its own
+        raise UserError(f"{name}: {failure}") from error
+    failures = [text for key in keys if (text := store.get(key).decode())]
+    # The others only say that one of them has failed.
+    return min(failures, key=lambda text: text.endswith("see its error"), default=None)

@@ -13,17 +13,6 @@ from workbench.config.scorers import as_scorer
 from workbench.errors import UserError
 
 
-def without_pending_sft(config: Config, force: str | None) -> Config:
-    """Return the configuration of a run without the SFT stage of another run that the sweep has yet to train.
-
-    The plan is the same, since the settings are.
-    """
-    folder = config.reuse.sft
-    if folder is None or config.sft is None or ((Path(folder) / SFT / "stage.json").is_file() and force != SFT):
-        return config
-    return dataclasses.replace(config, reuse=dataclasses.replace(config.reuse, sft=None))
-
-
 def sft_source(folder: Path) -> Path | None:
     """Return the run whose SFT stage the run in the folder has: itself, or the one it copied; None if it has none."""
     if not (folder / SFT / "stage.json").is_file():
