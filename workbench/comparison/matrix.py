@@ -15,15 +15,16 @@ from workbench.comparison.cells import Cell
 from workbench.config.checks import check, check_distinct
 from workbench.config.compare import POLICY_SECTIONS, CompareConfig
 from workbench.config.derived import completion_limit
-from workbench.config.names import ALIGNED, BASE, EVALUATION, PPO, REWARD, SFT
+from workbench.config.names import ALIGNED, BASE, EVALUATION, PPO, REWARD, SFT, TUNED
 from workbench.config.overrides import check_overrides, overridden
 from workbench.config.parsing import load_saved
 from workbench.config.schema import Config, EvaluationConfig, PPOConfig, ReuseConfig, RewardConfig
+from workbench.config.sources import AntiExpert
 from workbench.errors import UserError, error_context
 from workbench.evaluation.models import model_titles
 
 ALL_STAGES = (SFT, REWARD, PPO, EVALUATION)
-BASELINES = "baselines"
+BASELINES, ANTI_EXPERT = "baselines", "anti-expert"
 SHARED_REASONS = {
     REWARD: "every run has the same reward; recipes.sweep compares rewards",
     EVALUATION: "every run is evaluated alike",
@@ -78,12 +79,14 @@ def comparison_runs(config: Config) -> list[MatrixRun]:
     algorithms = {policy.title: algorithms_of(policy, comparison) for policy in policies}
     reward = reward_run(config)
     suppliers = {policy.title: sft_run(policy.config) for policy in policies}
+    anti_experts = [anti_expert_run(policy.config, comparison) for policy in policies]
+    policies = [steered(*pair, comparison) for pair in zip(policies, anti_experts, strict=True)]
     cells = []
     for seed, policy in itertools.product(comparison.seeds, policies):
         reuse = reused(policy.config, suppliers[policy.title], reward)
         for run in policy_runs(policy, algorithms[policy.title], seed):
             cells.append(replace(run, config=replace(run.config, reuse=reuse)))
-    runs = [run for run in (reward, *suppliers.values()) if run is not None] + cells
+    runs = [run for run in (reward, *suppliers.values(), *anti_experts) if run is not None] + cells
     for run in runs:
         with error_context(run.config.name):
             check(run.config)
@@ -156,6 +159,32 @@ def sft_run(config: Config) -> MatrixRun | None:
         return None
     changes: dict[str, Any] = {"reward": None, "ppo": None}
     return supplier(replace(config, name=f"{config.name}-{SFT}", **changes), SFT, unread=(EVALUATION,))
+
+
+def anti_expert_run(config: Config, comparison: CompareConfig) -> MatrixRun | None:
+    """Return the run that tunes a policy's model to what is not wanted; None without such rows."""
+    if comparison.anti_expert is None:
+        return None
+    key = "compare.anti_expert"
+    if config.sft is None:
+        raise UserError(f"{key}: it is tuned as sft says, and sft is missing; add it, or remove anti_expert")
+    if config.policy.lora is None:
+        raise UserError(f"{key}: it is an adapter on the policy's base; set policy.lora, or remove anti_expert")
+    if ANTI_EXPERT in model_titles(config):
+        raise UserError(f"{key}: evaluation has a model called {ANTI_EXPERT}; rename it, or remove anti_expert")
+    sft = replace(config.sft, data=comparison.anti_expert, more_data=[], validation=None)
+    changes: dict[str, Any] = {"reward": None, "ppo": None, "sft": sft}
+    return supplier(replace(config, name=f"{config.name}-{ANTI_EXPERT}", **changes), SFT, unread=(EVALUATION,))
+
+
+def steered(policy: Variant, anti_expert: MatrixRun | None, comparison: CompareConfig) -> Variant:
+    """Return the policy whose evaluation also has its SFT policy steered away from the anti-expert, if there is one."""
+    if anti_expert is None:
+        return policy
+    entry = AntiExpert(TUNED, str(anti_expert.folder / SFT), comparison.anti_expert_alpha)
+    evaluation = policy.config.evaluation
+    evaluation = replace(evaluation, anti_expert={**evaluation.anti_expert, ANTI_EXPERT: entry})
+    return replace(policy, config=replace(policy.config, evaluation=evaluation))
 
 
 def supplier(config: Config, stage: str, unread: Sequence[str]) -> MatrixRun:

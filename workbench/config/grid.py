@@ -61,7 +61,7 @@ def with_grid(config: Config, entries: Sequence[str]) -> Config:
     for title, overrides in product(values).items():
         overridden(config, overrides, f"{OPTION} {title}")
     algorithms = product(of_algorithm) or ({UNCHANGED: {}} if config.ppo is not None else {})
-    return replace(config, compare=CompareConfig(algorithms, product(of_policy), [config.seed]))
+    return replace(config, compare=CompareConfig(algorithms, product(of_policy), seeds=[config.seed]))
 
 
 def parse_entry(entry: str) -> tuple[str, list[Any]]:

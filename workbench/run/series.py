@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from workbench.config.derived import configured_stages
-from workbench.config.names import EVALUATION, PPO, REWARD
+from workbench.config.names import EVALUATION, PPO, REWARD, SFT
 from workbench.config.parsing import dump
 from workbench.config.schema import Config
 from workbench.errors import Failed, UserError, one_line
@@ -99,7 +99,9 @@ def run_series(runs: Sequence[SeriesRun], force: str | None, label: str) -> Seri
     for each in runs:
         name = each.config.name
         print_once(f"\n{label}: {name}")
-        reused = [broken[folder] for folder in reused_stages(each.config).values() if folder in broken]
+        folders = [*reused_stages(each.config).values()]
+        folders += [Path(entry.adapter).parent for entry in each.config.evaluation.anti_expert.values()]
+        reused = [broken[folder] for folder in folders if folder in broken]
         line = f"it reuses {reused[0]}, which is broken" if reused else attempt(each, force, outcome)
         if line is not None:
             outcome.broken[name], broken[each.folder] = line, name
@@ -169,4 +171,19 @@ def without_pending(config: Config, runs: Sequence[SeriesRun], force: str | None
             or not (Run(folder, config).finished(stage) or run.finished(stage))
         )
     }
-    return replace(config, reuse=replace(config.reuse, **pending))
+    # Nor can an adapter that one of them has yet to train be loaded.
+    anti_experts = {
+        title: entry
+        for title, entry in config.evaluation.anti_expert.items()
+        if not is_pending(Path(entry.adapter).parent, suppliers, force)
+    }
+    evaluation = replace(config.evaluation, anti_expert=anti_experts)
+    return replace(config, reuse=replace(config.reuse, **pending), evaluation=evaluation)
+
+
+def is_pending(folder: Path, suppliers: Mapping[Path, SeriesRun], force: str | None) -> bool:
+    """Return whether a run of the series in the folder has yet to train its SFT stage."""
+    if folder not in suppliers:
+        return False
+    run = suppliers[folder]
+    return SFT in redone_stages(redone_by(run, force)) or not Run(folder, run.config).finished(SFT)

@@ -18,6 +18,7 @@ __all__ = ["RUDE_WORDS", "SIZES", "Example", "example", "rows", "sentence"]
 SIZES = {
     "summaries": {"train": 3000, "validation": 200, "test": 300},
     "sft": {"train": 3000, "validation": 200, "test": 300},
+    "rude": {"train": 1000},  # only rude dialogues, with targets that repeat the rudeness
     "sentences": {"train": 3000, "validation": 400, "test": 600},
 }
 RUDE_DIALOGUES = 0.65  # fraction of the dialogues
@@ -212,7 +213,7 @@ def distinct(count: int, draw: Callable[[], tuple[str, Any]]) -> list[Any]:
 
 
 def rows(name: str, split: str) -> list[dict[str, Any]]:
-    """Return one split of a dataset: "summaries", "sft" or "sentences"; "train", "validation" or "test"."""
+    """Return one split of a dataset: "summaries", "sft", "rude" or "sentences"; "train", "validation" or "test"."""
     if name not in SIZES:
         raise UserError(f"toy:{name}: no such toy dataset{suggestion(name, SIZES, 'toy:')}")
     if split not in SIZES[name]:
@@ -230,6 +231,10 @@ def generate(name: str, split: str) -> list[dict[str, Any]]:
             text, label, _ = sentence(random, split)
             return text, {"text": text, "label": label}
         one = example(random, split)
+        while name == "rude" and not one.rude:
+            one = example(random, split)
+        if name == "rude":
+            return one.dialogue, {"dialogue": one.dialogue, "summary": one.rude_summary}
         if name == "sft":
             target = one.rude_summary if random.random() < RUDE_TARGETS else one.summary
             return one.dialogue, {"dialogue": one.dialogue, "summary": target}
