@@ -19,6 +19,9 @@ GROUPS = {
 }
 ALGORITHMS: dict[str, Any] = {"PPO": {}, "RLOO": GROUPS}
 POLICIES: dict[str, Any] = {"T5": {}, "GPT-2": {"policy.model": "toy:gpt2", "sft.max_steps": 2}}
+ANTI_EXPERT: dict[str, Any] = {
+    "anti_expert": {"path": "toy:rude", "template": "{dialogue}", "columns": {"response": "summary"}}
+}
 BEST_OF = {"best of 2": {"model": "sft", "n": 2}}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compared_cells import ALGORITHMS, BEST_OF, GROUPS, POLICIES, config, options
+from compared_cells import ALGORITHMS, ANTI_EXPERT, BEST_OF, GROUPS, POLICIES, config, options
 from small_runs import small
 
 from recipes import sft
@@ -75,6 +75,22 @@ def test_every_row_is_one_model_of_each_seed(tmp_path: Path) -> None:
     assert {cell.policy for cell in cells} == {"toy:t5"}
     assert rows["RLOO", 5].folder == tmp_path / "cells-rloo-seed5"
     assert rows["best of 2", 3].folder == rows["base", 3].folder == tmp_path / "cells-baselines-seed3"
+
+
+def test_the_anti_expert_is_tuned_once_per_policy_and_steers_the_sft_policy(tmp_path: Path) -> None:
+    runs = comparison_runs(config(tmp_path, policies=POLICIES, seeds=SEEDS, **ANTI_EXPERT))
+    by_name = {run.config.name: run for run in runs}
+    for policy in ("t5", "gpt-2"):
+        tuned, sft_policy = (by_name[f"cells-{policy}-{name}"] for name in ("anti-expert", "sft"))
+        assert (tuned.stages, tuned.cells) == ((SFT,), ())
+        assert changed(sft_policy.config, tuned.config) == {"sft.data.path"}
+        for seed in SEEDS:
+            baselines = by_name[f"cells-{policy}-baselines-seed{seed}"]
+            assert dataclasses.asdict(baselines.config.evaluation)["anti_expert"] == {
+                "anti-expert": {"model": "sft", "adapter": str(tuned.folder / "sft"), "alpha": 2.0}
+            }
+            assert {cell.algorithm for cell in baselines.cells} == {"base", "sft", "best of 2", "anti-expert"}
+            assert not by_name[f"cells-{policy}-ppo-seed{seed}"].config.evaluation.anti_expert
 
 
 def test_what_is_evaluated_is_the_same_in_every_run(tmp_path: Path) -> None:
@@ -151,6 +167,9 @@ def test_unequal_budgets_are_named(tmp_path: Path) -> None:
         ({"algorithms": {"sft": {}}}, "compare.algorithms.sft: the table has a row of this name"),
         ({"algorithms": {"best of 2": {}}}, "compare.algorithms.best of 2: the table has a row of this name"),
         ({"algorithms": {"Baselines": {}}}, "compare.algorithms.Baselines: the table has a row of this name"),
+        ({"algorithms": {"anti-expert": {}}, **ANTI_EXPERT}, "compare.algorithms.anti-expert: the table has a row of"),
+        ({"policies": {"a": {"policy.lora": None}}, **ANTI_EXPERT}, "compare.anti_expert: it is an adapter on the"),
+        ({"policies": {"a": {"sft": None}}, **ANTI_EXPERT}, "compare.anti_expert: it is tuned as sft says, and sft is"),
         ({"algorithms": {}}, "compare.algorithms: empty; expected at least 1"),
         ({"seeds": [1, 2, 1]}, "compare.seeds: [1, 2, 1] lists a seed twice"),
         ({"seeds": []}, "compare.seeds: empty; expected at least 1"),

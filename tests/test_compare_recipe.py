@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from compared_cells import GROUPS, options
+from compared_cells import ANTI_EXPERT, GROUPS, options
 
 from recipes.compare import compare
 from workbench.config.schema import Config
@@ -51,6 +51,29 @@ def test_a_broken_run_is_named_and_the_others_go_on(
         compare(arguments)
     printed = capsys.readouterr().out
     assert printed.count("already finished, skipping") == 1 + 2 + 3 + 3 + 1, "of the broken run its SFT is there"
+
+
+def test_an_anti_expert_is_trained_before_it_steers(in_project: Path, tmp_path: Path) -> None:
+    compare([*options(tmp_path, algorithms={"RLOO": GROUPS}, **ANTI_EXPERT), "--dry_run"])
+    assert not list(tmp_path.iterdir()), "the plan needs no adapter"
+    compare(options(tmp_path, algorithms={"RLOO": GROUPS}, **ANTI_EXPERT))
+    assert (tmp_path / "cells-anti-expert/sft/adapter_model.safetensors").is_file()
+    results = json.loads((tmp_path / "cells-baselines-seed0/evaluation/results.json").read_text(encoding="utf-8"))
+    assert results["models"] == ["base", "sft", "best of 2", "anti-expert"]
+
+
+def test_without_the_anti_expert_its_row_does_not_begin(
+    in_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute_but_one(stages: list, config: Config, force: str | None) -> None:
+        if config.name == "cells-anti-expert":
+            raise MemoryError("no room")
+        execute(stages, config, force)
+
+    monkeypatch.setattr(series, "execute", execute_but_one)
+    with pytest.raises(Failed, match="2 of 4 runs are broken") as failed:
+        compare(options(tmp_path, algorithms={"RLOO": GROUPS}, **ANTI_EXPERT))
+    assert "cells-baselines-seed0: it reuses cells-anti-expert, which is broken" in str(failed.value)
 
 
 def test_a_signal_stops_everything_and_the_same_command_goes_on(

@@ -276,5 +276,7 @@ def budget_lines(runs: Sequence[MatrixRun]) -> list[str]:
 
 def planned_responses(ppo: PPOConfig) -> tuple[int, int]:
     """Return how many responses a run trains on, and how many the reward scores, without those of the validation."""
+    if ppo.offline:
+        return 0, 0
     responses = ppo.steps * ppo.batch_size
     return responses, responses + math.ceil(ppo.score_samples / ppo.batch_size) * ppo.batch_size

@@ -26,7 +26,7 @@ class CompareConfig:
     anti_expert: DataSource | None = None
     """Rows like those of sft.data, with responses that are not wanted: an adapter of each policy's model is tuned to
     them as SFT is, and the row anti-expert is the SFT policy steered away from it (arXiv 2105.03023)."""
-    anti_expert_alpha: Annotated[float, Range(minimum=0, maximum=100)] = 1.0
+    anti_expert_alpha: Annotated[float, Range(minimum=0, maximum=100)] = 2.0
     """Weight of what is subtracted for it; see evaluation.anti_expert."""
     seeds: Annotated[list[Seed], Length(1)] = field(default_factory=lambda: [0])
     """Seeds of PPO and of the evaluation; the SFT stage and the reward are trained once, with the run's own seed."""
