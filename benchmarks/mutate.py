@@ -63,7 +63,7 @@ MUTATIONS = [
     Mutation("sign of the penalty in the loss", "ppo/losses.py", "loss = loss + kl_coef", "loss = loss - kl_coef", GROUPS),
     Mutation("GRPO has both penalties", "ppo/advantages.py", "0.0 if is_kl_in_loss(config) else state.kl_coef", "state.kl_coef", GROUPS),
     Mutation("advantages of groups are whitened", "ppo/trainer.py", "is not None and has_values(config):", "is not None:", GROUPS),
-    Mutation("prompts of a batch are interleaved", "ppo/trainer.py", "for index in indices[first : first + prompts] for _ in range(samples)]", "for _ in range(samples) for index in indices[first : first + prompts]]", GROUPS),
+    Mutation("prompts of a batch are interleaved", "ppo/sampler.py", "rows, seed) for _ in range(samples)]", "rows, seed)] * samples", GROUPS),
     Mutation("GDPO standardizes over the batch alone", "ppo/algorithm.py", "groups = terms.view(len(terms), -1, samples)", "groups = terms.view(len(terms), 1, -1)", TRL),
     Mutation("GDPO loses the weights", "ppo/algorithm.py", "weights.view(-1, 1, 1) * centered", "centered", TRL),
     Mutation("DPO prefers the worst", "ppo/preferences.py", "rewards[::2], rewards[1::2]", "rewards[1::2], rewards[::2]", PREFERENCES),

@@ -18,12 +18,13 @@ from random_results import HOSTILE, LEXICON, score
 from rich.console import Console
 
 from workbench.comparison.cells import Cell
-from workbench.comparison.results import AlgorithmComparison, PolicyTable, read_algorithm_results
+from workbench.comparison.results import AlgorithmComparison, PolicyTable, Value, read_algorithm_results
 from workbench.config.sources import Scorer
 from workbench.errors import UserError
 from workbench.evaluation.results_files import read_examples, read_results
 from workbench.evaluation.statistics import paired_difference
 from workbench.report.algorithm_comparison import write_algorithm_comparison
+from workbench.report.algorithms_page import frontier
 
 
 class Tags(HTMLParser):
@@ -243,3 +244,18 @@ def test_what_is_doubtful_is_said(cells: list[Cell], tmp_path: Path) -> None:
     markdown = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "nothing is extrapolated: GRPO." in markdown
     assert table.differing_settings["ppo.steps"] == ["4", "4", "2"]
+
+
+def test_a_row_that_is_far_away_leaves_the_others_their_room(cells: list[Cell], tmp_path: Path) -> None:
+    table = table_of(cells, tmp_path)
+    kl = next(index for index, column in enumerate(table.columns) if column.metric.name == "KL to reference, nats")
+    assert "off the plot" not in frontier(table)
+    rows = [
+        dataclasses.replace(row, values=[Value(104.6, None) if i == kl else each for i, each in enumerate(row.values)])
+        if row.title == "best of 4"
+        else row
+        for row in table.rows
+    ]
+    markup = frontier(dataclasses.replace(table, rows=rows))
+    assert "off the plot: best of 4, 105 nats" in markup
+    assert markup.count("<circle") == len(table.rows) - 1

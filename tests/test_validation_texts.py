@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import tiny
 import torch
 from plain_references import plain_logprobs
 from small_runs import small
-from trainers import both, lines, make_rows, make_trainer
+from trainers import both, e_rate, lines, make_rows, make_trainer
 
 from recipes import ppo
-from workbench.errors import UserError
+from workbench.errors import RewardError, UserError
 from workbench.run import cli
 
 
@@ -37,9 +38,29 @@ def test_they_are_all_tokens_but_the_eos_together(architecture: str, tmp_path: P
     with policy.variant("policy") as model:
         logprobs = torch.cat([plain_logprobs(model, architecture, batch, row)[:-1] for row in range(5)])
     logged = lines(tmp_path / "metrics.jsonl")
-    assert "validation/text_nll" not in logged[0]
-    assert logged[1]["validation/text_nll"] == pytest.approx(-float(logprobs.mean()), rel=1e-4)
-    assert logged[1]["validation/text_nll_reference"] != pytest.approx(logged[1]["validation/text_nll"], abs=1e-4)
+    assert [line["step"] for line in logged] == [0, 1, 2]
+    assert "validation/text_nll" not in logged[1]
+    reference = logged[0]["validation/text_nll"]
+    assert logged[0]["validation/text_nll_reference"] == pytest.approx(reference, abs=1e-6)
+    assert logged[0]["validation/kl"] == pytest.approx(0, abs=1e-5), "at step 0 the policy is its reference"
+    assert logged[2]["validation/text_nll"] == pytest.approx(-float(logprobs.mean()), rel=1e-4)
+    assert logged[2]["validation/text_nll_reference"] == pytest.approx(reference, abs=1e-6)
+    assert logged[2]["validation/text_nll"] != pytest.approx(reference, abs=1e-4)
+
+
+def test_step_0_is_validated_once_also_where_the_first_rollout_failed(tmp_path: Path) -> None:
+    calls = itertools.count(1)
+
+    def failing(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        if next(calls) == 2:  # the first call is of the validation
+            raise TimeoutError("the scorer did not answer")
+        return e_rate(prompts, completions)
+
+    with pytest.raises(RewardError, match="the scorer did not answer"):
+        make_trainer(tmp_path / "stopped", validation=4, reward=failing).train()
+    make_trainer(tmp_path / "stopped", validation=4).train()
+    make_trainer(tmp_path / "whole", validation=4).train()
+    assert lines(tmp_path / "stopped" / "metrics.jsonl") == lines(tmp_path / "whole" / "metrics.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,11 @@ def comparison_runs(config: Config) -> list[MatrixRun]:
     evaluation = replace(config.evaluation, max_new_tokens=completion_limit(config))
     config = replace(config, evaluation=evaluation, compare=None, prompting=None, tuning=None)
     policies = policies_of(config, comparison)
+    anti_experts = [anti_expert_run(policy.config, comparison) for policy in policies]
+    policies = [steered(*pair, comparison) for pair in zip(policies, anti_experts, strict=True)]
     algorithms = {policy.title: algorithms_of(policy, comparison) for policy in policies}
     reward = reward_run(config)
     suppliers = {policy.title: sft_run(policy.config) for policy in policies}
-    anti_experts = [anti_expert_run(policy.config, comparison) for policy in policies]
-    policies = [steered(*pair, comparison) for pair in zip(policies, anti_experts, strict=True)]
     cells = []
     for seed, policy in itertools.product(comparison.seeds, policies):
         reuse = reused(policy.config, suppliers[policy.title], reward)

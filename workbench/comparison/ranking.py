@@ -33,8 +33,9 @@ def ranking_sentence(
     beaten = [title for title in others if title not in (*undetected, baseline)]
     word = metric.direction
     if undetected:
-        named = [f"{best} ({means[best]:.3f}) and {title} ({means[title]:.3f})" for title in undetected]
-        sentence = f"no best row by {metric.label}: no detectable difference between {', nor between '.join(named)}"
+        named = _listed([f"{title} ({means[title]:.3f})" for title in undetected], "or")
+        sentence = f"no best row by {metric.label}: no detectable difference between {best} ({means[best]:.3f})"
+        sentence += f" and {named}"
         if beaten:
             sentence += f"; {best} has {word} {metric.label} than {_listed(beaten)}"
     else:
@@ -59,7 +60,7 @@ def ranking_sentence(
     return sentence
 
 
-def _listed(titles: Sequence[str]) -> str:
+def _listed(titles: Sequence[str], conjunction: str = "and") -> str:
     """Return titles as a phrase."""
     *first, last = titles
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"{', '.join(first)} {conjunction} {last}" if first else last

@@ -76,7 +76,8 @@ def read_rows(cells: Sequence[Cell]) -> dict[str, list[ReadRow]]:
             models = list(dict.fromkeys(each.cell.model for each in row.cells))
             if len(models) > 1:
                 raise UserError(f"{row.title}: its seeds name different models: {', '.join(models)}; name one")
-        rows.sort(key=lambda row: (row.is_decoding, row.trained, row.model not in (TUNED, BASE)))
+        # What the alignment began with is the first row, from which the others differ.
+        rows.sort(key=lambda row: (row.is_decoding, row.trained, {TUNED: 0, BASE: 1}.get(row.model, 2)))
     return policies
 
 

@@ -33,6 +33,8 @@ from workbench.run.files import (
     writing,
 )
 
+MAX_NONFINITE_UPDATES = 3
+"""A run stops after so many updates in a row without a finite gradient."""
 NAME = re.compile(r"step_(\d{6,})")
 # What torch's AdamW and bitsandbytes' paged one call their moments.
 MOMENTS = (("exp_avg", "state1"), ("exp_avg_sq", "state2"))
@@ -191,6 +193,14 @@ def newest_intact(folder: Path) -> str | None:
     if checkpoints:
         print(f"ppo: no intact checkpoint in {folder}; starting from the beginning", flush=True)
     return None
+
+
+def nonfinite_failure(state: TrainState) -> UserError:
+    """Return the error for a run whose last updates had no finite gradient."""
+    return UserError(
+        f"ppo: {MAX_NONFINITE_UPDATES} updates in a row had no finite gradient; saved at step {state.step}; lower "
+        "ppo.learning_rate or use policy.precision fp32"
+    )
 
 
 def truncate_log(file: Path, step: int) -> None:

@@ -71,6 +71,12 @@ def batch_indices(step: int, batch_size: int, rows: int, seed: int) -> list[int]
     return indices
 
 
+def response_indices(step: int, config: PPOConfig, rows: int, seed: int) -> list[int]:
+    """Return the row index of every response of rollout `step`: those to a prompt follow one another."""
+    samples = config.samples_per_prompt
+    return [index for index in batch_indices(step, config.batch_size // samples, rows, seed) for _ in range(samples)]
+
+
 def token_limit(step: int, minimum: int | None, maximum: int, seed: int) -> int:
     """Return the token limit of the responses at `step`: uniform from `minimum` to `maximum`, or just `maximum`."""
     if minimum is None:

@@ -17,12 +17,12 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.config.derived import has_values, is_kl_in_loss
 from workbench.config.schema import PPOConfig
-from workbench.errors import Interrupted, UserError
+from workbench.errors import Interrupted
 from workbench.models.optimizer import lr_multiplier, make_optimizer, parameter_groups, set_rates
 from workbench.models.policy import Policy
 from workbench.models.positions import context_length
 from workbench.models.precision import precision_name
-from workbench.ppo import checkpoint
+from workbench.ppo import checkpoint, sampler
 from workbench.ppo.advantages import estimate_advantages
 from workbench.ppo.algorithm import update_kl_coef, whiten
 from workbench.ppo.initial_scores import mean_and_deviation, score_initial_policy
@@ -34,7 +34,6 @@ from workbench.ppo.offline import read_pairs
 from workbench.ppo.overoptimization import divergence_warning, read_points
 from workbench.ppo.policy_files import check_values, save_best
 from workbench.ppo.rollout import Rollout, collect
-from workbench.ppo.sampler import batch_indices, check_batch_size, check_columns, check_rows, derive_seed, token_limit
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
 from workbench.ppo.sharded_policy import gathered, loss_scaler, prepare
 from workbench.ppo.text_likelihood import text_metrics
@@ -48,7 +47,6 @@ from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
 from workbench.run.tracking import NoTracker, Tracker
 
-MAX_NONFINITE_UPDATES = 3
 LOGGED_SAMPLES = 8
 
 
@@ -76,8 +74,8 @@ class PPOTrainer:
         PPO never optimizes `held_out`; `texts` (prompt_ids, response_ids) show what happens to their likelihood.
         """
         processes = accelerator.num_processes
-        check_batch_size(config, len(rows), processes)
-        check_columns(config, rows, validation_rows)
+        sampler.check_batch_size(config, len(rows), processes)
+        sampler.check_columns(config, rows, validation_rows)
         check_values(policy, config)
         # Sizes per process.
         self.batch_size = per_process("ppo.batch_size", config.batch_size, processes)
@@ -87,6 +85,7 @@ class PPOTrainer:
         self.held_out = held_out
         self.tokenizer, self.rows, self.config = tokenizer, rows, config
         self.accelerator, self.folder, self.seed = accelerator, folder, seed
+        self.process = accelerator.process_index
         self.validation_rows, self.texts, self.sanity_pair = validation_rows, texts, sanity_pair
         self.context_length = None if policy.is_encoder_decoder else context_length(policy.base.config, tokenizer)
         groups = parameter_groups(policy, config.learning_rate, config.value_learning_rate)
@@ -120,6 +119,7 @@ class PPOTrainer:
         progress = Progress("ppo", steps, done=done, show=self.accelerator.is_main_process)
         with stop_requests() as stop_requested:
             self.measure_initial_scores()
+            self.validate_initial(tracker or NoTracker())
             while state.step < steps or state.validation_due:
                 # A run whose reward failed in validation was saved between the update and its validation.
                 if not state.validation_due:
@@ -144,14 +144,11 @@ class PPOTrainer:
                 progress.advance(note=progress_note(state.metrics))
                 # Step 5: save a checkpoint if one is due, and stop after a signal or repeated non-finite gradients.
                 stop = any_process(self.accelerator, stop_requested())
-                is_failing = state.nonfinite_updates >= MAX_NONFINITE_UPDATES
+                is_failing = state.nonfinite_updates >= checkpoint.MAX_NONFINITE_UPDATES
                 if is_due or stop or is_failing:
                     self.save_checkpoint()
                 if is_failing:
-                    raise UserError(
-                        f"ppo: {MAX_NONFINITE_UPDATES} updates in a row had no finite gradient; saved at step "
-                        f"{state.step}; lower ppo.learning_rate or use policy.precision fp32"
-                    )
+                    raise checkpoint.nonfinite_failure(state)
                 if stop and state.step < steps:
                     raise Interrupted(f"stopped and saved at step {state.step} of {steps}")
         progress.close()
@@ -161,21 +158,19 @@ class PPOTrainer:
 
     def batch(self, step: int) -> list[dict[str, Any]]:
         """Return this process's rows of rollout `step`, one for each response: those to a prompt follow one another."""
-        samples = self.config.samples_per_prompt
-        prompts = self.batch_size // samples
-        first = self.accelerator.process_index * prompts
-        indices = batch_indices(step, self.config.batch_size // samples, len(self.rows), self.seed)
-        return [self.rows[index] for index in indices[first : first + prompts] for _ in range(samples)]
+        indices = sampler.response_indices(step, self.config, len(self.rows), self.seed)
+        first = self.process * self.batch_size
+        return [self.rows[index] for index in indices[first : first + self.batch_size]]
 
     def rollout(self, rows: Sequence[dict[str, Any]]) -> Rollout:
         """Return a scored response to each of `rows`, sampled or of the data; a resumed step has the same ones."""
         config, step = self.config, self.state.step
-        limit = token_limit(step, config.min_token_limit, config.max_new_tokens, self.seed)
+        limit = sampler.token_limit(step, config.min_token_limit, config.max_new_tokens, self.seed)
         with gathered(self.unwrapped):
             if config.offline:
                 return read_pairs(self.unwrapped, rows, config.temperature, self.limits)
-            check_rows(rows, limit, self.context_length)
-            torch.manual_seed(derive_seed(self.seed, step, self.accelerator.process_index))
+            sampler.check_rows(rows, limit, self.context_length)
+            torch.manual_seed(sampler.derive_seed(self.seed, step, self.process))
             return collect(
                 self.unwrapped,
                 self.tokenizer,
@@ -213,7 +208,7 @@ class PPOTrainer:
             config,
             minibatch_size=self.minibatch_size * len(objective.rows) // len(rollout),
             micro_batches=self.limits.computed,
-            generator=torch.Generator().manual_seed(derive_seed(self.seed, state.step, self.accelerator.process_index)),
+            generator=torch.Generator().manual_seed(sampler.derive_seed(self.seed, state.step, self.process)),
             scaler=self.scaler,
             frozen=self.policy_parameters if state.step < config.value_warmup_steps else (),
         )
@@ -239,10 +234,7 @@ class PPOTrainer:
         )
 
     def measure_initial_scores(self) -> None:
-        """Measure the mean and deviation of the initial policy's scores, for normalization, unless done or turned off.
-
-        Raises UserError if all responses score the same.
-        """
+        """Measure the initial scores' mean and deviation, unless done or off; raises UserError if all are the same."""
         if not self.config.score_samples or self.state.score_std is not None:
             return
         with self.saved_on_failure():
@@ -254,9 +246,15 @@ class PPOTrainer:
                 self.config,
                 self.limits,
                 seed=self.seed,
-                process=self.accelerator.process_index,
+                process=self.process,
             )
         self.state.score_mean, self.state.score_std = mean_and_deviation(self.accelerator.gather(local))
+
+    def validate_initial(self, tracker: Tracker) -> None:
+        """Validate and log the policy as step 0, before anything is learned, unless an earlier launch has done so."""
+        is_logged = any_process(self.accelerator, (self.folder / "metrics.jsonl").exists())
+        if self.state.step == 0 and self.validation_rows and not is_logged:
+            self.log(*self.validate(), tracker)
 
     def validate(self) -> tuple[dict[str, float], list[Sample]]:
         """Return metrics and samples of the policy on the validation prompts, over all processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 
@@ -29,6 +30,8 @@ TITLE = "Algorithms compared"
 HELD_OUT, SCORE = "held_out", "score"
 CURVES = {HELD_OUT: "held-out reward", SCORE: "reward"}
 PLAIN_KL = "KL, nats per response"
+FAR = 3
+"""A row whose KL is so many times that of every trained row, and of 1 nat, is off the plot."""
 
 
 def algorithms_page(
@@ -93,10 +96,16 @@ def frontier(policy: PolicyTable) -> str:
     ]
     if not points:
         return ""
+    # One row that is far away would leave no room between the others.
+    trained = [point.x for point in points if policy.rows[point.number].is_trained]
+    limit = FAR * max(1.0, *trained) if trained else math.inf
+    far = [point for point in points if point.x > limit]
+    points = [point for point in points if point.x <= limit]
     metric = columns[0].metric
     better = f" ({metric.direction} is better)" if metric.direction else ""
+    outside = f" (off the plot: {', '.join(f'{each.name}, {each.x:.0f} nats' for each in far)})" if far else ""
     return frontier_plot(
-        f"{policy.policy}: {metric.label} against KL",
+        f"{policy.policy}: {metric.label} against KL{outside}",
         points,
         x_label="KL to the reference, nats per completion",
         y_label=f"{metric.label}{better}",
