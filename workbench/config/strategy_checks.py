@@ -15,7 +15,7 @@ RESERVED_TITLES = {*TITLES, "reward", "data", "prompt", "reference"}
 def check_strategies(config: Config) -> None:
     """Raise UserError for a title that is taken, an unknown model, and settings that exclude each other."""
     evaluation = config.evaluation
-    trained = {TUNED: config.sft, ALIGNED: config.ppo}
+    trained = {TUNED: config.sft or config.reuse.sft, ALIGNED: config.ppo}
     titles = [BASE, *(title for title, section in trained.items() if section is not None), *evaluation.models]
     taken = {*RESERVED_TITLES, *evaluation.models}
     for section in STRATEGIES:
