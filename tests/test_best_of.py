@@ -16,6 +16,7 @@ from small_runs import evaluation_source, small
 from trainers import e_rate, make_rows
 
 from recipes import evaluation
+from workbench.config.parsing import parse
 from workbench.errors import UserError
 from workbench.evaluation.best_of import best_completions, candidate_sampling, kl_bound
 from workbench.evaluation.generation import ComparedModel, Sampling, sample_completions
@@ -102,3 +103,11 @@ def test_greedy_completions_leave_nothing_to_choose(in_project: Path, tmp_path: 
     best_of = json.dumps({"x": {"model": "base", "n": 4}})
     with pytest.raises(UserError, match="temperature 0 samples the same completion 4 times"):
         evaluate(tmp_path, "--evaluation.best_of", best_of, "--evaluation.temperature", "0")
+
+
+def test_a_reused_sft_stage_is_a_model_to_sample_from(tmp_path: Path) -> None:
+    best_of = json.dumps({"best of 2": {"model": "sft", "n": 2}})
+    options = [*small("quickstart", tmp_path), "--sft", "null", "--ppo", "null", "--evaluation.best_of", best_of]
+    with pytest.raises(UserError, match="'sft' is not among the compared models"):
+        parse(options)
+    assert parse([*options, "--reuse.sft", "runs/other"])[0].sft is None

@@ -234,10 +234,11 @@ class PPOConfig:
     checkpoints_kept: PositiveInt = 2
     """Number of most recent checkpoints to keep."""
     validation: DataSource | None = None
-    """Prompts to validate on at every checkpoint; the best policy, by score minus KL penalty, is saved in ppo/best."""
+    """Prompts to validate on at step 0 and at every checkpoint; the best policy, by score minus KL penalty, is saved in
+    ppo/best."""
     validation_texts: DataSource | None = None
     """Fixed texts, from the column `text`, or responses to prompts, with `response` and the template's columns: their
-    likelihood under the policy is logged at every checkpoint, and shows what the alignment costs."""
+    likelihood under the policy is logged at every validation, and shows what the alignment costs."""
     self_checks: bool = True
     """Before the first update, verify that the probability ratio is 1, the KL is 0, the reference shares no trained
     weights, every trained weight gets a gradient, and the sanity pair is ordered correctly."""
