@@ -221,9 +221,10 @@ class PPOTrainer:
 
     def check_start(self, rollout: Rollout, metrics: dict[str, float]) -> None:
         """Run the self-checks on the first responses of the first rollout."""
-        if self.sanity_pair:
+        scored = self.validation_rows if self.config.offline else self.rows
+        if self.sanity_pair and scored:
             with fail_together(self.accelerator):
-                check_sanity_pair(self.reward, self.sanity_pair, self.rows[0], self.tokenizer)
+                check_sanity_pair(self.reward, self.sanity_pair, scored[0], self.tokenizer)
         check_start(
             self.policy,
             self.accelerator,
