@@ -93,7 +93,7 @@ def test_without_an_intact_checkpoint_it_says_so_and_starts_from_the_beginning(
     printed = capsys.readouterr().out
     assert [f"{folder} is corrupt" in printed for folder in corrupt] == [True, True]
     assert "starting from the beginning" in printed
-    assert {line["step"] for log in ("metrics.jsonl", "samples.jsonl") for line in lines(tmp_path / log)} == {1}
+    assert {line["step"] for log in ("metrics.jsonl", "samples.jsonl") for line in lines(tmp_path / log)} == {0, 1}
     assert finish(tmp_path, checkpoint_every=1) == whole(checkpoint_every=1)
     assert "resuming from step 1" in capsys.readouterr().out
 

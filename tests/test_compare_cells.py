@@ -190,6 +190,10 @@ def test_unequal_budgets_are_named(tmp_path: Path) -> None:
             {"policies": {"a": {"sft.data.path": "x"}, "A": {}}},
             "compare.policies.A: its runs would be called a, as those",
         ),
+        (
+            {"policies": {"T5": {}, "T5 x": {"sft.max_steps": 1}}, "algorithms": {"a": {}, "x a": {"ppo.steps": 3}}},
+            "compare: T5 with x a, and T5 x with a, would both be called cells-t5-x-a-seed0; choose other titles",
+        ),
     ],
 )
 def test_what_no_comparison_can_be_is_one_line(section: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -146,4 +147,7 @@ def test_an_interrupt_while_it_waits_ends_the_wait_and_the_coroutine() -> None:
     with pytest.raises(KeyboardInterrupt):
         score(reward)
     assert score(lengths) == [5.0, 6.0]
+    until = time.monotonic() + 10
+    while not events and time.monotonic() < until:  # the loop is in a thread of its own
+        time.sleep(0.01)
     assert events == ["cancelled"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import statistics
 from pathlib import Path
@@ -12,12 +13,15 @@ import pytest
 import tiny
 import torch
 from plain_references import plain_logprobs
+from small_runs import small
 from trainers import CONFIG, both, either, interrupting, lines, make_rows, make_trainer, step, trained_weights
 
+from recipes import ppo
 from workbench.config.checks import check_ppo
 from workbench.errors import Interrupted, UserError
 from workbench.ppo.preferences import best_and_worst, dpo_loss
 from workbench.ppo.sampler import check_batch_size
+from workbench.run import cli
 
 losses = pytest.mark.parametrize("loss", ["dpo", "raft"])
 GROUPS: dict[str, Any] = {"samples_per_prompt": 4}
@@ -185,6 +189,43 @@ def test_dpo_on_pairs_from_data_samples_nothing_and_needs_no_reward(
     again = offline(tmp_path / "again")
     again.train()
     assert trained_weights(again.unwrapped) == trained_weights(run.unwrapped)
+
+
+def test_a_sanity_pair_is_scored_on_prompts_that_the_reward_gets(tmp_path: Path) -> None:
+    def scored(prompts: list[str], completions: list[str], *, reference: list[str], **columns: Any) -> list[float]:
+        return [float(len(text)) for text in completions]
+
+    settings = {"loss": "dpo", "offline": True, "samples_per_prompt": 2, "kl_coef": 0.1, "steps": 1}
+    run = make_trainer(tmp_path, reward=scored, validation=4, **settings)
+    run.rows, run.sanity_pair = pairs("gpt2"), ["longer", "short"]
+    run.validation_rows = [row | {"reference": "ab"} for row in run.validation_rows]
+    run.train()
+    run.sanity_pair = ["short", "longer"]
+    with pytest.raises(UserError, match=r"^reward\.sanity_pair: 'short' scores 5 and 'longer' scores 6"):
+        run.check_start(run.rollout(run.batch(0)), {})
+
+
+def test_a_sanity_pair_needs_prompts_that_the_reward_gets(in_project: Path, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    row = {"question": "good day", "chosen": "hello", "rejected": "go away"}
+    file.write_text(
+        "".join(json.dumps(row | {"question": f"good day {n}"}) + "\n" for n in range(40)), encoding="utf-8"
+    )
+    settings = {
+        "loss": "dpo",
+        "offline": True,
+        "samples_per_prompt": 2,
+        "batch_size": 8,
+        "minibatch_size": 8,
+        "steps": 1,
+        "data": {"path": str(file), "template": "{question}"},
+    }
+    options = small(
+        "quickstart", tmp_path / "runs", "--reward.model", "length", "--reward.sanity_pair", '["a b c", "a"]'
+    )
+    cli.launch(
+        [ppo.STAGE], "", [*options, "--sft", "null", "--ppo", "null", "--ppo", json.dumps(settings), "--dry_run"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_a_resumed_run_goes_on_with_its_scale(tmp_path: Path) -> None:
     assert run.state.loss_scale
     half_precision_trainer(tmp_path / "parts").train()
     whole, parts = (lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
-    assert [line["loss_scale"] for line in parts] == [line["loss_scale"] for line in whole]
+    assert all(line["loss_scale"] for line in parts[1:])
     assert parts == whole
 
 

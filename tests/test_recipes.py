@@ -131,7 +131,7 @@ def test_every_configuration_loads_and_plans(
     ]
     recipe = next((recipe for recipe in ("prompting", "tuning") if recipe in name), "detox")
     options = ["--config", localised(name, stand_ins, in_project, tmp_path), *options]
-    compare(options) if name == "compare.yaml" else cli.launch(RECIPES[recipe], "", options)
+    compare(options) if name.endswith("compare.yaml") else cli.launch(RECIPES[recipe], "", options)
     printed = capsys.readouterr().out
     assert "% )" not in printed
     if recipe != "detox":

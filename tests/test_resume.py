@@ -45,9 +45,9 @@ def test_a_signal_at_any_step_changes_nothing(
     architecture: str, lora: bool, whole: UninterruptedOutcome, tmp_path: Path
 ) -> None:
     expected = whole(architecture, lora=lora)
-    assert [line["step"] for line in expected["metrics"]] == [1, 2, 3, 4]
-    assert len({line["objective/kl_coef"] for line in expected["metrics"]}) == 4
-    assert [line["step"] for line in expected["metrics"] if "validation/objective" in line] == [3, 4]
+    assert [line["step"] for line in expected["metrics"]] == [0, 1, 2, 3, 4]
+    assert len({line["objective/kl_coef"] for line in expected["metrics"][1:]}) == 4
+    assert [line["step"] for line in expected["metrics"] if "validation/objective" in line] == [0, 3, 4]
     for step in range(1, CONFIG.steps):
         interrupt(trainer(tmp_path / "every", architecture, lora=lora), step, signal.SIGTERM)
         if lora == (architecture == "gpt2"):  # once alone, for one architecture with an adapter and one without
@@ -83,7 +83,8 @@ def test_a_validation_that_failed_is_made_up_for_once(
         raise RewardError("the scorer did not answer")
 
     # First the validation of step 3 fails; after it is made up for, the rollout of step 4 does.
-    for owner, name, logged in (("module", "sample_validation", [1, 2]), ("run", "rollout", [1, 2, 3])):
+    interrupt(trainer(tmp_path), 1)
+    for owner, name, logged in (("module", "sample_validation", [0, 1, 2]), ("run", "rollout", [0, 1, 2, 3])):
         run = trainer(tmp_path)
         monkeypatch.setattr(trainer_module if owner == "module" else run, name, failing)
         with pytest.raises(RewardError):
@@ -118,7 +119,8 @@ def test_best_is_the_policy_of_the_highest_objective_and_loads_without_this_proj
         return run
 
     recorded(tmp_path / "whole").train()
-    objectives = [line["validation/objective"] for line in lines(tmp_path / "whole" / "metrics.jsonl")]
+    _, *steps = lines(tmp_path / "whole" / "metrics.jsonl")
+    objectives = [line["validation/objective"] for line in steps]
     step = objectives.index(max(objectives)) + 1
     assert step < CONFIG.steps, objectives
     base, folder = tiny.model(architecture), tmp_path / "whole" / "best"
@@ -165,7 +167,7 @@ def test_the_recipe_resumes_to_the_same_files(
         return tmp_path / runs / "run" / "ppo"
 
     expected = launch("whole")
-    monkeypatch.setattr(sys.modules[__name__], "signalled_at", 2)
+    monkeypatch.setattr(sys.modules[__name__], "signalled_at", 3)
     with pytest.raises(Interrupted, match="saved at step 2 of 4"):
         launch("stopped")
     resumed = launch("stopped")

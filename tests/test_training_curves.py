@@ -121,6 +121,15 @@ def test_the_operating_point_is_the_best_below_one_percent_more_perplexity() -> 
     assert dataclasses.astuple(result) == pytest.approx(expected)
 
 
+def test_the_reference_at_step_0_is_no_operating_point() -> None:
+    start = ValidationPoint(0, 0.0, 1.8, 0.9, 2.0, 2.0)
+    below, above = (curve([1.0], [0.1], [2.0, 2.0 + math.log(1 + rise)]) for rise in (0.005, 0.5))
+    best = operating_point([[start, *below]])
+    assert isinstance(best, OperatingPoint)
+    assert best.step == 1, "the reference is better, but training did not lead to it"
+    assert operating_point([[start, *above]]) == operating_point([above]), "it hides no policy that lost its texts"
+
+
 @pytest.mark.parametrize(
     ("points", "reason"),
     [

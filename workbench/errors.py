@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-MAX_LISTED_NAMES = 20
+MAX_LISTED_NAMES = 30
 """A longer list of valid names takes longer to read than it saves."""
 MIN_SIMILARITY = 0.6
 """Two names that have less in common than this (difflib's ratio) are different words, not one word misspelled."""

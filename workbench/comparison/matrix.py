@@ -87,10 +87,23 @@ def comparison_runs(config: Config) -> list[MatrixRun]:
         for run in policy_runs(policy, algorithms[policy.title], seed):
             cells.append(replace(run, config=replace(run.config, reuse=reuse)))
     runs = [run for run in (reward, *suppliers.values(), *anti_experts) if run is not None] + cells
+    check_folders(runs)
     for run in runs:
         with error_context(run.config.name):
             check(run.config)
     return runs
+
+
+def check_folders(runs: Sequence[MatrixRun]) -> None:
+    """Raise UserError for two runs of one folder: titles that differ can make the same name together."""
+    cells: dict[Path, Cell] = {}
+    for cell in (run.cells[0] for run in runs if run.cells):
+        other = cells.setdefault(cell.folder, cell)
+        if other is not cell:
+            raise UserError(
+                f"compare: {other.policy} with {other.algorithm}, and {cell.policy} with {cell.algorithm}, would both "
+                f"be called {cell.folder.name}; choose other titles"
+            )
 
 
 def checked_comparison(config: Config) -> CompareConfig:

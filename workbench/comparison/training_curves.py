@@ -129,8 +129,11 @@ def values_at_kl(by_seed: Sequence[Sequence[ValidationPoint]], kl: float) -> AtK
 
 
 def operating_point(by_seed: Sequence[Sequence[ValidationPoint]]) -> OperatingPoint | str:
-    """Return the operating point of the mean over seeds, or why there is none."""
-    points = mean_points(by_seed)
+    """Return the operating point of the mean over seeds, or why there is none.
+
+    Step 0 is the reference, which no training led to and no checkpoint holds.
+    """
+    points = [point for point in mean_points(by_seed) if point.step > 0]
     candidates = [
         (point.held_out, math.expm1(point.text_nll - point.text_nll_reference), point)
         for point in points

@@ -71,8 +71,9 @@ def plan_ppo(config: Config) -> PPOPlan:
     if reward_model is not None and not ppo.offline:
         with error_context("ppo.data"):
             reward_model.check_columns(reward_columns(rows))
-    if reward is not None and reward_model is not None and reward.sanity_pair is not None and ppo.self_checks:
-        check_sanity_pair(reward_model, reward.sanity_pair, (validation_rows if ppo.offline else rows)[0], tokenizer)
+    scored = validation_rows if ppo.offline else rows
+    if reward is not None and reward_model is not None and reward.sanity_pair and ppo.self_checks and scored:
+        check_sanity_pair(reward_model, reward.sanity_pair, scored[0], tokenizer)
     for scorer in (reward_model, held_out):
         if scorer is not None and validation_rows:
             with error_context("ppo.validation"):

@@ -44,7 +44,7 @@ def score_responses(
         name: torch.tensor([float("nan") if value is None else value for value in values], device=device)
         for name, values in reward.terms([row["prompt"] for row in rows], completions, **arguments).items()
     }
-    return Scored(terms, reward.weights(list(terms)), torch.stack(list(terms.values())).nansum(dim=0), log)
+    return Scored(terms, reward.term_weights(list(terms)), torch.stack(list(terms.values())).nansum(dim=0), log)
 
 
 def reward_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -42,7 +42,7 @@ from workbench.ppo.validation import Sample, gather_validation, rollout_samples,
 from workbench.rewards.arguments import TrainerState
 from workbench.rewards.contract import CheckedReward, RewardFunction
 from workbench.run.distributed import any_process, fail_together, per_process
-from workbench.run.files import append_text, remove_partial
+from workbench.run.files import append_text, read_json_lines, remove_partial
 from workbench.run.interrupt import stop_requests
 from workbench.run.progress import Progress
 from workbench.run.tracking import NoTracker, Tracker
@@ -81,7 +81,7 @@ class PPOTrainer:
         self.batch_size = per_process("ppo.batch_size", config.batch_size, processes)
         self.minibatch_size = per_process("ppo.minibatch_size", config.minibatch_size, processes)
         self.limits = row_limits(config, self.batch_size, self.minibatch_size, processes)
-        self._reward = reward if isinstance(reward, CheckedReward | None) else CheckedReward(reward, "reward")
+        self.reward = reward if isinstance(reward, CheckedReward | None) else CheckedReward(reward, "reward")
         self.held_out = held_out
         self.tokenizer, self.rows, self.config = tokenizer, rows, config
         self.accelerator, self.folder, self.seed = accelerator, folder, seed
@@ -97,10 +97,10 @@ class PPOTrainer:
         self.state = checkpoint.TrainState(config.kl_coef, precision=precision_name(policy.autocast_dtype))
 
     @property
-    def reward(self) -> CheckedReward:
+    def scorer(self) -> CheckedReward:
         """The reward that scores responses; only pairs from data, without validation, need none."""
-        assert self._reward is not None
-        return self._reward
+        assert self.reward is not None
+        return self.reward
 
     @property
     def unwrapped(self) -> Policy:
@@ -174,7 +174,7 @@ class PPOTrainer:
             return collect(
                 self.unwrapped,
                 self.tokenizer,
-                self.reward,
+                self.scorer,
                 rows,
                 max_new_tokens=limit,
                 temperature=config.temperature,
@@ -221,17 +221,13 @@ class PPOTrainer:
 
     def check_start(self, rollout: Rollout, metrics: dict[str, float]) -> None:
         """Run the self-checks on the first responses of the first rollout."""
-        if self.sanity_pair:
+        scored = self.validation_rows if self.config.offline else self.rows
+        if self.sanity_pair and scored:
             with fail_together(self.accelerator):
-                check_sanity_pair(self.reward, self.sanity_pair, self.rows[0], self.tokenizer)
-        check_start(
-            self.policy,
-            self.accelerator,
-            rollout,
-            rows=self.limits.computed.rows,
-            temperature=self.config.temperature,
-            kl_per_token=metrics["objective/kl_k3"] / metrics["response/length_mean"],
-        )
+                check_sanity_pair(self.scorer, self.sanity_pair, scored[0], self.tokenizer)
+        kl, rows = metrics["objective/kl_k3"] / metrics["response/length_mean"], self.limits.computed.rows
+        temperature = self.config.temperature
+        check_start(self.policy, self.accelerator, rollout, rows=rows, temperature=temperature, kl_per_token=kl)
 
     def measure_initial_scores(self) -> None:
         """Measure the initial scores' mean and deviation, unless done or off; raises UserError if all are the same."""
@@ -241,7 +237,7 @@ class PPOTrainer:
             local = score_initial_policy(
                 self.unwrapped,
                 self.tokenizer,
-                self.reward,
+                self.scorer,
                 self.batch,
                 self.config,
                 self.limits,
@@ -252,9 +248,12 @@ class PPOTrainer:
 
     def validate_initial(self, tracker: Tracker) -> None:
         """Validate and log the policy as step 0, before anything is learned, unless an earlier launch has done so."""
-        is_logged = any_process(self.accelerator, (self.folder / "metrics.jsonl").exists())
-        if self.state.step == 0 and self.validation_rows and not is_logged:
-            self.log(*self.validate(), tracker)
+        is_logged = self.state.step > 0 or bool(read_json_lines(self.folder / "metrics.jsonl"))
+        if any_process(self.accelerator, is_logged) or not self.validation_rows:
+            return
+        if self.accelerator.is_main_process:  # a launch that was killed as it logged has left the samples
+            (self.folder / "samples.jsonl").unlink(missing_ok=True)
+        self.log(*self.validate(), tracker)
 
     def validate(self) -> tuple[dict[str, float], list[Sample]]:
         """Return metrics and samples of the policy on the validation prompts, over all processes."""
@@ -262,7 +261,7 @@ class PPOTrainer:
             local = sample_validation(
                 self.unwrapped,
                 self.tokenizer,
-                self.reward,
+                self.scorer,
                 self.held_out,
                 self.validation_rows,
                 self.config,

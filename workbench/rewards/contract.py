@@ -132,7 +132,7 @@ class CheckedReward:
         require_scores(scores, completions, f"reward {self.name}", APPLIES_TO_ALL)
         return terms
 
-    def weights(self, terms: Sequence[str]) -> dict[str, float]:
+    def term_weights(self, terms: Sequence[str]) -> dict[str, float]:
         """Return by what each of the terms is multiplied; 1 where the reward does not say."""
         if not isinstance(self.reward, WeighsTerms):
             return dict.fromkeys(terms, 1.0)
