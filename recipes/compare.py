@@ -27,12 +27,12 @@ def compare(argv: list[str]) -> None:
 def run_comparison(config: Config, force: str | None, label: str, *, is_dry: bool) -> None:
     """Run or plan every cell of the configuration's comparison, and write the table of those that are finished."""
     announce("loading libraries and data to plan the runs ...")
-    from workbench.comparison.matrix import budget_lines, comparison_runs
+    from workbench.comparison.matrix import budget_lines, comparison_runs, template_lines
 
     matrix = comparison_runs(config)
     runs = [SeriesRun(each.config, [STAGES[name] for name in each.stages]) for each in matrix]
     print_once(f"{label}: {len(runs)} runs: {', '.join(each.config.name for each in runs)}")
-    for line in budget_lines(matrix):
+    for line in (*budget_lines(matrix), *template_lines(matrix)):
         print_once(f"{label}: {line}")
     # All runs are planned first, so that a mistake in the last algorithm ends the command before anything trains.
     plan_series(runs, force, label, show=is_dry)

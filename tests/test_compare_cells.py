@@ -12,7 +12,7 @@ from small_runs import small
 
 from recipes import sft
 from recipes.compare import compare
-from workbench.comparison.matrix import budget_lines, comparison_runs
+from workbench.comparison.matrix import budget_lines, comparison_runs, template_lines
 from workbench.config.names import REWARD, SFT
 from workbench.config.parsing import differences, dump, parse
 from workbench.config.schema import Config
@@ -130,6 +130,15 @@ def test_unequal_budgets_are_named(tmp_path: Path) -> None:
     assert "PPO 16 and 16; longer 40 and 40; scaled 16 and 32; other 16 and 16" in first
     assert "the budget of longer, scaled differ from that of PPO" in second
     assert len(budget_lines(comparison_runs(config(tmp_path)))) == 1
+
+
+def test_a_policy_with_prompts_of_its_own_is_named_since_all_are_evaluated_on_the_same(tmp_path: Path) -> None:
+    evaluated = {f"{section}.data.template": "{dialogue}" for section in ("sft", "ppo")}
+    policies = {"T5": evaluated, "GPT-2": {"policy.model": "toy:gpt2"}}
+    (line,) = template_lines(comparison_runs(config(tmp_path, policies=policies)))
+    assert line.startswith("GPT-2: warning: no set of evaluation.data has the template and chat of its sft.data")
+    assert not template_lines(comparison_runs(config(tmp_path, policies={"T5": evaluated}))), "it fits"
+    assert not template_lines(comparison_runs(config(tmp_path, policies=POLICIES))), "none has its own"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from recipes import reward, sft
 from workbench.errors import UserError
 from workbench.evaluation.generation import ComparedModel, Sampling, sample_completions
 from workbench.models.policy import Batch, Policy, TokenScores
+from workbench.ppo.micro_batches import MicroBatches
 from workbench.ppo.text_likelihood import nats_per_token
 from workbench.run import cli
 
@@ -97,11 +98,28 @@ def test_texts_are_predicted_fewer_at_a_time_and_as_well() -> None:
         policy = Short(tiny.policy("gpt2", lora=True).model, tiny.tokenizer("gpt2"))
         policy.room = room
         rows = [row | {"response_ids": [5, 6, 7, 8]} for row in make_rows("gpt2", 5)]
-        return nats_per_token(policy, "policy", rows, 4)
+        return nats_per_token(policy, "policy", rows, MicroBatches(4, "evaluation.batch_size", can_halve=True))
 
     assert nats(1) == pytest.approx(nats(100), abs=1e-5)
     with pytest.raises(UserError, match=r"^evaluation\.batch_size: the device ran out of memory at 1 rows"):
         nats(0)
+
+
+def test_validation_texts_take_the_rows_and_the_setting_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [row | {"response_ids": [5, 6, 7]} for row in make_rows("gpt2", 6)]
+    run = make_trainer(tmp_path, validation=4, texts=texts)
+    computed = Policy.logprobs
+
+    def short(policy: Policy, name: str, batch: Batch, temperature: float) -> torch.Tensor:
+        if [5, 6, 7] in batch.response_ids.tolist():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return computed(policy, name, batch, temperature)
+
+    monkeypatch.setattr(Policy, "logprobs", short)
+    with pytest.raises(UserError, match=r"^ppo\.micro_batch_size: the device ran out of memory at 1 rows"):
+        run.validate()
 
 
 @pytest.mark.parametrize(

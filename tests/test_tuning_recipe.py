@@ -17,6 +17,7 @@ from workbench.errors import UserError
 from workbench.evaluation.results_files import read_examples, read_results
 from workbench.models.loading import load_model, load_policy_tokenizer
 from workbench.models.policy import Policy
+from workbench.ppo.micro_batches import MicroBatches
 from workbench.ppo.text_likelihood import nats_per_token
 from workbench.report.live import live_document
 from workbench.report.svg import Point, Series, frontier, line_plot, tone
@@ -66,7 +67,8 @@ def test_texts_are_scored_by_the_likelihood_of_their_second_half(finished: Path)
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([row["prompt_ids"]]), decoder_input_ids=start).logits
         naive.append(float(torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, :-1])))
-    assert nats_per_token(Policy(model, tokenizer), "base", rows, 3) == pytest.approx(naive, abs=1e-4)
+    limit = MicroBatches(3, "evaluation.batch_size", can_halve=True)
+    assert nats_per_token(Policy(model, tokenizer), "base", rows, limit) == pytest.approx(naive, abs=1e-4)
     summary = results.sets[2].summary("nats per token")
     assert summary is not None
     assert summary.means["zero-shot"] == pytest.approx(sum(naive) / len(naive), abs=1e-4)

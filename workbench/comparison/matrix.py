@@ -287,6 +287,25 @@ def budget_lines(runs: Sequence[MatrixRun]) -> list[str]:
     return lines
 
 
+def template_lines(runs: Sequence[MatrixRun]) -> list[str]:
+    """Return a warning for each policy that learns from prompts in a form of its own, which no evaluation set has."""
+    learned: dict[str, set[tuple[str | None, bool]]] = {}
+    evaluated: set[tuple[str | None, bool]] = set()
+    for run in runs:
+        sections = [section for section in (run.config.sft, run.config.ppo) if section is not None]
+        for cell in run.cells[:1]:
+            forms = {(section.data.template, section.data.chat) for section in sections}
+            learned[cell.policy] = learned.get(cell.policy, set()) | forms
+            evaluated |= {(source.template, source.chat) for source in run.config.evaluation.data.values()}
+    is_alike = len(set(map(frozenset, learned.values()))) < 2
+    return [
+        f"{policy}: warning: no set of evaluation.data has the template and chat of its sft.data or ppo.data, so its "
+        "rows complete prompts in a form that it was not trained on, and say little beside those of other policies"
+        for policy, forms in learned.items()
+        if not is_alike and forms.isdisjoint(evaluated)
+    ]
+
+
 def planned_responses(ppo: PPOConfig) -> tuple[int, int]:
     """Return how many responses a run trains on, and how many the reward scores, without those of the validation."""
     if ppo.offline:

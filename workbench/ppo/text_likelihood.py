@@ -15,12 +15,11 @@ from workbench.models.policy import Policy
 from workbench.ppo.micro_batches import MicroBatches
 
 
-def nats_per_token(policy: Policy, variant: str, rows: Sequence[dict[str, Any]], batch_size: int) -> list[float]:
+def nats_per_token(policy: Policy, variant: str, rows: Sequence[dict[str, Any]], limit: MicroBatches) -> list[float]:
     """Return for each of N texts the mean negative log-likelihood of the tokens of its second half, in nats.
 
     The EOS behind it is left out: whether a model ends there is what it was taught, not how well it knows the text.
     """
-    limit = MicroBatches(batch_size, "evaluation.batch_size", can_halve=True)
     values: list[float] = []
 
     def predict(count: int) -> list[float]:
@@ -37,11 +36,11 @@ def nats_per_token(policy: Policy, variant: str, rows: Sequence[dict[str, Any]],
 
 
 def corpus_nats_per_token(
-    policy: Policy, variant: str, rows: Sequence[dict[str, Any]], batch_size: int, accelerator: Accelerator
+    policy: Policy, variant: str, rows: Sequence[dict[str, Any]], limit: MicroBatches, accelerator: Accelerator
 ) -> float:
     """Return the negative log-likelihood of all texts together, in nats per token; the processes share the work."""
     with accelerator.split_between_processes(list(rows)) as local:
-        nats = nats_per_token(policy, variant, local, batch_size)
+        nats = nats_per_token(policy, variant, local, limit)
         tokens = [len(row["response_ids"]) - 1 for row in local]
     # With fewer texts than processes, accelerate repeats the last one.
     gathered = list(zip(gather_object(nats), gather_object(tokens), strict=True))[: len(rows)]
@@ -49,11 +48,10 @@ def corpus_nats_per_token(
 
 
 def text_metrics(
-    policy: Policy, rows: Sequence[dict[str, Any]], batch_size: int, accelerator: Accelerator
+    policy: Policy, rows: Sequence[dict[str, Any]], limit: MicroBatches, accelerator: Accelerator
 ) -> dict[str, float]:
     """Return how well the policy and its reference predict the texts, in nats per token; nothing without texts."""
     variants = {"validation/text_nll": "policy", "validation/text_nll_reference": "reference"} if rows else {}
     return {
-        metric: corpus_nats_per_token(policy, variant, rows, batch_size, accelerator)
-        for metric, variant in variants.items()
+        metric: corpus_nats_per_token(policy, variant, rows, limit, accelerator) for metric, variant in variants.items()
     }

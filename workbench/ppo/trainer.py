@@ -275,7 +275,7 @@ class PPOTrainer:
         kl_coef = self.config.kl_coef * self.config.score_scale * (self.state.score_std or 1.0)
         metrics, samples = gather_validation(local, kl_coef)
         with gathered(self.unwrapped):
-            return metrics | text_metrics(self.unwrapped, self.texts, self.batch_size, self.accelerator), samples
+            return metrics | text_metrics(self.unwrapped, self.texts, self.limits.computed, self.accelerator), samples
 
     def save_best(self, objective: float) -> None:
         """Save the policy in `folder`/best if its validation objective is the highest so far."""

@@ -45,6 +45,7 @@ from workbench.models.loading import load_model, policy_precision
 from workbench.models.policy import Policy
 from workbench.models.precision import autocast_dtype
 from workbench.models.tuning import load_method, tuned_policy
+from workbench.ppo.micro_batches import MicroBatches
 from workbench.ppo.text_likelihood import nats_per_token
 from workbench.rewards.contract import Judge
 from workbench.run.distributed import fail_together
@@ -173,9 +174,8 @@ def measure_row(
     if accelerator.is_main_process:
         for text_set in plan.texts:
             model = load()
-            nats[text_set.name] = nats_per_token(
-                model.policy, model.variant, text_set.rows, config.evaluation.batch_size
-            )
+            limit = MicroBatches(config.evaluation.batch_size, "evaluation.batch_size", can_halve=True)
+            nats[text_set.name] = nats_per_token(model.policy, model.variant, text_set.rows, limit)
     return Measured(completions, nats)
 
 
