@@ -75,13 +75,13 @@ def test_the_mean_over_seeds_has_what_every_seed_has() -> None:
     assert mean_budget([one, two]) == Budget(150, 16, 0, 3, None, 1.5, None)
 
 
-def test_budgets_that_differ_by_more_than_one_percent_are_named() -> None:
-    equal = {"PPO": Budget(1000, 100, 0, 0, 0, 1, 1), "RLOO": Budget(1010, 100, 0, 0, 0, 9, 9)}
+def test_budgets_that_differ_by_more_than_what_lengths_explain_are_named() -> None:
+    equal = {"PPO": Budget(1000, 100, 0, 0, 0, 1, 1), "RLOO": Budget(1190, 101, 0, 0, 0, 9, 9)}
     assert unequal_budgets(equal) == []
-    other = equal | {"GRPO": Budget(1020, 150, 0, 0, 0, 1, 1), "no log": Budget(None, 100, 0, 0, 0, 1, 1)}
+    other = equal | {"GRPO": Budget(1250, 150, 0, 0, 0, 1, 1), "no log": Budget(None, 100, 0, 0, 0, 1, 1)}
     assert unequal_budgets(other) == [
-        "unequal budgets: generated tokens differ by up to 2.0% of the fewest: PPO 1,000, RLOO 1,010, GRPO 1,020",
-        "unequal budgets: reward calls differ by up to 50.0% of the fewest: PPO 100, RLOO 100, GRPO 150, no log 100",
+        "unequal budgets: generated tokens differ by up to 25.0% of the fewest: PPO 1,000, RLOO 1,190, GRPO 1,250",
+        "unequal budgets: reward calls differ by up to 50.0% of the fewest: PPO 100, RLOO 101, GRPO 150, no log 100",
     ]
     assert unequal_budgets({"PPO": equal["PPO"], "DPO on data": NOTHING}) == [
         "unequal budgets: generated tokens differ: PPO 1,000, DPO on data 0",

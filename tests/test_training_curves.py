@@ -72,6 +72,7 @@ def test_the_common_kl_is_the_largest_that_every_seed_of_the_most_rows_passes() 
     assert common_kl([[(0.5, 3.0)]]) is None
     assert common_kl([[(0.5, 3.0)], [(0.5, 4.0), None]]) is None, "a seed without validations passes nothing"
     assert common_kl([]) is None
+    assert common_kl([[(0.0, 5.0)], [(0.0, 6.0)], [(0.0, 4.0)], [(0.0, 0.02)]]) == 4.0, "one that hardly moved"
 
 
 def test_seeds_are_interpolated_one_by_one() -> None:

@@ -12,8 +12,9 @@ from workbench.config.derived import strategies
 from workbench.config.names import ALIGNED
 from workbench.config.schema import Config, PPOConfig
 
-MAX_BUDGET_DIFFERENCE = 0.01
-"""Trained rows whose generated tokens or reward calls differ by a larger fraction are named."""
+MAX_CALL_DIFFERENCE, MAX_TOKEN_DIFFERENCE = 0.01, 0.2
+"""Trained rows whose reward calls or generated tokens differ by a larger fraction are named: of as many responses, the
+tokens are what each algorithm made of them."""
 SCORE, SAMPLED, LENGTH = "objective/score_mean", "objective/kl", "response/length_mean"
 
 
@@ -94,10 +95,14 @@ def mean_budget(budgets: Sequence[Budget]) -> Budget:
 def unequal_budgets(trained: Mapping[str, Budget]) -> list[str]:
     """Return a sentence for each budget that differs between trained rows, by title, by more than the limit."""
     sentences = []
-    for name, unit in (("training_tokens", "generated tokens"), ("reward_calls", "reward calls")):
+    limits = (
+        ("training_tokens", "generated tokens", MAX_TOKEN_DIFFERENCE),
+        ("reward_calls", "reward calls", MAX_CALL_DIFFERENCE),
+    )
+    for name, unit, limit in limits:
         values = {title: value for title, each in trained.items() if (value := vars(each)[name]) is not None}
         fewest, most = min(values.values(), default=0), max(values.values(), default=0)
-        if most > (1 + MAX_BUDGET_DIFFERENCE) * fewest:
+        if most > (1 + limit) * fewest:
             excess = f" by up to {most / fewest - 1:.1%} of the fewest" if fewest else ""
             listed = ", ".join(f"{title} {value:,.0f}" for title, value in values.items())
             sentences.append(f"unequal budgets: {unit} differ{excess}: {listed}")

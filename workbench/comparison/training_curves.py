@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean
@@ -12,6 +13,7 @@ from typing import Any
 from workbench.evaluation.statistics import seed_std
 
 MAX_PERPLEXITY_RISE = 0.01
+MIN_SHARE_OF_MEDIAN = 0.1  # of the highest KLs of all rows
 """The operating point's limit: how much the perplexity of the fixed neutral texts may rise over the reference's."""
 KEYS = {
     "kl": "validation/kl",
@@ -108,9 +110,13 @@ def kl_range(points: Sequence[ValidationPoint]) -> tuple[float, float] | None:
 def common_kl(ranges: Sequence[Sequence[tuple[float, float] | None]]) -> float | None:
     """Return the largest KL that every seed of the most rows passes, from the range of each row's seeds.
 
-    None unless at least two rows pass it.
+    A row that hardly leaves the reference does not count, since at its KL there is nothing to compare. None unless at
+    least two rows pass it.
     """
     complete = [[pair for pair in seeds if pair is not None] for seeds in ranges if seeds and None not in seeds]
+    reached = [min(high for _, high in seeds) for seeds in complete]
+    enough = MIN_SHARE_OF_MEDIAN * statistics.median(reached) if reached else 0.0
+    complete = [seeds for seeds, high in zip(complete, reached, strict=True) if high >= enough]
 
     def passing(kl: float) -> int:
         return sum(all(low <= kl <= high for low, high in seeds) for seeds in complete)

@@ -40,6 +40,8 @@ def check_algorithm(ppo: PPOConfig) -> None:
                 "ppo.kl_in: reward adds the KL penalty to the sum of a reward's terms, which ppo.advantage gdpo does "
                 "not take; remove it"
             )
+    if ppo.loss == "dpo" and ppo.micro_batch_size == 1:
+        raise UserError("ppo.micro_batch_size: 1 is less than a pair, which DPO computes together; set it to 2 or more")
     if ppo.loss != "clip":
         refuse_set(ppo, CLIP_SETTINGS, f"is for ppo.loss clip, and it is {ppo.loss}")
     if ppo.offline:

@@ -68,7 +68,7 @@ def value_warning(file: Path) -> str | None:
 
     A step whose returns are all equal has no explained variance, and does not count.
     """
-    steps = [metrics.get(EXPLAINED_VARIANCE) for metrics in read_json_lines(file)]
+    steps = [metrics.get(EXPLAINED_VARIANCE) for metrics in read_json_lines(file) if metrics.get("step") != 0]
     if len(steps) < MIN_STEPS:
         return None
     last = steps[-round(FRACTION_OF_STEPS * len(steps)) :]

@@ -253,7 +253,9 @@ class PPOTrainer:
             return
         if self.accelerator.is_main_process:  # a launch that was killed as it logged has left the samples
             (self.folder / "samples.jsonl").unlink(missing_ok=True)
+        random_state = checkpoint.random_state()
         self.log(*self.validate(), tracker)
+        checkpoint.restore_random_state(random_state)  # a launch that does not validate it goes on alike
 
     def validate(self) -> tuple[dict[str, float], list[Sample]]:
         """Return metrics and samples of the policy on the validation prompts, over all processes."""

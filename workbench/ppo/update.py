@@ -56,6 +56,9 @@ def update(
                 optimizer.zero_grad()
                 stopped_early = True
                 break
+        if not count:  # momentum alone would move the policy, though there is nothing to learn
+            optimizer.zero_grad()
+            continue
         for parameter in frozen:
             parameter.grad = None
         scaler.unscale_(optimizer)
