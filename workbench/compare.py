@@ -1,15 +1,11 @@
 """Compare finished runs on one page: one table, differences with intervals, differing settings, and training curves."""
 
+# torch and transformers are imported inside the function, so that --help is instant.
 from __future__ import annotations
 
 from pathlib import Path
 
-from workbench.comparison.reading import curves_of, differing_settings, read_evaluated
-from workbench.comparison.run_comparison import compare_runs
 from workbench.errors import UserError
-from workbench.report.comparison_page import SHORT, comparison_page, run_tables
-from workbench.report.run_list import HEAD, run_cells
-from workbench.report.terminal import print_results
 from workbench.run.files import write_text
 from workbench.run.folder import Run
 from workbench.run.options import make_options_parser, name_or_path, parse_options
@@ -32,6 +28,12 @@ def write_comparison(folders: list[Path], output: Path) -> None:
 
     Raises UserError for fewer than two runs, the same one twice, and one without a finished evaluation.
     """
+    from workbench.comparison.reading import curves_of, differing_settings, read_evaluated
+    from workbench.comparison.run_comparison import compare_runs
+    from workbench.report.comparison_page import SHORT, comparison_page, run_tables
+    from workbench.report.run_list import HEAD, run_cells
+    from workbench.report.terminal import print_results
+
     if len({folder.resolve() for folder in folders}) < max(len(folders), 2):
         raise UserError(f"{' '.join(map(str, folders))}: name two or more different run folders")
     titles = run_titles(folders)
