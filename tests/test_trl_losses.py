@@ -139,9 +139,14 @@ def odd_length(prompts: list[str], completions: list[str], **columns: list) -> l
     return [float(len(text)) if len(text) % 2 else None for text in completions]
 
 
+def distinct_letters(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+    """Return the number of different letters of a text."""
+    return [float(len(set(text))) for text in completions]
+
+
 def test_gdpo_has_the_advantages_of_trl(tmp_path: Path) -> None:
-    weights = {"e": 1.0, "length": -0.3}
-    functions = {"e": e_rate, "length": odd_length}
+    weights = {"letters": 1.0, "length": -0.3}
+    functions = {"letters": distinct_letters, "length": odd_length}
     reward = Combination({name: Term(CheckedReward(functions[name], name), weights[name]) for name in weights})
     run, rollout = ours(tmp_path / "ours", "gdpo", seed=3, reward=reward)
     _, inputs = theirs(
@@ -150,6 +155,7 @@ def test_gdpo_has_the_advantages_of_trl(tmp_path: Path) -> None:
     )  # fmt: skip
     advantages = estimate_advantages(rollout, run.config, run.state).advantages
     assert rollout.terms["length"].isnan().any()
+    assert all(len(set(values[~values.isnan()].tolist())) > 2 for values in rollout.terms.values())
     torch.testing.assert_close(advantages[:, 0], inputs["advantages"], atol=1e-5, rtol=1e-5)
 
 
