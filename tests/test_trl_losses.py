@@ -155,7 +155,7 @@ def test_gdpo_has_the_advantages_of_trl(tmp_path: Path) -> None:
     )  # fmt: skip
     advantages = estimate_advantages(rollout, run.config, run.state).advantages
     assert rollout.terms["length"].isnan().any()
-    assert all(len(set(values[~values.isnan()].tolist())) > 2 for values in rollout.terms.values())
+    assert all(len(set(values[~values.isnan()].tolist())) > 1 for values in rollout.terms.values())
     torch.testing.assert_close(advantages[:, 0], inputs["advantages"], atol=1e-5, rtol=1e-5)
 
 
