@@ -134,19 +134,14 @@ def test_grpo_has_the_loss_of_trl(norm_by_std: bool, tmp_path: Path) -> None:
     torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=1e-4)
 
 
-def odd_length(prompts: list[str], completions: list[str], **columns: list) -> list[float | None]:
-    """Return the length of a text where that is odd; to other texts the reward does not apply."""
-    return [float(len(text)) if len(text) % 2 else None for text in completions]
-
-
-def distinct_letters(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-    """Return the number of different letters of a text."""
-    return [float(len(set(text))) for text in completions]
+def first_letter(prompts: list[str], completions: list[str], **columns: list) -> list[float | None]:
+    """Return the number of a text's first letter; it does not apply to texts that begin with one of the first."""
+    return [float(ord(text[0])) if text > "f" else None for text in completions]
 
 
 def test_gdpo_has_the_advantages_of_trl(tmp_path: Path) -> None:
-    weights = {"letters": 1.0, "length": -0.3}
-    functions = {"letters": distinct_letters, "length": odd_length}
+    weights = {"e": 1.0, "letter": -0.3}
+    functions = {"e": e_rate, "letter": first_letter}
     reward = Combination({name: Term(CheckedReward(functions[name], name), weights[name]) for name in weights})
     run, rollout = ours(tmp_path / "ours", "gdpo", seed=3, reward=reward)
     _, inputs = theirs(
@@ -154,7 +149,7 @@ def test_gdpo_has_the_advantages_of_trl(tmp_path: Path) -> None:
         reward_weights=list(weights.values()), multi_objective_aggregation="normalize_then_sum",
     )  # fmt: skip
     advantages = estimate_advantages(rollout, run.config, run.state).advantages
-    assert rollout.terms["length"].isnan().any()
+    assert rollout.terms["letter"].isnan().any()
     assert all(len(set(values[~values.isnan()].tolist())) > 1 for values in rollout.terms.values())
     torch.testing.assert_close(advantages[:, 0], inputs["advantages"], atol=1e-5, rtol=1e-5)
 
