@@ -107,8 +107,8 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def start_config(options: argparse.Namespace, changes: Sequence[str]) -> Config:
     """Return the configuration of the stages that make the start and the reward, which no setting of PPO changes."""
     model = MODELS[options.model]
-    own = ["--config", f"recipes/configs/{model.config}.yaml", "--name", "start", "--runs", str(options.folder)]
-    config = parse([*own, *model.settings.split(), *changes])[0]
+    stored = ["--config", f"recipes/configs/{model.config}.yaml", "--name", "start", "--runs", str(options.folder)]
+    config = parse([*stored, *model.settings.split(), *changes])[0]
     return replace(config, policy=replace(config.policy, lora=None), ppo=None)
 
 
@@ -206,15 +206,15 @@ def table(blocks: Sequence[dict[str, Any]]) -> str:
     for algorithm in dict.fromkeys(block["algorithm"] for block in blocks):
         medians = {}
         for system in SYSTEMS:
-            own = [block for block in blocks if (block["algorithm"], block["system"]) == (algorithm, system)]
-            steps = [seconds for block in own for seconds in block["steps"][1:]]
+            rounds = [block for block in blocks if (block["algorithm"], block["system"]) == (algorithm, system)]
+            steps = [seconds for block in rounds for seconds in block["steps"][1:]]
             totals = [seconds["total"] for seconds in steps]
             quarter, medians[system], three_quarters = quantiles(totals, n=4) if len(totals) > 1 else [totals[0]] * 3
             cells = [algorithm, system, f"{medians[system]:.2f} ({quarter:.2f} to {three_quarters:.2f})"]
             cells += [f"{median(seconds[part] for seconds in steps):.2f}" for part in PARTS]
-            peak, loaded = (max(block[name] for block in own) / GIB for name in ("peak_bytes", "loaded_bytes"))
-            cells += [f"{peak:.2f} ({loaded:.2f})", ", ".join(map(time_to_half, own))]
-            ends = [list(block["toxicity"].values()) for block in own]
+            peak, loaded = (max(block[name] for block in rounds) / GIB for name in ("peak_bytes", "loaded_bytes"))
+            cells += [f"{peak:.2f} ({loaded:.2f})", ", ".join(map(time_to_half, rounds))]
+            ends = [list(block["toxicity"].values()) for block in rounds]
             cells.append("; ".join(f"{values[0]:.3f} to {values[-1]:.3f}" for values in ends))
             lines.append(f"| {' | '.join(cells)} |")
         ratios.append(f"{algorithm}: TRL takes {medians['trl'] / medians['workbench']:.2f} times as long per step")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
 
-from workbench.config.derived import strategies
+from workbench.config.derived import normalizing_responses, strategies
 from workbench.config.names import ALIGNED
-from workbench.config.schema import Config, PPOConfig
+from workbench.config.schema import Config
 
 MAX_CALL_DIFFERENCE, MAX_TOKEN_DIFFERENCE = 0.01, 0.2
 """Trained rows whose reward calls or generated tokens differ by a larger fraction are named: of as many responses, the
@@ -62,7 +61,7 @@ def budget(config: Config, title: str, log: Sequence[Mapping[str, Any]], record:
     # Only what the policy sampled has a KL; pairs from data are neither generated nor scored.
     lengths = [line.get(LENGTH) for line in log if SCORE in line and SAMPLED in line]
     known = [length for length in lengths if length is not None]
-    normalizing = initial_responses(ppo)
+    normalizing = normalizing_responses(ppo)
     limit = ppo.validation.limit if ppo.validation is not None else 0
     peak = record.get("metrics", {}).get("peak_memory_bytes")
     return Budget(
@@ -75,11 +74,6 @@ def budget(config: Config, title: str, log: Sequence[Mapping[str, Any]], record:
         peak_memory_mib=None if peak is None else peak / 2**20,
         samples_per_completion=samples,
     )
-
-
-def initial_responses(ppo: PPOConfig) -> int:
-    """Return how many responses of the initial policy normalize the scores: whole batches."""
-    return math.ceil(ppo.score_samples / ppo.batch_size) * ppo.batch_size
 
 
 def mean_budget(budgets: Sequence[Budget]) -> Budget:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Any
 from workbench.comparison.cells import Cell
 from workbench.config.checks import check, check_distinct
 from workbench.config.compare import POLICY_SECTIONS, CompareConfig
-from workbench.config.derived import completion_limit
+from workbench.config.derived import completion_limit, normalizing_responses
 from workbench.config.names import ALIGNED, BASE, EVALUATION, PPO, REWARD, SFT, TUNED
 from workbench.config.overrides import check_overrides, overridden
 from workbench.config.parsing import load_saved
@@ -312,4 +311,4 @@ def planned_responses(ppo: PPOConfig) -> tuple[int, int]:
     if ppo.offline:
         return 0, 0
     responses = ppo.steps * ppo.batch_size
-    return responses, responses + math.ceil(ppo.score_samples / ppo.batch_size) * ppo.batch_size
+    return responses, responses + normalizing_responses(ppo)

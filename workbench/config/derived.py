@@ -73,6 +73,11 @@ def algorithm_name(ppo: PPOConfig) -> str:
     return "PPO" if ppo.advantage == "gae" else ppo.advantage.upper()
 
 
+def normalizing_responses(ppo: PPOConfig) -> int:
+    """Return how many responses of the initial policy scores are normalized by: whole batches."""
+    return -(-ppo.score_samples // ppo.batch_size) * ppo.batch_size
+
+
 def has_values(ppo: PPOConfig) -> bool:
     """Return whether PPO learns a value of every token."""
     return ppo.loss == "clip" and ppo.advantage == "gae"
