@@ -105,13 +105,7 @@ def merged_set(
     different: Sequence[Metric],
 ) -> SetResult:
     """Return the results of one set: each run's last model on the common rows, and the difference of every two."""
-    scores: Scores = {}
-    for column, (title, run) in enumerate(runs.items()):
-        examples = [row[column] for row in common]
-        for metric in dict.fromkeys(s.metric for example in examples for s in example.scores):
-            if metric not in different:
-                values = np.array([value_of(example, metric, run.results.after) for example in examples])
-                scores.setdefault(metric, {})[title] = values[:, None, None]
+    scores = common_scores(runs, common, different)
     # One template made all prompts of the set, so that rows share a prompt where the texts are the same.
     groups, pairs = [normalize(row[0].prompt) for row in common], list(itertools.combinations(runs, 2))
     prompts = len(set(groups))
@@ -127,6 +121,20 @@ def merged_set(
         summaries=[*summarize(scores), *pooled_summaries(result, runs, len(common), different)],
         comparisons=comparisons,
     )
+
+
+def common_scores(
+    runs: Mapping[str, EvaluatedRun], common: Sequence[Sequence[Example]], different: Sequence[Metric]
+) -> Scores:
+    """Return the values of each run's last model on the common rows (N, runs), without the `different` metrics."""
+    scores: Scores = {}
+    for column, (title, run) in enumerate(runs.items()):
+        examples = [row[column] for row in common]
+        for metric in dict.fromkeys(s.metric for example in examples for s in example.scores):
+            if metric not in different:
+                values = np.array([value_of(example, metric, run.results.after) for example in examples])
+                scores.setdefault(metric, {})[title] = values[:, None, None]
+    return scores
 
 
 def common_value(values: Sequence[float | None]) -> float | None:

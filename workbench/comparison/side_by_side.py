@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-import numpy as np
-
 from workbench.comparison.comparability import EvaluatedRun, differently_measured
-from workbench.comparison.run_comparison import common_examples, merged_examples, set_of, value_of
+from workbench.comparison.run_comparison import common_examples, common_scores, merged_examples, set_of
 from workbench.data.templates import normalize
-from workbench.evaluation.results import Example, Results, Scores
+from workbench.evaluation.results import Example, Results
 from workbench.evaluation.scoring import summarize
 
 
@@ -29,19 +27,13 @@ def side_by_side(runs: Mapping[str, EvaluatedRun], after: str) -> tuple[Results,
         common = common_examples(runs, result.name)
         if not common:
             continue
-        scores: Scores = {}
-        for column, (title, run) in enumerate(runs.items()):
-            for metric in dict.fromkeys(s.metric for row in common for s in row[column].scores):
-                if metric not in different:
-                    values = np.array([value_of(row[column], metric, run.results.after) for row in common])
-                    scores.setdefault(metric, {})[title] = values[:, None, None]
         prompts = len({normalize(row[0].prompt) for row in common})
         merged = dataclasses.replace(
             result,
             prompts=prompts,
             repeated_rows=len(common) - prompts,
             seen_in_training=min(max(set_of(run, result.name).seen_in_training for run in runs.values()), prompts),
-            summaries=summarize(scores),
+            summaries=summarize(common_scores(runs, common, different)),
             comparisons=[],
         )
         sets.append(merged)
