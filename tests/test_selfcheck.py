@@ -10,12 +10,12 @@ import pytest
 import tiny
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from trainers import CONFIG, both, make_trainer, step
+from trainers import both, make_trainer, step
 
 from workbench.data.templates import PROMPT_MESSAGES
 from workbench.errors import RewardError, UserError
 from workbench.models.policy import Batch, Policy
-from workbench.ppo.sampler import check_columns
+from workbench.ppo.plan import missing_columns_line
 
 
 @both
@@ -116,15 +116,13 @@ def test_prompts_without_room_for_a_response_are_refused(lengths: list[int], mes
     assert len(make_trainer(tmp_path, "gpt2").rollout(fitting)) == 1
 
 
-def test_validation_prompts_without_a_column_that_the_reward_gets_are_refused_before_the_first_step(
-    tmp_path: Path,
-) -> None:
+def test_the_plan_names_columns_that_validation_prompts_lack() -> None:
     row = {"prompt": "a", "prompt_ids": [5], "topic": "work", "reference": "b"}
-    check_columns(CONFIG, [row], [row | {"another": "column"}])
-    check_columns(CONFIG, [row | {PROMPT_MESSAGES: []}], [row])  # only the training prompts are a chat
-    check_columns(CONFIG, [row], [])
-    with pytest.raises(UserError, match=r"ppo\.validation: has no column reference, topic, which the reward gets"):
-        check_columns(CONFIG, [row], [{"prompt": "a", "prompt_ids": [5]}])
+    assert missing_columns_line([row], [row | {"another": "column"}]) == []
+    assert missing_columns_line([row | {PROMPT_MESSAGES: []}], [row]) == []  # only the training prompts are a chat
+    assert missing_columns_line([row], []) == []
+    (line,) = missing_columns_line([row], [{"prompt": "a", "prompt_ids": [5]}])
+    assert line.startswith("ppo.validation: has no column reference, topic, which ppo.data has")
 
 
 @both

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,14 @@ from workbench.config.sources import DataSource, Scorer
 from workbench.data.context import Context
 from workbench.data.preferences import PAIR, paired_rows
 from workbench.data.prompts import load_configured_prompts
+from workbench.data.templates import PROMPT_MESSAGES
 from workbench.data.texts import load_texts
 from workbench.errors import UserError, error_context
 from workbench.models.loading import load_config, load_policy_tokenizer
 from workbench.models.memory_plan import number_of_processes, policy_lines
 from workbench.models.model_checks import policy_notes
 from workbench.models.positions import model_context
-from workbench.ppo.sampler import check_batch_size, check_columns
+from workbench.ppo.sampler import check_batch_size
 from workbench.ppo.scoring import reward_columns
 from workbench.ppo.selfcheck import check_sanity_pair
 from workbench.rewards.contract import CheckedReward, truncation_line
@@ -102,8 +103,23 @@ def load_rows(
         )
         reports.append(line)
     validation_rows = load("ppo.validation", ppo.validation) if ppo.validation else []
-    check_columns(ppo, rows, validation_rows)
+    if not ppo.offline:
+        reports += missing_columns_line(rows, validation_rows)
     return rows, validation_rows
+
+
+def missing_columns_line(rows: Sequence[dict[str, Any]], validation_rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line if validation prompts lack columns of the training prompts, which a reward could read, else none.
+
+    Columns that the reward declares are checked apart; a function that takes `**columns` may read any.
+    """
+    missing = set(rows[0]) - {PROMPT_MESSAGES} - set(validation_rows[0]) if validation_rows else set()
+    if not missing:
+        return []
+    return [
+        f"ppo.validation: has no column {', '.join(sorted(missing))}, which ppo.data has: a reward that reads it gets "
+        "it in training alone; map another with columns if yours does"
+    ]
 
 
 def summary(config: Config, ppo: PPOConfig, prompts: int) -> str:

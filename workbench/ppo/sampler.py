@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from workbench.config.schema import PPOConfig
-from workbench.data.templates import PROMPT_MESSAGES
 from workbench.errors import UserError
 
 
@@ -30,18 +29,6 @@ def check_batch_size(config: PPOConfig, prompts: int, processes: int) -> None:
             f"ppo.minibatch_size: {config.minibatch_size} over {processes} processes must be a multiple of "
             f"ppo.samples_per_prompt, {samples}, for each of them, since ppo.loss {config.loss} learns from all "
             "responses to a prompt together"
-        )
-
-
-def check_columns(config: PPOConfig, rows: Sequence[dict[str, Any]], validation_rows: Sequence[dict[str, Any]]) -> None:
-    """Raise UserError if validation prompts lack a column that the reward gets with the training prompts."""
-    if config.offline:  # the reward gets no training prompts
-        return
-    missing = set(rows[0]) - {PROMPT_MESSAGES} - set(validation_rows[0]) if validation_rows else set()
-    if missing:
-        raise UserError(
-            f"ppo.validation: has no column {', '.join(sorted(missing))}, which the reward gets from ppo.data; add "
-            "it, or map another with columns"
         )
 
 

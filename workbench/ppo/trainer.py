@@ -75,7 +75,6 @@ class PPOTrainer:
         """
         processes = accelerator.num_processes
         sampler.check_batch_size(config, len(rows), processes)
-        sampler.check_columns(config, rows, validation_rows)
         check_values(policy, config)
         # Sizes per process.
         self.batch_size = per_process("ppo.batch_size", config.batch_size, processes)
