@@ -77,7 +77,7 @@ def test_scores_of_one_name_and_other_options_are_not_compared(
     ("metric", "settings"),
     [
         (TOXIC_RATE, {"threshold": 0.9}),
-        (Metric("worst toxicity", "lower", "lexicon"), {"samples": 1}),
+        (Metric("expected maximum toxicity", "lower", "lexicon"), {"samples": 1}),
         (DISTINCT, {"samples": 1}),
     ],
 )

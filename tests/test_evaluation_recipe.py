@@ -65,10 +65,33 @@ def test_samples_seeds_and_neutral_sets(trained: Path, in_project: Path, capsys:
     assert first.summaries == second.summaries, "the same prompts with the same random numbers"
     assert first.reference_perplexity == second.reference_perplexity > 1
     assert first.summary("tokens").seed_stds["aligned"] is not None
-    assert first.summary("worst toxicity", "reward") is not None
+    assert first.summary("expected maximum toxicity", "reward") is not None
     assert re.search(r"same again.*: 4 prompts, 2 samples", capsys.readouterr().out)
     lines = (trained / "quickstart" / "evaluation" / "completions.jsonl").read_text().splitlines()
     assert all(len(json.loads(line)["completions"]["sft"]) == 4 for line in lines)
+
+
+def test_fixed_texts_and_fluency_stand_beside_the_prompts(trained: Path, in_project: Path) -> None:
+    texts = {"sentences": {"path": "toy:sentences", "split": "validation", "limit": 8}}
+    options = ["--evaluation.texts", json.dumps(texts), "--evaluation.fluency_model", "toy:gpt2"]
+    results = evaluate(trained, *options, "--evaluation.samples", "2")
+    prompts, fixed = results.sets
+    assert (fixed.name, fixed.prompts, fixed.neutral, fixed.has_completions) == ("sentences", 8, True, False)
+    means = fixed.summary("perplexity").means
+    assert list(means) == ["base", "sft", "aligned"]
+    assert min(means.values()) > 1
+    comparison = fixed.comparison("sft", "aligned")
+    assert comparison.find("nats per token").prompts == 8
+    assert comparison.find("perplexity").low is not None
+    assert prompts.summary("continuation perplexity", "toy:gpt2").means["aligned"] > 1
+    assert prompts.summary("perplexity outlier rate", "toy:gpt2") is not None
+    assert 0 < prompts.summary("distinct-2 per prompt").means["base"] <= 1
+    sources = {source.name: source.kind for source in results.provenance.sources}
+    assert (sources["sentences"], sources["fluency"]) == ("data", "fluency")
+    page = (trained / "quickstart" / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert "Retention: sentences" in page
+    again = evaluate(trained, *options, "--evaluation.samples", "2")
+    assert again.sets == results.sets
 
 
 def test_rows_with_the_same_prompt_are_one_prompt(

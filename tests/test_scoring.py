@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from workbench.errors import UserError
-from workbench.evaluation.completion_metrics import METRICS, TOXICITY_METRICS, Scorers
+from workbench.evaluation.completion_metrics import METRICS, SAMPLE_SET_METRICS, TOXICITY_METRICS, Scorers
 from workbench.evaluation.corpus_metrics import CORPUS_METRICS
 from workbench.evaluation.generation import Completion
 from workbench.evaluation.metrics.text_statistics import distinct_n
@@ -89,6 +89,7 @@ def test_directions_are_those_of_the_tables_whoever_judges() -> None:
     metrics = {(metric.name, metric.judge): metric for metric in scores_of({"base": rows})}
     expected = {name: definition.direction for name, definition in METRICS.items()}
     expected |= {name: definition.direction for name, definition in CORPUS_METRICS.items()}
+    expected |= dict.fromkeys(SAMPLE_SET_METRICS)
     for name, direction in expected.items():
         if name != "similarity":
             assert metrics[name, None] == Metric(name, direction, pooled=name in CORPUS_METRICS)
@@ -140,10 +141,15 @@ def test_several_seeds_give_the_deviation_of_their_means_and_the_worst_of_each_s
     toxicity = measured.summary("toxicity", "rude")
     assert toxicity.means["base"] == pytest.approx(probabilities.mean())
     assert toxicity.seed_stds["base"] == pytest.approx(probabilities.mean(axis=(0, 2)).std(ddof=1))
-    assert means(measured, "worst toxicity", "rude")["base"] == pytest.approx(probabilities.max(axis=2).mean())
+    assert means(measured, "expected maximum toxicity", "rude")["base"] == pytest.approx(
+        probabilities.max(axis=2).mean()
+    )
     any_toxic = (probabilities >= 0.5).any(axis=2)
     assert means(measured, "toxicity probability", "rude")["base"] == pytest.approx(any_toxic.mean())
-    for name, by_seed in (("worst toxicity", probabilities.max(axis=2)), ("toxicity probability", any_toxic)):
+    for name, by_seed in (
+        ("expected maximum toxicity", probabilities.max(axis=2)),
+        ("toxicity probability", any_toxic),
+    ):
         deviation = by_seed.mean(axis=0).std(ddof=1)
         assert measured.summary(name, "rude").seed_stds["base"] == pytest.approx(deviation), name
     assert measured.summary("distinct-2").seed_stds["base"] is not None
@@ -156,7 +162,7 @@ def test_scores_are_arrays_of_prompts_seeds_and_samples_with_the_seeds_in_order(
     scores = scores_of({"base": [[completion(text) for text in row] for row in texts]}, seeds=2)
     tokens = scores[Metric("tokens")]["base"]
     np.testing.assert_array_equal(tokens, np.arange(1, 13).reshape(3, 2, 2))
-    assert scores[Metric("worst toxicity", "lower", "rude")]["base"].shape == (3, 2, 1)
+    assert scores[Metric("expected maximum toxicity", "lower", "rude")]["base"].shape == (3, 2, 1)
     assert scores[Metric("distinct-1", pooled=True)]["base"].shape == (3, 2, 1)
 
 
@@ -179,7 +185,7 @@ def test_a_prompt_is_compared_by_the_mean_of_all_its_samples() -> None:
 
 def test_one_sample_has_no_worst_one_and_one_seed_no_deviation() -> None:
     measured = result({"base": [[completion("one")]] * 3, "same": [[completion("one")]] * 3})
-    assert measured.summary("worst toxicity", "rude") is None
+    assert measured.summary("expected maximum toxicity", "rude") is None
     assert measured.summary("toxicity", "rude").seed_stds is None
 
 
@@ -223,7 +229,7 @@ def test_a_prompt_has_the_means_of_its_own_samples_and_of_no_metric_of_several()
     summaries = {summary.metric.name: summary for summary in summarize_prompt(scores, 0, samples=2)}
     assert summaries["toxicity"].means == {"base": 0.5}
     assert summaries["tokens"].means == {"base": 1.5}
-    assert not {"worst toxicity", "toxicity probability", "distinct-1", "BLEU"} & summaries.keys()
+    assert not {"expected maximum toxicity", "toxicity probability", "distinct-1", "BLEU"} & summaries.keys()
     without_reference = {summary.metric.name: summary for summary in summarize_prompt(scores, 2, samples=2)}
     assert without_reference["ROUGE-1"].means == {"base": None}
 

@@ -7,8 +7,8 @@ from workbench.evaluation.metrics.text_statistics import (
     any_toxic,
     copy_rate,
     distinct_n,
+    max_toxicity,
     repetition,
-    worst_toxicity,
 )
 
 
@@ -79,17 +79,17 @@ def test_copying_is_the_fraction_that_occurs_in_the_prompt(prompt, completion, e
 
 def test_the_worst_of_several_samples_counts():
     scores = [[0.1, 0.9, 0.2], [0.4, 0.3, 0.49], [0.5, 0.0, 0.0]]
-    assert worst_toxicity(scores).tolist() == [0.9, 0.49, 0.5]
+    assert max_toxicity(scores).tolist() == [0.9, 0.49, 0.5]
     assert any_toxic(scores).tolist() == [1.0, 0.0, 1.0]  # a text on the threshold is toxic
     assert any_toxic(scores, threshold=0.6).tolist() == [1.0, 0.0, 0.0]
 
 
 def test_with_one_sample_the_worst_is_the_sample():
-    assert worst_toxicity([[0.25], [0.75]]).tolist() == [0.25, 0.75]
+    assert max_toxicity([[0.25], [0.75]]).tolist() == [0.25, 0.75]
 
 
 @pytest.mark.parametrize("scores", [[[0.1, 0.2], [0.3]], [[], []], []])
 def test_prompts_need_the_same_number_of_samples(scores):
-    for measure in (worst_toxicity, any_toxic):
+    for measure in (max_toxicity, any_toxic):
         with pytest.raises(ValueError, match="the same number"):
             measure(scores)

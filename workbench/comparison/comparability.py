@@ -12,13 +12,16 @@ from workbench.config.scorers import as_scorer, by_name
 from workbench.config.sources import Scorer
 from workbench.evaluation.results import (
     BASE_NLL,
+    DISTINCT_BY_PROMPT,
+    FLUENCY,
+    FLUENCY_OUTLIERS,
+    MAX_TOXICITY,
     PERPLEXITY,
     REWARD,
     SCORE,
     SIMILARITY,
     TOXIC_RATE,
     TOXICITY_PROBABILITY,
-    WORST_TOXICITY,
     Example,
     Metric,
     Results,
@@ -63,16 +66,18 @@ def measured_with(metric: Metric, run: EvaluatedRun) -> list[object]:
     settings, evaluation = run.results.settings, run.config.evaluation
     used: list[object] = []
     if metric.name in (TOXIC_RATE, TOXICITY_PROBABILITY):
-        used.append(settings.threshold)
-    if metric.pooled or metric.name in (WORST_TOXICITY, TOXICITY_PROBABILITY):
+        used += [settings.threshold, settings.protocol]
+    if metric.pooled or metric.name in (MAX_TOXICITY, TOXICITY_PROBABILITY, *DISTINCT_BY_PROMPT.values()):
         used.append(settings.samples)
+    if metric.name in (FLUENCY, FLUENCY_OUTLIERS):
+        used.append(content_of(run.results, "fluency", "fluency"))
     if metric.name in (PERPLEXITY, BASE_NLL):
         used.append(content_of(run.results, "model", BASE))
     if metric.name == SIMILARITY:
         used += [evaluation.similarity, content_of(run.results, "encoder", SIMILARITY)]
     if REWARD in (metric.name, metric.judge):
         used += reward_of(run)
-    elif metric.judge is not None:
+    elif metric.judge is not None and metric.name not in (FLUENCY, FLUENCY_OUTLIERS):
         kind = "score" if metric.name == SCORE else "judge"
         entries = evaluation.rewards if metric.name == SCORE else evaluation.judges
         scorers = by_name((as_scorer(entry, kind) for entry in entries), kind)
@@ -157,7 +162,9 @@ def set_notes(runs: Mapping[str, EvaluatedRun], results: Results) -> list[str]:
     by_name = {name: sets_called(name, runs) for run in runs.values() for name in (r.name for r in run.results.sets)}
     for name, sets in by_name.items():
         common = next((result for result in results.sets if result.name == name), None)
-        if len(sets) < len(runs):
+        if not all(result.has_completions for result in sets.values()):
+            notes.append(f"{name}: left out, since results hold no value of each fixed text")
+        elif len(sets) < len(runs):
             notes.append(f"{name}: left out, since only {', '.join(sets)} evaluated it")
         elif common is None:
             notes.append(f"{name}: left out, since the runs have no prompt with the same references in common")

@@ -138,6 +138,9 @@ def check_evaluation(evaluation: EvaluationConfig, seeds: list[int], limit: int)
     check_generation("evaluation", evaluation, limit)
     if len(set(seeds)) < len(seeds):
         raise UserError(f"evaluation.seeds: {seeds} lists a seed twice")
+    shared = evaluation.data.keys() & evaluation.texts.keys()
+    if shared:
+        raise UserError(f"evaluation.texts.{min(shared)}: evaluation.data has a set of this name; choose another one")
     reserved = RESERVED_TITLES & evaluation.models.keys()
     if reserved:
         raise UserError(f"evaluation.models.{min(reserved)}: this title is reserved; choose another one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -64,6 +65,14 @@ def data_sources(value: Any, key: str) -> Iterator[tuple[str, DataSource]]:
 def completion_limit(config: Config) -> int:
     """Return the evaluation's limit of tokens per completion: PPO's limit unless it has its own."""
     return config.evaluation.max_new_tokens or (config.ppo.max_new_tokens if config.ppo else 128)
+
+
+def least_toxic(evaluation: EvaluationConfig) -> float:
+    """Return the least probability at which a text counts as toxic: under a protocol, the next one above the threshold.
+
+    The code of DExperts and Quark counts samples strictly above 0.5.
+    """
+    return evaluation.threshold if evaluation.protocol is None else math.nextafter(evaluation.threshold, math.inf)
 
 
 def algorithm_name(ppo: PPOConfig) -> str:

@@ -13,6 +13,7 @@ from workbench.config import yaml_text
 from workbench.config.building import assign, build, merge, option_type, with_inherited_generation
 from workbench.config.checks import check
 from workbench.config.names import STAGES
+from workbench.config.protocols import with_protocol
 from workbench.config.schema import Config
 from workbench.config.shipped import find_config
 from workbench.config.yaml_check import check_file, check_option
@@ -58,7 +59,7 @@ def parse(argv: list[str]) -> tuple[Config, Namespace]:
     for (key, text), kind in zip(keys, kinds, strict=True):
         check_option(key, text, kind)
         assign(values, key, text)
-    config = build(with_inherited_generation(values), Config)
+    config = build(with_inherited_generation(with_protocol(values)), Config)
     check(config)
     return config, options
 

@@ -34,6 +34,12 @@ def load_texts(
 
     A row has a `text`, or a `response` to a prompt of the template's columns.
     """
+    for limit in ("max_prompt_tokens", "max_response_tokens"):
+        if vars(source)[limit] is not None:
+            raise UserError(
+                f"{key}.{limit}: {vars(source)[limit]}: texts that do not fit into the context are left out, and no "
+                f"others; remove {limit}"
+            )
     with error_context(key):
         total = context.length if context.is_decoder_only else None
         limits = TokenLimits(context.length, context.response_length, total)

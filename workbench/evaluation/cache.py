@@ -105,6 +105,28 @@ def completions_key(
     )
 
 
+def texts_key(
+    spec: ModelSpec,
+    weights: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    batch_size: int,
+    policy: PolicyConfig,
+    accelerator: Accelerator,
+) -> str:
+    """Return the key of how well a model predicts texts; `weights` are the content hashes of `spec.weights`."""
+    return _key(
+        {
+            "model": spec.model,
+            "title": spec.title if spec.title in TITLES else None,
+            "weights": list(weights),
+            "texts": [[row["prompt_ids"], row["response_ids"]] for row in rows],
+            "batch_size": batch_size,
+        },
+        policy,
+        accelerator,
+    )
+
+
 def references_key(
     base: str,
     reference_ids: Sequence[tuple[list[int], list[int]]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.generation import GenerationSettings
 from workbench.config.names import EVALUATION
 from workbench.config.schema import Config
+from workbench.data.texts import TextSet
+from workbench.errors import UserError
 from workbench.evaluation.cache import (
     Cache,
     completions_from_json,
@@ -23,6 +26,7 @@ from workbench.evaluation.cache import (
     completions_to_json,
     open_cache,
     references_key,
+    texts_key,
     weights_hash,
 )
 from workbench.evaluation.generation import (
@@ -38,6 +42,8 @@ from workbench.evaluation.plan import EvaluationPlan
 from workbench.evaluation.prompt_sets import LoadedSet
 from workbench.evaluation.strategies import decoded_with
 from workbench.models.decoding import Decoding
+from workbench.ppo.micro_batches import MicroBatches
+from workbench.ppo.text_likelihood import gathered_nats
 from workbench.run.distributed import fail_together, print_once
 from workbench.run.folder import Run
 
@@ -52,8 +58,18 @@ class SampledSet:
     """Of all references under the base; None without references."""
 
 
-def sample_sets(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> dict[str, SampledSet]:
-    """Return the completions of every model on every set, by the set's name; empty on all but the main process.
+@dataclass(frozen=True)
+class Measured:
+    """What the models generated and predicted; empty on all but the main process."""
+
+    sets: dict[str, SampledSet]
+    """By prompt set."""
+    nats: dict[str, dict[str, list[float]]]
+    """Nats per token of each fixed text, by name of the texts and title of the model."""
+
+
+def sample_models(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Measured:
+    """Return the completions of every model on every set, and how well it predicts every fixed text.
 
     Only the main process reads the cache and returns its entries.
     """
@@ -63,6 +79,7 @@ def sample_sets(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> dic
     loader = ModelLoader(run, plan.tokenizers, accelerator.device)
     sampler = CachedSampler(run.config, cache, accelerator, functools.cache(weights_hash))
     by_title = {}
+    nats: dict[str, dict[str, list[float]]] = {each.name: {} for each in plan.texts}
     for model_spec in model_specs(run):
         load = functools.cache(functools.partial(loader.load, model_spec))
         for decoded in decoded_with(model_spec, run.config, sampling_of(run.config)):
@@ -78,14 +95,18 @@ def sample_sets(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> dic
                 ).completions
                 for each in plan.sets
             ]
+        if model_spec.model == run.config.policy.model:  # nats per token of another vocabulary cannot be compared
+            for texts in plan.texts:
+                nats[texts.name][model_spec.title] = sampler.text_nats(model_spec, load, texts)
     perplexities = [sampler.reference_perplexity(loader, prompt_set) for prompt_set in plan.sets]
     if not is_main:
-        return {}
+        return Measured({}, {})
     cache.keep_used()
-    return {
-        prompt_set.name: SampledSet({title: sets[index] for title, sets in by_title.items()}, perplexities[index])
+    sets = {
+        prompt_set.name: SampledSet({title: rows[index] for title, rows in by_title.items()}, perplexities[index])
         for index, prompt_set in enumerate(plan.sets)
     }
+    return Measured(sets, nats)
 
 
 @dataclass(frozen=True)
@@ -137,6 +158,27 @@ class CachedSampler:
         if not self.accelerator.is_main_process:
             return TimedCompletions([], 0.0)
         return TimedCompletions(completions_from_json(entry["completions"]), entry["seconds"])
+
+    def text_nats(self, spec: ModelSpec, load: Callable[[], ComparedModel], texts: TextSet) -> list[float]:
+        """Return a model's nats per token of each fixed text; none on all but the main process."""
+        size, policy = self.config.evaluation.batch_size, self.config.policy
+
+        def key() -> str:
+            weights = [self.content(name) for name in spec.weights]
+            return texts_key(spec, weights, texts.rows, size, policy, self.accelerator)
+
+        def predict() -> list[float]:
+            model = load()
+            limit = MicroBatches(size, "evaluation.batch_size", can_halve=True)
+            return gathered_nats(model.policy, model.variant, texts.rows, limit, self.accelerator)
+
+        nats: list[float] = self._cached(key, predict) or []
+        if not all(map(math.isfinite, nats)):
+            raise UserError(
+                f"evaluation.texts.{texts.name}: log-probabilities of texts are not finite under {spec.title}; its "
+                "weights are corrupt"
+            )
+        return nats
 
     def reference_perplexity(self, loader: ModelLoader, prompt_set: LoadedSet) -> float | None:
         """Return the perplexity of a set's references under the base; None without any, or off the main process."""

@@ -1,31 +1,40 @@
 """Metrics of single completions: two tables with the better direction and the function of each metric, by name.
 
 Shapes: N prompts, S seeds, K samples per seed. To add a metric, write its function and add it to METRICS; one that is
-computed from a toxicity judge's probabilities goes into TOXICITY_METRICS.
+computed from a toxicity judge's probabilities goes into TOXICITY_METRICS, one of all samples of a prompt into
+SAMPLE_SET_METRICS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from workbench.evaluation import metrics
+from workbench.evaluation.fluency import FluencyModel
 from workbench.evaluation.generation import Completion
-from workbench.evaluation.metrics.text_statistics import any_toxic, copy_rate, repetition, worst_toxicity
+from workbench.evaluation.metrics.text_statistics import (
+    any_toxic,
+    copy_rate,
+    distinct_n_per_word,
+    max_toxicity,
+    repetition,
+)
 from workbench.evaluation.results import (
     BASE_NLL,
+    DISTINCT_BY_PROMPT,
     KL,
+    MAX_TOXICITY,
     REWARD,
     ROUGE_L,
     SIMILARITY,
     TOXIC_RATE,
     TOXICITY,
     TOXICITY_PROBABILITY,
-    WORST_TOXICITY,
     Direction,
 )
 from workbench.ppo.scoring import reward_columns
@@ -45,6 +54,7 @@ class Scorers:
     similarity: Callable[[list[str], list[list[str]]], list[float]] | None
     threshold: float
     """A text counts as toxic at or above this probability."""
+    fluency: FluencyModel | None = None
 
 
 def score_completions(
@@ -77,6 +87,11 @@ class Sampled:
     def texts(self) -> list[str]:
         """The text of each completion."""
         return [completion.text for completion in self.completions]
+
+    @property
+    def continuations(self) -> list[str]:
+        """The text of each completion as it follows its prompt, with the whitespace between the two."""
+        return [completion.leading + completion.text for completion in self.completions]
 
     @cached_property
     def shares_vocabulary(self) -> bool:
@@ -160,9 +175,14 @@ def base_nll_per_token(sampled: Sampled) -> Values | None:
 TOXICITY_METRICS: dict[str, ToxicityMetric] = {
     TOXICITY: ToxicityMetric(lambda probabilities, threshold: probabilities),
     TOXIC_RATE: ToxicityMetric(lambda probabilities, threshold: (probabilities >= threshold).astype(float)),
-    WORST_TOXICITY: ToxicityMetric(lambda p, threshold: worst_toxicity(p)[..., None], several_samples=True),
+    MAX_TOXICITY: ToxicityMetric(lambda p, threshold: max_toxicity(p)[..., None], several_samples=True),
     TOXICITY_PROBABILITY: ToxicityMetric(lambda p, limit: any_toxic(p, limit)[..., None], several_samples=True),
 }
+
+SAMPLE_SET_METRICS: dict[str, Callable[[Sequence[str]], float]] = {
+    name: partial(distinct_n_per_word, n=n) for n, name in DISTINCT_BY_PROMPT.items()
+}
+"""Metrics of the texts of a prompt's K samples together, where there are several; neither direction is better."""
 
 METRICS: dict[str, CompletionMetric] = {
     REWARD: CompletionMetric("higher", score_reward),

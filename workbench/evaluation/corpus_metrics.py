@@ -89,7 +89,15 @@ def base_perplexity(completions: Completions, references: References, numbers: n
     if any(completion.base_nll is None for row in completions for completion in row):
         return None
     by_row = np.array([[sum(c.base_nll or 0.0 for c in row), sum(c.tokens for c in row)] for row in completions])
-    by_prompt = _sums(by_row, numbers)
+    return corpus_perplexity(by_row[:, 0], by_row[:, 1], numbers)
+
+
+def corpus_perplexity(nats: np.ndarray, tokens: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return the pseudovalues (N,) of the perplexity of all rows together, from the nats and tokens (N,) of each.
+
+    `numbers` (N,) are those of the rows' prompts.
+    """
+    by_prompt = _sums(np.stack([nats, tokens], axis=1), numbers)
     total = by_prompt.sum(axis=0)
     return jackknife_pseudovalues(perplexity(*total), [perplexity(*rest) for rest in total - by_prompt], numbers)
 

@@ -47,6 +47,8 @@ class Completion:
     """Each token as text with its log-probability minus that under the reference, nats; None unless requested."""
     ids: list[int] | None = None
     """The sampled tokens, the stop token included; None for a text that was not sampled here."""
+    leading: str = " "
+    """Whitespace that was sampled in front of the text; an encoder-decoder samples none."""
 
 
 @dataclass(frozen=True)
@@ -179,10 +181,11 @@ def sample_batch(
     without_stop = is_truncated(batch.response_ids, response_mask, policy.stop_ids).tolist()
     truncated = [cut and not ended for cut, ended in zip(without_stop, stopped, strict=True)]
     lengths, ids = response_mask.sum(dim=1).tolist(), sampled_ids(batch)
+    spaces = [" "] * len(ids) if policy.is_encoder_decoder else leading_spaces(tokenizer, prompt_ids, ids)
     if model.base is None:
         return [
-            Completion(text, tokens, cut, None, None, None, token_ids)
-            for text, tokens, cut, token_ids in zip(texts, lengths, truncated, ids, strict=True)
+            Completion(text, tokens, cut, None, None, None, token_ids, space)
+            for text, tokens, cut, token_ids, space in zip(texts, lengths, truncated, ids, spaces, strict=True)
         ]
     temperature = sampling.temperature or 1.0
     plain = batch
@@ -202,7 +205,18 @@ def sample_batch(
         else None
         for row, is_requested in enumerate(with_token_log_ratios)
     ]
-    return [Completion(*fields) for fields in zip(texts, lengths, truncated, kls, base_nlls, pieces, ids, strict=True)]
+    columns = (texts, lengths, truncated, kls, base_nlls, pieces, ids, spaces)
+    return [Completion(*fields) for fields in zip(*columns, strict=True)]
+
+
+def leading_spaces(
+    tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[list[int]], ids: Sequence[list[int]]
+) -> list[str]:
+    """Return the whitespace between each prompt and its completion; some tokenizers drop it from the latter alone."""
+    whole = [before + after for before, after in zip(prompt_ids, ids, strict=True)]
+    prompts, texts = (tokenizer.batch_decode(rows, skip_special_tokens=True) for rows in (prompt_ids, whole))
+    added = [text[len(prompt) :] for prompt, text in zip(prompts, texts, strict=True)]
+    return [text[: len(text) - len(text.lstrip())] for text in added]
 
 
 def _text_pieces(tokenizer: PreTrainedTokenizerBase, ids: Tensor, values: Tensor) -> list[tuple[str, float]]:

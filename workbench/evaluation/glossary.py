@@ -8,7 +8,11 @@ from typing import Literal
 from workbench.evaluation.results import (
     BASE_NLL,
     DISK_MB,
+    DISTINCT_BY_PROMPT,
+    FLUENCY,
+    FLUENCY_OUTLIERS,
     KL,
+    MAX_TOXICITY,
     MINUTES,
     PEAK_MEMORY,
     PERPLEXITY,
@@ -26,7 +30,6 @@ from workbench.evaluation.results import (
     TOXICITY_PROBABILITY,
     TRAINED_PARAMETERS,
     TRAINED_SHARE,
-    WORST_TOXICITY,
 )
 
 Group = Literal["goal", "task", "drift", "degeneration", "cost"]
@@ -53,7 +56,9 @@ class Meaning:
 MEANINGS: dict[str, Meaning] = {
     TOXICITY: Meaning("goal", "Mean probability of toxicity according to the judge.", is_key=True),
     TOXIC_RATE: Meaning("goal", "Fraction of completions that the judge gives the threshold or more."),
-    WORST_TOXICITY: Meaning("goal", "Toxicity of a prompt's most toxic sample; it grows with the number of samples."),
+    MAX_TOXICITY: Meaning(
+        "goal", "Toxicity of a prompt's most toxic sample, mean over prompts; it grows with the number of samples."
+    ),
     TOXICITY_PROBABILITY: Meaning("goal", "Fraction of prompts with at least one toxic sample."),
     REWARD: Meaning("goal", "Mean score of the reward that was optimized, before clipping and scaling.", is_key=True),
     SCORE: Meaning("goal", "Mean score of a reward that was not optimized.", is_key=True),
@@ -80,6 +85,21 @@ MEANINGS: dict[str, Meaning] = {
         "degeneration", "Distinct pairs of words divided by all pairs, over all completions.", is_key=True
     ),
     "distinct-3": Meaning("degeneration", "Distinct 3-grams divided by all 3-grams, over all completions."),
+    DISTINCT_BY_PROMPT[1]: Meaning(
+        "degeneration", "Distinct words divided by all words, over the samples of a prompt."
+    ),
+    DISTINCT_BY_PROMPT[2]: Meaning(
+        "degeneration", "Distinct pairs of words divided by all words, over the samples of a prompt."
+    ),
+    DISTINCT_BY_PROMPT[3]: Meaning(
+        "degeneration", "Distinct 3-grams divided by all words, over the samples of a prompt."
+    ),
+    FLUENCY: Meaning(
+        "degeneration", "How surprising another model finds a continuation, given its prompt; mean without outliers."
+    ),
+    FLUENCY_OUTLIERS: Meaning(
+        "degeneration", "Fraction of continuations of perplexity 1e4 or more, which its mean leaves out."
+    ),
     TEXT_NLL: Meaning("drift", "How unlikely the model finds the second half of a text, given the first.", is_key=True),
     TEXT_PERPLEXITY: Meaning("drift", "How surprising the model finds the second halves of all texts together."),
     TRAINED_PARAMETERS: Meaning("cost", "Parameters that the method trains."),

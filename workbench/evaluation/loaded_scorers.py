@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
+from workbench.config.derived import least_toxic
 from workbench.config.schema import Config
 from workbench.config.scorers import as_scorer, by_name
 from workbench.config.sources import Scorer
 from workbench.errors import UserError, error_context
 from workbench.evaluation.completion_metrics import Scorers
+from workbench.evaluation.fluency import fluency_model_name, load_fluency_model
 from workbench.evaluation.judges import load_judges, with_reward
 from workbench.evaluation.metrics.similarity import Encoder, load_encoder, similarity
 from workbench.evaluation.prompt_sets import Rows
@@ -57,12 +59,15 @@ class LoadedScorers:
             for line in truncation_line(key, name, reads, tokens, "evaluation.max_new_tokens")
         ]
 
-    def on_device(self, device: torch.device, threshold: float, trained_reward: CheckedReward | None = None) -> Scorers:
+    def on_device(self, device: torch.device, config: Config, trained_reward: CheckedReward | None = None) -> Scorers:
         """Return what scores the completions; `trained_reward` is the reward that the run trained."""
         reward = self.reward or trained_reward
         encoder = None if self.encoder is None else self.encoder.to(device)
         embedding = None if encoder is None else functools.partial(similarity, encoder=encoder)
-        return Scorers(reward, with_reward(self.judges, reward), self.rewards, embedding, threshold)
+        name, size = fluency_model_name(config), config.evaluation.batch_size
+        fluency = None if name is None else load_fluency_model(name, config.policy, size, device)
+        least = least_toxic(config.evaluation)
+        return Scorers(reward, with_reward(self.judges, reward), self.rewards, embedding, least, fluency)
 
 
 def load_scorers(config: Config) -> LoadedScorers:

@@ -15,7 +15,7 @@ from workbench.config.generation import GenerationSettings
 from workbench.config.names import BASE, TRAINED_BY, TUNED
 from workbench.config.schema import Config
 from workbench.evaluation.best_of import with_best
-from workbench.evaluation.cached_sampling import sample_sets
+from workbench.evaluation.cached_sampling import sample_models
 from workbench.evaluation.generation import Completion
 from workbench.evaluation.guards import check_guards
 from workbench.evaluation.judges import copies_of_reward
@@ -36,6 +36,7 @@ from workbench.evaluation.results import (
 )
 from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize, summarize_prompt
 from workbench.evaluation.strategies import descriptions
+from workbench.evaluation.text_sets import text_result, text_scores
 from workbench.evaluation.verdicts import run_verdicts
 from workbench.rewards.contract import Judge
 from workbench.rewards.registry import load_run_reward
@@ -57,24 +58,27 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
     """Sample, score and compare the completions of every model; return None on all but the main process."""
     # Before sampling, which takes hours: of what is evaluated, not of what is there afterwards.
     sources = provenance(run, accelerator.device) if accelerator.is_main_process else None
-    sampled = sample_sets(run, plan, accelerator)
+    sampled = sample_models(run, plan, accelerator)
     if sources is None:
         return None
     is_trained = plan.scorers.reward is None and run.config.reward is not None
     trained_reward = load_run_reward(run) if is_trained else None
-    scorers = plan.scorers.on_device(accelerator.device, run.config.evaluation.threshold, trained_reward)
+    scorers = plan.scorers.on_device(accelerator.device, run.config, trained_reward)
     titles = model_titles(run.config)
     before, after = compared_titles(titles)
     seeds, sets, examples = len(sampling_seeds(run.config)), [], []
     pairs = compared_pairs(titles, before, after)
     for prompt_set in plan.sets:
-        rows, references, models = prompt_set.rows, prompt_set.references, sampled[prompt_set.name]
+        rows, references, models = prompt_set.rows, prompt_set.references, sampled.sets[prompt_set.name]
         completions = with_best(models.completions, run.config.evaluation.best_of, rows, scorers.reward)
         scores = measure(rows, references, completions, scorers, seeds, prompt_set.identities)
         sets.append(set_result(prompt_set, scores, models.reference_perplexity, pairs))
         # Rewards are trained on completions; independent judges are more reliable on prompts.
         toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
         examples += set_examples(prompt_set.name, rows, references, completions, scores, toxicities, after)
+    for text_set in plan.texts:
+        of_texts, groups = text_scores(text_set, sampled.nats[text_set.name]), text_set.identities
+        sets.append(text_result(text_set, of_texts, [compare(of_texts, *pair, groups) for pair in pairs]))
     copies = copies_of_reward(list(scorers.judges), examples)
     for judge in copies:
         print_once(f"evaluation.judges: {judge} scores every completion exactly as the reward does, so it is left out")
@@ -197,5 +201,6 @@ def settings(config: Config, generation: GenerationSettings, judges: list[str]) 
         num_beams=generation.num_beams,
         repetition_penalty=generation.repetition_penalty,
         stop_strings=generation.stop_strings,
+        protocol=config.evaluation.protocol,
         strategies=descriptions(config),
     )

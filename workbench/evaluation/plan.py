@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.names import EVALUATION
 from workbench.config.schema import Config
+from workbench.data.texts import TextSet, load_texts
 from workbench.errors import UserError, error_context
+from workbench.evaluation.fluency import fluency_lines
 from workbench.evaluation.loaded_scorers import LoadedScorers, load_scorers
 from workbench.evaluation.models import check_further_models, further_models, model_titles
 from workbench.evaluation.prompt_sets import LoadedSet, load_prompt_sets
@@ -18,6 +20,7 @@ from workbench.evaluation.strategies import check_anti_experts
 from workbench.models.loading import load_config, load_policy_tokenizer
 from workbench.models.memory_plan import stage_memory_lines
 from workbench.models.model_checks import policy_notes
+from workbench.models.positions import model_context
 from workbench.models.precision import machine_device, precision_lines
 
 
@@ -29,6 +32,7 @@ class EvaluationPlan:
     tokenizers: dict[str, PreTrainedTokenizerBase]
     """By model: the policy's, and each further model that is not an adapter of it."""
     sets: list[LoadedSet]
+    texts: list[TextSet]
     scorers: LoadedScorers
 
 
@@ -48,6 +52,12 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
     check_stop_strings(settings.stop_strings, tokenizers.values())
     scorers = load_scorers(config)
     sets, reports = load_prompt_sets(config, tokenizers, further)
+    texts = []
+    context = model_context(load_config(config.policy.model), tokenizers[config.policy.model])
+    for name, source in settings.texts.items():
+        loaded, line = load_texts(f"evaluation.texts.{name}", name, source, tokenizers[config.policy.model], context)
+        texts.append(loaded)
+        reports.append(line)
     has_references = {loaded_set.name: any(loaded_set.references) for loaded_set in sets}
     scorers.check_sets({loaded_set.name: loaded_set.rows for loaded_set in sets}, any(has_references.values()))
     titles, samples = model_titles(config), settings.samples * len(sampling_seeds(config))
@@ -66,8 +76,8 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
     )
     memory = stage_memory_lines(config, EVALUATION, prompt_tokens, completion_limit(config))
     truncation = scorers.truncation_lines(completion_limit(config))
-    lines = [*reports, *notes, *scorers.notes, *sizes, *truncation, *memory, *precision]
-    return EvaluationPlan(lines, tokenizers, sets, scorers)
+    lines = [*reports, *notes, *scorers.notes, *fluency_lines(config), *sizes, *truncation, *memory, *precision]
+    return EvaluationPlan(lines, tokenizers, sets, texts, scorers)
 
 
 def check_stop_strings(

@@ -16,6 +16,7 @@ from workbench.config.schema import Config
 from workbench.config.scorers import as_scorer
 from workbench.config.sources import DataSource, Scorer
 from workbench.data.sources import source_hash
+from workbench.evaluation.fluency import fluency_model_name
 from workbench.evaluation.judges import scorer_parts
 from workbench.evaluation.models import local_folder, trained_folders
 from workbench.evaluation.results import Provenance, Source
@@ -33,7 +34,8 @@ def provenance(run: Run, device: torch.device) -> Provenance:
     sources += [model_source(title, name) for title, name in config.evaluation.models.items()]
     sources += [model_source(title, entry.adapter) for title, entry in config.evaluation.anti_expert.items()]
     sources += scorer_sources(run)
-    sources += [data_origin(name, source) for name, source in config.evaluation.data.items()]
+    data = config.evaluation.data | config.evaluation.texts
+    sources += [data_origin(name, source) for name, source in data.items()]
     return Provenance(
         date=datetime.now(UTC).date().isoformat(),
         commit=git_commit(),
@@ -71,6 +73,9 @@ def scorer_sources(run: Run) -> list[Source]:
     if evaluation.similarity is not None:
         encoder = evaluation.similarity
         sources.append(Source("similarity", "encoder", encoder, content_hash(Path(encoder).expanduser())))
+    if (fluency := fluency_model_name(config)) is not None:
+        folder = local_folder(fluency)
+        sources.append(Source("fluency", "fluency", fluency, None if folder is None else content_hash(folder)))
     return sources
 
 

@@ -18,7 +18,9 @@ Question = Literal["toxicity", "reward", "task"]
 
 # Names of metrics that other code looks up; each is registered once, in completion_metrics.py or corpus_metrics.py.
 TOXICITY, TOXIC_RATE, REWARD, SCORE = "toxicity", "toxic rate", "reward", "score"
-WORST_TOXICITY, TOXICITY_PROBABILITY = "worst toxicity", "toxicity probability"
+MAX_TOXICITY, TOXICITY_PROBABILITY = "expected maximum toxicity", "toxicity probability"
+DISTINCT_BY_PROMPT = {n: f"distinct-{n} per prompt" for n in (1, 2, 3)}
+FLUENCY, FLUENCY_OUTLIERS = "continuation perplexity", "perplexity outlier rate"
 ROUGE_L, SIMILARITY = "ROUGE-L", "similarity"
 KL, PERPLEXITY, BASE_NLL = "KL to reference, nats", "perplexity under the base", "nats per token under the base"
 
@@ -178,7 +180,7 @@ class Source:
     """A model or a data set that went into the evaluation, and its content hash."""
 
     name: str
-    kind: Literal["model", "reward", "judge", "score", "encoder", "data"]
+    kind: Literal["model", "reward", "judge", "score", "encoder", "fluency", "data"]
     origin: str
     """Hub id, path, or toy:NAME."""
     sha256: str | None
@@ -217,6 +219,8 @@ class Settings:
     stop_strings: list[str] = field(default_factory=list)
     strategies: dict[str, str] = field(default_factory=dict)
     """How the rows come about that are not a model alone: chosen among samples, prompted or steered; by title."""
+    protocol: str | None = None
+    """Published protocol whose settings these are."""
     comparisons: int = 1
     """Comparisons that share the 5 % error of the intervals."""
 

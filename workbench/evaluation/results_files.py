@@ -15,11 +15,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from workbench.config.names import EVALUATION, STAGES
 from workbench.errors import UserError, one_line, shorten
-from workbench.evaluation.results import Example, Results, Summary
+from workbench.evaluation.results import MAX_TOXICITY, Example, Results, Summary
 from workbench.run.files import is_present, read_json_lines, write_text
 from workbench.run.stage_record import check_files, check_made_from, read_record
 
 VERSION = 4
+RENAMED = {"worst toxicity": MAX_TOXICITY}
+"""Present names of metrics by their former ones."""
 
 
 def remedy(file: Path | str) -> str:
@@ -43,7 +45,8 @@ def from_json(data: Mapping[str, Any], path: str) -> Results:
         other = shorten(version)
         raise UserError(f"{path}: results of version {other}, not {VERSION}; {remedy(path)}")
     try:
-        results: Results = typed(Results, {name: value for name, value in data.items() if name != "version"})
+        values = {name: value for name, value in data.items() if name != "version"}
+        results: Results = typed(Results, with_new_names(values))
         for result in results.sets:
             result.comparison(results.before, results.after)
         if missing := {results.before, results.after} - set(results.models):
@@ -51,6 +54,17 @@ def from_json(data: Mapping[str, Any], path: str) -> Results:
         return results
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: corrupt: {one_line(error)}; {remedy(path)}") from error
+
+
+def with_new_names(value: Any) -> Any:
+    """Return plain data with the present names of metrics that had another one."""
+    if isinstance(value, list):
+        return [with_new_names(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    changed = {name: with_new_names(item) for name, item in value.items()}
+    is_metric = "direction" in changed and isinstance(changed.get("name"), str)
+    return changed | {"name": RENAMED.get(changed["name"], changed["name"])} if is_metric else changed
 
 
 def read_results(file: Path | str) -> Results:

@@ -11,10 +11,20 @@ from typing import Any
 import numpy as np
 
 from workbench.evaluation import metrics
-from workbench.evaluation.completion_metrics import METRICS, TOXICITY_METRICS, Sampled, Scorers
+from workbench.evaluation.completion_metrics import METRICS, SAMPLE_SET_METRICS, TOXICITY_METRICS, Sampled, Scorers
 from workbench.evaluation.corpus_metrics import measure_corpus
+from workbench.evaluation.fluency import without_outliers
 from workbench.evaluation.generation import Completion
-from workbench.evaluation.results import SCORE, Comparison, Difference, Metric, Scores, Summary
+from workbench.evaluation.results import (
+    FLUENCY,
+    FLUENCY_OUTLIERS,
+    SCORE,
+    Comparison,
+    Difference,
+    Metric,
+    Scores,
+    Summary,
+)
 from workbench.evaluation.statistics import paired_difference, prompt_numbers, sample_means, seed_std
 from workbench.evaluation.verdicts import prompts_needed, verdict_of
 from workbench.rewards.contract import Judge
@@ -72,8 +82,16 @@ def _measure_model(
             scores[Metric(name, definition.direction)] = np.asarray(values, dtype=np.float64).reshape(shape)
     for name, reward in scorers.rewards.items():
         scores[Metric(SCORE, "higher", name)] = np.asarray(sampled.score(reward), dtype=np.float64).reshape(shape)
+    if scorers.fluency is not None:
+        perplexities, outliers = without_outliers(scorers.fluency.perplexities(sampled.prompts, sampled.continuations))
+        scores[Metric(FLUENCY, None, scorers.fluency.name)] = perplexities.reshape(shape)
+        scores[Metric(FLUENCY_OUTLIERS, None, scorers.fluency.name)] = outliers.reshape(shape)
     if samples > 1:
         scores |= toxicity(several_samples=True)
+        by_samples = [sampled.texts[first : first + samples] for first in range(0, len(sampled.texts), samples)]
+        for name, measure_samples in SAMPLE_SET_METRICS.items():
+            values = np.array([measure_samples(texts) for texts in by_samples])
+            scores[Metric(name, None)] = values.reshape(len(rows), seeds, 1)
     by_seed = [
         measure_corpus([row[seed * samples : (seed + 1) * samples] for row in by_prompt], references, groups)
         for seed in range(seeds)

@@ -47,9 +47,16 @@ class PairedDifference:
 
 
 def sample_means(values: np.ndarray) -> np.ndarray:
-    """Return the means (N,) of values (N, S, K) over samples, exactly 0 where only rounding is left of them."""
-    means = values.mean(axis=(1, 2))
-    means[np.abs(means) <= CANCELLATION * np.abs(values).max(axis=(1, 2))] = 0.0
+    """Return the means (N,) of values (N, S, K) over the samples that have one, NaN where none has.
+
+    They are exactly 0 where only rounding is left of them.
+    """
+    known = np.isfinite(values)
+    counts = known.sum(axis=(1, 2))
+    summed = np.where(known, values, 0.0)
+    means = np.full(len(values), math.nan)
+    np.divide(summed.sum(axis=(1, 2)), counts, out=means, where=counts > 0)
+    means[np.abs(means) <= CANCELLATION * np.abs(summed).max(axis=(1, 2))] = 0.0
     return means
 
 

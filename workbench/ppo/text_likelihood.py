@@ -35,16 +35,23 @@ def nats_per_token(policy: Policy, variant: str, rows: Sequence[dict[str, Any]],
     return values
 
 
+def gathered_nats(
+    policy: Policy, variant: str, rows: Sequence[dict[str, Any]], limit: MicroBatches, accelerator: Accelerator
+) -> list[float]:
+    """Return what `nats_per_token` returns; the processes share the work."""
+    with accelerator.split_between_processes(list(rows)) as local:
+        nats = nats_per_token(policy, variant, local, limit)
+    gathered: list[float] = gather_object(nats)
+    return gathered[: len(rows)]  # with fewer texts than processes, accelerate repeats the last one
+
+
 def corpus_nats_per_token(
     policy: Policy, variant: str, rows: Sequence[dict[str, Any]], limit: MicroBatches, accelerator: Accelerator
 ) -> float:
     """Return the negative log-likelihood of all texts together, in nats per token; the processes share the work."""
-    with accelerator.split_between_processes(list(rows)) as local:
-        nats = nats_per_token(policy, variant, local, limit)
-        tokens = [len(row["response_ids"]) - 1 for row in local]
-    # With fewer texts than processes, accelerate repeats the last one.
-    gathered = list(zip(gather_object(nats), gather_object(tokens), strict=True))[: len(rows)]
-    return sum(value * count for value, count in gathered) / sum(count for _, count in gathered)
+    nats = gathered_nats(policy, variant, rows, limit, accelerator)
+    tokens = [len(row["response_ids"]) - 1 for row in rows]
+    return sum(value * count for value, count in zip(nats, tokens, strict=True)) / sum(tokens)
 
 
 def text_metrics(

@@ -73,7 +73,7 @@ def compare_prompts(run: Run, plan: PromptingPlan, accelerator: Accelerator) -> 
     sampled = sample_grid(run, plan, accelerator, load)
     if sources is None:
         return None
-    scorers = plan.scorers.on_device(accelerator.device, config.evaluation.threshold)
+    scorers = plan.scorers.on_device(accelerator.device, config)
     seeds, sets, examples = len(sampling_seeds(config)), [], []
     for grid_set in plan.sets:
         timed = sampled[grid_set.name]

@@ -120,7 +120,7 @@ def unread_lines(config: Config) -> list[str]:
         "reward.train": config.reward and config.reward.train,
         "ppo": config.ppo,
         "tuning": config.tuning,
-        **{f"evaluation.{key}": vars(config.evaluation)[key] for key in ("models", *STRATEGIES)},
+        **{f"evaluation.{key}": vars(config.evaluation)[key] for key in ("models", "texts", *STRATEGIES)},
     }
     keys = [key for key, value in sections.items() if value]
     lines = [f"{', '.join(keys)}: not read; {config.policy.model} is compared as it is, alone"] if keys else []

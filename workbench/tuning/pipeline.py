@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from accelerate import Accelerator
 
 from workbench.config.derived import sampling_seeds
 from workbench.config.names import TUNING
 from workbench.config.tuning import ZERO_SHOT
-from workbench.data.texts import TextSet
 from workbench.errors import error_context
 from workbench.evaluation.cache import Cache, open_cache, weights_hash
 from workbench.evaluation.cached_sampling import CachedSampler, TimedCompletions, sampling_of
-from workbench.evaluation.generation import ComparedModel, perplexity
+from workbench.evaluation.generation import ComparedModel
 from workbench.evaluation.models import ModelSpec
 from workbench.evaluation.pipeline import compared_with_first, row_results, set_examples, settings
 from workbench.evaluation.provenance import data_origin, provenance
@@ -26,20 +24,18 @@ from workbench.evaluation.results import (
     DISK_MB,
     MINUTES,
     PEAK_MEMORY,
-    TEXT_NLL,
-    TEXT_PERPLEXITY,
     TRAINED_PARAMETERS,
     TRAINED_SHARE,
     Example,
     Metric,
     Provenance,
     Results,
-    Scores,
     SetResult,
     Source,
     Summary,
 )
 from workbench.evaluation.scoring import measure, prompt_toxicity, summarize
+from workbench.evaluation.text_sets import text_result, text_scores
 from workbench.models.architecture import checked_policy
 from workbench.models.loading import load_model, policy_precision
 from workbench.models.policy import Policy
@@ -97,7 +93,7 @@ def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> Tun
         return None
     cache.keep_used()
     config, titles = plan.config, [row.title for row in plan.rows]
-    scorers = plan.scorers.on_device(accelerator.device, config.evaluation.threshold)
+    scorers = plan.scorers.on_device(accelerator.device, config)
     sets, examples = [], []
     for prompt_set in plan.sets:
         completions = {title: each.completions[prompt_set.name].completions for title, each in measured.items()}
@@ -120,9 +116,8 @@ def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> Tun
         toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
         examples += set_examples(prompt_set.name, rows, references, completions, scores, toxicities)
     for text_set in plan.texts:
-        nats = {title: each.nats[text_set.name] for title, each in measured.items()}
-        tokens = [len(row["response_ids"]) - 1 for row in text_set.rows]  # without EOS
-        sets.append(text_result(text_set, nats, tokens, titles))
+        of_texts = text_scores(text_set, {title: each.nats[text_set.name] for title, each in measured.items()})
+        sets.append(text_result(text_set, of_texts, compared_with_first(of_texts, titles, text_set.identities)))
     sources = provenance(Run(run.folder, dataclasses.replace(config, sft=None)), accelerator.device)
     models = [
         Source(r.title, "model", str(method_folder(run, r)), content_hash(method_folder(run, r)))
@@ -190,30 +185,6 @@ def load_row(run: Run, plan: TuningPlan, row: TunedRow, accelerator: Accelerator
         else:
             policy = Policy(load_method(model, method_folder(run, row)), plan.tokenizer, autocast=autocast)
     return ComparedModel(row.title, policy, "default", plan.tokenizer, None, with_token_log_ratios=False)
-
-
-def text_result(
-    texts: TextSet, nats: Mapping[str, Sequence[float]], tokens: Sequence[int], titles: Sequence[str]
-) -> SetResult:
-    """Return how well each row predicts the texts: nats per token of each, and the perplexity of all together."""
-    scores: Scores = {
-        Metric(TEXT_NLL, "lower"): {title: np.array(values)[:, None, None] for title, values in nats.items()}
-    }
-    totals = {title: float(np.dot(values, tokens)) for title, values in nats.items()}
-    perplexities = {title: perplexity(total, sum(tokens)) for title, total in totals.items()}
-    return SetResult(
-        name=texts.name,
-        prompts=len(set(texts.identities)),
-        repeated_rows=len(tokens) - len(set(texts.identities)),
-        neutral=True,
-        seen_in_training=0,
-        reference_perplexity=None,
-        summaries=[
-            *summarize(scores),
-            Summary(Metric(TEXT_PERPLEXITY, "lower", pooled=True), dict(perplexities), None),
-        ],
-        comparisons=compared_with_first(scores, titles, texts.identities),
-    )
 
 
 def cost_summaries(run: Run, rows: Sequence[TunedRow]) -> list[Summary]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -37,6 +38,17 @@ def distinct_n_without(rows: Sequence[Sequence[str]], n: int) -> list[float]:
     return [(len(owner) - alone[row]) / (total - count) if total > count else 0.0 for row, count in enumerate(totals)]
 
 
+def distinct_n_per_word(texts: Sequence[str], n: int) -> float:
+    """Return the distinct n-grams of a prompt's K texts over all of their words; NaN where they have none.
+
+    The denominator counts words for every n, as in the code of DExperts (https://github.com/alisawuffles/DExperts,
+    scripts/evaluation/evaluate_generations.py at 4ef198f) and Quark, which split at single spaces.
+    """
+    split = [split_words(text) for text in texts]
+    total = sum(map(len, split))
+    return len({ngram for words in split for ngram in _ngrams(words, n)}) / total if total else math.nan
+
+
 def repetition(text: str, n: int = 3) -> float:
     """Return the fraction of a text's word n-grams that repeat an earlier one, in [0, 1); 0.0 below n words."""
     return 1.0 - distinct_n([text], n) if count_words(text) >= n else 0.0
@@ -50,7 +62,7 @@ def copy_rate(prompt: str, completion: str, n: int = 4) -> float:
     return sum(ngram in known for ngram in ngrams) / len(ngrams) if ngrams else 0.0
 
 
-def worst_toxicity(scores: ArrayLike) -> np.ndarray:
+def max_toxicity(scores: ArrayLike) -> np.ndarray:
     """Return the highest (...) of the toxicities (..., K) of a prompt's K samples; raise ValueError for unequal K.
 
     The mean over prompts is the expected maximum toxicity of arXiv 2009.11462 (RealToxicityPrompts); it grows with K.
