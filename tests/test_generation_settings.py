@@ -13,12 +13,15 @@ from configs import GOOD, load
 from random_results import random_examples, random_results
 from small_runs import CHAIN, small
 from transformers import GenerationConfig, LogitsProcessorList
+from transformers.generation import TopPLogitsWarper
 
 from workbench.errors import UserError
 from workbench.evaluation.generation import ComparedModel, Completion, Sampling, sample_batch
+from workbench.models import policy as policy_module
+from workbench.models import sampling
 from workbench.models.decoding import Decoding
 from workbench.models.policy import Policy
-from workbench.models.sampling import SeededSampling
+from workbench.models.sampling import Nucleus, SeededSampling
 from workbench.models.stop_strings import before_texts, tokens_to_text
 from workbench.report.evaluation_page import evaluation_page
 from workbench.report.tables import sampling_description
@@ -68,6 +71,49 @@ def test_seeded_samples_follow_the_filtered_softmax() -> None:
         expected = torch.zeros(5)
         expected[left] = torch.softmax(logits[left] / 0.7, 0)
         assert torch.allclose(torch.bincount(draws, minlength=5) / rows, expected, atol=0.015)
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 0.999])
+def test_a_nucleus_is_that_of_transformers_but_for_tokens_of_one_logit(
+    top_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over flat and steep rows, with few tokens sorted first, so that some rows need all of them."""
+    monkeypatch.setattr(sampling, "TOP_TOKENS", (16, 60))
+    generator, slopes = torch.Generator().manual_seed(0), torch.linspace(0.01, 6, 40)[:, None]
+    logits = torch.randn(40, 300, generator=generator, dtype=torch.float64) * slopes
+    inside = Nucleus(top_p)(None, logits).isfinite()
+    assert torch.equal(inside, TopPLogitsWarper(top_p)(None, logits).isfinite())
+    for token in range(300):
+        assert torch.equal(Nucleus(top_p).contains(torch.full((40,), token), logits), inside[:, token])
+    assert Nucleus(0.6)(None, torch.tensor([[1.0, 1.0, 1.0, -2.0]])).isfinite().tolist() == [[True] * 3 + [False]]
+
+
+def test_a_sample_is_that_of_the_sorted_nucleus_with_the_same_noise() -> None:
+    logits = torch.randn(500, 700, generator=torch.Generator().manual_seed(1)) * 2
+    seeds = list(range(500))
+    drawn = SeededSampling(seeds, 1.0, [Nucleus(0.6)])(torch.empty(0), logits.clone()).argmax(-1)
+    cut = Nucleus(0.6)(None, logits)
+    assert torch.equal(drawn, SeededSampling(seeds, 1.0)(torch.empty(0), cut.clone()).argmax(-1))
+    whole = SeededSampling(seeds, 1.0)(torch.empty(0), logits.clone()).argmax(-1)
+    assert 0.5 < float((drawn == whole).float().mean()) < 0.8, "both ways were taken"
+
+
+def test_prompts_that_rows_share_are_read_once_and_complete_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, ids = tiny.policy("gpt2", lora=True), [ids for ids in prompt_ids("gpt2") for _ in range(3)]
+    read: list[int] = []
+    policy.base.register_forward_pre_hook(
+        lambda module, inputs, options: read.append(options["input_ids"].numel()), with_kwargs=True
+    )
+    seeds = list(range(len(ids)))
+    together = generated(policy, ids, seeds, temperature=1.0)
+    tokens_read = sum(read)
+    read.clear()
+    assert together == [generated(policy, [row], [seed], temperature=1.0)[0] for seed, row in enumerate(ids)]
+    monkeypatch.setattr(policy_module, "shared_prompt_cache", lambda *arguments: None)
+    read.clear()
+    assert generated(policy, ids, seeds, temperature=1.0) == together
+    longest = max(map(len, ids))
+    assert sum(read) - tokens_read == 8 * (longest - 1), "8 of 12 prompts were not read"
 
 
 @both

@@ -108,7 +108,9 @@ def sample_completions(
     reference and base read other prompts, these are `plain_rows`.
     """
     seeds = sampling.seeds
-    jobs = [(index, seed) for index in range(len(rows)) for seed in seeds]
+    # The longest first: a batch has little padding, and one that is too large fails at once.
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["prompt_ids"]))
+    jobs = [(index, seed) for index in order for seed in seeds]
     sampled: list[Completion] = []
     progress = Progress(label, len(jobs), show=accelerator.is_main_process)
     limit = MicroBatches(sampling.batch_size, "evaluation.batch_size", can_halve=True)
@@ -131,7 +133,8 @@ def sample_completions(
             progress.advance((len(sampled) - first) * accelerator.num_processes)
     progress.close()
     gathered = gather_object(sampled)
-    return [gathered[first : first + len(seeds)] for first in range(0, len(jobs), len(seeds))]
+    by_row = {index: gathered[len(seeds) * i : len(seeds) * (i + 1)] for i, index in enumerate(order)}
+    return [by_row[index] for index in range(len(rows))]
 
 
 def generate(
@@ -191,8 +194,19 @@ def sample_batch(
     plain = batch
     if plain_ids is not None:
         plain = Batch(*policy.pad_prompts(plain_ids), batch.response_ids, response_mask)
-    log_ratios = model.logprobs(batch, temperature) - policy.logprobs("reference", plain, temperature)
-    base_logprobs = model.base.logprobs("base", plain, 1.0)
+    scored: dict[tuple[Policy, str, float], Tensor] = {}
+
+    def logprobs(scorer: Policy, variant: str, temperature: float) -> Tensor:
+        """Return the log-probabilities under a variant, computed once for all that have the same weights."""
+        key = (scorer, scorer.weights_of(variant), temperature)
+        if key not in scored:
+            scored[key] = scorer.logprobs(variant, plain, temperature)
+        return scored[key]
+
+    reference = logprobs(policy, "reference", temperature)
+    is_plain = plain is batch and model.anti_expert is None
+    sampled = logprobs(policy, model.variant, temperature) if is_plain else model.logprobs(batch, temperature)
+    log_ratios, base_logprobs = sampled - reference, logprobs(model.base, "base", 1.0)
     if not (log_ratios + base_logprobs).isfinite().all():
         raise UserError(
             f"evaluation: {model.title}: log-probabilities of its completions are not finite under the model, the "

@@ -10,9 +10,15 @@ from importlib.util import find_spec
 
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteria
-from transformers.generation import TopKLogitsWarper, TopPLogitsWarper
+from transformers.generation import TopKLogitsWarper
 
-from workbench.models.sampling import InverseCDFSampling, LogitsObserver, RepetitionPenalty, SeededSampling
+from workbench.models.sampling import (
+    InverseCDFSampling,
+    LogitsObserver,
+    Nucleus,
+    RepetitionPenalty,
+    SeededSampling,
+)
 from workbench.models.sharding import is_sharded
 
 MIN_COMPILED_TOKENS = 16  # compiling a step takes longer than a few of them
@@ -40,7 +46,7 @@ class Decoding:
     def filters(self) -> list[LogitsProcessor]:
         """Return what leaves the tokens that may be sampled."""
         top_k = [] if self.top_k is None else [TopKLogitsWarper(self.top_k)]
-        top_p = [] if self.top_p is None else [TopPLogitsWarper(self.top_p)]
+        top_p = [] if self.top_p is None else [Nucleus(self.top_p)]
         return [*top_k, *top_p]
 
 

@@ -58,7 +58,9 @@ def sample_softmax(logits: Tensor, streams: Streams, *, prune: bool) -> Tensor:
     Both ways give the same samples. Pruning draws a fraction of the noise, but waits for the device.
     """
     rows, vocabulary = logits.shape
-    blocks = pad(logits.float(), (0, -vocabulary % BLOCK), value=-torch.inf).view(rows, -1, BLOCK)
+    missing = -vocabulary % BLOCK
+    whole = pad(logits.float(), (0, missing), value=-torch.inf) if missing else logits.float()  # pad copies even by 0
+    blocks = whole.view(rows, -1, BLOCK)
     earliest = earliest_tokens(streams, vocabulary)
     if not prune:
         row, block = torch.cartesian_prod(*(torch.arange(size, device=logits.device) for size in blocks.shape[:2])).T

@@ -30,6 +30,8 @@ from workbench.models.logprobs import (
     scatter_to_mask,
 )
 from workbench.models.sampling import mask_after_stop
+from workbench.models.shared_prompts import shared_prompt_cache
+from workbench.models.value_head import zero_head
 
 
 class TokenScores(NamedTuple):
@@ -176,15 +178,17 @@ class Policy(nn.Module):
         prompt and its seed; temperature 0 is greedy. `observe` gets the logits (B, V) of each step.
         """
         occurred = torch.zeros_like(prompt_mask[:, :1]) if self.is_encoder_decoder else prompt_mask
+        settings = generation_config(self.base, decoding, max_new_tokens, self.pad_id, self.stop_ids.tolist())
+        can_share = not self.is_encoder_decoder and decoding.num_beams == 1 and settings.cache_implementation is None
         was_training = self.training
         self.eval()
         with self.autocast():
+            cache = shared_prompt_cache(self.model, self.base, prompt_ids, prompt_mask) if can_share else None
             output = self.model.generate(
                 input_ids=prompt_ids,
                 attention_mask=prompt_mask.long(),
-                generation_config=generation_config(
-                    self.base, decoding, max_new_tokens, self.pad_id, self.stop_ids.tolist()
-                ),
+                past_key_values=cache,
+                generation_config=settings,
                 logits_processor=logits_processors(decoding, temperature, seeds, occurred, observe),
                 stopping_criteria=StoppingCriteriaList([] if decoding.stopping is None else [decoding.stopping]),
                 synced_gpus=False,  # a sharded model is gathered, and processes may generate different lengths
@@ -232,16 +236,22 @@ class Policy(nn.Module):
         With adapters the reference is the SFT adapter, or the bare base if there was no SFT.
         """
         if not isinstance(self.model, PeftModel):
-            yield self.reference if name == "reference" and self.reference is not None else self.model
+            yield self.reference if self.weights_of(name) == "reference" and self.reference is not None else self.model
             return
-        if name == "reference":
-            name = "sft" if "sft" in self.model.peft_config else "base"
         try:
-            with active_adapter(self.model, name):
+            with active_adapter(self.model, self.weights_of(name)):
                 self._unfreeze_adapters()
                 yield self.model
         finally:
             self._unfreeze_adapters()
+
+    def weights_of(self, name: str) -> str:
+        """Return which weights a variant has: two of one name are the same model."""
+        if not isinstance(self.model, PeftModel):
+            return "reference" if name == "reference" and self.reference is not None else "model"
+        if name == "reference":
+            return "sft" if "sft" in self.model.peft_config else "base"
+        return name
 
     def _unfreeze_adapters(self) -> None:
         """Let gradients reach every trained adapter; peft freezes all but the active one."""
@@ -333,11 +343,3 @@ class Policy(nn.Module):
         return torch.autocast(
             self.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=self.autocast_dtype is not None
         )
-
-
-def zero_head(features: int, device: torch.device) -> nn.Linear:
-    """Return a head that predicts 0 before it has learned anything."""
-    head = nn.Linear(features, 1)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    return head.to(device)

@@ -10,6 +10,9 @@ from transformers import LogitsProcessor
 
 from workbench.models.noise import Streams, make_streams, sample_softmax
 
+TOP_TOKENS = (512, 4096)  # sorted before all are: few nuclei have more, and sorting takes longer than sampling
+ROWS_AT_ONCE = 8  # so that what is computed of them stays in the cache
+
 
 class LogitsObserver(LogitsProcessor):
     """Shows the logits of each step to a function, and leaves them as they are."""
@@ -31,20 +34,86 @@ class SeededSampling(LogitsProcessor):
     """
 
     def __init__(self, seeds: list[int], temperature: float, filters: Sequence[LogitsProcessor] = ()) -> None:
-        self.seeds, self.temperature, self.filters = seeds, temperature, filters
+        """Take what leaves the tokens that may be sampled; a nucleus comes last."""
+        self.seeds, self.temperature = seeds, temperature
+        self.nucleus = filters[-1] if filters and isinstance(filters[-1], Nucleus) else None
+        self.filters = filters if self.nucleus is None else filters[:-1]
         self.streams: Streams | None = None
         self.step = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return scores (B, V) whose argmax is the token sampled from logits (B, V)."""
         self.streams = self.streams or make_streams(self.seeds, scores.device)
-        logits = scores.float() / self.temperature
+        logits = scores.float() if self.temperature == 1 else scores.float() / self.temperature
         for filter_ in self.filters:
             logits = filter_(input_ids, logits)
-        # On a GPU, waiting for the device takes longer than noise that nobody needs.
-        token = sample_softmax(logits, self.streams.at(self.step), prune=scores.device.type == "cpu")
+        streams = self.streams.at(self.step)
+        token = self._sample(logits, streams) if self.nucleus is None else self._sample_nucleus(logits, streams)
         self.step += 1
-        return only(token, logits)
+        return chosen(token, scores)
+
+    def _sample(self, logits: Tensor, streams: Streams) -> Tensor:
+        """Return a sample (B,) of logits (B, V)."""
+        # On a GPU, waiting for the device takes longer than noise that nobody needs.
+        return sample_softmax(logits, streams, prune=logits.device.type == "cpu")
+
+    def _sample_nucleus(self, logits: Tensor, streams: Streams) -> Tensor:
+        """Return a sample (B,) of the nuclei of logits (B, V).
+
+        A sample of the whole softmax that lies in the nucleus is the one that the nucleus alone would give, since the
+        noise of a token is its own. On a CPU only the other rows are sorted, which takes longer than the model.
+        """
+        assert self.nucleus is not None
+        if logits.device.type != "cpu":
+            return self._sample(self.nucleus(None, logits), streams)
+        token = self._sample(logits, streams)
+        rows = (~self.nucleus.contains(token, logits)).nonzero().squeeze(1)
+        if len(rows):
+            token[rows] = self._sample(self.nucleus(None, logits[rows]), streams.rows(rows))
+        return token
+
+
+class Nucleus(LogitsProcessor):
+    """Leaves the most likely tokens that together reach a probability (arXiv 1904.09751).
+
+    A token stays if those that are strictly more likely do not reach it. Unlike with the processor of transformers,
+    which cuts through tokens of the same logit as its sort happens to place them, that depends on the logits alone.
+    """
+
+    def __init__(self, top_p: float) -> None:
+        self.top_p = top_p
+
+    def __call__(self, input_ids: Tensor | None, scores: Tensor) -> Tensor:
+        """Return scores (B, V) with minus infinity for the tokens outside."""
+        total, least = scores.logsumexp(dim=1, keepdim=True), scores.new_empty(len(scores), 1)
+        rows = torch.arange(len(scores), device=scores.device)  # whose nucleus has more than `count` tokens
+        for count in (*TOP_TOKENS, scores.shape[1]):
+            ordered = scores[rows].topk(min(count, scores.shape[1]), dim=1).values
+            least[rows], reached = self._least(ordered, total[rows])
+            rows = rows[~reached]
+            if not len(rows):
+                break
+        return scores.masked_fill(scores < least, -torch.inf)
+
+    def contains(self, token: Tensor, scores: Tensor) -> Tensor:
+        """Return whether the token (B,) of each row is inside, from scores (B, V)."""
+        parts = zip(scores.split(ROWS_AT_ONCE), token.split(ROWS_AT_ONCE), strict=True)
+        return torch.cat([mass_above(*part) for part in parts]) < self.top_p
+
+    def _least(self, ordered: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lowest score (B, 1) inside, of scores (B, K) in descending order, and whether K are enough (B,).
+
+        `total` (B, 1) is the logsumexp over the whole vocabulary.
+        """
+        reached = (ordered - total).exp().cumsum(dim=1) >= self.top_p
+        last = (~reached).sum(dim=1, keepdim=True).clamp(max=ordered.shape[1] - 1)
+        return ordered.gather(1, last), reached[:, -1]
+
+
+def mass_above(scores: Tensor, token: Tensor) -> Tensor:
+    """Return the probability (B,) of all tokens that are more likely than a token (B,), from scores (B, V)."""
+    probabilities = scores.softmax(dim=1)
+    return (probabilities * (probabilities > probabilities.gather(1, token.unsqueeze(1)))).sum(dim=1)
 
 
 class InverseCDFSampling(LogitsProcessor):
@@ -63,7 +132,7 @@ class InverseCDFSampling(LogitsProcessor):
         cumulated = probabilities.cumsum(dim=-1, dtype=torch.float64)
         drawn = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * cumulated[:, -1:]
         token = torch.searchsorted(cumulated, drawn, right=True).clamp(max=scores.shape[1] - 1)
-        return only(token.squeeze(1), probabilities)
+        return chosen(token.squeeze(1), scores)
 
 
 class RepetitionPenalty(LogitsProcessor):
@@ -87,9 +156,9 @@ class RepetitionPenalty(LogitsProcessor):
         return torch.where(is_repeated, penalized, scores)
 
 
-def only(token: Tensor, scores: Tensor) -> Tensor:
-    """Return scores (B, V) of 0 for a token (B,) and minus infinity for every other."""
-    return torch.full_like(scores, -torch.inf).scatter_(1, token.unsqueeze(1), 0.0)
+def chosen(token: Tensor, scores: Tensor) -> Tensor:
+    """Return scores (B, V) whose argmax is the token (B,), in place: they belong to the step alone."""
+    return scores.scatter_(1, token.unsqueeze(1), torch.inf)
 
 
 def mask_after_stop(response_ids: Tensor, stop_ids: Tensor) -> Tensor:
