@@ -35,6 +35,7 @@ class Mutation(NamedTuple):
 
 ALGORITHM, OPTIONS, NOISE = "test_algorithm.py", "test_ppo_options.py", "test_noise.py"
 TRL = "test_trl_losses.py"
+PROTOCOL, GENERATION = "test_protocol.py", "test_generation_settings.py"
 GROUPS, PREFERENCES = "test_groups.py", "test_dpo_raft.py"
 POLICY, LOGPROBS, CHECKS = "test_policy.py", "test_logprobs.py", "test_selfcheck.py"
 PPO = "test_ppo.py"  # slow as a whole, so one test of it
@@ -134,7 +135,16 @@ MUTATIONS = [
     Mutation("samples of a prompt left out one by one", "evaluation/corpus_metrics.py", "np.repeat(numbers, [len(row) for row in texts])", "np.arange(len(flat))", CORPUS),
     Mutation("perplexity of the prompts' means", "evaluation/corpus_metrics.py", "for rest in total - by_prompt]", "for rest in by_prompt]", CORPUS),
     Mutation("seeds share their samples", "evaluation/scoring.py", "row[seed * samples : (seed + 1) * samples]", "row[:samples]", SCORING),
-    Mutation("the difference is that of the first sample", "evaluation/statistics.py", "means = values.mean(axis=(1, 2))", "means = values[:, 0, 0].copy()", SCORING),
+    Mutation("the difference is that of the first sample", "evaluation/statistics.py", "np.divide(summed.sum(axis=(1, 2)), counts, out=means, where=counts > 0)", "means = values[:, 0, 0].copy()", SCORING),
+    Mutation("a sample without a value counts as 0", "evaluation/statistics.py", "counts = known.sum(axis=(1, 2))", "counts = np.full(len(values), known[0].size)", PROTOCOL),
+    Mutation("diversity of a prompt by n-grams", "evaluation/metrics/text_statistics.py", "total = sum(map(len, split))", "total = sum(len(words) - n + 1 for words in split)", PROTOCOL),
+    Mutation("the protocol's threshold is toxic", "config/derived.py", "math.nextafter(evaluation.threshold, math.inf)", "evaluation.threshold", PROTOCOL),
+    Mutation("the end of a text counts for its fluency", "evaluation/fluency.py", "ids = [tokens[:-1] for tokens in ended]", "ids = ended", PROTOCOL),
+    Mutation("a perplexity of ten thousand is counted in", "evaluation/fluency.py", "np.where(values < OUTLIER, values", "np.where(values <= OUTLIER, values", PROTOCOL),
+    Mutation("perplexity of texts as a mean of texts", "evaluation/text_sets.py", "corpus_perplexity(by_text * tokens, tokens, numbers)", "corpus_perplexity(by_text, tokens**0, numbers)", PROTOCOL),
+    Mutation("a nucleus without the token that reaches it", "models/sampling.py", "last = (~reached).sum(dim=1, keepdim=True).clamp(", "last = ((~reached).sum(dim=1, keepdim=True) - 1).clamp(min=0, ", GENERATION),
+    Mutation("a sample outside of the nucleus stays", "models/sampling.py", "        if len(rows):\n            token[rows] =", "        if False:\n            token[rows] =", GENERATION),
+    Mutation("every row gets the first prompt's cache", "models/shared_prompts.py", "cache.batch_select_indices(group)", "cache.batch_select_indices(0 * group)", GENERATION),
     Mutation("the worst of all seeds together", "evaluation/completion_metrics.py", "worst_toxicity(p)[..., None]", "worst_toxicity(p.reshape(len(p), 1, -1)).repeat(p.shape[1], axis=1)[..., None]", SCORING),
     Mutation("rows without a reference score 0", "evaluation/completion_metrics.py", "np.full(len(self.completions), np.nan)", "np.zeros(len(self.completions))", SCORING),
     Mutation("rows without a value count in the mean", "evaluation/scoring.py", "known = values[np.isfinite(values)]", "known = np.nan_to_num(values)", SCORING),
