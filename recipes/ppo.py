@@ -70,6 +70,7 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
             seed=config.seed,
             validation_rows=plan.validation_rows,
             texts=plan.texts,
+            ptx_texts=plan.ptx_texts,
             held_out=plan.held_out,
             sanity_pair=config.reward.sanity_pair if config.reward else None,
         )

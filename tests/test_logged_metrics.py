@@ -45,7 +45,7 @@ def test_ppo(tmp_path: Path) -> None:
     changes = {"entropy_coef": 0.01, "steps": 1, "samples_per_prompt": 2}
     texts = [row | {"response_ids": row["prompt_ids"]} for row in make_rows("gpt2", 4)]
     make_trainer(tmp_path, reward=TwoTerms(), held_out=e_rate, validation=4, texts=texts, **changes).train()
-    make_trainer(tmp_path / "dpo", loss="dpo", steps=1, samples_per_prompt=2).train()
+    make_trainer(tmp_path / "dpo", loss="dpo", steps=1, samples_per_prompt=2, ptx_texts=texts).train()
     terms = {"objective/term/e", "objective/term/length"}
     metrics = logged(tmp_path / "metrics.jsonl") | logged(tmp_path / "dpo" / "metrics.jsonl")
     assert terms <= metrics

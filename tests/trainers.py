@@ -87,6 +87,7 @@ def make_trainer(
     held_out: RewardModel | None = None,
     validation: int = 0,
     texts: Sequence[dict[str, Any]] = (),
+    ptx_texts: Sequence[dict[str, Any]] = (),
     seed: int = 0,
     cpu: bool = True,
     **changes: Any,
@@ -106,6 +107,7 @@ def make_trainer(
         seed=seed,
         validation_rows=make_rows(architecture, validation),
         texts=texts,
+        ptx_texts=ptx_texts,
         held_out=CheckedReward(held_out, "held out") if held_out else None,
     )
 

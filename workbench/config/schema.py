@@ -206,6 +206,11 @@ class PPOConfig:
     """Weight of the value loss."""
     entropy_coef: NonNegativeFloat = 0.0
     """Weight of an entropy bonus, per token."""
+    ptx_data: DataSource | None = None
+    """Texts, from the column `text`, or responses to prompts, that the policy goes on to predict while it is aligned:
+    each optimizer step takes minibatch_size of them (PPO-ptx, arXiv 2203.02155)."""
+    ptx_coef: PositiveFloat = 1.0
+    """Weight of the negative log-likelihood of ptx_data, per token."""
     target_kl: PositiveFloat | None = None
     """Nats per token; the epochs end when a minibatch's KL to the policy that sampled it exceeds this."""
     value_model: Literal["shared", "separate"] = "shared"

@@ -41,6 +41,8 @@ class PPOPlan:
     """Prompts to learn from, with the reward's columns."""
     texts: list[dict[str, Any]]
     """Rows of validation_texts; empty unless the configuration has some."""
+    ptx_texts: list[dict[str, Any]]
+    """Rows of ptx_data; empty unless the configuration has some."""
     validation_rows: list[dict[str, Any]]
     """Prompts to validate on, with the reward's columns; empty unless the configuration has some."""
     reward: CheckedReward | None
@@ -57,11 +59,12 @@ def plan_ppo(config: Config) -> PPOPlan:
         reports = policy_notes(config.policy.model, tokenizer)
     context = model_context(load_config(config.policy.model), tokenizer)
     rows, validation_rows = load_rows(ppo, tokenizer, context, reports)
-    texts: list[dict[str, Any]] = []
-    if ppo.validation_texts is not None:
-        loaded, line = load_texts("ppo.validation_texts", "", ppo.validation_texts, tokenizer, context)
-        texts = loaded.rows
-        reports.append(line)
+    texts: dict[str, list[dict[str, Any]]] = {"validation_texts": [], "ptx_data": []}
+    for key in texts:
+        if (source := vars(ppo)[key]) is not None:
+            loaded, line = load_texts(f"ppo.{key}", "", source, tokenizer, context)
+            texts[key] = loaded.rows
+            reports.append(line)
     check_batch_size(ppo, len(rows), number_of_processes())
     load_once, reward_model, held_out = ScorerLoader(), None, None
     if reward is not None and reward.model is not None:
@@ -83,7 +86,9 @@ def plan_ppo(config: Config) -> PPOPlan:
     prompt_tokens = max(len(row["prompt_ids"]) for row in rows)
     tokens = max([ppo.max_new_tokens, *(len(row[f"{name}_ids"]) for row in rows for name in PAIR if ppo.offline)])
     lines += policy_lines(config, PPO, prompt_tokens, tokens)
-    return PPOPlan(lines, tokenizer, rows, texts, validation_rows, reward_model, held_out)
+    return PPOPlan(
+        lines, tokenizer, rows, texts["validation_texts"], texts["ptx_data"], validation_rows, reward_model, held_out
+    )
 
 
 def load_rows(

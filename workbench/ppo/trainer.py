@@ -66,12 +66,14 @@ class PPOTrainer:
         seed: int,
         validation_rows: Sequence[dict[str, Any]] = (),
         texts: Sequence[dict[str, Any]] = (),
+        ptx_texts: Sequence[dict[str, Any]] = (),
         held_out: CheckedReward | None = None,
         sanity_pair: list[str] | None = None,
     ) -> None:
         """Take rows with prompt, prompt_ids and the reward's columns; checkpoints and logs go to `folder`.
 
-        PPO never optimizes `held_out`; `texts` (prompt_ids, response_ids) show what happens to their likelihood.
+        PPO never optimizes `held_out`; `texts` (prompt_ids, response_ids) show what happens to their likelihood, and
+        each step also learns `ptx_texts`.
         """
         processes = accelerator.num_processes
         sampler.check_batch_size(config, len(rows), processes)
@@ -85,7 +87,12 @@ class PPOTrainer:
         self.tokenizer, self.rows, self.config = tokenizer, rows, config
         self.accelerator, self.folder, self.seed = accelerator, folder, seed
         self.process = accelerator.process_index
-        self.validation_rows, self.texts, self.sanity_pair = validation_rows, texts, sanity_pair
+        self.validation_rows, self.sanity_pair, self.ptx_texts, self.texts = (
+            validation_rows,
+            sanity_pair,
+            ptx_texts,
+            texts,
+        )
         self.context_length = None if policy.is_encoder_decoder else context_length(policy.base.config, tokenizer)
         groups = parameter_groups(policy, config.learning_rate, config.value_learning_rate)
         self.policy_parameters: list[nn.Parameter] = groups[0]["params"]
@@ -209,6 +216,7 @@ class PPOTrainer:
             micro_batches=self.limits.computed,
             generator=torch.Generator().manual_seed(sampler.derive_seed(self.seed, state.step, self.process)),
             scaler=self.scaler,
+            texts=self.ptx_texts,
             frozen=self.policy_parameters if state.step < config.value_warmup_steps else (),
         )
         state.count_update(metrics, self.scaler.state_dict())
@@ -225,24 +233,17 @@ class PPOTrainer:
             with fail_together(self.accelerator):
                 check_sanity_pair(self.scorer, self.sanity_pair, scored[0], self.tokenizer)
         kl, rows = metrics["objective/kl_k3"] / metrics["response/length_mean"], self.limits.computed.rows
-        temperature = self.config.temperature
-        check_start(self.policy, self.accelerator, rollout, rows=rows, temperature=temperature, kl_per_token=kl)
+        check_start(
+            self.policy, self.accelerator, rollout, rows=rows, temperature=self.config.temperature, kl_per_token=kl
+        )
 
     def measure_initial_scores(self) -> None:
         """Measure the initial scores' mean and deviation, unless done or off; raises UserError if all are the same."""
         if not self.config.score_samples or self.state.score_std is not None:
             return
         with self.saved_on_failure():
-            local = score_initial_policy(
-                self.unwrapped,
-                self.tokenizer,
-                self.scorer,
-                self.batch,
-                self.config,
-                self.limits,
-                seed=self.seed,
-                process=self.process,
-            )
+            tools = (self.unwrapped, self.tokenizer, self.scorer, self.batch, self.config, self.limits)
+            local = score_initial_policy(*tools, seed=self.seed, process=self.process)
         self.state.score_mean, self.state.score_std = mean_and_deviation(self.accelerator.gather(local))
 
     def validate_initial(self, tracker: Tracker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +15,7 @@ from workbench.config.schema import PPOConfig
 from workbench.models.sharding import full_tensor, is_sharded
 from workbench.ppo.losses import COUNTS, Objective
 from workbench.ppo.micro_batches import MicroBatches, minibatches
+from workbench.ppo.pretraining_texts import add_text_gradients
 
 Sums = dict[str, Tensor]
 
@@ -29,19 +31,20 @@ def update(
     micro_batches: MicroBatches,
     generator: torch.Generator,
     scaler: torch.amp.GradScaler,
+    texts: Sequence[dict[str, Any]] = (),
     frozen: Sequence[nn.Parameter] = (),
 ) -> dict[str, float]:
     """Take the optimizer steps for the objective, `minibatch_size` of its groups each, and return their metrics.
 
     `policy` is the module that `accelerator` prepared, so that gradients are averaged over processes; sizes are per
     process. A step whose gradient is not finite is skipped and counted; a minibatch past `target_kl` ends the update.
-    `scaler` keeps the gradients of fp16 within its range, and is disabled in other precisions. Parameters in `frozen`
-    keep their values.
+    `scaler` keeps the gradients of fp16 within its range, and is disabled in other precisions. Each step also learns
+    from `minibatch_size` of the `texts`, if there are any. Parameters in `frozen` keep their values.
     """
     total: Sums = {}
     ratio_max = torch.zeros((), device=accelerator.device)
     steps = skipped = 0
-    norm_sum, stopped_early = 0.0, False
+    text_nll, norm_sum, stopped_early = torch.zeros((), device=accelerator.device), 0.0, False
     for groups in minibatches(len(objective.rows), config.epochs, minibatch_size, generator):
         count = accelerator.reduce(objective.counts[groups].sum(), "sum").item()
         # Gradients are averaged over processes; the weight makes the average the mean over all tokens, or pairs.
@@ -59,6 +62,9 @@ def update(
         if not count:  # momentum alone would move the policy, though there is nothing to learn
             optimizer.zero_grad()
             continue
+        if texts:
+            drawn = [texts[i] for i in torch.randint(len(texts), (minibatch_size,), generator=generator).tolist()]
+            text_nll += add_text_gradients(policy, accelerator, scaler, drawn, config.ptx_coef, micro_batches)
         for parameter in frozen:
             parameter.grad = None
         scaler.unscale_(optimizer)
@@ -76,6 +82,7 @@ def update(
         "optimizer_steps": steps,
         "skipped_steps": skipped,
         "stopped_early": float(stopped_early),
+        **({"ptx/loss": accelerator.reduce(text_nll, "mean").item() / max(steps, 1)} if texts else {}),
         **({"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}),
     }
 
