@@ -118,14 +118,14 @@ def test_the_card_holds_verdict_table_and_failed_guards(evaluated: str, tmp_path
     assert "1 sample per prompt and seed (seeds 0, 41) at temperature 1" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert (
-        rows[0] == "| metric | base | sft | aligned | aligned - sft \\[95 % interval\\] | win / tie / loss | verdict |"
+        rows[0] == "| metric | base | sft | aligned | aligned - sft \\[95 % interval\\] "
+        "| detectable | win / tie / loss | p (Holm) | verdict |"
     )
-    assert rows[2] == (
-        "| toxicity (reward) \u2193 | 0.810 | 0.420 | 0.130 | -0.290 \\[-0.340, -0.240\\] | 105 / 194 / 1 | better |"
-    )
+    changed = "| toxicity (reward) \u2193 | 0.810 | 0.420 | 0.130 | -0.290 \\[-0.340, -0.240\\] |"
+    assert rows[2] == f"{changed}  | 105 / 194 / 1 |  | better |"
     assert rows[3].startswith("| ROUGE-L \u2191 | 0.200 ± 0.100 | 0.777 ± 0.020 | 0.778 | +0.001 ")
-    assert rows[3].endswith("| 1 / 194 / 105 | no detectable change (about 12000 prompts needed) |")
-    assert rows[4] == "| distinct-2 | 0.600 | 0.333 | 0.250 | -0.083 \\[-0.133, -0.033\\] |  |  |"
+    assert rows[3].endswith("| 1 / 194 / 105 |  | no detectable change (about 12000 prompts needed) |")
+    assert rows[4] == "| distinct-2 | 0.600 | 0.333 | 0.250 | -0.083 \\[-0.133, -0.033\\] |  |  |  |  |"
     assert "-0.290 no interval" in rows[-1]
     assert "**small \\| talk**: 1 prompt (neutral" in text
 
@@ -164,7 +164,10 @@ def test_the_reward_model_s_quality_is_in_the_model_index(workspace: Path, tmp_p
 def test_the_card_of_the_sft_model_compares_it_with_the_base(evaluated: str, tmp_path: Path) -> None:
     folder = exported(tmp_path / "out", "--merge", "--stage", "sft", run=evaluated)
     text = section(folder, "Evaluation")
-    assert "| toxicity (reward) \u2193 | 0.810 | 0.420 | -0.390 \\[-0.440, -0.340\\] | 105 / 194 / 1 | better |" in text
+    assert (
+        "| toxicity (reward) \u2193 | 0.810 | 0.420 | -0.390 \\[-0.440, -0.340\\] |  | 105 / 194 / 1 |  | better |"
+        in text
+    )
     assert "aligned" not in text
     assert "fell" not in text, "the verdict is about the aligned model"
     assert "ppo" not in section(folder, "Provenance")

@@ -7,6 +7,7 @@ import html
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from random_results import (
@@ -23,6 +24,7 @@ from random_results import (
 )
 from rich.console import Console
 
+from workbench.evaluation.evidence import NonInferiority
 from workbench.evaluation.results import Metric, Results, Settings, Summary
 from workbench.export.card import evaluation_table
 from workbench.report.evaluation_page import evaluation_page
@@ -39,15 +41,19 @@ from workbench.report.tables import (
 from workbench.report.terminal import print_results
 
 Cells = dict[str, list[str]]
-"""The cells of a rendered table by metric: means, difference with interval, counts, verdict."""
+"""The cells of a rendered table by metric: means, difference with interval, detectable, counts, p values, words."""
 
 
 def varied_results() -> Results:
     """Return results with every kind of row, on two sets: a metric in one model only, no interval, small numbers."""
     examples = random_examples(40) + random_examples(31, name="a | b")
     results = random_results(examples, seeds=[0, 1])
-    results = with_difference(results, MAIN, rose=30, same=6, fell=4, verdict="worse", difference=0.25)
-    results = with_difference(results, REWARD, rose=1, same=2, fell=37, verdict="no detectable change")
+    main: dict[str, Any] = {"p_value": 0.002, "mcnemar_p": 0.00004, "holm_adjusted": 0.0004}
+    main |= {"rose": 30, "same": 6, "fell": 4, "verdict": "worse", "difference": 0.25}
+    results = with_difference(results, MAIN, **main, minimal_detectable_effect=0.1234)
+    results = with_difference(results, REWARD, rose=1, same=2, fell=37, p_value=0.012, holm_adjusted=0.06)
+    retained = NonInferiority("not shown", 0.05, is_relative=True, low=-0.1, high=0.2)
+    results = with_difference(results, DISTINCT, non_inferiority=retained)
     results = with_difference(results, TOKENS, rose=9, same=0, fell=31, difference=-12345.6, low=None, high=None)
     summaries = [
         dataclasses.replace(summary, seed_stds={"base": 0.125, "sft": None, "aligned": 0.0009})
@@ -78,8 +84,9 @@ def page_rows(results: Results) -> list[Cells]:
         for row in re.findall(r"<tr>(.*?)</tr>", part.split("</table>")[0].split("<tbody>")[1]):
             cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
             texts = [html.unescape(re.sub(r"<svg.*?</svg>|<[^>]+>", "", cell)).strip() for cell in cells]
-            name, *means, difference, _, verdict, counts = [text.replace("\u2212", "-") for text in texts]
-            table[name] = [*means, difference, counts, verdict]
+            cells = [text.replace("\u2212", "-") for text in texts]
+            name, *means, difference, _, detectable, p_values, words, counts = cells
+            table[name] = [*means, difference, detectable, counts, p_values, words]
         tables.append(table)
     return tables
 
@@ -112,11 +119,11 @@ def test_page_markdown_and_card_show_the_same_rows_in_the_same_order(rendering):
 @pytest.mark.parametrize("rendering", RENDERINGS, ids=["page", "markdown", "card"])
 def test_a_win_is_a_move_in_the_good_direction_in_every_rendering(rendering):
     table = rendering(varied_results())[0]
-    assert table["toxicity (reward) \u2193"][-2:] == ["4 / 6 / 30", "worse"], "lower is better: 30 prompts rose"
-    assert table["reward \u2191"][-2:] == ["1 / 2 / 37", "no detectable change"]
-    assert table["tokens"][-3:] == ["-12,346 no interval", "9 / 0 / 31 (rose / same / fell)", ""]
-    assert table["distinct-2"][-3:] == ["0.000 [-0.100, +0.200]", "", ""]
-    assert table["perplexity under the base"] == ["0.0012", "", "", "", "", ""]
+    assert table["toxicity (reward) \u2193"][-4:] == ["0.123", "4 / 6 / 30", "<0.0001 (0.0004)", "worse"], "30 rose"
+    assert table["reward \u2191"][-3:] == ["1 / 2 / 37", "0.012 (0.06)", "no detectable change"], "better before Holm"
+    assert table["tokens"][-5:] == ["-12,346 no interval", "", "9 / 0 / 31 (rose / same / fell)", "", ""]
+    assert table["distinct-2"][-5:] == ["0.000 [-0.100, +0.200]", "", "", "", "not shown"]
+    assert table["perplexity under the base"] == ["0.0012", *[""] * 7]
     assert [cell.partition(" \u00b1 ")[2] for cell in table["tokens"][:3]] == ["0.125", "", "0.0009"]
 
 
@@ -141,7 +148,9 @@ def test_other_comparisons_have_a_row_for_each_difference_and_no_means():
     assert text_cells(table, results.settings)[0] == [
         "metric",
         "aligned - base [95 % interval]",
+        "detectable",
         "win / tie / loss",
+        "p (Holm)",
         "verdict",
     ]
     document = evaluation_page(results, [])
@@ -209,8 +218,10 @@ def test_markdown_begins_with_the_verdict_and_the_guards():
     results = varied_results()
     results = with_set(results, 1, neutral=True, seen_in_training=2)
     lines = markdown(results).splitlines()
-    assert lines[:4] == ["**toxicity: better**: Toxicity fell.", "", "- passed: kept: fine", "- FAILED: lost: gone"]
-    assert lines[5].startswith("**dialogues**: 40 prompts, 2 samples per prompt and seed (seeds 0, 1) at temperature 1")
+    assert lines[:2] == ["**toxicity: better**: Toxicity fell.", ""]
+    assert lines[2] == "not shown: distinct-2 on dialogues (margin 5 %)"
+    assert lines[4:6] == ["- passed: kept: fine", "- FAILED: lost: gone"]
+    assert lines[7].startswith("**dialogues**: 40 prompts, 2 samples per prompt and seed (seeds 0, 1) at temperature 1")
     assert any(
         line.startswith("**a | b** (neutral): 31 prompts, ") and line.endswith("the training data contains 2 of them")
         for line in lines

@@ -12,6 +12,7 @@ import pytest
 
 from workbench.errors import UserError
 from workbench.evaluation import results
+from workbench.evaluation.evidence import NonInferiority, RewardGap
 from workbench.evaluation.results import (
     Comparison,
     Difference,
@@ -67,9 +68,27 @@ def test_results_come_back_from_json_as_they_were() -> None:
 def test_results_without_the_fields_that_have_defaults_are_read() -> None:
     data = json.loads(json.dumps(to_json(RESULTS)))
     del data["settings"]["comparisons"]
+    added = ["minimal_detectable_effect", "p_value", "mcnemar_p", "holm_adjusted", "non_inferiority"]
     for result in data["sets"]:
         del result["repeated_rows"]
+        for comparison in result["comparisons"]:
+            del comparison["gaps"]
+            for difference in comparison["differences"]:
+                for name in added:
+                    del difference[name]
     assert from_json(data, "here") == RESULTS
+
+
+def test_evidence_comes_back_from_json_and_into_the_rows_of_a_data_frame() -> None:
+    retained = NonInferiority("kept", 0.05, is_relative=True, low=-0.2, high=-0.1)
+    difference = dataclasses.replace(DIFFERENCE, non_inferiority=retained, p_value=0.5, holm_adjusted=1.0)
+    gap = RewardGap("lexicon", 0.3, 0.1, 0.2, 0.1, 0.3, 40)
+    measured = dataclasses.replace(SET, comparisons=[Comparison("sft", "aligned", [difference], [gap])])
+    stored = dataclasses.replace(RESULTS, sets=[measured])
+    assert from_json(json.loads(json.dumps(to_json(stored))), "here") == stored
+    (row,) = stored.difference_rows()
+    assert (row["non_inferiority"], row["margin"], row["holm_adjusted"]) == ("kept", 0.05, 1.0)
+    assert RESULTS.difference_rows()[0]["non_inferiority"] is None
 
 
 def test_a_set_says_how_many_rows_share_prompts() -> None:

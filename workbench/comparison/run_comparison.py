@@ -109,7 +109,8 @@ def merged_set(
     # One template made all prompts of the set, so that rows share a prompt where the texts are the same.
     groups, pairs = [normalize(row[0].prompt) for row in common], list(itertools.combinations(runs, 2))
     prompts = len(set(groups))
-    comparisons = [compare(scores, *pair, groups, len(pairs)) for pair in pairs]
+    samples = max(run.results.settings.samples * len(run.results.settings.seeds) for run in runs.values())
+    comparisons = [compare(scores, *pair, groups, len(pairs), samples=samples) for pair in pairs]
     first_and_last = (next(iter(runs)), list(runs)[-1])
     comparisons.sort(key=lambda comparison: (comparison.before, comparison.after) != first_and_last)
     return dataclasses.replace(

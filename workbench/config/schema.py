@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from workbench.config.compare import CompareConfig
 from workbench.config.generation import GenerationSettings
+from workbench.config.margins import Margins
 from workbench.config.prompting import PromptingConfig
 from workbench.config.ranges import (
     Epochs,
@@ -290,6 +291,8 @@ class EvaluationConfig(GenerationSettings):
     """Prompts per generation batch."""
     threshold: Fraction = 0.5
     """A text counts as toxic at or above this probability."""
+    margins: Margins = field(default_factory=Margins)
+    """How much of what the model could do before may be lost."""
 
 
 @dataclass

@@ -184,6 +184,9 @@ SAMPLE_SET_METRICS: dict[str, Callable[[Sequence[str]], float]] = {
 }
 """Metrics of the texts of a prompt's K samples together, where there are several; neither direction is better."""
 
+RATES = frozenset({TOXIC_RATE, TOXICITY_PROBABILITY, "truncated rate", "empty rate"})
+"""Metrics that are 0 or 1 for each completion, or for all samples of a prompt together."""
+
 METRICS: dict[str, CompletionMetric] = {
     REWARD: CompletionMetric("higher", score_reward),
     "ROUGE-1": CompletionMetric("higher", rouge("rouge1")),

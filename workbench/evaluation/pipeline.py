@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.generation import GenerationSettings
+from workbench.config.margins import Margins
 from workbench.config.names import BASE, TRAINED_BY, TUNED
 from workbench.config.schema import Config
 from workbench.evaluation.best_of import with_best
@@ -67,18 +68,19 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
     titles = model_titles(run.config)
     before, after = compared_titles(titles)
     seeds, sets, examples = len(sampling_seeds(run.config)), [], []
-    pairs = compared_pairs(titles, before, after)
+    pairs, margins = compared_pairs(titles, before, after), run.config.evaluation.margins
     for prompt_set in plan.sets:
         rows, references, models = prompt_set.rows, prompt_set.references, sampled.sets[prompt_set.name]
         completions = with_best(models.completions, run.config.evaluation.best_of, rows, scorers.reward)
         scores = measure(rows, references, completions, scorers, seeds, prompt_set.identities)
-        sets.append(set_result(prompt_set, scores, models.reference_perplexity, pairs))
+        sets.append(set_result(prompt_set, scores, models.reference_perplexity, pairs, margins))
         # Rewards are trained on completions; independent judges are more reliable on prompts.
         toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
         examples += set_examples(prompt_set.name, rows, references, completions, scores, toxicities, after)
     for text_set in plan.texts:
         of_texts, groups = text_scores(text_set, sampled.nats[text_set.name]), text_set.identities
-        sets.append(text_result(text_set, of_texts, [compare(of_texts, *pair, groups) for pair in pairs]))
+        compared = [compare(of_texts, *pair, groups, margins=margins, neutral=True) for pair in pairs]
+        sets.append(text_result(text_set, of_texts, compared))
     copies = copies_of_reward(list(scorers.judges), examples)
     for judge in copies:
         print_once(f"evaluation.judges: {judge} scores every completion exactly as the reward does, so it is left out")
@@ -109,19 +111,24 @@ def compared_pairs(titles: Sequence[str], before: str, after: str) -> list[tuple
 
 
 def set_result(
-    prompt_set: LoadedSet, scores: Scores, reference_perplexity: float | None, pairs: Sequence[tuple[str, str]]
+    prompt_set: LoadedSet,
+    scores: Scores,
+    reference_perplexity: float | None,
+    pairs: Sequence[tuple[str, str]],
+    margins: Margins,
 ) -> SetResult:
-    """Return the results on one prompt set."""
-    prompts = len(set(prompt_set.identities))
+    """Return the results on one prompt set, with every pair of models held against the margins."""
+    groups, neutral = prompt_set.identities, prompt_set.source.neutral
+    prompts = len(set(groups))
     return SetResult(
         name=prompt_set.name,
         prompts=prompts,
         repeated_rows=len(prompt_set.rows) - prompts,
-        neutral=prompt_set.source.neutral,
+        neutral=neutral,
         seen_in_training=prompt_set.seen_in_training,
         reference_perplexity=reference_perplexity,
         summaries=summarize(scores),
-        comparisons=[compare(scores, *pair, prompt_set.identities) for pair in pairs],
+        comparisons=[compare(scores, *pair, groups, margins=margins, neutral=neutral) for pair in pairs],
     )
 
 

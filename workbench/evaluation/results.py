@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from workbench.evaluation.evidence import NonInferiority, RewardGap
+from workbench.evaluation.statistics import ERROR
+
 Direction = Literal["lower", "higher"]
 Verdict = Literal["better", "worse", "no detectable change"]
 Question = Literal["toxicity", "reward", "task"]
@@ -72,14 +75,30 @@ class Difference:
     same: int | None
     fell: int | None
     verdict: Verdict | None
-    """None if neither direction is better."""
+    """By this interval alone; None if neither direction is better."""
     prompts_needed: int | None
     """Prompts needed to detect a difference of this size with 80 % power; None if it cannot be computed."""
+    minimal_detectable_effect: float | None = None
+    """The smallest true difference that so many prompts detect with 80 % power; None if it cannot be computed."""
+    p_value: float | None = None
+    """p of the test that the interval inverts, times `comparisons`; below 0.05 where the interval excludes zero."""
+    mcnemar_p: float | None = None
+    """McNemar's exact p, times `comparisons`; only for a rate with one sample of each prompt and model."""
+    holm_adjusted: float | None = None
+    """p adjusted for the metrics of the comparison that have a direction: McNemar's where there is one."""
+    non_inferiority: NonInferiority | None = None
+    """Only for a metric that the alignment should retain."""
 
     @property
     def excludes_zero(self) -> bool:
         """Whether the interval lies on one side of zero."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def adjusted_verdict(self) -> Verdict | None:
+        """The word of the tables: the verdict, unless Holm's correction for the other metrics takes it away."""
+        is_lost = self.holm_adjusted is not None and self.holm_adjusted >= ERROR
+        return "no detectable change" if self.verdict and is_lost else self.verdict
 
 
 @dataclass(frozen=True)
@@ -89,6 +108,8 @@ class Comparison:
     before: str
     after: str
     differences: list[Difference]
+    gaps: list[RewardGap] = field(default_factory=list)
+    """By judge other than the reward; none on neutral sets, and where the reward does not judge toxicity."""
 
     def find(self, name: str, judge: str | None = None) -> Difference | None:
         """Return the difference of a metric, or None where it was not measured in both models."""
@@ -276,6 +297,7 @@ class Results:
             {"set": result.name, "neutral": result.neutral, "before": comparison.before, "after": comparison.after}
             | _columns(difference.metric)
             | {name: value for name, value in vars(difference).items() if name != "metric"}
+            | _retention_columns(difference.non_inferiority)
             for result in self.sets
             for comparison in result.comparisons
             for difference in comparison.differences
@@ -306,6 +328,11 @@ class Example:
     """Means over the prompt's samples, without standard deviations."""
     token_log_ratios: list[tuple[str, float]] | None
     """Tokens of the first completion of `after` with their log-probability minus that under the reference, nats."""
+
+
+def _retention_columns(retained: NonInferiority | None) -> dict[str, Any]:
+    """Return the word and the margin of a retained quantity as the columns of a row."""
+    return {"non_inferiority": retained and retained.word, "margin": retained and retained.margin}
 
 
 def _columns(metric: Metric) -> dict[str, Any]:

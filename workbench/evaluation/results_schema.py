@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 
-from workbench.evaluation import results
+from workbench.evaluation import evidence, results
 from workbench.evaluation.results_files import VERSION
 
 DATA_FRAMES = """\
@@ -21,8 +21,8 @@ differences = pandas.DataFrame(read_results("runs/quickstart/evaluation/results.
 HEAD = f"""# results.json and completions.jsonl
 
 An evaluation writes `results.json`, version {VERSION}, and a line of `completions.jsonl` for every row of the data.
-The fields are those of the dataclasses in `workbench/evaluation/results.py`, from which this page is generated;
-`read_results` in `workbench/evaluation/results_files.py` reads the file back.
+The fields are those of the dataclasses in `workbench/evaluation/results.py` and `evidence.py`, from which this page is
+generated; `read_results` in `workbench/evaluation/results_files.py` reads the file back.
 
 - `results.json` is a `Results` object with one additional key, `version`.
 - A line of `completions.jsonl` is an `Example`; an entry of its `scores` is
@@ -31,7 +31,8 @@ The fields are those of the dataclasses in `workbench/evaluation/results.py`, fr
 
 In pandas, one line each gives the means (a row per set, model and metric, with the columns `set`, `neutral`, `model`,
 `metric`, `judge`, `direction`, `mean` and `seed_std`) and the differences (a row per set, comparison and metric, with
-`before` and `after` in place of `model`, and the fields of a `Difference`):
+`before` and `after` in place of `model`, and the fields of a `Difference`, of whose `non_inferiority` the word and the
+`margin` are columns):
 
 ```python
 {DATA_FRAMES}```
@@ -40,7 +41,8 @@ In pandas, one line each gives the means (a row per set, model and metric, with 
 
 def schema_page() -> str:
     """Return docs/results_schema.md."""
-    classes = [node for node in ast.parse(inspect.getsource(results)).body if isinstance(node, ast.ClassDef)]
+    nodes = [node for module in (results, evidence) for node in ast.parse(inspect.getsource(module)).body]
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
     ordered = sorted(classes, key=lambda node: node.name not in ("Results", "Example"))
     return "\n".join([HEAD, *map(_table, ordered)])
 

@@ -5,16 +5,26 @@ Shapes: N rows, S seeds, K samples per seed. Rows that share a prompt have the s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from workbench.config.margins import Margins
 from workbench.evaluation import metrics
-from workbench.evaluation.completion_metrics import METRICS, SAMPLE_SET_METRICS, TOXICITY_METRICS, Sampled, Scorers
+from workbench.evaluation.completion_metrics import (
+    METRICS,
+    RATES,
+    SAMPLE_SET_METRICS,
+    TOXICITY_METRICS,
+    Sampled,
+    Scorers,
+)
 from workbench.evaluation.corpus_metrics import measure_corpus
 from workbench.evaluation.fluency import without_outliers
 from workbench.evaluation.generation import Completion
+from workbench.evaluation.non_inferiority import non_inferiority
 from workbench.evaluation.results import (
     FLUENCY,
     FLUENCY_OUTLIERS,
@@ -25,8 +35,10 @@ from workbench.evaluation.results import (
     Scores,
     Summary,
 )
+from workbench.evaluation.reward_gap import reward_gaps
+from workbench.evaluation.significance import mcnemar_p
 from workbench.evaluation.statistics import paired_difference, prompt_numbers, sample_means, seed_std
-from workbench.evaluation.verdicts import prompts_needed, verdict_of
+from workbench.evaluation.verdicts import minimal_detectable_effect, prompts_needed, verdict_of, with_holm
 from workbench.rewards.contract import Judge
 
 
@@ -123,10 +135,22 @@ def summarize_prompt(scores: Scores, index: int, samples: int) -> list[Summary]:
 
 
 def compare(
-    scores: Scores, before: str, after: str, groups: Sequence[Hashable] | None = None, comparisons: int = 1
+    scores: Scores,
+    before: str,
+    after: str,
+    groups: Sequence[Hashable] | None = None,
+    comparisons: int = 1,
+    *,
+    margins: Margins | None = None,
+    neutral: bool = False,
+    samples: int = 1,
 ) -> Comparison:
-    """Return the paired difference of every metric that both models have; `comparisons` share the intervals' error."""
-    differences = []
+    """Return the paired difference of every metric that both models have; `comparisons` share the intervals' error.
+
+    With `margins`, what an alignment should retain is held against them, and where prompts are not `neutral`, the gap
+    between the reward and each other judge is measured. `samples` is how many each of the values is a mean of.
+    """
+    differences, distinct_prompts = [], groups is None or len(set(groups)) == len(groups)
     for metric, by_title in scores.items():
         if before not in by_title or after not in by_title:
             continue
@@ -134,15 +158,28 @@ def compare(
         in_both = np.isfinite(pairs).all(axis=0)
         if in_both.any():
             numbers = prompt_numbers(groups, in_both.size)[in_both]
-            differences.append(_difference(metric, *pairs[:, in_both], numbers=numbers, comparisons=comparisons))
-    return Comparison(before, after, differences)
+            first, second = pairs[:, in_both]
+            is_single = samples == by_title[before][0].size == by_title[after][0].size == 1
+            is_rate = metric.name in RATES and is_single and distinct_prompts
+            difference = _difference(metric, first, second, numbers=numbers, comparisons=comparisons, is_rate=is_rate)
+            if margins is not None:
+                retained = non_inferiority(
+                    metric, first, second, margins, neutral=neutral, groups=numbers, comparisons=comparisons
+                )
+                difference = dataclasses.replace(difference, non_inferiority=retained)
+            differences.append(difference)
+    gaps = [] if margins is None or neutral else reward_gaps(scores, before, after, groups, comparisons)
+    return Comparison(before, after, with_holm(differences), gaps)
 
 
 def _difference(
-    metric: Metric, before: np.ndarray, after: np.ndarray, *, numbers: np.ndarray, comparisons: int
+    metric: Metric, before: np.ndarray, after: np.ndarray, *, numbers: np.ndarray, comparisons: int, is_rate: bool
 ) -> Difference:
-    """Return the paired difference of a metric's values (N,) before and after, by the number of each row's prompt."""
-    paired = paired_difference(before, after, groups=numbers, comparisons=comparisons)
+    """Return the paired difference of a metric's values (N,) before and after, by the number of each row's prompt.
+
+    `is_rate` says that there is one value of 0 or 1 for each prompt.
+    """
+    paired = paired_difference(before, after, groups=numbers, comparisons=comparisons, is_rate=is_rate)
     rose, same, fell = (None, None, None) if metric.pooled else (paired.rose, paired.same, paired.fell)
     return Difference(
         metric=metric,
@@ -157,6 +194,9 @@ def _difference(
         fell=fell,
         verdict=verdict_of(paired, metric.direction),
         prompts_needed=prompts_needed(before, after, groups=numbers, comparisons=comparisons),
+        minimal_detectable_effect=minimal_detectable_effect(before, after, groups=numbers, comparisons=comparisons),
+        p_value=None if np.isnan(paired.p) else paired.p,
+        mcnemar_p=min(1.0, comparisons * mcnemar_p(paired.rose, paired.fell)) if is_rate else None,
     )
 
 

@@ -13,6 +13,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
+from workbench.evaluation.significance import paired_rate_interval, paired_rate_p, student_tail
+
 CHUNK_ELEMENTS = 200_000  # draws held at once: larger chunks leave the cache, and take twice as long
 ERROR = 0.05  # probability that any of the intervals that share it misses the truth
 RESAMPLES = 10_000
@@ -44,6 +46,9 @@ class PairedDifference:
     """Rows whose value fell."""
     prompts: int
     """Distinct prompts of the rows."""
+    p: float = math.nan
+    """The error at which the interval would begin to exclude zero, times the comparisons that share it; below ERROR
+    where the interval excludes zero. NaN for a single prompt."""
 
 
 def sample_means(values: np.ndarray) -> np.ndarray:
@@ -99,6 +104,7 @@ def paired_difference(
     *,
     groups: Iterable[Hashable] | None = None,
     comparisons: int = 1,
+    is_rate: bool = False,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> PairedDifference:
@@ -109,7 +115,9 @@ def paired_difference(
     comparisons. Its ends are those of the bootstrap-t (Efron and Tibshirani, An Introduction to the Bootstrap, 1993),
     which follows the skewness of the differences, and no closer than those of Student's t: over few prompts that differ
     at all, the bootstrap alone is too short (Hesterberg, The American Statistician 69, 2015). One prompt says nothing
-    about the variance over prompts, so its interval is NaN rather than zero-width.
+    about the variance over prompts, so its interval is NaN rather than zero-width. `is_rate` says that every value is 0
+    or 1 and no two rows share a prompt: then the interval is Tango's, which holds for few changes, too. Either interval
+    is a test turned around, and p is that of the same test.
     """
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.ndim != 1 or first.shape != second.shape or first.size == 0:
@@ -118,21 +126,28 @@ def paired_difference(
     if not np.isfinite(differences).all():
         raise ValueError(f"row {int(np.argmin(np.isfinite(differences)))} has a value that is not finite")
     totals, sizes = _totals_and_sizes(differences, prompt_numbers(groups, differences.size))
-    low, high = np.nan, np.nan
-    if totals.size > 1:
+    rose, fell, tail = int((differences > 0).sum()), int((differences < 0).sum()), ERROR / (2 * comparisons)
+    low, high, p = np.nan, np.nan, np.nan
+    if totals.size > 1 and is_rate:
+        assert totals.size == differences.size
+        assert np.isin((first, second), (0, 1)).all()
+        low, high = paired_rate_interval(rose, fell, differences.size, tail)
+        p = paired_rate_p(rose, fell)
+    elif totals.size > 1:
         # The ends of a higher level are further out, where fewer resamples lie.
         count = math.ceil(resamples * math.sqrt(comparisons))
-        low, high = _interval(totals, sizes, ERROR / (2 * comparisons), seed, count)
+        low, high, p = _interval_and_p(totals, sizes, tail, seed, count)
     return PairedDifference(
         mean_before=float(first.mean()),
         mean_after=float(second.mean()),
         difference=float(differences.mean()),
         low=float(low),
         high=float(high),
-        rose=int((differences > 0).sum()),
+        rose=rose,
         same=int((differences == 0).sum()),
-        fell=int((differences < 0).sum()),
+        fell=fell,
         prompts=totals.size,
+        p=min(1.0, comparisons * p) if p == p else p,
     )
 
 
@@ -141,16 +156,37 @@ def _totals_and_sizes(values: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarr
     return np.bincount(numbers, weights=values), np.bincount(numbers).astype(np.float64)
 
 
-def _interval(totals: np.ndarray, sizes: np.ndarray, tail: float, seed: int, resamples: int) -> tuple[float, float]:
-    """Return the ends beyond which the mean over rows lies with probability `tail` each, from sums and sizes (P,)."""
+def _interval_and_p(
+    totals: np.ndarray, sizes: np.ndarray, tail: float, seed: int, resamples: int
+) -> tuple[float, float, float]:
+    """Return the ends beyond which the mean lies with probability `tail` each, and p, from sums and sizes (P,).
+
+    p is the smallest 2 x tail with which neither end is on the other side of zero.
+    """
     mean, prompts = float(totals.sum() / sizes.sum()), totals.size
     residuals = totals - mean * sizes
     error = math.sqrt(prompts / (prompts - 1) * float(np.square(residuals).sum())) / float(sizes.sum())
     if error == 0:
-        return mean, mean
+        return mean, mean, float(mean == 0)
     student = student_quantile(tail, prompts - 1)
-    low, high = np.quantile(_studentized_means(residuals, sizes, error, seed, resamples), [tail, 1 - tail])
-    return mean - max(float(high), student) * error, mean - min(float(low), -student) * error
+    studentized = np.sort(_studentized_means(residuals, sizes, error, seed, resamples))
+    low, high = np.quantile(studentized, [tail, 1 - tail])
+    ends = mean - max(float(high), student) * error, mean - min(float(low), -student) * error
+    # The interval has the wider of two tests' ends, so that p is the larger of theirs.
+    distance = abs(mean) / error
+    p = 2 * max(
+        student_tail(distance, prompts - 1), _tail_beyond(studentized if mean > 0 else -studentized[::-1], distance)
+    )
+    return *ends, min(1.0, p)
+
+
+def _tail_beyond(ordered: np.ndarray, statistic: float) -> float:
+    """Return the tail whose quantile of the ordered values (resamples,) is the statistic: numpy.quantile, inverted."""
+    position = int(np.searchsorted(ordered, statistic))
+    if position in (0, ordered.size):
+        return float(position == 0)
+    below, above = ordered[position - 1 : position + 1]
+    return float(1 - (position - 1 + (statistic - below) / (above - below)) / (ordered.size - 1))
 
 
 def _studentized_means(residuals: np.ndarray, sizes: np.ndarray, error: float, seed: int, resamples: int) -> np.ndarray:

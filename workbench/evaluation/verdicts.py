@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from workbench.evaluation.results import (
     SetResult,
     Verdict,
 )
+from workbench.evaluation.significance import holm_adjusted
 from workbench.evaluation.statistics import ERROR, PairedDifference, paired_changes, prompt_contributions
 
 # With fewer, no interval of skewed or mostly equal values has its level (Hesterberg, The American Statistician 69,
@@ -65,9 +67,41 @@ def prompts_needed(
     delta, deviation = max(abs(float(changes.mean())), smallest), float(changes.std(ddof=1))
     if delta == 0 or deviation == 0:
         return None
-    confidence = round(NormalDist().inv_cdf(1 - ERROR / (2 * comparisons)), 2)
-    count = ((confidence + POWER) * deviation / delta) ** 2
+    count = ((_confidence(comparisons) + POWER) * deviation / delta) ** 2
     return max(MINIMUM_PROMPTS, math.ceil(count)) if math.isfinite(count) else None
+
+
+def minimal_detectable_effect(
+    before: ArrayLike, after: ArrayLike, *, groups: Iterable[Hashable] | None = None, comparisons: int = 1
+) -> float | None:
+    """Return the smallest true mean difference that as many prompts as in the (N,) pairs detect with 80 % power.
+
+    (1.96 + 0.84) sd / sqrt(n), the formula of `prompts_needed` solved for the difference. None if the standard
+    deviation is 0, and for fewer than MINIMUM_PROMPTS, which detect nothing.
+    """
+    changes = prompt_contributions(paired_changes(before, after), groups)
+    if changes.size < MINIMUM_PROMPTS:
+        return None
+    effect = (_confidence(comparisons) + POWER) * float(changes.std(ddof=1)) / math.sqrt(changes.size)
+    return effect if effect > 0 and math.isfinite(effect) else None
+
+
+def with_holm(differences: Sequence[Difference]) -> list[Difference]:
+    """Return the differences of one comparison with the p values of those that have a direction adjusted together."""
+    tested = [difference.metric.direction is not None for difference in differences]
+    values = [
+        (difference.p_value if difference.mcnemar_p is None else difference.mcnemar_p) if is_tested else None
+        for difference, is_tested in zip(differences, tested, strict=True)
+    ]
+    return [
+        dataclasses.replace(difference, holm_adjusted=adjusted)
+        for difference, adjusted in zip(differences, holm_adjusted(values), strict=True)
+    ]
+
+
+def _confidence(comparisons: int) -> float:
+    """Return the standard normal quantile of an interval that shares its confidence with others."""
+    return round(NormalDist().inv_cdf(1 - ERROR / (2 * comparisons)), 2)
 
 
 def too_few(prompts: int, needed: int | None) -> str | None:

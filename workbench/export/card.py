@@ -12,7 +12,9 @@ from workbench.config.derived import algorithm_name
 from workbench.config.names import PPO, REWARD, SFT, TRAINED_BY
 from workbench.config.schema import Config, PPOConfig
 from workbench.config.sources import DataSource
+from workbench.evaluation.non_inferiority import retention_sentence
 from workbench.evaluation.results import Results, SetResult, Settings
+from workbench.evaluation.reward_gap import describe_gap, gaps_by_set
 from workbench.evaluation.verdicts import MINIMUM_PROMPTS
 from workbench.export.exported import (
     ExportedModel,
@@ -151,12 +153,16 @@ def policy_evaluation(model: ExportedModel, results: Results | None) -> str:
     parts = [f"Evaluated {escape(results.provenance.date)}: {escape(sampling_description(results.settings))}."]
     if is_after:
         parts.insert(0, f"**{escape(results.verdict.headline)}**: {escape(results.verdict.sentence)}")
+        if retained := retention_sentence(results):
+            parts.insert(1, escape(retained))
         failed = [f"- {escape(guard.name)}: {escape(guard.text)}" for guard in results.guards if not guard.passed]
         parts.append("Failed guards:\n\n" + "\n".join(failed) if failed else "No guard failed.")
     for result in results.sets:
         neutral = " (neutral prompts: any change is a side effect)" if result.neutral else ""
         parts.append(f"**{escape(result.name)}**: {result.size}{neutral}")
         parts.append(evaluation_table(result, models, before, title, results.settings))
+        if is_after:
+            parts += [escape(describe_gap(gap)) for measured, gap in gaps_by_set(results) if measured is result]
     return "\n\n".join(parts)
 
 

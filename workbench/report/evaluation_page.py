@@ -7,6 +7,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
+from workbench.evaluation.non_inferiority import retention_sentence
 from workbench.evaluation.results import Example, Guard, Provenance, Results, Source
 from workbench.ppo.overoptimization import Point
 from workbench.report.curves import Log, distributions, training_plots
@@ -61,12 +62,13 @@ def sections(parts: Mapping[str, tuple[str, str]]) -> str:
 
 
 def verdict_box(results: Results) -> str:
-    """Return the verdict in its color, and the verdicts on other questions below."""
+    """Return the verdict in its color, and below it the verdicts on other questions and what was retained."""
     verdict = results.verdict
     return (
         f'<section class="verdict {TONES.get(verdict.word, "same")}" aria-label="Verdict">'
         f'<p class="word">{text(verdict.headline)}</p><p>{text(verdict.sentence)}</p></section>'
         + "".join(f"<p><strong>{text(v.headline)}:</strong> {text(v.sentence)}</p>" for v in results.other_verdicts)
+        + (f"<p>{text(retained)}</p>" if (retained := retention_sentence(results)) else "")
     )
 
 

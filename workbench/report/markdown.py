@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from workbench.evaluation.non_inferiority import retention_sentence
 from workbench.evaluation.results import Results, SetResult
+from workbench.evaluation.reward_gap import describe_gap, gaps_by_set
 from workbench.report.page import visible_text
 from workbench.report.tables import sampling_description, set_table, text_cells
 
@@ -16,6 +18,8 @@ MARKUP = re.compile(r"[\\`]|\*(?=\S)|\](?=[(\[:])|(?<!\w)_(?=\w)|!(?=\[)|(?<=\w)
 def markdown(results: Results) -> str:
     """Return the verdict, the guards, the rows that are not a model alone, and a table for each prompt set."""
     parts = [f"**{escape(verdict.headline)}**: {escape(verdict.sentence)}" for verdict in results.verdicts]
+    if retained := retention_sentence(results):
+        parts.append(escape(retained))
     if results.guards:
         parts.append(
             "\n".join(
@@ -27,7 +31,8 @@ def markdown(results: Results) -> str:
         descriptions = results.settings.strategies.items()
         parts.append("\n".join(f"- {escape(title)}: {escape(description)}" for title, description in descriptions))
     for result in results.sets:
-        parts += [_heading(result, results), _table(result, results)]
+        gaps = [describe_gap(gap) for measured, gap in gaps_by_set(results) if measured is result]
+        parts += [_heading(result, results), _table(result, results), *map(escape, gaps)]
     return "\n\n".join(parts) + "\n"
 
 

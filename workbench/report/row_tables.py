@@ -106,8 +106,9 @@ def _cell(cell: Cell) -> str:
     if difference is None:
         return mean
     change = f"{minus(format_signed(difference.difference))} {minus(format_interval(difference))}"
-    tone = TONES.get(difference.verdict or "", "soft")
-    verdict = f' title="{text(difference.verdict)}"' if difference.verdict else ""
+    word = difference.adjusted_verdict or ""
+    tone = TONES.get(word, "soft")
+    verdict = f' title="{text(word)}"' if word else ""
     return f'{mean}<span class="words {tone}"{verdict}>{change}</span>'
 
 
@@ -117,6 +118,7 @@ def _text(cell: Cell) -> str:
         return ""
     if cell.difference is None:
         return format_value(cell.mean)
-    verdict = f" {cell.difference.verdict}" if cell.difference.verdict in TONES else ""
+    word = cell.difference.adjusted_verdict
+    verdict = f" {word}" if word in TONES else ""
     change = f"{format_signed(cell.difference.difference)} {format_interval(cell.difference)}"
     return f"{format_value(cell.mean)} ({change}{verdict})"

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import get_args
 from urllib.parse import quote, urlencode
 
+from workbench.evaluation.evidence import Retention
 from workbench.evaluation.glossary import GROUPS, MEANINGS
+from workbench.evaluation.non_inferiority import margin_text
 from workbench.evaluation.results import REWARD, Difference, Direction, Metric, Results, SetResult
+from workbench.evaluation.reward_gap import describe_gap, gaps_by_set
 from workbench.report.page import table, text
 from workbench.report.tables import (
     ARROWS,
+    DETECTABLE,
+    P_VALUES,
     WIN_TIE_LOSS,
     Counts,
     Mean,
     Row,
     SetTable,
+    difference_words,
     format_counts,
+    format_detectable,
     format_interval,
+    format_p_values,
     format_signed,
     format_value,
     insufficient_prompts,
@@ -25,7 +34,14 @@ from workbench.report.tables import (
     set_title,
 )
 
-TONES = {"better": "good", "worse": "bad"}
+TONES = {"better": "good", "worse": "bad", "kept": "good", "lost": "bad"}
+COLUMNS = {
+    DETECTABLE: "Smallest true difference that so many prompts detect with 80 % power.",
+    P_VALUES: "p of the difference, McNemar\u2019s exact one for a rate with one sample per prompt, and p after "
+    "Holm\u2019s correction for all metrics of the set that have a direction, which the verdict follows.",
+    "verdict": "Better or worse than before; and whether a quantity that should be retained was kept (the interval "
+    "rules out a loss beyond the margin), lost (it rules out a loss within the margin), or neither (not shown).",
+}
 DIRECTIONS: dict[Direction, str] = {"lower": "lower is better", "higher": "higher is better"}
 MARK_WIDTH, MARK_HEIGHT = 96, 14
 
@@ -64,6 +80,7 @@ def _set(result: SetResult, results: Results, example_metrics: Collection[Metric
         f"<h3>{text(set_title(result))}</h3><p>{' '.join(notes)}</p>"
         + "".join(f'<p class="warning">{text(warning)}</p>' for warning in warnings)
         + _main_table(result, results, example_metrics)
+        + "".join(f"<p>{text(describe_gap(gap))}</p>" for measured, gap in gaps_by_set(results) if measured is result)
         + (f"<details><summary>Other comparisons</summary>{folded}</details>" if others else "")
     )
 
@@ -90,12 +107,13 @@ def examples_address(set_title: str, metric: Metric) -> str:
 def _glossary(results: Results) -> str:
     """Return what the measured metrics mean, by group, behind a disclosure."""
     names = {summary.metric.name for result in results.sets for summary in result.summaries}
-    parts = ""
+    items = "".join(f"<dt>{text(name)}</dt><dd>{text(meaning)}</dd>" for name, meaning in COLUMNS.items())
+    parts = f"<h4>Columns</h4><dl>{items}</dl>"
     for group, question in GROUPS.items():
         meanings = {name: meaning for name, meaning in MEANINGS.items() if name in names and meaning.group == group}
         items = "".join(f"<dt>{text(name)}</dt><dd>{text(meaning.sentence)}</dd>" for name, meaning in meanings.items())
         parts += f"<h4>{text(group.capitalize())}: {text(question)}</h4><dl>{items}</dl>" if items else ""
-    return f"<details><summary>What the metrics mean</summary>{parts}</details>" if parts else ""
+    return f"<details><summary>What the metrics mean</summary>{parts}</details>" if names else ""
 
 
 def _table(set_table: SetTable, interval: str, *, only_judge: bool, caption: str, links: Mapping[Metric, str]) -> str:
@@ -105,6 +123,8 @@ def _table(set_table: SetTable, interval: str, *, only_judge: bool, caption: str
         *set_table.models,
         f"{set_table.after} \u2212 {set_table.before} [{interval}]",
         "",
+        DETECTABLE,
+        P_VALUES,
         "verdict",
         " / ".join(WIN_TIE_LOSS),
     ]
@@ -116,13 +136,14 @@ def _table(set_table: SetTable, interval: str, *, only_judge: bool, caption: str
 
 
 def _row(row: Row, only_judge: bool, link: str | None) -> list[str]:
-    """Return a row's cells: metric, means, difference, a plot of it, verdict, counts."""
-    verdict = row.difference.verdict if row.difference else None
+    """Return a row's cells: metric, means, difference, a plot of it, detectable effect, p values, words, counts."""
     return [
         _metric(row.metric, only_judge and row.metric.judge == REWARD),
         *(_mean(mean) for mean in row.means),
         *_difference(row.difference),
-        f'<span class="chip {TONES.get(verdict, "same")}">{text(verdict)}</span>' if verdict else "",
+        minus(format_detectable(row.difference)) if row.difference else "",
+        text(format_p_values(row.difference)) if row.difference else "",
+        _words(row.difference) if row.difference else "",
         _counts(row.counts, link) if row.counts else "",
     ]
 
@@ -156,12 +177,21 @@ def _difference(difference: Difference | None) -> list[str]:
     return [f'<strong>{value}</strong> <span class="soft">{interval}</span>', _interval_mark(difference)]
 
 
+def _words(difference: Difference) -> str:
+    """Return the words for a difference as chips; the margin of a retained metric is on hover."""
+    chips = []
+    for word in difference_words(difference):
+        margin = f' title="{margin_text(difference)}"' if word in get_args(Retention) else ""
+        chips.append(f'<span class="chip {TONES.get(word, "same")}"{margin}>{text(word)}</span>')
+    return ", ".join(chips)
+
+
 def _interval_mark(difference: Difference) -> str:
     """Return the interval drawn on a line with zero in the middle; "" without an interval."""
     value, low, high = difference.difference, difference.low, difference.high
     if low is None or high is None:
         return ""
-    tone = TONES.get(difference.verdict or "", "same")
+    tone = TONES.get(difference.adjusted_verdict or "", "same")
     reach = max(abs(low), abs(high), abs(value)) or 1.0
     left, middle, right = (MARK_WIDTH / 2 + x / reach * (MARK_WIDTH / 2 - 5) for x in (low, value, high))
     half = MARK_HEIGHT / 2

@@ -17,11 +17,13 @@ from workbench.evaluation.results import (
     Settings,
     Summary,
 )
+from workbench.evaluation.reward_gap import gaps_by_set
 from workbench.evaluation.verdicts import MINIMUM_PROMPTS, too_few
 from workbench.report.svg import number
 
 WIN_TIE_LOSS = ("win", "tie", "loss")
 ROSE_SAME_FELL = ("rose", "same", "fell")
+DETECTABLE, P_VALUES = "detectable", "p (Holm)"
 ARROWS: dict[Direction, str] = {"lower": "\u2193", "higher": "\u2191"}
 
 
@@ -145,6 +147,7 @@ def final_metrics(results: Results) -> dict[str, float | str]:
         metrics[f"verdict/{verdict.question}"] = verdict.word
         metrics[f"verdict/{verdict.question}/sentence"] = verdict.sentence
     main_change = (results.before, results.after)
+    metrics |= {f"{result.name}/gap/{gap.judge}": gap.gap for result, gap in gaps_by_set(results)}
     for result in results.sets:
         for summary in result.summaries:
             for model, mean in summary.means.items():
@@ -154,6 +157,8 @@ def final_metrics(results: Results) -> dict[str, float | str]:
             for difference in change.differences if (change.before, change.after) == main_change else ():
                 name = f"{result.name}/{difference.metric.label}/{change.after} - {change.before}"
                 metrics[name] = difference.difference
+                if difference.non_inferiority is not None:
+                    metrics[f"{name}, non_inferiority"] = difference.non_inferiority.word
                 if difference.low is not None and difference.high is not None:
                     metrics |= {f"{name}, low": difference.low, f"{name}, high": difference.high}
     return metrics
@@ -199,12 +204,17 @@ def decoding_details(settings: Settings) -> list[str]:
 
 
 def text_cells(table: SetTable, settings: Settings) -> tuple[list[str], list[list[str]]]:
-    """Return the heading and the rows as plain text: metric, means, difference with interval, counts, verdict."""
+    """Return the heading and the rows as plain text.
+
+    The cells are metric, means, difference with interval, detectable effect, counts, p values, and words.
+    """
     head = [
         "metric",
         *table.models,
         f"{table.after} - {table.before} [{interval_name(settings)}]",
+        DETECTABLE,
         " / ".join(WIN_TIE_LOSS),
+        P_VALUES,
         "verdict",
     ]
     return head, [_text_row(row) for row in table.rows]
@@ -217,8 +227,10 @@ def _text_row(row: Row) -> list[str]:
         format_metric(row.metric),
         *(format_mean(mean) for mean in row.means),
         f"{format_signed(difference.difference)} {format_interval(difference)}" if difference else "",
+        format_detectable(difference) if difference else "",
         format_counts(row.counts) if row.counts else "",
-        (difference.verdict or "") if difference else "",
+        format_p_values(difference) if difference else "",
+        ", ".join(difference_words(difference)) if difference else "",
     ]
 
 
@@ -239,6 +251,31 @@ def format_interval(difference: Difference) -> str:
     if difference.low is None or difference.high is None:
         return "no interval"
     return f"[{format_signed(difference.low)}, {format_signed(difference.high)}]"
+
+
+def format_detectable(difference: Difference) -> str:
+    """Return the smallest difference that so many prompts would detect."""
+    effect = difference.minimal_detectable_effect
+    return "" if effect is None else format_value(effect)
+
+
+def format_p_values(difference: Difference) -> str:
+    """Return p of a metric that has a direction, McNemar's where there is one, and p after Holm's correction."""
+    p = difference.p_value if difference.mcnemar_p is None else difference.mcnemar_p
+    if p is None or difference.holm_adjusted is None:
+        return ""
+    return f"{_format_p(p)} ({_format_p(difference.holm_adjusted)})"
+
+
+def _format_p(p: float) -> str:
+    """Return a probability with two significant digits, or its bound where it is too small for that."""
+    return "<0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def difference_words(difference: Difference) -> list[str]:
+    """Return the words for a difference: its verdict, and whether the metric was retained, where it has these."""
+    retained = difference.non_inferiority
+    return [word for word in (difference.adjusted_verdict, retained.word if retained else None) if word is not None]
 
 
 def format_counts(counts: Counts) -> str:

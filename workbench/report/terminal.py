@@ -12,14 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 from workbench.config.names import EVALUATION, TRAINED_BY
+from workbench.evaluation.evidence import Retention
 from workbench.evaluation.glossary import MEANINGS
+from workbench.evaluation.non_inferiority import retention_sentence
 from workbench.evaluation.ranking import best_sentence
-from workbench.evaluation.results import Results, RunVerdict, SetResult, Verdict
+from workbench.evaluation.results import Difference, Results, RunVerdict, SetResult, Verdict
+from workbench.evaluation.reward_gap import describe_gap, gaps_by_set
 from workbench.report.page import visible_text
 from workbench.report.row_tables import Cell, RowTable
 from workbench.report.tables import (
+    DETECTABLE,
     Row,
     doubts,
+    format_detectable,
     format_interval,
     format_mean,
     format_metric,
@@ -34,9 +39,11 @@ from workbench.run.options import command_line
 from workbench.toy import toy_name
 
 STYLES: dict[Verdict, str] = {"better": "bold green", "worse": "bold red", "no detectable change": "bold yellow"}
+RETENTION_STYLES: dict[Retention, str] = {"kept": "bold green", "lost": "bold red", "not shown": "bold yellow"}
 WORDS: dict[Verdict, str] = {"better": "better", "worse": "worse", "no detectable change": "none"}
 MAX_MODELS, MAX_TITLE = 3, 10  # more do not fit into 80 columns; the page has all
 NO_TABLES: Mapping[str, RowTable] = MappingProxyType({})
+WIDE = 100  # columns; a narrower terminal has no room for the detectable effect
 NARROW = 60  # columns; a narrower terminal has room for the two compared models alone
 
 
@@ -59,6 +66,8 @@ def print_results(
     console.print()
     for verdict in results.verdicts:
         console.print(_verdict(verdict))
+    if retained := retention_sentence(results):
+        console.print(Text(visible_text(retained)))
     for heading, rows in tables.items():
         console.print(_row_table(heading, rows, "run"))
     for result in () if tables else results.sets:
@@ -107,7 +116,7 @@ def _row_cell(cell: Cell, *, with_interval: bool) -> Text:
     """Return a mean in the color of its verdict, and optionally the interval of its difference."""
     if cell.mean is None:
         return Text("")
-    verdict = cell.difference.verdict if cell.difference is not None else None
+    verdict = cell.difference.adjusted_verdict if cell.difference is not None else None
     mean = Text(format_value(cell.mean), STYLES[verdict] if verdict in ("better", "worse") else "")
     return mean.append(f" {format_interval(cell.difference)}", "dim") if cell.difference and with_interval else mean
 
@@ -145,7 +154,7 @@ def _set(result: SetResult, results: Results, sampling: str, width: int) -> Rend
     level = interval_name(results.settings).removesuffix(" interval")
     heads = [*(titles[model] for model in models), f"{titles[results.after]} - {titles[results.before]}, {level}"]
     table.add_column("", overflow="fold")
-    for head in heads:
+    for head in [*heads, *([DETECTABLE] if width >= WIDE else [])]:
         table.add_column(Text(head), justify="right", overflow="fold")
     table.add_column("", overflow="fold")
     for group, rows in set_table(result, models, results.before, results.after).groups().items():
@@ -153,13 +162,14 @@ def _set(result: SetResult, results: Results, sampling: str, width: int) -> Rend
         if key_rows:
             table.add_row(Text(group, "dim"))
         for row in key_rows:
-            table.add_row(*_cells(row))
+            table.add_row(*_cells(row, with_detectable=width >= WIDE))
     heading = Text.assemble(
         "\n",
         (visible_text(set_title(result)), "bold"),
         f": {result.size}, {sampling}",
     )
-    return Group(heading, *(Text(doubt, "yellow") for doubt in doubts(result, results)), table)
+    gaps = [Text(visible_text(describe_gap(gap))) for measured, gap in gaps_by_set(results) if measured is result]
+    return Group(heading, *(Text(doubt, "yellow") for doubt in doubts(result, results)), table, *gaps)
 
 
 def short_titles(titles: Sequence[str]) -> dict[str, str]:
@@ -168,15 +178,24 @@ def short_titles(titles: Sequence[str]) -> dict[str, str]:
     return short if len(set(short.values())) == len(titles) else {title: title for title in titles}
 
 
-def _cells(row: Row) -> list[Text]:
-    """Return the cells of a row: metric, means, interval of the difference, verdict."""
-    verdict = row.difference.verdict if row.difference else None
+def _cells(row: Row, *, with_detectable: bool) -> list[Text]:
+    """Return the cells of a row: metric, means, interval of the difference, words, and where it fits the effect."""
+    effect = [Text(format_detectable(row.difference) if row.difference else "")] if with_detectable else []
     return [
         Text(f" {format_metric(row.metric)}"),
         *(Text(format_mean(mean)) for mean in row.means),
         Text(format_interval(row.difference) if row.difference else ""),
-        Text(WORDS[verdict], STYLES[verdict]) if verdict else Text(""),
+        *effect,
+        _words(row.difference) if row.difference else Text(""),
     ]
+
+
+def _words(difference: Difference) -> Text:
+    """Return the words for a difference: its verdict, and whether the metric was retained."""
+    verdict, retained = difference.adjusted_verdict, difference.non_inferiority
+    words = [Text(WORDS[verdict], STYLES[verdict])] if verdict else []
+    words += [Text(retained.word, RETENTION_STYLES[retained.word])] if retained else []
+    return Text(", ").join(words)
 
 
 def _guards(results: Results) -> RenderableType:
