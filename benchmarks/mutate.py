@@ -46,6 +46,7 @@ CORPUS, SCORING, VERDICTS, CACHE = (
     "test_verdicts.py",
     "test_evaluation_cache.py",
 )
+SIGNIFICANCE, EVIDENCE, RETENTION = "test_significance.py", "test_evidence.py", "test_non_inferiority.py"
 TOKENS = "test_evaluation_recipe.py::test_tokens_have_their_log_ratios_and_join_to_the_text"
 PAIRED = "test_evaluation_recipe.py::test_the_first_seed_samples_as_it_does_alone"
 
@@ -127,10 +128,28 @@ MUTATIONS = [
     # The evaluation.
     Mutation("interval of 90 %", "evaluation/statistics.py", "ERROR = 0.05", "ERROR = 0.1", "test_statistics.py"),
     Mutation("the difference the wrong way round", "evaluation/statistics.py", "changes = second - first", "changes = first - second", "test_statistics.py"),
-    Mutation("ties count as a rise", "evaluation/statistics.py", "rose=int((differences > 0).sum())", "rose=int((differences >= 0).sum())", "test_statistics.py"),
+    Mutation("ties count as a rise", "evaluation/statistics.py", "rose, fell, tail = int((differences > 0).sum())", "rose, fell, tail = int((differences >= 0).sum())", "test_statistics.py"),
     Mutation("the ends of a bootstrap-t exchanged", "evaluation/statistics.py", "mean - max(float(high), student) * error, mean - min(float(low), -student) * error", "mean + min(float(low), -student) * error, mean + max(float(high), student) * error", "test_statistics.py"),
     Mutation("narrower than Student's t", "evaluation/statistics.py", "student = student_quantile(tail, prompts - 1)", "student = 0.0", "test_statistics.py"),
     Mutation("one prompt has an interval", "evaluation/statistics.py", "if totals.size > 1:", "if totals.size > 0:", "test_statistics.py"),
+    Mutation("p of Student's t alone", "evaluation/statistics.py", "p = 2 * max(student_tail(distance, prompts - 1), beyond)", "p = 2 * student_tail(distance, prompts - 1)", SIGNIFICANCE),
+    Mutation("p of the other tail of the bootstrap", "evaluation/statistics.py", "studentized if mean > 0 else -studentized[::-1]", "studentized if mean < 0 else -studentized[::-1]", SIGNIFICANCE),
+    Mutation("p does not share the error", "evaluation/statistics.py", "p=min(1.0, comparisons * p)", "p=min(1.0, p)", SIGNIFICANCE),
+    Mutation("a rate's variance is that of the data", "evaluation/significance.py", "variance = prompts * max(2 * falls + difference * (1 - difference), 0.0)", "variance = max(rose + fell - (rose - fell) ** 2 / prompts, 0.0)", SIGNIFICANCE),
+    Mutation("McNemar's test has one side", "evaluation/significance.py", "min(1.0, 2 * tail / 2**changed)", "min(1.0, tail / 2**changed)", SIGNIFICANCE),
+    Mutation("Holm's correction is Bonferroni's", "evaluation/significance.py", "(len(ordered) - rank) * value", "len(ordered) * value", SIGNIFICANCE),
+    Mutation("Holm's correction is not monotone", "evaluation/significance.py", "largest = max(largest, min(1.0,", "largest = max(0.0, min(1.0,", SIGNIFICANCE),
+    Mutation("metrics without a direction count for Holm", "evaluation/verdicts.py", "tested = [difference.metric.direction is not None for difference in differences]", "tested = [True for difference in differences]", EVIDENCE),
+    Mutation("McNemar's test of several samples", "evaluation/scoring.py", "metric.name in RATES and is_single and distinct_prompts", "metric.name in RATES and distinct_prompts", EVIDENCE),
+    Mutation("McNemar's test of rows that share a prompt", "evaluation/scoring.py", "metric.name in RATES and is_single and distinct_prompts", "metric.name in RATES and is_single", EVIDENCE),
+    Mutation("the words of a table are not corrected", "evaluation/results.py", "self.holm_adjusted is not None and self.holm_adjusted >= ERROR", "False", EVIDENCE),
+    Mutation("a smaller effect for fewer prompts", "evaluation/verdicts.py", "changes.std(ddof=1)) / math.sqrt(changes.size)", "changes.std(ddof=1)) / changes.size", RETENTION),
+    Mutation("kept where the mean is inside the margin", "evaluation/non_inferiority.py", 'return "kept" if high < 0', 'return "kept" if low + high < 0', RETENTION),
+    Mutation("a rise is as harmful as a fall", "evaluation/non_inferiority.py", '1 if retained.harmful == "rise" else -1', "1", RETENTION),
+    Mutation("a relative margin of a mean taken as known", "evaluation/non_inferiority.py", "limits = before * (1 + sign * margin)", "limits = before + sign * margin * before.mean()", RETENTION),
+    Mutation("few prompts keep a quantity", "evaluation/non_inferiority.py", "if beyond.prompts >= MINIMUM_PROMPTS else", "if True else", RETENTION),
+    Mutation("the gap the wrong way round", "evaluation/reward_gap.py", "paired_difference(by_judge, by_reward,", "paired_difference(by_reward, by_judge,", RETENTION),
+    Mutation("the gap of the means alone fails", "evaluation/guards.py", "gap.low <= MAX_REWARD_GAP", "gap.gap <= MAX_REWARD_GAP", RETENTION),
     Mutation("tied scores are ranked in order", "rewards/ranking.py", "(np.cumsum(sizes) - (sizes - 1) / 2)", "np.cumsum(sizes)", "test_statistics.py"),
     Mutation("pseudovalues without the jackknife's factor", "evaluation/statistics.py", "influence = (rest.size - 1) *", "influence = 1 *", CORPUS),
     Mutation("n-grams of several rows belong to one", "evaluation/metrics/text_statistics.py", "row if owner.get(ngram, row) == row else None", "row", CORPUS),

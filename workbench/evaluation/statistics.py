@@ -174,9 +174,8 @@ def _interval_and_p(
     ends = mean - max(float(high), student) * error, mean - min(float(low), -student) * error
     # The interval has the wider of two tests' ends, so that p is the larger of theirs.
     distance = abs(mean) / error
-    p = 2 * max(
-        student_tail(distance, prompts - 1), _tail_beyond(studentized if mean > 0 else -studentized[::-1], distance)
-    )
+    beyond = _tail_beyond(studentized if mean > 0 else -studentized[::-1], distance)
+    p = 2 * max(student_tail(distance, prompts - 1), beyond)
     return *ends, min(1.0, p)
 
 
