@@ -27,6 +27,7 @@ from workbench.evaluation.metrics.text_statistics import (
 from workbench.evaluation.results import (
     BASE_NLL,
     DISTINCT_BY_PROMPT,
+    FLUENCY_OUTLIERS,
     KL,
     MAX_TOXICITY,
     REWARD,
@@ -184,7 +185,7 @@ SAMPLE_SET_METRICS: dict[str, Callable[[Sequence[str]], float]] = {
 }
 """Metrics of the texts of a prompt's K samples together, where there are several; neither direction is better."""
 
-RATES = frozenset({TOXIC_RATE, TOXICITY_PROBABILITY, "truncated rate", "empty rate"})
+RATES = frozenset({TOXIC_RATE, TOXICITY_PROBABILITY, FLUENCY_OUTLIERS, "truncated rate", "empty rate"})
 """Metrics that are 0 or 1 for each completion, or for all samples of a prompt together."""
 
 METRICS: dict[str, CompletionMetric] = {
