@@ -65,6 +65,7 @@ def test_a_relative_margin_has_the_uncertainty_of_the_mean_before() -> None:
     error = np.std(0.8 * before - after, ddof=1) / 20
     center = 0.8 * before.mean() - after.mean()
     assert (retained.low, retained.high) == pytest.approx((center - 1.966 * error, center + 1.966 * error), rel=0.05)
+    assert retained.high - retained.low == pytest.approx(2 * 1.966 * error, rel=0.04), "of both means"
     assert retained.is_relative
     # Fieller: the margin at which the word begins to be kept is the end of the interval of the ratio of the means.
     ratio, reach = after.mean() / before.mean(), stats_quantile() / 20
