@@ -21,7 +21,7 @@ from workbench.comparison.ranking import ranking_sentence
 from workbench.comparison.reading import SAME_EVERYWHERE, differing_settings
 from workbench.comparison.results import AlgorithmComparison, AlgorithmRow, Column, PolicyTable, RowDifference, Value
 from workbench.comparison.rows import ReadRow
-from workbench.comparison.run_comparison import common_examples, set_of, value_of
+from workbench.comparison.run_comparison import common_clusters, common_examples, set_of, value_of
 from workbench.comparison.training_curves import common_kl, kl_range, mean_points, operating_point, values_at_kl
 from workbench.data.templates import normalize
 from workbench.errors import UserError
@@ -63,10 +63,10 @@ def compare_rows(policies: Mapping[str, Sequence[ReadRow]], broken: Sequence[str
 def policy_table(policy: str, rows: Sequence[ReadRow]) -> PolicyTable:
     """Return the table of one policy; raises UserError where its runs have no prompt in common."""
     runs = {f"{row.title}, seed {each.cell.seed}": each.run for row in rows for each in row.cells}
-    values, groups = read_values(rows, runs)
-    if not groups:
+    values, prompts, clusters = read_values(rows, runs)
+    if not prompts:
         raise UserError(f"{policy}: its runs have no prompt in common; evaluate them on the same evaluation.data")
-    columns = list(values)
+    columns, groups = list(values), prompts | clusters
     titles, baseline = [row.title for row in rows], rows[0].title
     trained = [row for row in rows if row.trained and not row.is_decoding]
     reference = next((row.title for row in trained if row.title.casefold() == MAIN_REFERENCE), None)
@@ -85,7 +85,7 @@ def policy_table(policy: str, rows: Sequence[ReadRow]) -> PolicyTable:
     table = PolicyTable(
         policy=policy,
         columns=columns,
-        sets={name: len(set(labels)) for name, labels in groups.items()},
+        sets={name: len(set(labels)) for name, labels in prompts.items()},
         rows=[
             algorithm_row(row, [row_value(values[column].get(row.title), column, row) for column in columns], kl)
             for row in rows
@@ -100,6 +100,7 @@ def policy_table(policy: str, rows: Sequence[ReadRow]) -> PolicyTable:
         differing_settings=settings_by_row(trained),
         settings=rows[0].cells[0].run.results.settings,
         provenance=rows[0].cells[0].run.results.provenance,
+        clusters={name: len(set(labels)) for name, labels in clusters.items()},
     )
     budgets = unequal_budgets({row.title: row.budget for row in table.trained})
     return dataclasses.replace(
@@ -109,21 +110,24 @@ def policy_table(policy: str, rows: Sequence[ReadRow]) -> PolicyTable:
 
 def read_values(
     rows: Sequence[ReadRow], runs: Mapping[str, EvaluatedRun]
-) -> tuple[dict[Column, dict[str, np.ndarray]], dict[str, list[str]]]:
-    """Return the values (N, S) of each column by row, and each set's prompts (N,) by the set's name.
+) -> tuple[dict[Column, dict[str, np.ndarray]], dict[str, list[str]], dict[str, list[str]]]:
+    """Return the values (N, S) of each column by row, each set's prompts (N,) by its name, and clusters (N,) if any.
 
     A pooled metric has one value per seed (1, S). A metric that the runs measured differently has no column.
     """
     different = differently_measured(runs)
     values: dict[Column, dict[str, np.ndarray]] = {}
-    groups: dict[str, list[str]] = {}
+    prompts: dict[str, list[str]] = {}
+    clusters: dict[str, list[str]] = {}
     for result in next(iter(runs.values())).results.sets:
         if not all(any(each.name == result.name for each in run.results.sets) for run in runs.values()):
             continue
         common = common_examples(runs, result.name)
         if not common:
             continue
-        groups[result.name] = [normalize(row[0].prompt) for row in common]
+        prompts[result.name] = [normalize(row[0].prompt) for row in common]
+        if (labels := common_clusters(common)) is not None:
+            clusters[result.name] = labels
         for metric in (summary.metric for summary in result.summaries):
             names = NEUTRAL if result.neutral else GOALS
             if metric.name not in names or metric in different:
@@ -138,7 +142,7 @@ def read_values(
             values[Column(result.name, result.neutral, metric)] = {
                 row.title: np.array([next(seeds) for _ in row.cells], dtype=np.float64).T for row in rows
             }
-    return {column: values[column] for column in sorted(values, key=column_order)}, groups
+    return {column: values[column] for column in sorted(values, key=column_order)}, prompts, clusters
 
 
 def column_order(column: Column) -> tuple[bool, int, bool]:
@@ -243,6 +247,7 @@ def sentence_of(table: PolicyTable) -> str:
         baseline=table.baseline,
         prompts=min(prompts, default=0),
         one_seed=[row.title for row in table.rows if row.is_trained and len(row.seeds) == 1],
+        noun="cluster" if table.columns[0].set in table.clusters else "prompt",
     )
 
 

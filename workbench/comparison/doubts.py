@@ -18,7 +18,7 @@ from workbench.comparison.results import PolicyTable
 from workbench.comparison.rows import ReadRow
 from workbench.config.names import BASE, TUNED
 from workbench.evaluation.results import KL, REWARD, TOXICITY
-from workbench.evaluation.verdicts import MINIMUM_PROMPTS, too_few
+from workbench.evaluation.verdicts import too_few
 
 
 def policy_doubts(table: PolicyTable, runs: Mapping[str, EvaluatedRun]) -> list[str]:
@@ -76,8 +76,9 @@ def set_doubts(table: PolicyTable, runs: Mapping[str, EvaluatedRun]) -> list[str
         prompts, most = table.sets[name], max(result.prompts for result in sets)
         if prompts < most:
             doubts.append(f"{name}: the runs differ in their prompts; compared on {prompts} of {most}, which all have")
-        if prompts < MINIMUM_PROMPTS:
-            doubts.append(f"{name}: {too_few(prompts, None)}")
+        clusters = table.clusters.get(name)
+        few = too_few(prompts, None) if clusters is None else too_few(clusters, None, "cluster")
+        doubts += [f"{name}: {few}"] if few else []
         seen = max(result.seen_in_training for result in sets)
         if seen:
             doubts.append(f"{name}: the training data contains {seen} of these prompts")

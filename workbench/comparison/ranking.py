@@ -16,17 +16,18 @@ def ranking_sentence(
     baseline: str,
     prompts: int,
     one_seed: Sequence[str],
+    noun: str = "prompt",
 ) -> str:
     """Return which row is best, or that none can be told from another.
 
-    `means` are those of the metric by title, `verdict` returns that of the second of two rows against the first, and
-    `one_seed` are the trained rows of a single seed.
+    `means` are those of the metric by title, `verdict` returns that of the second of two rows against the first,
+    `one_seed` are the trained rows of a single seed, and `prompts` counts the independent units, which `noun` names.
     """
     if len(means) < 2 or metric.direction is None:
         reason = "has no better direction" if len(means) > 1 else "was measured in one row"
         return f"nothing is ranked: {metric.label} {reason}"
     if prompts < MINIMUM_PROMPTS:
-        return f"nothing is ranked: {too_few(prompts, None)}"
+        return f"nothing is ranked: {too_few(prompts, None, noun)}"
     sign = 1 if metric.direction == "lower" else -1
     best, *others = sorted(means, key=lambda title: sign * means[title])
     undetected = [title for title in others if verdict(title, best) != "better"]

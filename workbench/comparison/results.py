@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class RowDifference:
     """Lower end of the interval over prompts, which holds for these seeds alone."""
     high_over_prompts: float | None
     prompts: int
+    """Distinct prompts, or clusters of them where a column names these."""
     verdict: Verdict | None
     """By the interval over seeds and prompts; None if neither direction is better."""
 
@@ -116,6 +117,8 @@ class PolicyTable:
     """How the first run's completions were sampled and judged."""
     provenance: Provenance
     """Of the first run."""
+    clusters: dict[str, int] = field(default_factory=dict)
+    """Clusters of these prompts, by set whose clusters a column names."""
 
     @property
     def trained(self) -> list[AlgorithmRow]:

@@ -17,6 +17,7 @@ import numpy as np
 from workbench.comparison.comparability import EvaluatedRun, comparison_notes, differently_measured, sampled_differently
 from workbench.data.templates import normalize
 from workbench.errors import UserError
+from workbench.evaluation.clusters import joined_clusters
 from workbench.evaluation.results import (
     TOXICITY,
     Example,
@@ -108,9 +109,11 @@ def merged_set(
     scores = common_scores(runs, common, different)
     # One template made all prompts of the set, so that rows share a prompt where the texts are the same.
     groups, pairs = [normalize(row[0].prompt) for row in common], list(itertools.combinations(runs, 2))
-    prompts = len(set(groups))
+    prompts, clusters = len(set(groups)), common_clusters(common)
     samples = max(run.results.settings.samples * len(run.results.settings.seeds) for run in runs.values())
-    comparisons = [compare(scores, *pair, groups, len(pairs), samples=samples) for pair in pairs]
+    comparisons = [
+        compare(scores, *pair, groups, len(pairs), clusters=clusters, samples=samples) for pair in pairs
+    ]
     first_and_last = (next(iter(runs)), list(runs)[-1])
     comparisons.sort(key=lambda comparison: (comparison.before, comparison.after) != first_and_last)
     return dataclasses.replace(
@@ -121,7 +124,24 @@ def merged_set(
         reference_perplexity=common_value([set_of(r, result.name).reference_perplexity for r in runs.values()]),
         summaries=[*summarize(scores), *pooled_summaries(result, runs, len(common), different)],
         comparisons=comparisons,
+        clusters=None if clusters is None else len(set(clusters)),
+        agreement=[],
+        flips=[],
+        variances=[],
     )
+
+
+def common_clusters(common: Sequence[Sequence[Example]]) -> list[str] | None:
+    """Return the cluster of each of the common rows (N, runs), None where no run has clusters.
+
+    Rows are in one cluster if they share a prompt, or a cluster in any run.
+    """
+    labelings = [[example.cluster for example in column] for column in zip(*common, strict=True)]
+    known = [[label for label in labels if label is not None] for labels in labelings]
+    clustered = [labels for labels in known if len(labels) == len(common)]
+    if not clustered:
+        return None
+    return joined_clusters(*clustered, [normalize(row[0].prompt) for row in common])
 
 
 def common_scores(
@@ -169,6 +189,7 @@ def merged_examples(
     lasts = [run.results.after for run in runs.values()]
     samples = min(run.results.settings.samples * len(run.results.settings.seeds) for run in runs.values())
     metrics = [summary.metric for summary in merged.summaries if not summary.metric.pooled]
+    judges = [metric.judge for metric in metrics if metric.name == TOXICITY and metric.judge is not None]
     return [
         dataclasses.replace(
             row[0],
@@ -185,6 +206,11 @@ def merged_examples(
                 for metric in metrics
             ],
             token_log_ratios=None,
+            toxicity={
+                judge: {t: e.toxicity[judge][last][:samples] for t, e, last in zip(titles, row, lasts, strict=True)}
+                for judge in judges
+                if all(judge in example.toxicity for example in row)
+            },
         )
         for row in common
     ]

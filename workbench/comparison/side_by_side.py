@@ -35,6 +35,10 @@ def side_by_side(runs: Mapping[str, EvaluatedRun], after: str) -> tuple[Results,
             seen_in_training=min(max(set_of(run, result.name).seen_in_training for run in runs.values()), prompts),
             summaries=summarize(common_scores(runs, common, different)),
             comparisons=[],
+            clusters=None,
+            agreement=[],
+            flips=[],
+            variances=[],
         )
         sets.append(merged)
         examples += merged_examples(titles, runs, common, merged)

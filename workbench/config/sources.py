@@ -80,6 +80,9 @@ class PromptSet(DataSource):
 
     neutral: bool = False
     """Harmless prompts: any change on them is a side effect of the alignment."""
+    cluster: Name | None = None
+    """Column whose value several prompts share that are not independent, such as conversation, topic or author: they
+    are resampled together. Default: every prompt is independent."""
 
 
 @dataclass(kw_only=True)

@@ -189,8 +189,8 @@ def _guard(
     within = limits.low <= after <= limits.high
     difference = comparison.find(metric)
     doubt = ""
-    if result.prompts < MINIMUM_PROMPTS:
-        doubt = f"fewer than {MINIMUM_PROMPTS} prompts"
+    if result.units < MINIMUM_PROMPTS:
+        doubt = f"fewer than {MINIMUM_PROMPTS} {result.unit_noun}s"
     elif difference is not None and not difference.excludes_zero:
         doubt = "not significant"
     note = f"; outside the limits, but {doubt}" if doubt and not within else ""

@@ -25,6 +25,7 @@ from workbench.evaluation.plan import EvaluationPlan
 from workbench.evaluation.prompt_sets import LoadedSet
 from workbench.evaluation.provenance import provenance
 from workbench.evaluation.ranking import best_title
+from workbench.evaluation.reliability import judge_agreements, judge_flips, metric_variances, toxicity_by_judge
 from workbench.evaluation.results import (
     Comparison,
     Example,
@@ -72,11 +73,14 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
     for prompt_set in plan.sets:
         rows, references, models = prompt_set.rows, prompt_set.references, sampled.sets[prompt_set.name]
         completions = with_best(models.completions, run.config.evaluation.best_of, rows, scorers.reward)
-        scores = measure(rows, references, completions, scorers, seeds, prompt_set.identities)
-        sets.append(set_result(prompt_set, scores, models.reference_perplexity, pairs, margins))
+        scores = measure(rows, references, completions, scorers, seeds, prompt_set.units)
+        sets.append(set_result(prompt_set, scores, models.reference_perplexity, pairs, margins, scorers.threshold))
         # Rewards are trained on completions; independent judges are more reliable on prompts.
         toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
-        examples += set_examples(prompt_set.name, rows, references, completions, scores, toxicities, after)
+        clusters = prompt_set.clusters
+        examples += set_examples(
+            prompt_set.name, rows, references, completions, scores, toxicities, after, clusters=clusters
+        )
     for text_set in plan.texts:
         of_texts, groups = text_scores(text_set, sampled.nats[text_set.name]), text_set.identities
         compared = [compare(of_texts, *pair, groups, margins=margins, neutral=True) for pair in pairs]
@@ -116,10 +120,14 @@ def set_result(
     reference_perplexity: float | None,
     pairs: Sequence[tuple[str, str]],
     margins: Margins,
+    threshold: float,
 ) -> SetResult:
-    """Return the results on one prompt set, with every pair of models held against the margins."""
-    groups, neutral = prompt_set.identities, prompt_set.source.neutral
-    prompts = len(set(groups))
+    """Return the results on one prompt set, with every pair of models held against the margins.
+
+    Flips and variances are those of the first of the pairs.
+    """
+    neutral, prompts = prompt_set.source.neutral, len(set(prompt_set.identities))
+    groups, clusters = prompt_set.identities, prompt_set.clusters
     return SetResult(
         name=prompt_set.name,
         prompts=prompts,
@@ -128,7 +136,13 @@ def set_result(
         seen_in_training=prompt_set.seen_in_training,
         reference_perplexity=reference_perplexity,
         summaries=summarize(scores),
-        comparisons=[compare(scores, *pair, groups, margins=margins, neutral=neutral) for pair in pairs],
+        comparisons=[
+            compare(scores, *pair, groups, clusters=clusters, margins=margins, neutral=neutral) for pair in pairs
+        ],
+        clusters=None if clusters is None else len(set(clusters)),
+        agreement=judge_agreements(scores, threshold),
+        flips=judge_flips(scores, *pairs[0], threshold),
+        variances=metric_variances(scores, *pairs[0], prompt_set.units),
     )
 
 
@@ -140,10 +154,12 @@ def set_examples(
     scores: Scores,
     toxicities: Sequence[tuple[float, float]],
     after: str | None = None,
+    *,
+    clusters: Sequence[str] | None = None,
 ) -> list[Example]:
     """Return every row of a set with the completions of every model and their mean scores.
 
-    The token_log_ratios are those of `after`, if any.
+    The token_log_ratios are those of `after`, if any; `clusters` are those of the rows.
     """
     samples = len(next(iter(completions.values()))[0])
     return [
@@ -157,16 +173,25 @@ def set_examples(
             completions={title: [c.text for c in by_prompt[index]] for title, by_prompt in completions.items()},
             scores=summarize_prompt(scores, index, samples),
             token_log_ratios=None if after is None else completions[after][index][0].token_log_ratios,
+            cluster=None if clusters is None else clusters[index],
+            toxicity={
+                judge: {title: values[index].ravel().tolist() for title, values in by_title.items()}
+                for judge, by_title in toxicity_by_judge(scores).items()
+            },
         )
         for index, row in enumerate(rows)
     ]
 
 
 def compared_with_first(
-    scores: Scores, titles: Sequence[str], groups: Sequence[Hashable] | None = None
+    scores: Scores,
+    titles: Sequence[str],
+    groups: Sequence[Hashable] | None = None,
+    clusters: Sequence[Hashable] | None = None,
 ) -> list[Comparison]:
     """Return the comparison of every model with the first; their intervals hold together."""
-    return [compare(scores, titles[0], title, groups, comparisons=len(titles) - 1) for title in titles[1:]]
+    count = len(titles) - 1
+    return [compare(scores, titles[0], title, groups, count, clusters) for title in titles[1:]]
 
 
 def row_results(

@@ -16,6 +16,7 @@ from workbench.data.prefixes import check_prefixed_lengths, prefix_warnings, pre
 from workbench.data.prompts import check_vocabulary, encode_responses, load_configured_prompts, row_identities
 from workbench.data.templates import require_text
 from workbench.errors import UserError, error_context
+from workbench.evaluation.clusters import clusters_line, load_clusters
 from workbench.models.loading import load_config
 from workbench.models.positions import model_context
 from workbench.run.reuse import sft_seed
@@ -33,6 +34,8 @@ class LoadedSet:
     """Prompts as the policy's model reads them."""
     identities: list[str]
     """What identifies the prompt of each row, whatever the template; rows that share it are not independent."""
+    clusters: list[str] | None
+    """The cluster of each row by the set's column `cluster`, at least as coarse as prompts; None without a column."""
     further_rows: dict[str, Rows]
     """Prompts as each further model with its own tokenizer reads them, by that model."""
     references: list[list[str]]
@@ -43,6 +46,11 @@ class LoadedSet:
     """Distinct prompts that a stage of the run trains on, whatever the template."""
     prefixed: dict[str, Rows] = field(default_factory=dict)
     """Prompts as each model of evaluation.prompted reads them, by its title."""
+
+    @property
+    def units(self) -> list[str]:
+        """What identifies the independent unit of each row: its cluster where a column names it, else its prompt."""
+        return self.identities if self.clusters is None else self.clusters
 
     def rows_for(self, model: str) -> Rows:
         """Return the prompts as `model` reads them."""
@@ -64,6 +72,8 @@ def load_prompt_sets(
         rows, line = _load(config, source, key, policy_model, tokenizers[policy_model])
         lines.append(line)
         identities = row_identities(rows, source)
+        clusters = load_clusters(rows, source.cluster, identities, key)
+        lines += clusters_line(rows, source.cluster, clusters, key)
         further_rows = {}
         for title, model in titles.items():
             further_rows[model], _ = _load(config, source, key, model, tokenizers[model])
@@ -80,6 +90,7 @@ def load_prompt_sets(
             source=source,
             rows=rows,
             identities=identities,
+            clusters=clusters,
             further_rows=further_rows,
             references=references,
             reference_ids=_reference_ids(config, rows, references, source, tokenizers[policy_model]),

@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from workbench.evaluation.agreement import Flips, JudgeAgreement
 from workbench.evaluation.evidence import NonInferiority, RewardGap
 from workbench.evaluation.statistics import ERROR
+from workbench.evaluation.variance_components import VarianceSplit
 
 Direction = Literal["lower", "higher"]
 Verdict = Literal["better", "worse", "no detectable change"]
@@ -77,7 +79,8 @@ class Difference:
     verdict: Verdict | None
     """By this interval alone; None if neither direction is better."""
     prompts_needed: int | None
-    """Prompts needed to detect a difference of this size with 80 % power; None if it cannot be computed."""
+    """Prompts (or clusters) needed to detect a difference of this size with 80 % power; None if it cannot be
+    computed."""
     minimal_detectable_effect: float | None = None
     """The smallest true difference that so many prompts detect with 80 % power; None if it cannot be computed."""
     p_value: float | None = None
@@ -88,6 +91,8 @@ class Difference:
     """p adjusted for the metrics of the comparison that have a direction: McNemar's where there is one."""
     non_inferiority: NonInferiority | None = None
     """Only for a metric that the alignment should retain."""
+    clusters: int | None = None
+    """Clusters of these prompts, which are resampled together; None unless a column names them."""
 
     @property
     def excludes_zero(self) -> bool:
@@ -128,6 +133,14 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class MetricVariance:
+    """The variance of the difference `after` - `before` of one metric, by its sources."""
+
+    metric: Metric
+    split: VarianceSplit
+
+
+@dataclass(frozen=True)
 class SetResult:
     """The results on one prompt set."""
 
@@ -144,6 +157,24 @@ class SetResult:
     comparisons: list[Comparison]
     repeated_rows: int = 0
     """Rows of the data that repeat the prompt of an earlier one, for example with another reference."""
+    clusters: int | None = None
+    """Clusters of prompts, which are resampled together; None unless a column names them."""
+    agreement: list[JudgeAgreement] = field(default_factory=list)
+    """Of every two judges of toxicity, the reward included where it judges."""
+    flips: list[Flips] = field(default_factory=list)
+    """From `before` to `after`, by judge of toxicity."""
+    variances: list[MetricVariance] = field(default_factory=list)
+    """Of toxicity by each judge, the reward and ROUGE-L; empty for one seed with one sample."""
+
+    @property
+    def units(self) -> int:
+        """The number of independent units: clusters where a column names them, else prompts."""
+        return self.prompts if self.clusters is None else self.clusters
+
+    @property
+    def unit_noun(self) -> str:
+        """What the independent units are, in the singular."""
+        return "prompt" if self.clusters is None else "cluster"
 
     @property
     def rows(self) -> int:
@@ -154,7 +185,8 @@ class SetResult:
     def size(self) -> str:
         """The number of prompts as a reader sees it, with that of rows where some share a prompt."""
         count = f"{self.prompts} prompt{'s' * (self.prompts != 1)}"
-        return f"{count} ({self.rows} rows)" if self.repeated_rows else count
+        count += f" ({self.rows} rows)" if self.repeated_rows else ""
+        return count if self.clusters is None else f"{count} in {self.clusters} cluster{'s' * (self.clusters != 1)}"
 
     @property
     def has_completions(self) -> bool:
@@ -328,6 +360,10 @@ class Example:
     """Means over the prompt's samples, without standard deviations."""
     token_log_ratios: list[tuple[str, float]] | None
     """Tokens of the first completion of `after` with their log-probability minus that under the reference, nats."""
+    cluster: str | None = None
+    """The cluster that the prompt is resampled with; None unless a column names it."""
+    toxicity: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Probability of toxicity of every sample, by judge and model title."""
 
 
 def _retention_columns(retained: NonInferiority | None) -> dict[str, Any]:

@@ -130,6 +130,9 @@ def _check_complete(examples: Sequence[Example], results: Results) -> None:
         texts = {title: len(texts) for title, texts in example.completions.items()}
         if texts != dict.fromkeys(results.models, samples):
             raise ValueError(f"{where}: completions of {texts}, not {samples} of each of {', '.join(results.models)}")
+        judged = [probabilities for by_title in example.toxicity.values() for probabilities in by_title.values()]
+        if any(len(probabilities) != samples for probabilities in judged):
+            raise ValueError(f"{where}: toxicity of other than {samples} samples")
         if not any(value is not None for score in example.scores for value in score.means.values()):
             raise ValueError(f"{where}: no scores")
 

@@ -1,6 +1,7 @@
 """Score the completions of several models, and compare the scores.
 
-Shapes: N rows, S seeds, K samples per seed. Rows that share a prompt have the same label in `groups`.
+Shapes: N rows, S seeds, K samples per seed. Rows that share a prompt, or are in one
+cluster of prompts, have the same label in `groups`.
 """
 
 from __future__ import annotations
@@ -141,34 +142,40 @@ def compare(
     groups: Sequence[Hashable] | None = None,
     comparisons: int = 1,
     *,
+    clusters: Sequence[Hashable] | None = None,
     margins: Margins | None = None,
     neutral: bool = False,
     samples: int = 1,
 ) -> Comparison:
     """Return the paired difference of every metric that both models have; `comparisons` share the intervals' error.
 
+    `clusters` labels the cluster of each row, at least as coarse as `groups`, and is resampled in place of prompts.
     With `margins`, what an alignment should retain is held against them, and where prompts are not `neutral`, the gap
     between the reward and each other judge is measured. `samples` is how many each of the values is a mean of.
     """
-    differences, distinct_prompts = [], groups is None or len(set(groups)) == len(groups)
+    units = groups if clusters is None else clusters
+    differences, distinct_prompts = [], units is None or len(set(units)) == len(units)
     for metric, by_title in scores.items():
         if before not in by_title or after not in by_title:
             continue
         pairs = np.stack([sample_means(by_title[title]) for title in (before, after)])
         in_both = np.isfinite(pairs).all(axis=0)
         if in_both.any():
-            numbers = prompt_numbers(groups, in_both.size)[in_both]
+            numbers = prompt_numbers(units, in_both.size)[in_both]
             first, second = pairs[:, in_both]
             is_single = samples == by_title[before][0].size == by_title[after][0].size == 1
             is_rate = metric.name in RATES and is_single and distinct_prompts
             difference = _difference(metric, first, second, numbers=numbers, comparisons=comparisons, is_rate=is_rate)
+            if clusters is not None:
+                prompts = np.unique(prompt_numbers(groups, in_both.size)[in_both]).size
+                difference = dataclasses.replace(difference, prompts=prompts, clusters=difference.prompts)
             if margins is not None:
                 retained = non_inferiority(
                     metric, first, second, margins, neutral=neutral, groups=numbers, comparisons=comparisons
                 )
                 difference = dataclasses.replace(difference, non_inferiority=retained)
             differences.append(difference)
-    gaps = [] if margins is None or neutral else reward_gaps(scores, before, after, groups, comparisons)
+    gaps = [] if margins is None or neutral else reward_gaps(scores, before, after, units, comparisons)
     return Comparison(before, after, with_holm(differences), gaps)
 
 

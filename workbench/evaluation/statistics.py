@@ -1,6 +1,7 @@
 """Statistics of the before/after comparison: paired bootstrap-t, jackknife, standard deviation over seeds.
 
 Shapes: N rows, P prompts. Rows that share a prompt are not independent, so that prompts are resampled and left out.
+Where prompts form clusters that are not independent, the clusters take their part: P is then their number.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class PairedDifference:
     fell: int
     """Rows whose value fell."""
     prompts: int
-    """Distinct prompts of the rows."""
+    """Distinct prompts of the rows, or clusters where these are the groups."""
     p: float = math.nan
     """The error at which the interval would begin to exclude zero, times the comparisons that share it; below ERROR
     where the interval excludes zero. NaN for a single prompt."""

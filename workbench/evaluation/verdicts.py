@@ -104,11 +104,14 @@ def _confidence(comparisons: int) -> float:
     return round(NormalDist().inv_cdf(1 - ERROR / (2 * comparisons)), 2)
 
 
-def too_few(prompts: int, needed: int | None) -> str | None:
-    """Return why an undetected change proves nothing, and how many prompts would; None where there are enough."""
-    if prompts >= MINIMUM_PROMPTS and (needed is None or needed <= prompts):
+def too_few(units: int, needed: int | None, noun: str = "prompt") -> str | None:
+    """Return why an undetected change proves nothing, and how many prompts would; None where there are enough.
+
+    `noun` is what the independent units are: prompts, or clusters of them.
+    """
+    if units >= MINIMUM_PROMPTS and (needed is None or needed <= units):
         return None
-    count = "1 prompt is" if prompts == 1 else f"{prompts} prompts are"
+    count = f"1 {noun} is" if units == 1 else f"{units} {noun}s are"
     if needed is None:
         return f"{count} too few for a verdict, which takes at least {MINIMUM_PROMPTS}"
     return f"{count} too few to detect a change of this size: about {_two_digits(needed)} would be needed"
@@ -271,7 +274,7 @@ def _power_notes(results: Results, differences: Mapping[str, Sequence[Difference
     for result, _ in results.compared(neutral=False):
         undetected = [d for d in differences.get(result.name, []) if d.verdict == "no detectable change"]
         needed = [d.prompts_needed for d in undetected if d.prompts_needed]
-        note = too_few(result.prompts, max(needed, default=None)) if undetected else None
+        note = too_few(result.units, max(needed, default=None), result.unit_noun) if undetected else None
         if note is not None:
             notes.append(f"{result.name}: {note}")
     return notes

@@ -180,7 +180,8 @@ def _prompts_needed(row: Row) -> str:
     difference = row.difference
     if difference is None or difference.verdict != "no detectable change" or not difference.prompts_needed:
         return ""
-    return f" (about {difference.prompts_needed} prompts needed)"
+    units = "prompts" if difference.clusters is None else "clusters"
+    return f" (about {difference.prompts_needed} {units} needed)"
 
 
 def reward_evaluation(model: ExportedModel, report: dict[str, Any] | None) -> str:
@@ -291,7 +292,7 @@ def evaluation_limitations(model: ExportedModel, results: Results) -> list[str]:
         limitations.append("No toxicity judge was configured.")
     for result in results.sets:
         count, name = result.size, escape(result.name)
-        if result.prompts < MINIMUM_PROMPTS:
+        if result.units < MINIMUM_PROMPTS:
             limitations.append(f"{name}: {count}, too few to detect a small change.")
         if result.seen_in_training:
             limitations.append(f"{name}: the training data contains {result.seen_in_training} of {count}.")

@@ -82,7 +82,9 @@ def compare_prompts(run: Run, plan: PromptingPlan, accelerator: Accelerator) -> 
         sets.append(set_result(grid_set, scores, cost_summaries(grid_set, timed), titles))
         rows, references = grid_set.rows[titles[0]], grid_set.references  # the page shows the first row's prompts
         toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
-        examples += set_examples(grid_set.name, rows, references, completions, scores, toxicities)
+        examples += set_examples(
+            grid_set.name, rows, references, completions, scores, toxicities, clusters=grid_set.clusters
+        )
     inspections = [
         inspect(load(), config, grid_set, variant, index)
         for grid_set in plan.sets
@@ -162,7 +164,7 @@ def measure_grid(
 ) -> Scores:
     """Return every metric of every variant, each with its own prompts."""
     scores: Scores = {}
-    groups = grid_set.identities
+    groups = grid_set.identities if grid_set.clusters is None else grid_set.clusters
     for title, by_prompt in completions.items():
         measured = measure(grid_set.rows[title], grid_set.references, {title: by_prompt}, scorers, seeds, groups)
         for metric, by_title in measured.items():
@@ -184,7 +186,7 @@ def cost_summaries(grid_set: GridSet, timed: ByTitle) -> list[Summary]:
 
 def set_result(grid_set: GridSet, scores: Scores, costs: Sequence[Summary], titles: Sequence[str]) -> SetResult:
     """Return the results on one set: every variant compared with the first, with intervals that hold together."""
-    groups = grid_set.identities
+    groups, clusters = grid_set.identities, grid_set.clusters
     prompts = len(set(groups))
     return SetResult(
         name=grid_set.name,
@@ -194,7 +196,8 @@ def set_result(grid_set: GridSet, scores: Scores, costs: Sequence[Summary], titl
         seen_in_training=0,
         reference_perplexity=None,
         summaries=[*summarize(scores), *costs],
-        comparisons=compared_with_first(scores, titles, groups),
+        comparisons=compared_with_first(scores, titles, groups, clusters),
+        clusters=None if clusters is None else len(set(clusters)),
     )
 
 

@@ -19,6 +19,7 @@ from workbench.data.sources import stream_rows
 from workbench.data.templates import identity
 from workbench.data.unknown import check_known, unknown_tokens
 from workbench.errors import UserError, error_context
+from workbench.evaluation.clusters import clusters_line, load_clusters
 from workbench.evaluation.prompt_sets import Rows, row_references
 from workbench.prompting.shots import ExamplePool, identities, prompt_columns, without_messages
 from workbench.prompting.variants import Variant, Wording, identity_template
@@ -37,6 +38,8 @@ class GridSet:
     references: list[list[str]]
     too_long: dict[str, int]
     """Rows of the data whose prompt does not fit, by title; none of them is in any variant."""
+    clusters: list[str] | None = None
+    """The cluster of each row by the set's column `cluster`; None without a column."""
 
 
 def identities_of(source: DataSource, templates: Collection[str], key: str) -> set[str]:
@@ -97,13 +100,16 @@ def load_grid_set(
         notes = [checked(source, title, prompts, tokenizer, context) for title, prompts in rows.items()]
         references = [row_references(row.values) for row, _ in fitting]
     by_row = [identity(row, source) for row, _ in fitting]
-    grid_set = GridSet(name, config.evaluation.data[name], rows, by_row, references, too_long)
+    first_rows = rows[variants[0].title]
+    clusters = load_clusters(first_rows, source.cluster, by_row, key)
+    grid_set = GridSet(name, config.evaluation.data[name], rows, by_row, references, too_long, clusters)
     counts = {v.wording.title: max(too_long[w.title] for w in variants if w.wording == v.wording) for v in variants}
     text = f"{key}: {source.path} [{source.split}]: {len(fitting)} of {rows_read} rows"
     if any(counts.values()):
         named = ", ".join(f"{count} as {title}" for title, count in counts.items() if count)
         text += f"; prompts that are too long in one wording are left out of all: {named}"
-    return grid_set, [text, *dict.fromkeys(f"{key}: {note}" for note in notes if note)]
+    clustered = clusters_line(first_rows, source.cluster, clusters, key)
+    return grid_set, [text, *clustered, *dict.fromkeys(f"{key}: {note}" for note in notes if note)]
 
 
 def word(

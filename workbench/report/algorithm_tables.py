@@ -85,7 +85,8 @@ def result_table(table: PolicyTable, columns: Sequence[int] | None = None) -> Te
         ]
         for row in table.rows
     ]
-    prompts = "; ".join(f"{name}: {count} prompts" for name, count in table.sets.items())
+    clusters = {name: f" in {count} clusters" for name, count in table.clusters.items()}
+    prompts = "; ".join(f"{name}: {count} prompts{clusters.get(name, '')}" for name, count in table.sets.items())
     return TextTable(
         f"Results: {table.policy}",
         [

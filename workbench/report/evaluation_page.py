@@ -10,13 +10,16 @@ from typing import Any
 from workbench.evaluation.non_inferiority import retention_sentence
 from workbench.evaluation.results import Example, Guard, Provenance, Results, Source
 from workbench.ppo.overoptimization import Point
+from workbench.report.completion_choices import judges_of
 from workbench.report.curves import Log, distributions, training_plots
 from workbench.report.examples import example_metrics, examples_section
+from workbench.report.judges_section import judges_section
 from workbench.report.overoptimization_page import overoptimization_section
 from workbench.report.page import page, table, text
 from workbench.report.reward_page import reward_section
 from workbench.report.set_tables import TONES, sets_section
 from workbench.report.tables import decoding_details, insufficient_prompts, set_title
+from workbench.report.variance_section import variance_section
 
 NO_CURVES: Mapping[str, Log] = MappingProxyType({})
 
@@ -40,6 +43,8 @@ def evaluation_page(
     rows = list(examples)
     parts = {
         "sets": ("Results", sets_section(results, example_metrics(rows))),
+        "judges": ("Judges", judges_section(results, judges_of(rows))),
+        "variance": ("Sources of variance", variance_section(results)),
         "distributions": ("Distributions", distributions(results, rows)),
         "training": ("Training", training_plots(curves) + (overoptimization_section(held_out) if held_out else "")),
         "reward": ("Reward model", reward_section(reward_report, heading="h3") if reward_report else ""),

@@ -11,6 +11,7 @@ from typing import Any
 from workbench.evaluation.results import REWARD, TOXICITY, Example, Metric, Results
 from workbench.evaluation.statistics import paired_changes
 from workbench.report.blurring import toxic_parts
+from workbench.report.completion_choices import classes, completion_choices, judges_of
 from workbench.report.page import text
 from workbench.report.tables import main_metric, set_title
 
@@ -47,7 +48,7 @@ def _data(
 ) -> dict[str, Any]:
     """Return what report.js reads; models, sets and metrics are numbered in the order of their lists."""
     sets = {result.name: number for number, result in enumerate(results.sets)}
-    threshold = results.settings.threshold
+    threshold, judges = results.settings.threshold, judges_of(examples)
     return {
         "models": results.models,
         "before": results.models.index(results.before),
@@ -64,7 +65,13 @@ def _data(
         ],
         "threshold": threshold,
         "toxicWords": list(toxic_words),
-        "rows": [_row(example, sets[example.set], results, metrics) for example in examples],
+        "judges": judges,
+        "choices": completion_choices(judges),
+        "rows": [
+            _row(example, sets[example.set], results, metrics)
+            | {"classes": classes(example, judges, results.models, threshold)}
+            for example in examples
+        ],
     }
 
 
@@ -110,7 +117,8 @@ def _controls(results: Results, examples: Sequence[Example], metrics: Sequence[M
     """Return search, filters, order and pager, hidden until report.js runs."""
     sets = {"": "all sets"} | {str(number): set_title(result) for number, result in enumerate(results.sets)}
     directed = {str(number): metric.label for number, metric in enumerate(metrics) if metric.direction}
-    main = main_metric(metrics)
+    main, choices = main_metric(metrics), completion_choices(judges_of(examples))
+    labels = {str(number): str(choice["label"]) for number, choice in enumerate(choices)}
     checks = [("unblur", "Show text judged toxic")]
     if any(example.token_log_ratios for example in examples):
         checks.append(("shade", f"Shade tokens by log-ratio of {results.after} to the reference"))
@@ -119,6 +127,7 @@ def _controls(results: Results, examples: Sequence[Example], metrics: Sequence[M
         '<label class="grow">Search <input type="search" id="query" placeholder="prompts and completions"></label>'
         + _select("set", "Set", sets)
         + _select("filter", "Show", FILTERS)
+        + (_select("completions", "Completions", {"": "all"} | labels) if choices else "")
         + _select("order", "Sort", ORDERS)
         + _select("metric", "By", directed, "" if main is None else str(metrics.index(main)))
         + "".join(

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from workbench.evaluation.non_inferiority import retention_sentence
 from workbench.evaluation.results import Results, SetResult
 from workbench.evaluation.reward_gap import describe_gap, gaps_by_set
+from workbench.report.judges_section import judges_markdown
 from workbench.report.page import visible_text
 from workbench.report.tables import sampling_description, set_table, text_cells
+from workbench.report.variance_section import variance_markdown
 
 # What begins code, emphasis, a link or an image; a bracket alone, as of an interval, does not.
 MARKUP = re.compile(r"[\\`]|\*(?=\S)|\](?=[(\[:])|(?<!\w)_(?=\w)|!(?=\[)|(?<=\w)://")
@@ -33,6 +35,8 @@ def markdown(results: Results) -> str:
     for result in results.sets:
         gaps = [describe_gap(gap) for measured, gap in gaps_by_set(results) if measured is result]
         parts += [_heading(result, results), _table(result, results), *map(escape, gaps)]
+        parts += judges_markdown(result, results, _right_aligned, escape)
+        parts += variance_markdown(result, _right_aligned, escape)
     return "\n\n".join(parts) + "\n"
 
 
@@ -60,6 +64,11 @@ def _table(result: SetResult, results: Results) -> str:
     """Return the means of every model and the differences that the verdict is about."""
     head, rows = text_cells(set_table(result, results.models, results.before, results.after), results.settings)
     return markdown_table(head, rows, cell, numeric=range(1, len(head) - 1))
+
+
+def _right_aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose columns after the first hold numbers."""
+    return markdown_table(head, rows, cell, numeric=range(1, len(head)))
 
 
 def cell(value: object) -> str:

@@ -7,9 +7,9 @@
   const MAX_WORDS = 500; // a text with more toxic words is blurred as a whole
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
-  const { models, before, after, metrics, rows } = data;
+  const { models, before, after, metrics, judges, choices, rows } = data;
   const controls = Object.fromEntries(
-    ["query", "set", "filter", "order", "metric", "unblur", "shade"].map((id) => [id, byId(id)])
+    ["query", "set", "filter", "completions", "order", "metric", "unblur", "shade"].map((id) => [id, byId(id)])
   );
   const literal = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   const longestFirst = [...data.toxicWords].sort((a, b) => b.length - a.length).map(literal);
@@ -45,6 +45,30 @@
 
   const isChanged = (row) => row.texts[after].some((text, sample) => text !== row.texts[before][sample]);
 
+  // What the completions were chosen by, if they are: flips of a judge, or disagreements of two.
+  const choice = () => choices[controls.completions?.value];
+
+  const isFlip = (chosen) => "before" in chosen;
+
+  function isChosen(row, model, sample) {
+    const chosen = choice();
+    const is = (judge, title, kind) => row.classes[judge][title][sample] === kind;
+    if (!chosen) return false;
+    if (!isFlip(chosen)) return is(chosen.toxic, model, "1") && is(chosen.clean, model, "0");
+    const isCompared = model === before || model === after;
+    return isCompared && is(chosen.judge, before, chosen.before) && is(chosen.judge, after, chosen.after);
+  }
+
+  // The samples of a model that were chosen.
+  const chosenSamples = (row, model) =>
+    choice() ? row.texts[model].flatMap((_, sample) => (isChosen(row, model, sample) ? [sample] : [])) : [];
+
+  // The number of completions that were chosen; one that flipped is one, before and after together.
+  function countChosen(row) {
+    const counted = isFlip(choice()) ? [after] : models.map((_, model) => model);
+    return counted.reduce((count, model) => count + chosenSamples(row, model).length, 0);
+  }
+
   function searchText(row) {
     row.searchText ??= [row.prompt, ...row.texts.flat(), ...row.references].join("\n");
     return row.searchText;
@@ -56,9 +80,10 @@
   }
 
   // The filters stand in the address, so that a selection can be kept and sent; what is uncovered does not.
-  const ADDRESSED = ["query", "set", "filter", "order", "metric"];
+  const ADDRESSED = ["query", "set", "filter", "completions", "order", "metric"].filter((id) => controls[id]);
   const initial = Object.fromEntries(ADDRESSED.map((id) => [id, controls[id].value]));
-  const NAMES = { set: data.sets, metric: metrics.map(({ label }) => label) }; // by the number in the control
+  const labels = (entries) => entries.map(({ label }) => label);
+  const NAMES = { set: data.sets, completions: labels(choices), metric: labels(metrics) }; // by the number in the control
   const inWords = (id) => NAMES[id]?.[controls[id].value] ?? controls[id].value;
 
   // The value of a control from its words; that at the start where it has no such value.
@@ -114,7 +139,10 @@
     }[controls.filter.value];
     selected = rows.filter(
       (row) =>
-        (set === "" || row.set === Number(set)) && passes(row) && (!pattern || searchText(row).search(pattern) >= 0)
+        (set === "" || row.set === Number(set)) &&
+        passes(row) &&
+        (!choice() || countChosen(row)) &&
+        (!pattern || searchText(row).search(pattern) >= 0)
     );
     // Rows without a gain come last in either order.
     const byGain = (sign) => (row) => (gain(row, metric) === null ? Infinity : sign * gain(row, metric));
@@ -184,15 +212,30 @@
   }
 
   function texts(row, model) {
-    const [first, ...more] = row.texts[model].map((_, sample) =>
+    const boxes = row.texts[model].map((_, sample) =>
       covered(block(content(row, model, sample)), row.isToxic.models[model], `${row.set} ${row.index} ${model} ${sample}`)
     );
-    const box = make("div", "texts", "", [first]);
+    const chosen = chosenSamples(row, model);
+    const seen = chosen.length ? chosen : [0];
+    const more = boxes.filter((_, sample) => !seen.includes(sample));
+    const box = make(
+      "div",
+      "texts",
+      "",
+      seen.flatMap((sample) => (chosen.length ? [classNote(row, model, sample), boxes[sample]] : [boxes[sample]]))
+    );
     if (more.length) {
       const summary = make("summary", "", more.length === 1 ? "1 more sample" : `${more.length} more samples`);
       box.append(make("details", "", "", [summary, ...more]));
     }
     return box;
+  }
+
+  // What every judge calls a sample.
+  function classNote(row, model, sample) {
+    const words = judges.map((judge, number) => `${judge}: ${row.classes[number][model][sample] === "1" ? "toxic" : "clean"}`);
+    const number = row.texts[model].length > 1 ? `sample ${sample + 1}, ` : "";
+    return make("div", "soft classes", number + words.join(", "));
   }
 
   const isCovered = (isToxic, key) => isToxic && !controls.unblur.checked && !uncovered.has(key);
@@ -345,12 +388,19 @@
     CSS.highlights.set("search", new Highlight(...ranges));
   }
 
+  // How many completions of the selected prompts were chosen.
+  function chosenCount() {
+    if (!choice()) return "";
+    const count = selected.reduce((total, row) => total + countChosen(row), 0);
+    return `, ${withCommas(count)} completion${count === 1 ? "" : "s"}`;
+  }
+
   function show() {
     const pages = Math.max(Math.ceil(selected.length / PER_PAGE), 1);
     const [first, last] = [page * PER_PAGE, Math.min((page + 1) * PER_PAGE, selected.length)];
     byId("examples-list").replaceChildren(...selected.slice(first, last).map(example));
     byId("count").textContent = selected.length
-      ? `${withCommas(first + 1)}\u2013${withCommas(last)} of ${withCommas(selected.length)} prompts`
+      ? `${withCommas(first + 1)}\u2013${withCommas(last)} of ${withCommas(selected.length)} prompts${chosenCount()}`
       : "No prompts match. Clear a filter.";
     byId("page").value = page + 1;
     byId("page").max = pages;

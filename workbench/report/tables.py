@@ -166,14 +166,14 @@ def final_metrics(results: Results) -> dict[str, float | str]:
 
 def insufficient_prompts(result: SetResult, results: Results) -> str | None:
     """Return how many prompts a small set lacks, judged by its main metric; None for a set of MINIMUM_PROMPTS."""
-    if result.prompts >= MINIMUM_PROMPTS:
+    if result.units >= MINIMUM_PROMPTS:
         return None
     comparison = result.comparison(results.before, results.after)
     metric = main_metric(summary.metric for summary in result.summaries)
     difference = next((d for d in comparison.differences if d.metric == metric), None)
     if metric is None or difference is None or difference.prompts_needed is None:
-        return too_few(result.prompts, None)
-    return f"{too_few(result.prompts, difference.prompts_needed)} ({metric.label})"
+        return too_few(result.units, None, result.unit_noun)
+    return f"{too_few(result.units, difference.prompts_needed, result.unit_noun)} ({metric.label})"
 
 
 def sampling_description(settings: Settings) -> str:

@@ -98,8 +98,8 @@ def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> Tun
     for prompt_set in plan.sets:
         completions = {title: each.completions[prompt_set.name].completions for title, each in measured.items()}
         rows, references = prompt_set.rows, prompt_set.references
-        groups = prompt_set.identities
-        scores = measure(rows, references, completions, scorers, len(sampling_seeds(config)), groups)
+        groups, clusters = prompt_set.identities, prompt_set.clusters
+        scores = measure(rows, references, completions, scorers, len(sampling_seeds(config)), prompt_set.units)
         costs = cost_summaries(run, plan.rows) if prompt_set is plan.sets[0] else []
         sets.append(
             SetResult(
@@ -110,11 +110,12 @@ def compare_methods(run: Run, plan: TuningPlan, accelerator: Accelerator) -> Tun
                 seen_in_training=prompt_set.seen_in_training,
                 reference_perplexity=None,
                 summaries=[*summarize(scores), *costs],
-                comparisons=compared_with_first(scores, titles, groups),
+                comparisons=compared_with_first(scores, titles, groups, clusters),
+                clusters=None if clusters is None else len(set(clusters)),
             )
         )
         toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
-        examples += set_examples(prompt_set.name, rows, references, completions, scores, toxicities)
+        examples += set_examples(prompt_set.name, rows, references, completions, scores, toxicities, clusters=clusters)
     for text_set in plan.texts:
         of_texts = text_scores(text_set, {title: each.nats[text_set.name] for title, each in measured.items()})
         sets.append(text_result(text_set, of_texts, compared_with_first(of_texts, titles, text_set.identities)))
