@@ -24,12 +24,12 @@ from workbench.evaluation.significance import holm_adjusted, mcnemar_p
 from workbench.evaluation.statistics import ERROR, paired_difference
 
 PROMPTS, COMPARISONS = (30, 100, 300), (1, 7, 19)
-ROWS_PER_PROMPT = 3
+ROWS_PER_PROMPT, MAX_CLUSTER = 3, 9
 METRICS = 12  # of a table, for Holm's correction
 WORDS, MAX_WORDS = 400, 12  # of the simulated texts
 RESAMPLES = 1000  # of a single interval; a tenth of the default, so that the table takes minutes
 Draw = Callable[[np.random.Generator, int], np.ndarray]
-"""Returns the differences (N, S) of N prompts with S rows each."""
+"""Returns the differences (N, S) of N independent units with S rows each, NaN where one has fewer."""
 
 
 def normal(generator: np.random.Generator, prompts: int) -> np.ndarray:
@@ -53,23 +53,39 @@ def clustered(generator: np.random.Generator, prompts: int) -> np.ndarray:
     return generator.normal(size=(prompts, 1)) + generator.normal(scale=0.3, size=(prompts, ROWS_PER_PROMPT))
 
 
+def unequal_clusters(generator: np.random.Generator, prompts: int) -> np.ndarray:
+    """Return the differences of 1 to 9 prompts of each cluster, such as a conversation, NaN where it has fewer."""
+    values = generator.normal(size=(prompts, 1)) + generator.normal(size=(prompts, MAX_CLUSTER))
+    sizes = generator.integers(1, MAX_CLUSTER + 1, size=(prompts, 1))
+    return np.where(np.arange(MAX_CLUSTER) < sizes, values, np.nan)
+
+
 DIFFERENCES: dict[str, Draw] = {
     "normal": normal,
     "exponential": exponential,
     "5 % not zero": mostly_zero,
     "three rows per prompt": clustered,
+    "clusters of 1 to 9 prompts": unequal_clusters,
 }
 
 
-def miss_rate(draw: Draw, prompts: int, comparisons: int, datasets: int) -> float:
-    """Return the fraction of data sets whose interval, one of `comparisons`, misses the true difference, 0."""
+def miss_rate(draw: Draw, prompts: int, comparisons: int, datasets: int, *, by_rows: bool = False) -> float:
+    """Return the fraction of data sets whose interval, one of `comparisons`, misses the true difference, 0.
+
+    `by_rows` resamples rows as if they were independent.
+    """
     generator, missed = np.random.default_rng(0), 0
     for seed in range(datasets):
         differences = draw(generator, prompts)
-        groups = np.repeat(np.arange(prompts), differences.shape[1])
-        after = differences.ravel()
+        known = np.isfinite(differences)
+        groups, after = np.nonzero(known)[0], differences[known]
         result = paired_difference(
-            np.zeros(after.size), after, groups=groups, comparisons=comparisons, seed=seed, resamples=RESAMPLES
+            np.zeros(after.size),
+            after,
+            groups=None if by_rows else groups,
+            comparisons=comparisons,
+            seed=seed,
+            resamples=RESAMPLES,
         )
         missed += not result.low <= 0 <= result.high
     return missed / datasets

@@ -81,10 +81,11 @@ def cohens_kappa(first: np.ndarray, second: np.ndarray) -> float | None:
     (observed - expected) / (1 - expected), where `expected` is the agreement of independent judges that call as many
     toxic (Cohen, Educational and Psychological Measurement 20, 1960).
     """
-    observed = float((first == second).mean())
-    rate, other_rate = float(first.mean()), float(second.mean())
-    expected = rate * other_rate + (1 - rate) * (1 - other_rate)
-    return None if expected == 1 else (observed - expected) / (1 - expected)
+    # Counts in place of fractions, so that chance is exactly 0 and one class exactly undefined.
+    total, toxic, other_toxic = first.size, int(first.sum()), int(second.sum())
+    observed = total * int((first == second).sum())
+    expected = toxic * other_toxic + (total - toxic) * (total - other_toxic)
+    return None if expected == total**2 else (observed - expected) / (total**2 - expected)
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:

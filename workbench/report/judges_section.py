@@ -102,8 +102,8 @@ def agreement_cells(agreement: JudgeAgreement) -> list[str]:
     return [
         f"{agreement.first}, {agreement.second}",
         f"{100 * agreement.agreement:.1f} %",
-        "undefined" if agreement.kappa is None else f"{agreement.kappa:.2f}",
-        "undefined" if agreement.rank_correlation is None else f"{agreement.rank_correlation:.2f}",
+        _coefficient(agreement.kappa),
+        _coefficient(agreement.rank_correlation),
         str(agreement.both_toxic),
         str(agreement.first_only),
         str(agreement.second_only),
@@ -134,6 +134,11 @@ def reading(agreement: JudgeAgreement) -> str:
             "; one of them gives every completion the same probability, so that the rank correlation is undefined"
         )
     return f"{first} and {second}: {finding}"
+
+
+def _coefficient(value: float | None) -> str:
+    """Return a coefficient with two decimals and no negative zero, or that it has no value."""
+    return "undefined" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
 def _flips(result: SetResult, results: Results, clickable: Collection[str]) -> str:
