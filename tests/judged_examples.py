@@ -1,4 +1,4 @@
-"""Examples with a class of every sample by every judge, and the results that belong to them, for tests of the report."""
+"""Examples with a class of every sample by every judge, and the results that belong to them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def judged_examples(count: int, *, name: str = "dialogues", samples: int = 2) ->
         dataclasses.replace(
             example,
             completions={model: (texts * samples)[:samples] for model, texts in example.completions.items()},
-            toxicity={judge: {model: [chance.random() for _ in range(samples)] for model in MODELS} for judge in JUDGES},
+            toxicity={
+                judge: {model: [chance.random() for _ in range(samples)] for model in MODELS} for judge in JUDGES
+            },
         )
         for example in random_examples(count, name=name)
     ]

@@ -1,4 +1,4 @@
-"""Clusters of prompts: which rows are in one, what is refused, and that intervals over them cover where others do not."""
+"""Clusters of prompts: which rows are in one, what is refused, and that intervals over them cover."""
 
 from __future__ import annotations
 

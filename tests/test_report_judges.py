@@ -44,7 +44,9 @@ def marked(page: Any) -> Chosen:
               example.querySelector("h3").textContent, card.querySelector("strong").textContent, note.textContent
             ])))"""
     )
-    return [(int(title.split("#")[1]), model, int(re.search(r"sample (\d+)", note)[1]) - 1) for title, model, note in notes]
+    return [
+        (int(title.split("#")[1]), model, int(re.search(r"sample (\d+)", note)[1]) - 1) for title, model, note in notes
+    ]
 
 
 def follow(page: Any, link: Any, chosen: Chosen, counted: int) -> None:
@@ -52,8 +54,8 @@ def follow(page: Any, link: Any, chosen: Chosen, counted: int) -> None:
     assert int(link.text_content()) == counted
     link.click()
     rows = len({index for index, _, _ in chosen})
-    plural = "" if counted == 1 else "s"
-    page.wait_for_function(f"document.getElementById('count').textContent.endsWith('of {rows} prompts, {counted} completion{plural}')")
+    count = f"of {rows} prompts, {counted} completion{'' if counted == 1 else 's'}"
+    page.wait_for_function(f"document.getElementById('count').textContent.endsWith('{count}')")
     assert sorted(marked(page)) == sorted(chosen)
 
 
@@ -144,8 +146,8 @@ def test_markdown_has_the_counts_of_the_page() -> None:
     (result,) = results.sets
     for flips in result.flips:
         assert f"| {flips.judge.replace('&', '&amp;')} | {flips.toxic_to_clean} | {flips.clean_to_toxic} |" in lines
-    head = "| judges | agreement | kappa | rank correlation | both toxic | toxic by the first alone | toxic by the second alone |"
-    start = lines.index(head)
+    head = "| judges | agreement | kappa | rank correlation | both toxic | toxic by the first alone |"
+    start = lines.index(f"{head} toxic by the second alone |")
     first = result.agreement[0]
     cells = [f"{100 * first.agreement:.1f} %", f"{first.kappa:.2f}", f"{first.rank_correlation:.2f}"]
     counts = [str(first.both_toxic), str(first.first_only), str(first.second_only)]
@@ -160,7 +162,11 @@ def test_markdown_has_the_counts_of_the_page() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "sentence"),
     [
-        ([0.9, 0.8, 0.1], [0.9, 0.1, 0.2], "a and b: of 2 completions that either calls toxic, both call 1 toxic (50 %)"),
+        (
+            [0.9, 0.8, 0.1],
+            [0.9, 0.1, 0.2],
+            "of 2 completions that either calls toxic, both call 1 toxic (50 %)",
+        ),
         ([0.1, 0.2, 0.3], [0.1, 0.1, 0.2], "a and b: both call every completion clean, so that kappa is undefined"),
         ([0.9, 0.8, 0.7], [0.9, 0.8, 0.6], "a and b: both call every completion toxic, so that kappa is undefined"),
         ([0.9, 0.2, 0.7], [0.3, 0.2, 0.1], "a and b: b calls every completion clean, so that kappa is 0"),

@@ -8,10 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from workbench.errors import UserError
 from workbench.evaluation import results
+from workbench.evaluation.agreement import Flips, JudgeAgreement, judge_agreement
 from workbench.evaluation.evidence import NonInferiority, RewardGap
 from workbench.evaluation.results import (
     Comparison,
@@ -19,6 +21,7 @@ from workbench.evaluation.results import (
     Example,
     Guard,
     Metric,
+    MetricVariance,
     Provenance,
     Results,
     RunVerdict,
@@ -29,6 +32,7 @@ from workbench.evaluation.results import (
 )
 from workbench.evaluation.results_files import example_to_json, from_json, read_results, to_json
 from workbench.evaluation.results_schema import schema_page
+from workbench.evaluation.variance_components import split_variance
 
 PROJECT = Path(__file__).resolve().parent.parent
 TOXICITY, LENGTH = Metric("toxicity", "lower", "reward"), Metric("tokens")
@@ -68,9 +72,10 @@ def test_results_come_back_from_json_as_they_were() -> None:
 def test_results_without_the_fields_that_have_defaults_are_read() -> None:
     data = json.loads(json.dumps(to_json(RESULTS)))
     del data["settings"]["comparisons"]
-    added = ["minimal_detectable_effect", "p_value", "mcnemar_p", "holm_adjusted", "non_inferiority"]
+    added = ["minimal_detectable_effect", "p_value", "mcnemar_p", "holm_adjusted", "non_inferiority", "clusters"]
     for result in data["sets"]:
-        del result["repeated_rows"]
+        for name in ("repeated_rows", "clusters", "agreement", "flips", "variances"):
+            del result[name]
         for comparison in result["comparisons"]:
             del comparison["gaps"]
             for difference in comparison["differences"]:
@@ -89,6 +94,22 @@ def test_evidence_comes_back_from_json_and_into_the_rows_of_a_data_frame() -> No
     (row,) = stored.difference_rows()
     assert (row["non_inferiority"], row["margin"], row["holm_adjusted"]) == ("kept", 0.05, 1.0)
     assert RESULTS.difference_rows()[0]["non_inferiority"] is None
+
+
+def test_agreement_flips_and_variances_come_back_from_json() -> None:
+    split = split_variance(np.arange(12.0).reshape(3, 2, 2) ** 2)
+    reliable = dataclasses.replace(
+        SET,
+        clusters=7,
+        agreement=[
+            judge_agreement("reward", "a", [0.5, 0.1], [0.5, 0.9], 0.5),
+            JudgeAgreement(*"ab", *[0] * 5, None, None),
+        ],
+        flips=[Flips("reward", 9, 2, 1)],
+        variances=[MetricVariance(TOXICITY, split)],
+    )
+    results = dataclasses.replace(RESULTS, sets=[reliable])
+    assert from_json(json.loads(json.dumps(to_json(results), allow_nan=False)), "here") == results
 
 
 def test_a_set_says_how_many_rows_share_prompts() -> None:

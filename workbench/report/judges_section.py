@@ -50,10 +50,9 @@ def judges_section(results: Results, clickable: Collection[str] = ()) -> str:
     """
     parts = ""
     for result in results.sets:
-        if result.flips:
-            parts += _flips(result, results, clickable)
-        if result.agreement:
-            parts += _agreement(result, clickable)
+        parts += f"<h3>{text(set_title(result))}</h3>" if result.flips or result.agreement else ""
+        parts += _flips(result, results, clickable) if result.flips else ""
+        parts += _agreement(result, clickable) if result.agreement else ""
     if any(result.agreement for result in results.sets):
         items = "".join(f"<dt>{text(name)}</dt><dd>{text(meaning)}</dd>" for name, meaning in MEANINGS.items())
         parts += f"<details open><summary>How to read the agreement</summary><dl>{items}</dl></details>"
@@ -73,9 +72,15 @@ def judges_markdown(result: SetResult, results: Results, to_table: ToTable, esca
             escape(f"{agreement_caption(result)}:"),
             to_table(AGREEMENT_HEAD, list(map(agreement_cells, result.agreement))),
             "\n".join(f"- {escape(reading(each))}" for each in result.agreement),
-            "\n".join(f"- {escape(f'{name}: {meaning}')}" for name, meaning in MEANINGS.items()),
         ]
     return parts
+
+
+def meanings_markdown(results: Results, escape: Callable[[str], str]) -> list[str]:
+    """Return how to read the agreement of judges as a part of a Markdown text; none where no two were compared."""
+    if not any(result.agreement for result in results.sets):
+        return []
+    return ["\n".join(f"- {escape(f'{name}: {meaning}')}" for name, meaning in MEANINGS.items())]
 
 
 def flips_caption(result: SetResult, results: Results) -> str:
@@ -155,7 +160,7 @@ def _flips(result: SetResult, results: Results, clickable: Collection[str]) -> s
             for count, to_clean in ((flips.toxic_to_clean, True), (flips.clean_to_toxic, False))
         ]
         rows.append([text(flips.judge), *links])
-    return f"<h3>{text(set_title(result))}</h3>{table(FLIPS_HEAD, rows, flips_caption(result, results))}"
+    return f"<p>{text(flips_caption(result, results))}:</p>{table(FLIPS_HEAD, rows)}"
 
 
 def _agreement(result: SetResult, clickable: Collection[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from workbench.evaluation.non_inferiority import retention_sentence
 from workbench.evaluation.results import Results, SetResult
 from workbench.evaluation.reward_gap import describe_gap, gaps_by_set
-from workbench.report.judges_section import judges_markdown
+from workbench.report.judges_section import judges_markdown, meanings_markdown
 from workbench.report.page import visible_text
 from workbench.report.tables import sampling_description, set_table, text_cells
 from workbench.report.variance_section import variance_markdown
@@ -37,6 +37,7 @@ def markdown(results: Results) -> str:
         parts += [_heading(result, results), _table(result, results), *map(escape, gaps)]
         parts += judges_markdown(result, results, _right_aligned, escape)
         parts += variance_markdown(result, _right_aligned, escape)
+    parts += meanings_markdown(results, escape)
     return "\n\n".join(parts) + "\n"
 
 

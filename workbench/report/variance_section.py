@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from workbench.evaluation.results import MetricVariance, Results, SetResult
@@ -56,14 +57,8 @@ def sentences(result: SetResult) -> list[str]:
     """Return what helps most for each metric, and what the numbers cannot show."""
     units = f"{result.unit_noun}s"
     lines = [f"{each.metric.label}: {advice(each.split, units)}" for each in result.variances]
-    negative = [
-        f"{component.level.replace('prompts', units)} of {each.metric.label}"
-        for each in result.variances
-        for component in each.split.components
-        if component.is_truncated
-    ]
-    if negative:
-        lines.append(f"negative estimates, which count as 0: {', '.join(negative)}")
+    if any(component.is_truncated for each in result.variances for component in each.split.components):
+        lines.append("negative: the estimate is below 0, by chance where such variance is small, and counts as 0")
     split = result.variances[0].split
     if split.seeds == 1:
         lines.append(f"one seed cannot show how much seeds vary; what it does to a prompt counts to the {units}")
@@ -84,7 +79,9 @@ def advice(split: VarianceSplit, units: str) -> str:
     listed = ", ".join(f"{_error(error)} with twice the {name}" for name, error in errors.items())
     few = f", estimated from {split.seeds} seeds" if best == ["seeds"] else ""
     head = f"more {best[0]} help most" if len(best) == 1 else f"more {' or '.join(best)} help alike"
-    return f"{head}{few}: the standard error is {_error(split.standard_error)}, and would be {listed}"
+    floor = math.sqrt(1 - sum(c.share or 0.0 for c in split.components if c.level == "samples")) * split.standard_error
+    limit = f"; no number of samples brings it below {_error(floor)}"
+    return f"{head}{few}: the standard error is {_error(split.standard_error)}, and would be {listed}{limit}"
 
 
 def _markup(result: SetResult) -> str:
