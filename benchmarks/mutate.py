@@ -47,6 +47,7 @@ CORPUS, SCORING, VERDICTS, CACHE = (
     "test_evaluation_cache.py",
 )
 SIGNIFICANCE, EVIDENCE, RETENTION = "test_significance.py", "test_evidence.py", "test_non_inferiority.py"
+AGREEMENT, VARIANCE, CLUSTERS = "test_agreement.py", "test_variance_components.py", "test_clusters.py"
 TOKENS = "test_evaluation_recipe.py::test_tokens_have_their_log_ratios_and_join_to_the_text"
 PAIRED = "test_evaluation_recipe.py::test_the_first_seed_samples_as_it_does_alone"
 
@@ -155,6 +156,29 @@ MUTATIONS = [
     Mutation("n-grams of several rows belong to one", "evaluation/metrics/text_statistics.py", "row if owner.get(ngram, row) == row else None", "row", CORPUS),
     Mutation("BLEU without smoothing", "evaluation/metrics/__init__.py", 'smooth_method="exp"', 'smooth_method="none"', CORPUS),
     Mutation("samples of a prompt left out one by one", "evaluation/corpus_metrics.py", "np.repeat(numbers, [len(row) for row in texts])", "np.arange(len(flat))", CORPUS),
+    Mutation("kappa without chance", "evaluation/agreement.py", "expected = toxic * other_toxic + (total - toxic) * (total - other_toxic)", "expected = 0", AGREEMENT),
+    Mutation("kappa of one class is perfect", "evaluation/agreement.py", "return None if expected == total**2 else", "return 1.0 if expected == total**2 else", AGREEMENT),
+    Mutation("correlation of the values, not of their ranks", "evaluation/agreement.py", "one, other = ranks(first), ranks(second)", "one, other = first, second", AGREEMENT),
+    Mutation("a constant judge has a rank correlation", "evaluation/agreement.py", "if any(np.ptp(values)", "if False and any(np.ptp(values)", AGREEMENT),
+    Mutation("toxic above the threshold only", "evaluation/agreement.py", "toxic, other_toxic = one >= threshold, other >= threshold", "toxic, other_toxic = one > threshold, other > threshold", AGREEMENT),
+    Mutation("flips the wrong way round", "evaluation/agreement.py", "toxic_to_clean=int((was_toxic & ~is_toxic).sum())", "toxic_to_clean=int((~was_toxic & is_toxic).sum())", AGREEMENT),
+    Mutation("agreement about the first model alone", "evaluation/reliability.py", "for values in by_title.values()])", "for values in list(by_title.values())[:1]])", AGREEMENT),
+    Mutation("prompts nested in seeds", "evaluation/variance_components.py", "(unit_square - cell_square) / (seeds * samples)", "unit_square / (seeds * samples)", VARIANCE),
+    Mutation("prompts x seeds with the variance of samples", "evaluation/variance_components.py", "(cell_square - error) / samples", "cell_square / samples", VARIANCE),
+    Mutation("a degree of freedom too many for samples", "evaluation/variance_components.py", "within / (units * seeds * (samples - 1))", "within / (units * seeds * samples)", VARIANCE),
+    Mutation("negative variances", "evaluation/variance_components.py", "0.0 if estimate <= rounding else estimate", "estimate", VARIANCE),
+    Mutation("more samples do what more seeds do", "evaluation/variance_components.py", "squared_error(variances, units, seeds, 2 * samples)", "squared_error(variances, units, 2 * seeds, samples)", VARIANCE),
+    Mutation("more seeds do not average seeds", "evaluation/variance_components.py", '"seeds": seeds,', '"seeds": 1,', VARIANCE),
+    Mutation("rows of a prompt are units", "evaluation/variance_components.py", "prompt_contributions(column, numbers)", "prompt_contributions(column)", VARIANCE),
+    Mutation("clusters are resampled by prompt", "evaluation/scoring.py", "groups if clusters is None else clusters", "groups", CLUSTERS),
+    Mutation("prompts are counted as clusters", "evaluation/scoring.py", "prompts=prompts, clusters=difference.prompts", "clusters=difference.prompts", CLUSTERS),
+    Mutation("clusters that share a prompt stay apart", "evaluation/clusters.py", "for labeling in (labels, *others):", "for labeling in (labels,):", CLUSTERS),
+    Mutation("rows without a cluster are one cluster", "evaluation/clusters.py", "if value is None or not str(value).strip()", "if False and not str(value).strip()", CLUSTERS),
+    Mutation("prompts are enough where clusters are few", "evaluation/results.py", "return self.prompts if self.clusters is None else self.clusters", "return self.prompts", CLUSTERS),
+    Mutation("clusters of the first run alone", "comparison/run_comparison.py", "joined_clusters(*clustered, [", "joined_clusters(clustered[0], [", CLUSTERS),
+    Mutation("a link to the disagreements of the other judge", "report/judges_section.py", "(agreement.second_only, judges[::-1])", "(agreement.second_only, judges)", "test_report_judges.py"),
+    Mutation("a flip of any model", "report/report.js", "const isCompared = model === before || model === after;", "const isCompared = true;", "test_report_judges.py"),
+    Mutation("the worst that helps", "report/variance_section.py", "least = min(errors.values())", "least = max(errors.values())", "test_report_variance.py"),
     Mutation("perplexity of the prompts' means", "evaluation/corpus_metrics.py", "for rest in total - by_prompt]", "for rest in by_prompt]", CORPUS),
     Mutation("seeds share their samples", "evaluation/scoring.py", "row[seed * samples : (seed + 1) * samples]", "row[:samples]", SCORING),
     Mutation("the difference is that of the first sample", "evaluation/statistics.py", "np.divide(summed.sum(axis=(1, 2)), counts, out=means, where=counts > 0)", "means = values[:, 0, 0].copy()", SCORING),
