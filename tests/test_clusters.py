@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_results import random_examples, random_results, with_set
+from evaluated_runs import evaluated
+from judged_examples import judged_examples, judged_results
+from random_results import MODELS, random_examples, random_results, with_set
 from typed_results import make_difference, make_results, make_set
 
 from benchmarks.interval_coverage import miss_rate, unequal_clusters
-from workbench.comparison.run_comparison import common_clusters
+from workbench.comparison.run_comparison import common_clusters, compare_runs
+from workbench.comparison.side_by_side import side_by_side
 from workbench.errors import UserError
 from workbench.evaluation.clusters import clusters_line, joined_clusters, load_clusters
 from workbench.evaluation.guards import check_guards
@@ -107,13 +110,6 @@ def test_an_interval_over_clusters_is_that_of_clusters_and_prompts_stay_prompts(
     assert (single.prompts, single.clusters) == (difference.prompts, None)
 
 
-def test_intervals_by_rows_miss_too_often_and_those_by_clusters_do_not() -> None:
-    by_clusters = miss_rate(unequal_clusters, 50, 1, 400)
-    by_rows = miss_rate(unequal_clusters, 50, 1, 400, by_rows=True)
-    assert by_clusters < 0.083, "0.05 within three standard errors"
-    assert by_rows > 0.2
-
-
 def test_what_counts_as_enough_is_clusters_everywhere() -> None:
     difference = make_difference(TOXICITY, 0.5, 0.1, "no detectable change", interval=(-0.5, 0.1), prompts_needed=400)
     length = make_difference(Metric("tokens"), 20.0, 4.0, interval=(-17.0, -15.0))
@@ -153,8 +149,34 @@ def test_several_runs_are_compared_over_the_clusters_of_all() -> None:
     assert common_clusters(common(("a", "a", "b", "c"), ("x", "y", "y", "z"))) == ["a", "a", "a", "c"]
 
 
+def test_compared_runs_have_clusters_and_the_classes_of_their_last_models() -> None:
+    examples = [dataclasses.replace(e, cluster=f"c{e.index // 4}") for e in judged_examples(40)]
+    lexicon = {model: [0.1, 0.9] for model in MODELS}
+    other = [dataclasses.replace(e, toxicity=e.toxicity | {"lexicon": lexicon}) for e in examples]
+    runs = {"one": evaluated(examples), "two": evaluated(other)}
+    stale = dataclasses.replace(runs["one"].results, sets=judged_results(examples).sets)
+    runs["one"] = dataclasses.replace(runs["one"], results=stale)
+    comparison = compare_runs(runs)
+    (result,) = comparison.results.sets
+    assert (result.prompts, result.clusters) == (40, 10)
+    assert {d.clusters for d in result.comparison("one", "two").differences} == {10}
+    assert (result.agreement, result.flips, result.variances) == ([], [], []), "those of the first run's own models"
+    first = comparison.examples[0].toxicity
+    assert set(first) == {"reward", "lexicon"}, "judges of both whose toxicity can be compared"
+    assert first["lexicon"] == {"one": examples[0].toxicity["lexicon"]["aligned"], "two": [0.1, 0.9]}
+    completions, _ = side_by_side(runs, "two")
+    assert (completions.sets[0].clusters, completions.sets[0].flips) == (None, [])
+
+
 def test_a_comparison_without_clusters_has_none() -> None:
     scores, prompts, _ = clustered_scores()
     comparison = compare(scores, "sft", "aligned", prompts)
     assert comparison == Comparison("sft", "aligned", comparison.differences)
     assert [difference.clusters for difference in comparison.differences] == [None]
+
+
+def test_intervals_by_rows_miss_too_often_and_those_by_clusters_do_not() -> None:
+    by_clusters = miss_rate(unequal_clusters, 50, 1, 400)
+    by_rows = miss_rate(unequal_clusters, 50, 1, 400, by_rows=True)
+    assert by_clusters < 0.083, "0.05 within three standard errors"
+    assert by_rows > 0.2

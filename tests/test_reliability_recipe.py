@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tuning_runs
 from small_runs import evaluation_source, small
 
 from recipes import evaluation, ppo, prompting, sft
@@ -105,6 +106,19 @@ def test_clusters_are_the_units_and_prompts_are_still_counted(folder: Path) -> N
         assert "8 prompts in 2 clusters" in text
         assert "twice the clusters" in text
         assert "rank correlation" in text
+
+
+def test_other_recipes_compare_over_clusters(in_project: Path, tmp_path: Path) -> None:
+    options = ["--config", "recipes/configs/prompting.yaml", "--runs", str(tmp_path), *clustered("rude")]
+    cli.launch([prompting.STAGE], "", [*options, "--prompting.shots", "[0]", "--evaluation.max_new_tokens", "4"])
+    methods = {"prompt": {"method": "prompt_tuning", "virtual_tokens": 4}}
+    test = tuning_runs.TASK | {"cluster": "rude"}
+    tuning_runs.run(tmp_path, **{"tuning.methods": methods, "evaluation.data": {"test": test}, "sft.max_steps": 1})
+    for folder in (tmp_path / "prompting" / "prompting", tmp_path / "ways" / "tuning"):
+        result, examples = read(folder)
+        assert (result.clusters, {example["cluster"] for example in examples}) == (2, {"True", "False"})
+        for comparison in result.comparisons:
+            assert {(d.prompts, d.clusters) for d in comparison.differences} == {(result.prompts, 2)}
 
 
 @pytest.mark.parametrize("stage", ["evaluation", "prompting"])
