@@ -13,14 +13,13 @@ from workbench.evaluation.results import (
     Example,
     Guard,
     Metric,
-    Provenance,
     Results,
     RunVerdict,
     SetResult,
     Settings,
-    Source,
     Summary,
 )
+from workbench.evaluation.sources import Provenance, Source
 from workbench.evaluation.statistics import paired_difference
 
 HOSTILE = "</script><script>alert('1')</script><img src=x onerror=alert(2)><!--\"&amp;"

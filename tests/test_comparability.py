@@ -23,7 +23,8 @@ from random_results import (
 from workbench.comparison.comparability import EvaluatedRun
 from workbench.comparison.run_comparison import compare_runs
 from workbench.config.sources import Scorer
-from workbench.evaluation.results import Metric, RunVerdict, Source
+from workbench.evaluation.results import Metric, RunVerdict
+from workbench.evaluation.sources import Source
 
 
 def test_different_rewards_are_not_compared_by_their_own_scores() -> None:

@@ -19,7 +19,6 @@ from workbench.evaluation.results import (
     Difference,
     Guard,
     Metric,
-    Provenance,
     Results,
     RunVerdict,
     SetResult,
@@ -28,6 +27,7 @@ from workbench.evaluation.results import (
     Verdict,
 )
 from workbench.evaluation.results_files import to_json
+from workbench.evaluation.sources import Provenance
 from workbench.export import card as model_card
 from workbench.export.exported import ExportedModel, reward_description
 from workbench.run.files import content_hash

@@ -26,7 +26,8 @@ from random_results import (
     with_set,
 )
 
-from workbench.evaluation.results import Guard, Metric, Provenance, RunVerdict, Source, Summary
+from workbench.evaluation.results import Guard, Metric, RunVerdict, Summary
+from workbench.evaluation.sources import Provenance, Source
 from workbench.evaluation.verdicts import too_few
 from workbench.ppo.overoptimization import Point
 from workbench.report.evaluation_page import evaluation_page

@@ -22,16 +22,15 @@ from workbench.evaluation.results import (
     Guard,
     Metric,
     MetricVariance,
-    Provenance,
     Results,
     RunVerdict,
     SetResult,
     Settings,
-    Source,
     Summary,
 )
 from workbench.evaluation.results_files import example_to_json, from_json, read_results, to_json
 from workbench.evaluation.results_schema import schema_page
+from workbench.evaluation.sources import Provenance, Source
 from workbench.evaluation.variance_components import split_variance
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -8,7 +8,6 @@ from workbench.evaluation.results import (
     Comparison,
     Difference,
     Metric,
-    Provenance,
     Results,
     RunVerdict,
     SetResult,
@@ -16,6 +15,7 @@ from workbench.evaluation.results import (
     Summary,
     Verdict,
 )
+from workbench.evaluation.sources import Provenance
 
 BETTER, WORSE, SAME = "better", "worse", "no detectable change"
 

@@ -12,8 +12,9 @@ from typing import Any
 from workbench.comparison.budgets import Budget
 from workbench.comparison.training_curves import AtKL, OperatingPoint, ValidationPoint
 from workbench.errors import UserError, one_line, shorten
-from workbench.evaluation.results import Metric, Provenance, Settings, Verdict
+from workbench.evaluation.results import Metric, Settings, Verdict
 from workbench.evaluation.results_files import typed
+from workbench.evaluation.sources import Provenance
 from workbench.run.files import write_text
 
 VERSION = 1

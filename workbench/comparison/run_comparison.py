@@ -111,9 +111,7 @@ def merged_set(
     groups, pairs = [normalize(row[0].prompt) for row in common], list(itertools.combinations(runs, 2))
     prompts, clusters = len(set(groups)), common_clusters(common)
     samples = max(run.results.settings.samples * len(run.results.settings.seeds) for run in runs.values())
-    comparisons = [
-        compare(scores, *pair, groups, len(pairs), clusters=clusters, samples=samples) for pair in pairs
-    ]
+    comparisons = [compare(scores, *pair, groups, len(pairs), clusters=clusters, samples=samples) for pair in pairs]
     first_and_last = (next(iter(runs)), list(runs)[-1])
     comparisons.sort(key=lambda comparison: (comparison.before, comparison.after) != first_and_last)
     return dataclasses.replace(

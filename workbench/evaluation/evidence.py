@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Retention = Literal["kept", "lost", "not shown"]
 
@@ -39,3 +39,8 @@ class RewardGap:
     high: float | None
     prompts: int
     """Distinct prompts that both judged in both models."""
+
+
+def retention_columns(retained: NonInferiority | None) -> dict[str, Any]:
+    """Return the word and the margin of a retained quantity as the columns of a row."""
+    return {"non_inferiority": retained and retained.word, "margin": retained and retained.margin}

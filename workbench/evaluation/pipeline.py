@@ -29,7 +29,6 @@ from workbench.evaluation.reliability import judge_agreements, judge_flips, metr
 from workbench.evaluation.results import (
     Comparison,
     Example,
-    Provenance,
     Results,
     RunVerdict,
     Scores,
@@ -37,6 +36,7 @@ from workbench.evaluation.results import (
     Settings,
 )
 from workbench.evaluation.scoring import compare, measure, prompt_toxicity, summarize, summarize_prompt
+from workbench.evaluation.sources import Provenance
 from workbench.evaluation.strategies import descriptions
 from workbench.evaluation.text_sets import text_result, text_scores
 from workbench.evaluation.verdicts import run_verdicts
@@ -191,7 +191,7 @@ def compared_with_first(
 ) -> list[Comparison]:
     """Return the comparison of every model with the first; their intervals hold together."""
     count = len(titles) - 1
-    return [compare(scores, titles[0], title, groups, count, clusters) for title in titles[1:]]
+    return [compare(scores, titles[0], title, groups, count, clusters=clusters) for title in titles[1:]]
 
 
 def row_results(

@@ -19,7 +19,7 @@ from workbench.data.sources import source_hash
 from workbench.evaluation.fluency import fluency_model_name
 from workbench.evaluation.judges import scorer_parts
 from workbench.evaluation.models import local_folder, trained_folders
-from workbench.evaluation.results import Provenance, Source
+from workbench.evaluation.sources import Provenance, Source
 from workbench.models.loading import policy_precision
 from workbench.run.files import content_hash
 from workbench.run.folder import Run, git_commit, package_versions

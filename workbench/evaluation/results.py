@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from workbench.evaluation.agreement import Flips, JudgeAgreement
-from workbench.evaluation.evidence import NonInferiority, RewardGap
+from workbench.evaluation.evidence import NonInferiority, RewardGap, retention_columns
+from workbench.evaluation.sources import Provenance
 from workbench.evaluation.statistics import ERROR
 from workbench.evaluation.variance_components import VarianceSplit
 
@@ -229,29 +230,6 @@ class RunVerdict:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A model or a data set that went into the evaluation, and its content hash."""
-
-    name: str
-    kind: Literal["model", "reward", "judge", "score", "encoder", "fluency", "data"]
-    origin: str
-    """Hub id, path, or toy:NAME."""
-    sha256: str | None
-    """None if it is not on this machine."""
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where the results come from."""
-
-    date: str
-    commit: str | None
-    machine: str
-    versions: dict[str, str]
-    sources: list[Source]
-
-
-@dataclass(frozen=True)
 class Settings:
     """How the completions were sampled and judged."""
 
@@ -329,7 +307,7 @@ class Results:
             {"set": result.name, "neutral": result.neutral, "before": comparison.before, "after": comparison.after}
             | _columns(difference.metric)
             | {name: value for name, value in vars(difference).items() if name != "metric"}
-            | _retention_columns(difference.non_inferiority)
+            | retention_columns(difference.non_inferiority)
             for result in self.sets
             for comparison in result.comparisons
             for difference in comparison.differences
@@ -364,11 +342,6 @@ class Example:
     """The cluster that the prompt is resampled with; None unless a column names it."""
     toxicity: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Probability of toxicity of every sample, by judge and model title."""
-
-
-def _retention_columns(retained: NonInferiority | None) -> dict[str, Any]:
-    """Return the word and the margin of a retained quantity as the columns of a row."""
-    return {"non_inferiority": retained and retained.word, "margin": retained and retained.margin}
 
 
 def _columns(metric: Metric) -> dict[str, Any]:

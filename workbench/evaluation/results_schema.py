@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 
-from workbench.evaluation import agreement, evidence, results, variance_components
+from workbench.evaluation import agreement, evidence, results, sources, variance_components
 from workbench.evaluation.results_files import VERSION
 
 DATA_FRAMES = """\
@@ -21,8 +21,8 @@ differences = pandas.DataFrame(read_results("runs/quickstart/evaluation/results.
 HEAD = f"""# results.json and completions.jsonl
 
 An evaluation writes `results.json`, version {VERSION}, and a line of `completions.jsonl` for every row of the data.
-The fields are those of the dataclasses in `workbench/evaluation/results.py`, and in `evidence.py`, `agreement.py` and
-`variance_components.py` beside it, from which this page is generated; `read_results` in
+The fields are those of the dataclasses in `workbench/evaluation/results.py`, and in `evidence.py`, `agreement.py`,
+`variance_components.py` and `sources.py` beside it, from which this page is generated; `read_results` in
 `workbench/evaluation/results_files.py` reads the file back.
 
 - `results.json` is a `Results` object with one additional key, `version`.
@@ -42,7 +42,7 @@ In pandas, one line each gives the means (a row per set, model and metric, with 
 
 def schema_page() -> str:
     """Return docs/results_schema.md."""
-    modules = (results, evidence, agreement, variance_components)
+    modules = (results, evidence, agreement, variance_components, sources)
     nodes = [node for module in modules for node in ast.parse(inspect.getsource(module)).body]
     classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
     ordered = sorted(classes, key=lambda node: node.name not in ("Results", "Example"))

@@ -29,13 +29,13 @@ from workbench.evaluation.results import (
     TOKENS_PER_SECOND,
     Example,
     Metric,
-    Provenance,
     Results,
     Scores,
     SetResult,
     Summary,
 )
 from workbench.evaluation.scoring import measure, prompt_toxicity, summarize
+from workbench.evaluation.sources import Provenance
 from workbench.models.architecture import checked_policy
 from workbench.models.loading import load_model, policy_precision
 from workbench.models.precision import autocast_dtype

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from workbench.evaluation.non_inferiority import retention_sentence
-from workbench.evaluation.results import Example, Guard, Provenance, Results, Source
+from workbench.evaluation.results import Example, Guard, Results
+from workbench.evaluation.sources import Provenance, Source
 from workbench.ppo.overoptimization import Point
 from workbench.report.completion_choices import judges_of
 from workbench.report.curves import Log, distributions, training_plots

@@ -28,13 +28,12 @@ from workbench.evaluation.results import (
     TRAINED_SHARE,
     Example,
     Metric,
-    Provenance,
     Results,
     SetResult,
-    Source,
     Summary,
 )
 from workbench.evaluation.scoring import measure, prompt_toxicity, summarize
+from workbench.evaluation.sources import Provenance, Source
 from workbench.evaluation.text_sets import text_result, text_scores
 from workbench.models.architecture import checked_policy
 from workbench.models.loading import load_model, policy_precision
