@@ -36,9 +36,9 @@ from workbench.report.tables import (
 
 TONES = {"better": "good", "worse": "bad", "kept": "good", "lost": "bad"}
 COLUMNS = {
-    DETECTABLE: "Smallest true difference that so many prompts detect with 80 % power.",
-    P_VALUES: "p of the difference, McNemar\u2019s exact one for a rate with one sample per prompt, and p after "
-    "Holm\u2019s correction for all metrics of the set that have a direction, which the verdict follows.",
+    DETECTABLE: "Below a difference: the smallest true difference that so many prompts detect with 80 % power.",
+    P_VALUES: "Below a verdict: p of the difference, McNemar\u2019s exact one for a rate with one sample per prompt, "
+    "and p after Holm\u2019s correction for all metrics of the set that have a direction, which the verdict follows.",
     "verdict": "Better or worse than before; and whether a quantity that should be retained was kept (the interval "
     "rules out a loss beyond the margin), lost (it rules out a loss within the margin), or neither (not shown).",
 }
@@ -123,8 +123,6 @@ def _table(set_table: SetTable, interval: str, *, only_judge: bool, caption: str
         *set_table.models,
         f"{set_table.after} \u2212 {set_table.before} [{interval}]",
         "",
-        DETECTABLE,
-        P_VALUES,
         "verdict",
         " / ".join(WIN_TIE_LOSS),
     ]
@@ -136,13 +134,11 @@ def _table(set_table: SetTable, interval: str, *, only_judge: bool, caption: str
 
 
 def _row(row: Row, only_judge: bool, link: str | None) -> list[str]:
-    """Return a row's cells: metric, means, difference, a plot of it, detectable effect, p values, words, counts."""
+    """Return a row's cells: metric, means, difference, a plot of it, words, counts."""
     return [
         _metric(row.metric, only_judge and row.metric.judge == REWARD),
         *(_mean(mean) for mean in row.means),
         *_difference(row.difference),
-        minus(format_detectable(row.difference)) if row.difference else "",
-        text(format_p_values(row.difference)) if row.difference else "",
         _words(row.difference) if row.difference else "",
         _counts(row.counts, link) if row.counts else "",
     ]
@@ -170,20 +166,26 @@ def _mean(mean: Mean | None) -> str:
 
 
 def _difference(difference: Difference | None) -> list[str]:
-    """Return two cells: the difference with its interval, and a plot of both."""
+    """Return two cells: the difference with its interval and what would be detected, and a plot of both."""
     if difference is None:
         return ["", ""]
     value, interval = minus(format_signed(difference.difference)), minus(format_interval(difference))
-    return [f'<strong>{value}</strong> <span class="soft">{interval}</span>', _interval_mark(difference)]
+    effect = _small_line(DETECTABLE, format_detectable(difference))
+    return [f'<strong>{value}</strong> <span class="soft">{interval}</span>{effect}', _interval_mark(difference)]
 
 
 def _words(difference: Difference) -> str:
-    """Return the words for a difference as chips; the margin of a retained metric is on hover."""
+    """Return the words for a difference as chips, and its p values; the margin of a retained metric is on hover."""
     chips = []
     for word in difference_words(difference):
         margin = f' title="{margin_text(difference)}"' if word in get_args(Retention) else ""
         chips.append(f'<span class="chip {TONES.get(word, "same")}"{margin}>{text(word)}</span>')
-    return ", ".join(chips)
+    return ", ".join(chips) + _small_line(P_VALUES, format_p_values(difference))
+
+
+def _small_line(name: str, value: str) -> str:
+    """Return a value with its name in a line of its own below the others of a cell; "" without a value."""
+    return f'<br><span class="soft">{text(name)} {minus(text(value))}</span>' if value else ""
 
 
 def _interval_mark(difference: Difference) -> str:
