@@ -15,6 +15,7 @@ from workbench.errors import UserError, suggestion
 from workbench.models.batching import encode
 from workbench.models.loading import resolve
 from workbench.rewards.contract import Judge
+from workbench.rewards.label_names import label_name
 from workbench.rewards.polarity import check_polarity_pair
 from workbench.rewards.training.calibration import read_temperature
 
@@ -93,7 +94,8 @@ def load(
 ) -> ToxicityClassifier:
     """Load the classifier at a hub id, folder or toy:NAME; raises UserError for one that is unfit to be a reward.
 
-    `target_label`, to be rewarded, or `penalized_label`, to be penalized, is one of the model's label names.
+    `target_label`, to be rewarded, or `penalized_label`, to be penalized, is one of the model's label names, or the
+    label in its training data that it stands for.
     `multi_label` says whether a text can have several labels, where the checkpoint does not. Of `polarity_pair`, a
     polite and a rude sentence, the polite one must score higher; None skips this test.
     """
@@ -118,9 +120,9 @@ def _label(model: str, target: str | None, penalized: str | None, multi_label: b
         raise UserError(f"{model}: target_label is {target!r} and penalized_label {penalized!r}; set only one of them")
     is_independent = len(names) == 1 or _has_independent_labels(names, config, multi_label)
     if target is not None:
-        return Label(_index("target_label", str(target), names, model), is_independent=is_independent)
+        return Label(_index("target_label", str(target), names, config, model), is_independent=is_independent)
     if penalized is not None:
-        return Label(_index("penalized_label", str(penalized), names, model), True, is_independent)
+        return Label(_index("penalized_label", str(penalized), names, config, model), True, is_independent)
     known = CLEAN_LABELS if len(names) > 2 else CLEAN_LABELS_OF_TWO
     clean = [index for index, name in enumerate(names) if _normalized(name) in known]
     if len(clean) != 1:
@@ -141,8 +143,10 @@ def _has_independent_labels(names: Sequence[str], config: PretrainedConfig, mult
     return len(normalized & JIGSAW_LABELS) > 1 and not normalized & CLEAN_LABELS_OF_TWO
 
 
-def _index(option: str, label: str, names: Sequence[str], model: str) -> int:
-    """Return the index of a label; raises UserError for one that the model does not have."""
+def _index(option: str, label: str, names: Sequence[str], config: PretrainedConfig, model: str) -> int:
+    """Return the index of a label by its name, or by what it is in the data; raises UserError if the model lacks it."""
+    if label not in names:
+        label = label_name(config, label)
     if label not in names:
         hint = suggestion(label, names)
         raise UserError(f"{model}: {option} is {label!r}, but its labels are {', '.join(names)}{hint}")

@@ -111,7 +111,9 @@ def build(value: Any, kind: Any, key: str = "") -> Any:
         return [build(entry, element(kind), f"{key}[{index}]") for index, entry in enumerate(value)]
     if not dataclasses.is_dataclass(kind):
         is_mapping = isinstance(value, dict)
-        return {name: build(v, element(kind), f"{key}.{name}") for name, v in value.items()} if is_mapping else value
+        return (
+            {str(name): build(v, element(kind), f"{key}.{name}") for name, v in value.items()} if is_mapping else value
+        )
     cls = typing.cast(type, kind)
     for field in dataclasses.fields(cls):
         if is_required(field) and field.name not in value:

@@ -19,7 +19,8 @@ from workbench.config.generation import GenerationSettings
 from workbench.config.names import PROMPTING
 from workbench.config.prompting import PromptingConfig
 from workbench.config.range_checks import check_ranges
-from workbench.config.schema import Config, EvaluationConfig, PPOConfig, RewardTraining, SFTConfig
+from workbench.config.reward_training import RewardTraining
+from workbench.config.schema import Config, EvaluationConfig, PPOConfig, SFTConfig
 from workbench.config.sources import DataSource
 from workbench.config.strategy_checks import RESERVED_TITLES, check_strategies
 from workbench.errors import UserError, error_context, shorten
@@ -100,17 +101,46 @@ def check_sft(sft: SFTConfig) -> None:
         )
 
 
+CLASSIFIER_KEYS = (
+    *("target_label", "label_names", "class_weights", "clean_data", "clean_validation", "perturbation_rate"),
+    "identity_rate",
+)
+
+
 def check_reward_training(train: RewardTraining) -> None:
     """Raise UserError for settings of the reward's training that exclude each other."""
     if train.early_stopping is not None and train.average_from is not None:
         raise UserError(
             "reward.train: early_stopping keeps one checkpoint, average_from averages many; set only one of them"
         )
+    if train.freeze_embeddings and train.lora is not None:
+        raise UserError("reward.train.freeze_embeddings: with reward.train.lora they are frozen already; leave it out")
     if train.objective == "classifier":
+        check_label_names(train.label_names)
         return
-    for name in ("target_label", "class_weights", "clean_data", "clean_validation", "perturbation_rate"):
+    for name in CLASSIFIER_KEYS:
         if getattr(train, name):
             raise UserError(f"reward.train.{name}: only for objective: classifier; objective is {train.objective}")
+    for index, source in enumerate(train.more_data):
+        if source.label is not None:
+            raise UserError(
+                f"reward.train.more_data[{index}].label: only for objective: classifier; objective is {train.objective}"
+            )
+
+
+def check_label_names(label_names: dict[str, str]) -> None:
+    """Raise UserError for a name that two labels share, or that is itself a label with another name."""
+    labels_by_name: dict[str, str] = {}
+    for label, name in label_names.items():
+        if name in labels_by_name:
+            raise UserError(
+                f"reward.train.label_names: {labels_by_name[name]} and {label} are both named {name}; use two names"
+            )
+        if name != label and name in label_names:
+            raise UserError(
+                f"reward.train.label_names: {label} is named {name}, which is another label of the data; use a new name"
+            )
+        labels_by_name[name] = label
 
 
 def check_ppo(ppo: PPOConfig) -> None:

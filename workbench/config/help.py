@@ -24,9 +24,18 @@ from workbench.config.building import option_type
 from workbench.config.generation import GenerationSettings
 from workbench.config.names import STAGES
 from workbench.config.parsing import OPTIONS
-from workbench.config.ranges import Length, OneLine, Range
+from workbench.config.ranges import IntegerNames, Length, OneLine, Range
 from workbench.config.schema import Config
-from workbench.config.sources import AntiExpert, BestOf, DataSource, MixedSource, Prompted, PromptSet, Scorer
+from workbench.config.sources import (
+    AntiExpert,
+    BestOf,
+    DataSource,
+    LabeledSource,
+    MixedSource,
+    Prompted,
+    PromptSet,
+    Scorer,
+)
 from workbench.config.tuning import LoraSettings
 from workbench.config.yaml_check import is_required
 
@@ -37,6 +46,7 @@ TYPES = {int: "integer", float: "float", bool: "bool", str: "string", Any: "any 
 SHARED_SECTIONS: dict[Any, str] = {
     DataSource: "data source",
     PromptSet: "prompt set",
+    LabeledSource: "labeled source",
     MixedSource: "mixed source",
     Scorer: "scorer",
     BestOf: "best-of-n choice",
@@ -119,6 +129,8 @@ def plain_type_in_words(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         choices = typing.get_args(kind)
         return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+    if typing.get_origin(kind) is list and typing.get_origin(element(kind)) is typing.Literal:
+        return f"list with any of {', '.join(typing.get_args(element(kind)))}"
     if typing.get_origin(kind) is list:
         return f"list of {plural(type_in_words(element(kind)))}"
     if typing.get_origin(kind) is dict:
@@ -142,9 +154,9 @@ def plural_noun(words: str) -> str:
     return f"{noun.removesuffix('s')}s{separator}{limits}"
 
 
-def range_in_words(limits: Range | Length | OneLine) -> str:
+def range_in_words(limits: Range | Length | OneLine | IntegerNames) -> str:
     """Return the words that a range, or a length, adds to a type."""
-    if isinstance(limits, OneLine):
+    if isinstance(limits, OneLine | IntegerNames):
         return ""
     if isinstance(limits, Length):
         is_exact = limits.minimum == limits.maximum

@@ -9,7 +9,7 @@ import unicodedata
 from typing import Any
 
 from workbench.config.annotations import element, field_types, form_of, member, ranges, without_range
-from workbench.config.ranges import Length, OneLine, Range
+from workbench.config.ranges import IntegerNames, Length, OneLine, Range
 from workbench.errors import UserError, shorten
 
 # File systems allow 255 bytes; a temporary folder has a dozen more than the one it replaces.
@@ -41,13 +41,13 @@ def check_ranges(value: Any, kind: Any, key: str) -> None:
             check_ranges(entry, element(kind), f"{key}[{index}]")
 
 
-def check_limits(value: Any, limits: Range | Length | OneLine, key: str) -> None:
+def check_limits(value: Any, limits: Range | Length | OneLine | IntegerNames, key: str) -> None:
     """Raise UserError unless the value is within the limits of its field."""
     if isinstance(limits, Length):
         check_length(value, limits, key)
     elif isinstance(limits, OneLine):
         check_one_line(value, key)
-    else:
+    elif isinstance(limits, Range):
         check_range(value, limits, key)
 
 

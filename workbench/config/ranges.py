@@ -35,6 +35,11 @@ class OneLine:
     """A text that names something: not blank, without control characters, and no longer than a path may be."""
 
 
+@dataclass(frozen=True)
+class IntegerNames:
+    """A mapping whose names may be integers, which are read as text."""
+
+
 Name = Annotated[str, OneLine()]
 PositiveInt = Annotated[int, Range(minimum=1)]
 NonNegativeInt = Annotated[int, Range(minimum=0)]

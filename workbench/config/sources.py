@@ -85,6 +85,14 @@ class PromptSet(DataSource):
     are resampled together. Default: every prompt is independent."""
 
 
+@dataclass
+class LabeledSource(DataSource):
+    """Labeled texts for a classifier."""
+
+    label: Name | None = None
+    """The label of every row, for a file of one kind; default: the column `label`."""
+
+
 @dataclass(kw_only=True)
 class MixedSource(DataSource):
     """A further source of training rows, which are drawn with the run's seed and never repeated."""

@@ -12,7 +12,17 @@ from typing import Any
 import yaml
 
 from workbench.config import yaml_text
-from workbench.config.annotations import Form, alternatives, element, field_types, member, without_none, without_range
+from workbench.config.annotations import (
+    Form,
+    alternatives,
+    element,
+    field_types,
+    member,
+    ranges,
+    without_none,
+    without_range,
+)
+from workbench.config.ranges import IntegerNames
 from workbench.config.renamed import RENAMED_KEYS, RENAMED_VALUE
 from workbench.config.schema import Config
 from workbench.config.yaml_text import TAG, rounding_problem
@@ -87,7 +97,7 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
         names = check_entries(node, key, file, options, field_types(kind))
         check_required(node, typing.cast(type, kind), names, key, file, options)
     elif typing.get_origin(kind) is dict and isinstance(node, yaml.MappingNode):
-        check_names(node, key, file)
+        check_names(node, key, file, integers=IntegerNames() in ranges(declared))
         check_entries(node, key, file, options, {}, element(kind))
     elif typing.get_origin(kind) is list and isinstance(node, yaml.SequenceNode):
         for index, entry in enumerate(node.value):
@@ -102,13 +112,13 @@ def check_node(node: yaml.Node, kind: Any, key: str, file: Path | None, options:
         raise key_error(file, node, key, f"{shorten(node.value)} {problem}")
 
 
-def check_names(node: yaml.Node, key: str, file: Path | None) -> None:
-    """Raise UserError for a name of a mapping, merged ones included, that is not text."""
+def check_names(node: yaml.Node, key: str, file: Path | None, *, integers: bool) -> None:
+    """Raise UserError for a name of a mapping, merged ones included, that is not text, nor one of the `integers`."""
     for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
         if name.tag == f"{TAG}merge":
             for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                check_names(part, key, file)
-        elif name.tag != f"{TAG}str":
+                check_names(part, key, file, integers=integers)
+        elif name.tag != f"{TAG}str" and not (integers and name.tag == f"{TAG}int"):
             raise key_error(file, name, f"{key}.{name.value}", "the name must be a string; write it in quotes")
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from workbench.config.sources import DataSource
 from workbench.data.sources import first_rows
 from workbench.data.templates import column, normalize, prompt_template, render, text_column
 from workbench.errors import UserError, shorten
 
 
-def labeled_texts(source: DataSource, labels: list[str] | None) -> tuple[list[str], list[str]]:
+def labeled_texts(source: DataSource, labels: Collection[str] | None) -> tuple[list[str], list[str]]:
     """Return the columns `text` and `label` of the source, labels as strings; `labels` None allows any.
 
     Raises UserError for an empty text or a label outside `labels`.

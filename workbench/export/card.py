@@ -53,6 +53,7 @@ PPO_SETTINGS = (
 )
 REWARD_SETTINGS = (
     *("objective", "target_label", "epochs", "batch_size", "learning_rate", "max_tokens", "perturbation_rate"),
+    "identity_rate",
 )
 HASH_DIGITS = 16
 MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is not markup
@@ -118,6 +119,8 @@ def summary(model: ExportedModel) -> str:
     if model.stage == REWARD:
         classifier = reward_training(config).objective == "classifier"
         kind = "text classifier" if classifier else "preference model (one score per text)"
+        if names := reward_training(config).label_names:
+            kind += escape(f" (labels: {', '.join(names.values())})")
         return f"A {kind} fine-tuned from {base} as a reward model for PPO. {MADE_BY}"
     kind = {
         "adapter": f"A LoRA adapter for {base}",

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from workbench.config.derived import completion_limit
 from workbench.config.names import PPO, REWARD, SFT
-from workbench.config.schema import Config, RewardConfig, RewardTraining
+from workbench.config.reward_training import RewardTraining, target_name
+from workbench.config.schema import Config, RewardConfig
 from workbench.config.scorers import as_scorer
 from workbench.config.sources import DataSource
 from workbench.data.formats import file_format
@@ -196,7 +197,7 @@ def _reward_code(model: ExportedModel) -> list[str]:
         'batch = tokenizer("the text", truncation=True, return_tensors="pt")',
         "with torch.no_grad():",
         "    logits = model(**batch).logits[0]",
-        f"target = model.config.label2id[{_literal(str(train.target_label))}]",
+        f"target = model.config.label2id[{_literal(target_name(train))}]",
         "reward = logits[target] - torch.cat((logits[:target], logits[target + 1 :])).logsumexp(dim=0)",
         f"print(float(torch.sigmoid(-reward / {temperature!r})))  # toxicity; divided by the temperature",
     ]

@@ -251,9 +251,13 @@ def disable_dropout(config: PretrainedConfig) -> None:
     With dropout on, the first ratio is not 1 and the KL at the first step is large.
     """
     for part in (config, config.get_text_config(decoder=True)):
-        for name, value in part.to_dict().items():
-            if "drop" in name and isinstance(value, float):
-                setattr(part, name, 0.0)
+        for name in dropout_settings(part):
+            setattr(part, name, 0.0)
+
+
+def dropout_settings(config: PretrainedConfig) -> list[str]:
+    """Return the names of the dropout probabilities of a configuration."""
+    return [name for name, value in config.to_dict().items() if "drop" in name and isinstance(value, float)]
 
 
 def reset_generation_config(model: PreTrainedModel) -> None:

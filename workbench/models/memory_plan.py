@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from workbench.config.derived import configured_stages, micro_batch_size
 from workbench.config.names import BASE, EVALUATION, PPO, SFT
-from workbench.config.schema import Config, RewardTraining
+from workbench.config.reward_training import RewardTraining
+from workbench.config.schema import Config
 from workbench.config.scorers import as_scorer
 from workbench.config.sources import Scorer
 from workbench.errors import UserError, one_line
@@ -281,6 +282,8 @@ def meta_classifier(name: str) -> PreTrainedModel:
 def planned_classifier(train: RewardTraining) -> PreTrainedModel | PeftModel:
     """Return the reward model that is trained, without values, with its adapter."""
     model = meta_classifier(train.model)
+    if train.freeze_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
     if train.lora is None:
         return model
     with torch.device("meta"):

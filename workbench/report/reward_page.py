@@ -107,11 +107,16 @@ def _identity(identity: Report, heading: str) -> str:
     """Return the toxicity of harmless sentences by the identity term in them: the highest, then the lowest."""
     terms = list(identity["terms"].items())
     extremes = [*terms[:5], *terms[5:][-3:]]
+    # A report of an earlier version lacks the rate.
+    rate = identity.get("unseen_flagged_rate")
+    unseen = (
+        "" if rate is None else f", and {rate:.1%} of those about groups that reward.train.identity_rate never names"
+    )
     templates = " ".join(text(template.format("\u2026")) for template in identity["templates"])
     return (
         f"<{heading}>Identity terms in harmless sentences</{heading}>"
         f"<p>{templates} Mean toxicity differs by {identity['gap']:.3f} between "
-        f"terms; {identity['flagged_rate']:.1%} of the sentences are predicted toxic.</p>"
+        f"terms; {identity['flagged_rate']:.1%} of the sentences are predicted toxic{unseen}.</p>"
         + table(["term", "mean toxicity"], [[text(term), f"{value:.3f}"] for term, value in extremes])
     )
 

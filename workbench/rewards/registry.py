@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.config.names import REWARD
+from workbench.config.reward_training import target_name
 from workbench.config.schema import RewardConfig
 from workbench.config.sources import Scorer
 from workbench.errors import UserError, error_context, suggestion
@@ -104,7 +105,7 @@ def load_trained_reward(reward: RewardConfig, folder: Path) -> CheckedReward:
     assert train is not None
     options: dict[str, Any] = {"max_tokens": train.max_tokens}
     if train.objective == "classifier":
-        options = {"target_label": train.target_label, "polarity_pair": tuple(train.polarity_pair)}
+        options = {"target_label": target_name(train), "polarity_pair": tuple(train.polarity_pair)}
     return load_reward(str(folder), **options | reward.options)
 
 

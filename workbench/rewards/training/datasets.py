@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from workbench.config.schema import RewardTraining
+from workbench.config.reward_training import RewardTraining, target_name
 from workbench.config.sources import DataSource
 from workbench.data.labeled import clean_texts, labeled_texts, preference_pairs
 from workbench.errors import UserError, error_context
 from workbench.rewards.preference_encoding import encode_preferences
+from workbench.rewards.training.identities import identity_texts
 from workbench.rewards.training.perturbations import perturb
 
 Pair = tuple[str, str, str]
@@ -20,7 +21,7 @@ Pair = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class LabeledTexts:
-    """Texts and the label of each."""
+    """Texts and the name of the label of each."""
 
     texts: list[str]
     labels: list[str]
@@ -30,8 +31,10 @@ class LabeledTexts:
 class ClassifierRows:
     """What a classifier learns from and is validated on."""
 
-    label_names: list[str]
-    """Every label once, in the order of the logits."""
+    labels: dict[str, str]
+    """Every label of the data and its name in the model, in the order of the logits."""
+    target: str
+    """The name of the label to reward."""
     training: LabeledTexts
     validation: LabeledTexts
     clean: list[str]
@@ -66,21 +69,48 @@ def load_classifier_rows(train: RewardTraining, seed: int) -> ClassifierRows:
     Raises UserError for a label that cannot be learned.
     """
     sizes: list[str] = []
-    training = _load_labeled("data", train.data, None, sizes)
-    label_names = check_labels(train, training.labels)
-    texts, labels = list(training.texts), list(training.labels)
-    for key, source in training_sources(train)[1:]:
-        more = _load_labeled(key, source, label_names, sizes)
+    with error_context("reward.train.data"):
+        texts, in_data = labeled_texts(train.data, None)
+    sizes.append(_labeled_size("data", train.data, in_data))
+    names = check_labels(train, in_data)
+    target, labels = target_name(train), [names[label] for label in in_data]
+    for index, source in enumerate(train.more_data):
+        more = _load_labeled(f"more_data[{index}]", source, names, sizes, source.label)
         texts, labels = texts + more.texts, labels + more.labels
     for index, source in enumerate(train.clean_data):
         clean = _load_clean(f"clean_data[{index}]", source, sizes)
-        texts, labels = texts + clean, labels + [str(train.target_label)] * len(clean)
+        texts, labels = texts + clean, labels + [target] * len(clean)
+    about_groups = identity_rows(train, names, len(texts), seed)
+    if about_groups.texts:
+        sizes.append(f"reward.train.identity_rate: {len(about_groups.texts)} generated texts about groups of people")
+    texts, labels = texts + about_groups.texts, labels + about_groups.labels
     return ClassifierRows(
-        label_names,
-        LabeledTexts(perturb(texts, train.perturbation_rate, seed), labels),
-        _load_labeled("validation", train.validation, label_names, sizes),
+        names,
+        target,
+        LabeledTexts(perturb(texts, train.perturbation_rate, seed, train.perturbations), labels),
+        _load_labeled("validation", train.validation, names, sizes),
         _load_clean("clean_validation", train.clean_validation, sizes) if train.clean_validation else [],
         sizes,
+    )
+
+
+def identity_rows(train: RewardTraining, names: dict[str, str], texts: int, seed: int) -> LabeledTexts:
+    """Return sentences about groups of people for so many training texts, harmless ones with the target label.
+
+    Raises UserError if more than one label is left for the insulting ones.
+    """
+    if not train.identity_rate:
+        return LabeledTexts([], [])
+    target = target_name(train)
+    insulting = [name for name in names.values() if name != target]
+    if len(insulting) > 1:
+        raise UserError(
+            f"reward.train.identity_rate: it needs two labels, and the data have {len(names)}: {', '.join(names)}; "
+            "leave it out"
+        )
+    rows = identity_texts(round(train.identity_rate * texts), seed)
+    return LabeledTexts(
+        [text for text, _ in rows], [target if is_harmless else insulting[0] for _, is_harmless in rows]
     )
 
 
@@ -115,18 +145,27 @@ def distinct_pairs(pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, max_to
     return [pair for pair, first, second in zip(pairs, chosen_ids, rejected_ids, strict=True) if first != second]
 
 
-def check_labels(train: RewardTraining, labels: list[str]) -> list[str]:
-    """Return the label names in a fixed order; raises UserError if the target label is missing or the only one."""
-    names, target = sorted(set(labels)), train.target_label
+def check_labels(train: RewardTraining, in_data: list[str]) -> dict[str, str]:
+    """Return every label of the data and its name in the model, in a fixed order.
+
+    Raises UserError if the target label is missing or the only one, or if `label_names` does not fit the data.
+    """
+    labels, target, names = sorted(set(in_data)), train.target_label, train.label_names
+    listed = ", ".join(labels)
+    if names:
+        for label in [*names, *labels]:
+            if label not in labels:
+                raise UserError(f"reward.train.label_names: {label!r} is not a label of the data: {listed}; remove it")
+            if label not in names:
+                raise UserError(f"reward.train.label_names: no name for {label!r}, a label of the data; give it one")
     if target is None:
-        raise UserError(
-            f"reward.train.target_label: missing; a classifier needs the label to reward, one of {', '.join(names)}"
-        )
-    if target not in names:
-        raise UserError(f"reward.train.target_label: {target!r} is not a label of the data: {', '.join(names)}")
-    if len(names) < 2:
-        raise UserError(f"reward.train.data: every row is labeled {names[0]!r}; a classifier needs two labels")
-    return names
+        raise UserError(f"reward.train.target_label: missing; a classifier needs the label to reward, one of {listed}")
+    if target not in [*labels, *names.values()]:
+        named = f", or by name: {', '.join(names[label] for label in labels)}" if names else ""
+        raise UserError(f"reward.train.target_label: {target!r} is not a label of the data: {listed}{named}")
+    if len(labels) < 2:
+        raise UserError(f"reward.train.data: every row is labeled {labels[0]!r}; a classifier needs two labels")
+    return {label: names.get(label, label) for label in labels}
 
 
 def require_both_classes(has_target: Sequence[bool]) -> None:
@@ -139,12 +178,25 @@ def require_both_classes(has_target: Sequence[bool]) -> None:
         )
 
 
-def _load_labeled(key: str, source: DataSource, label_names: list[str] | None, sizes: list[str]) -> LabeledTexts:
-    """Load labeled texts of the source at `key`, and add its size to `sizes`."""
+def _load_labeled(
+    key: str, source: DataSource, names: dict[str, str], sizes: list[str], label: str | None = None
+) -> LabeledTexts:
+    """Load texts of the source at `key` with their labels, or all with `label`, and add its size to `sizes`.
+
+    A label is one of the data or its name. Raises UserError for any other.
+    """
+    known = names | {name: name for name in names.values()}
+    if label is not None and label not in known:
+        raise UserError(f"reward.train.{key}.label: {label!r} is not one of {', '.join(known)}")
     with error_context(f"reward.train.{key}"):
-        texts, labels = labeled_texts(source, label_names)
-    sizes.append(f"{_place(key, source)}: {len(texts)} texts, labels {', '.join(sorted(set(labels)))}")
-    return LabeledTexts(texts, labels)
+        texts, labels = (clean_texts(source), None) if label is not None else labeled_texts(source, known)
+    labels = [str(label)] * len(texts) if labels is None else labels
+    sizes.append(_labeled_size(key, source, labels))
+    return LabeledTexts(texts, [known[label] for label in labels])
+
+
+def _labeled_size(key: str, source: DataSource, labels: list[str]) -> str:
+    return f"{_place(key, source)}: {len(labels)} texts, labels {', '.join(sorted(set(labels)))}"
 
 
 def _load_clean(key: str, source: DataSource, sizes: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 LOOKALIKES = str.maketrans("aeiostAEIOST", "@310$7@310$7")
 
@@ -47,11 +47,11 @@ PERTURBATIONS: dict[str, Callable[[str, random.Random], str]] = {
 }
 
 
-def perturb(texts: Sequence[str], rate: float, seed: int) -> list[str]:
-    """Return the texts, with a random perturbation applied to each of a random fraction `rate` of them."""
+def perturb(texts: Sequence[str], rate: float, seed: int, names: Iterable[str] = tuple(PERTURBATIONS)) -> list[str]:
+    """Return the texts, with one of the named perturbations applied to each of a random fraction `rate` of them."""
     generator = random.Random(seed)
     chosen = generator.sample(range(len(texts)), round(rate * len(texts)))
-    functions = list(PERTURBATIONS.values())
+    functions = [PERTURBATIONS[name] for name in names]
     perturbed = list(texts)
     for row in chosen:
         perturbed[row] = generator.choice(functions)(texts[row], generator)

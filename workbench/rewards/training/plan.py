@@ -9,7 +9,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from workbench.config.names import REWARD
-from workbench.config.schema import Config, RewardConfig, RewardTraining
+from workbench.config.reward_training import RewardTraining
+from workbench.config.schema import Config, RewardConfig
 from workbench.errors import UserError, error_context
 from workbench.models.batching import encode
 from workbench.models.loading import load_config, load_tokenizer
@@ -83,8 +84,9 @@ def plan_reward(config: Config) -> RewardPlan:
         rows, aim = load_preference_rows(train, tokenizer), "rewards preferred completions"
         count, validation_rows = len(rows.training), len(rows.validation)
     else:
-        rows, aim = load_classifier_rows(train, config.seed), f"rewards {train.target_label}"
-        require_both_classes([label == train.target_label for label in rows.validation.labels])
+        rows = load_classifier_rows(train, config.seed)
+        aim = f"rewards {rows.target}"
+        require_both_classes([label == rows.target for label in rows.validation.labels])
         count, validation_rows = len(rows.training.texts), len(rows.validation.texts)
     check_trainer_args(trainer_plan(train, config.seed, precision, count, validation_rows))
     extra = train.trainer_args

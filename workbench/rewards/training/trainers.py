@@ -24,12 +24,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from workbench.config.schema import RewardTraining
+from workbench.config.reward_training import RewardTraining
 from workbench.errors import error_context
 from workbench.models.adapters import add_lora
 from workbench.models.batching import encode
-from workbench.models.loading import attention, from_pretrained, load_config
+from workbench.models.loading import attention, dropout_settings, from_pretrained, load_config
 from workbench.models.precision import resolve_precision
+from workbench.rewards.label_names import DATA_LABELS_KEY
 from workbench.rewards.preference_encoding import WITH_PROMPTS_KEY, encode_preferences
 from workbench.rewards.ranking import auroc
 from workbench.rewards.training.averaging import AverageWeights
@@ -51,18 +52,20 @@ def make_reward_trainer(plan: RewardPlan, folder: Path) -> Trainer:
 
 def classifier_trainer(plan: RewardPlan, rows: ClassifierRows, folder: Path) -> Trainer:
     """Return transformers' Trainer for a classifier with the label names of the rows."""
-    train, tokenizer, names = plan.train, plan.tokenizer, rows.label_names
+    train, tokenizer, names = plan.train, plan.tokenizer, list(rows.labels.values())
     label_ids = {name: index for index, name in enumerate(names)}
     labels = {"id2label": dict(enumerate(names)), "label2id": label_ids}
     # The checkpoint to start from may be one whose texts have several labels.
     model = load_classification_model(train, tokenizer, problem_type="single_label_classification", **labels)
+    if train.label_names:
+        model.config.update({DATA_LABELS_KEY: rows.labels})
 
     def encoded(part: LabeledTexts) -> Dataset:
         ids = encode(tokenizer, part.texts, train.max_tokens)  # as the reward will
         return Dataset.from_dict({"input_ids": ids, "labels": [label_ids[label] for label in part.labels]})
 
     def quality(prediction: EvalPrediction) -> dict[str, float]:
-        target = label_ids[str(train.target_label)]
+        target = label_ids[rows.target]
         logits = torch.as_tensor(np.asarray(prediction.predictions), dtype=torch.float64)
         return {"quality": auroc(logits.log_softmax(1)[:, target].numpy(), prediction.label_ids == target)}
 
@@ -117,7 +120,11 @@ def load_classification_model(
     # A checkpoint that already classifies keeps its body and gets a new head if its number of labels differs.
     loading = {"dtype": torch.float32, "pad_token_id": tokenizer.pad_token_id, "ignore_mismatched_sizes": True} | labels
     loading |= attention(training_precision(train), PartialState().device)
+    if train.dropout is not None:
+        loading |= dict.fromkeys(dropout_settings(load_config(train.model)), train.dropout)
     model = from_pretrained(AutoModelForSequenceClassification, train.model, **loading)
+    if train.freeze_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
     return add_lora(model, train.lora, "default", key="reward.train.lora", classifier=True) if train.lora else model
 
 
