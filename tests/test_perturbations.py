@@ -106,3 +106,11 @@ def test_perturb_draws_exactly_its_fraction_and_every_kind(monkeypatch):
     assert [text.split()[0] for text in perturbed] == texts
     assert set(calls) == set(PERTURBATIONS)
     assert perturb(texts, 0.6, seed=5) == perturbed != perturb(texts, 0.6, seed=6)
+
+
+def test_perturb_draws_the_kinds_it_is_told_and_a_repeated_one_more_often():
+    texts = ["Good, PLAIN, honest text."] * 400
+    assert perturb(texts, 1.0, 1, ["upper case"]) == [text.upper() for text in texts]
+    mixed = perturb(texts, 1.0, 1, ["lower case", "upper case", "upper case"])
+    assert set(mixed) == {texts[0].lower(), texts[0].upper()}
+    assert sum(text.isupper() for text in mixed) == pytest.approx(400 * 2 / 3, abs=40)

@@ -11,6 +11,7 @@ import pytest
 
 from workbench.errors import UserError
 from workbench.rewards.training.calibration import Confusion
+from workbench.rewards.training.identities import GROUPS
 from workbench.rewards.training.validation import (
     IDENTITIES,
     classifier_report,
@@ -108,6 +109,9 @@ def test_a_term_that_the_scorer_dislikes_and_a_case_that_it_cannot_read_are_name
     toxic, clean = probability(np.array([2.0, -2.0]) / report["calibration"]["temperature"])
     assert report["identity"]["gap"] == pytest.approx(toxic - clean)
     assert report["identity"]["flagged_rate"] == pytest.approx(1 / len(IDENTITIES))
+    assert "Hindu" not in GROUPS
+    unseen = sum(term not in GROUPS for term in IDENTITIES)
+    assert report["identity"]["unseen_flagged_rate"] == pytest.approx(1 / unseen)
     assert report["perturbations"]["upper case"] == {"recall": 0.0, "false_positive_rate": 0.0}
     gap, fallen = report["warnings"]
     assert "(highest for 'Hindu')" in gap

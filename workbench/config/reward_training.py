@@ -52,7 +52,7 @@ class RewardTraining:
     perturbations: Annotated[list[Perturbation], Length(1)] = field(
         default_factory=lambda: list(get_args(Perturbation))
     )
-    """Which of these perturbations to draw from; for an uncased model, case is none."""
+    """Which of these perturbations to draw from, twice as often if listed twice; for an uncased model, case is none."""
     identity_rate: Fraction = 0.0
     """Generated sentences about groups of people per training text, as many harmless as insulting ones: the name of a
     group then says nothing about the label."""
