@@ -127,11 +127,14 @@ def main(arguments: list[str]) -> None:
     config, _ = parse(rest)
     if config.reward is None or config.reward.train is None or config.reward.train.objective != "classifier":
         raise UserError("reward.train: missing, or for preferences; name a configuration that trains a classifier")
-    results = [measure(config, options.source_column, group) for group in options.hold_out]
-    print("| " + " | ".join(results[0]) + " |\n|---|" + "---:|" * (len(results[0]) - 1))
-    for result in results:
+    results: list[dict[str, Any]] = []
+    for group in options.hold_out:
+        result = measure(config, options.source_column, group)
+        if not results:
+            print("| " + " | ".join(result) + " |\n|---|" + "---:|" * (len(result) - 1))
         cells = [f"{value:.4f}" if isinstance(value, float) else str(value) for value in result.values()]
-        print("| " + " | ".join(cells) + " |")
+        print("| " + " | ".join(cells) + " |", flush=True)
+        results.append(result)
     print(f"mean AUROC {np.mean([result['AUROC'] for result in results]):.4f}")
 
 
