@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import resource
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from transformers import set_seed
 
 from workbench.config.names import REWARD
 from workbench.config.parsing import parse
-from workbench.config.reward_training import RewardTraining
+from workbench.config.reward_training import RewardTraining, target_name
 from workbench.config.schema import Config
 from workbench.config.sources import DataSource
 from workbench.data.sources import read_rows
@@ -87,19 +87,19 @@ def trained(config: Config, train: RewardTraining, folder: Path) -> tuple[Checke
     trainer = make_reward_trainer(plan, folder)
     trainer.train()
     save_reward_model(trainer, plan.tokenizer, folder, train.max_tokens)
-    return load_trained_reward(reward, folder), plan.rows.target  # type: ignore[union-attr]
+    return load_trained_reward(reward, folder), target_name(train)
 
 
 def measure(config: Config, column: str, group: str) -> dict[str, Any]:
     """Return what a classifier that was trained without a group of sources makes of its rows."""
     assert config.reward is not None
     assert config.reward.train is not None
-    before = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    before = time.process_time()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train, held_out = split(config.reward.train, column, group, folder, config.seed)
         reward, target = trained(config, train, folder / REWARD)
-        spent = sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) - before
+        spent = time.process_time() - before
 
         def log_odds(texts: list[str]) -> np.ndarray:
             return -np.asarray(reward([""] * len(texts), texts))
