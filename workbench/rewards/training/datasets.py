@@ -74,8 +74,8 @@ def load_classifier_rows(train: RewardTraining, seed: int) -> ClassifierRows:
     sizes.append(_labeled_size("data", train.data, in_data))
     names = check_labels(train, in_data)
     target, labels = target_name(train), [names[label] for label in in_data]
-    for index, source in enumerate(train.more_data):
-        more = _load_labeled(f"more_data[{index}]", source, names, sizes, source.label)
+    for index, labeled in enumerate(train.more_data):
+        more = _load_labeled(f"more_data[{index}]", labeled, names, sizes, labeled.label)
         texts, labels = texts + more.texts, labels + more.labels
     for index, source in enumerate(train.clean_data):
         clean = _load_clean(f"clean_data[{index}]", source, sizes)
