@@ -33,7 +33,7 @@ EVERYTHING = {
             "clean_validation": {"path": "p"},
         },
     },
-    "ppo": {"validation": {"path": "y"}, "validation_texts": {"path": "t"}},
+    "ppo": {"validation": {"path": "y"}, "validation_texts": {"path": "t"}, "ptx_data": {"path": "t"}},
     "prompting": {"templates": {"a": "{b}"}, "examples": {"path": "e"}},
     "tuning": {"methods": {"toxic": {"method": "full"}}},
 }
