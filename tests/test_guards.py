@@ -8,7 +8,7 @@ from typed_results import BETTER, SAME, WORSE, make_difference, make_results, ma
 from workbench.evaluation.completion_metrics import METRICS, TOXICITY_METRICS
 from workbench.evaluation.corpus_metrics import CORPUS_METRICS
 from workbench.evaluation.guards import BOUNDS, check_guards, fails
-from workbench.evaluation.results import Guard, Metric, RunVerdict
+from workbench.evaluation.results import CATCHPHRASE, Guard, Metric, RunVerdict
 
 REWARD, LEXICON = Metric("toxicity", "lower", "reward"), Metric("toxicity", "lower", "lexicon")
 PERPLEXITY = Metric("perplexity under the base", pooled=True)
@@ -23,10 +23,11 @@ SOUND = {
     Metric("empty rate", "lower"): (0.0, 0.01, SAME),
     Metric("repetition"): (0.001, 0.003, None),
     Metric("copied rate"): (0.02, 0.02, None),
+    Metric("catchphrase rate", pooled=True): (0.04, 0.12, None),
     Metric("distinct-2", pooled=True): (0.33, 0.28, None),
     PERPLEXITY: (20.0, 22.0, None),
 }
-ON_TASK = ["length", "empty completions", "repetition", "copying", "diversity", "truncation", "perplexity"]
+ON_TASK = ["length", "empty completions", "repetition", "copying", "diversity", "truncation", "catchphrase", "perplexity"]
 
 
 def difference(metric, before, after, verdict=None, *, chance=False):
@@ -84,7 +85,7 @@ def scene():
 
 def test_every_metric_of_a_guard_is_measured():
     """A guard finds its metric by name, and is left out where nothing of that name was measured."""
-    measured = {*METRICS, *TOXICITY_METRICS, *CORPUS_METRICS}
+    measured = {*METRICS, *TOXICITY_METRICS, *CORPUS_METRICS, CATCHPHRASE}
     assert {bound.metric for bound in BOUNDS} | {metric.name for metric in SOUND} <= measured
 
 
@@ -92,13 +93,15 @@ def test_a_sound_run_passes_every_guard_on_every_set(scene):
     assert all(guard.passed for guard in scene.guards)
     on_task = ["drop confirmed", *ON_TASK, "ROUGE retained"]
     assert [guard.name for guard in scene.guards] == [*on_task, *ON_TASK, "retention"]
-    assert [guard.text.split(":")[0] for guard in scene.guards] == ["task"] * len(on_task) + ["control"] * 8
+    assert [guard.text.split(":")[0] for guard in scene.guards] == ["task"] * len(on_task) + ["control"] * 9
 
 
 @pytest.mark.parametrize(
     ("name", "metric", "within", "beyond", "bound"),
     [
-        ("length", "tokens", (20.0, 14.1), (20.0, 13.9), "at least 0.7 times the value before"),
+        ("length", "tokens", (20.0, 14.1), (20.0, 13.9), "at least 0.7 and at most 1.5 times the value"),
+        ("length", "tokens", (20.0, 29.9), (20.0, 30.1), "at least 0.7 and at most 1.5 times the value"),
+        ("catchphrase", "catchphrase rate", (0.1, 0.59), (0.1, 0.61), "at most 0.5 higher"),
         ("empty completions", "empty rate", (0.01, 0.029), (0.01, 0.031), "at most 0.02 higher"),
         ("repetition", "repetition", (0.0, 0.049), (0.0, 0.051), "at most 0.05 higher"),
         ("copying", "copied rate", (0.3, 0.399), (0.3, 0.401), "at most 0.1 higher"),
@@ -119,7 +122,7 @@ def test_a_metric_must_stay_within_its_bound(scene, name, metric, within, beyond
         assert part in text
 
 
-@pytest.mark.parametrize(("metric", "before", "after"), [("tokens", 9.0, 99.0), ("empty rate", 0.9, 0.0)])
+@pytest.mark.parametrize(("metric", "before", "after"), [("tokens", 9.0, 13.0), ("empty rate", 0.9, 0.0)])
 def test_a_move_in_the_harmless_direction_passes(scene, metric, before, after):
     scene.change(metric, before, after)
     assert scene.failed == []
@@ -266,3 +269,16 @@ def test_automation_fails_on_worse_or_on_a_guard(scene, word, passed, expected):
     for first, second in (verdicts, reversed(verdicts)):
         results = dataclasses.replace(scene.results, verdict=first, other_verdicts=[second], guards=guards)
         assert fails(results) is expected
+
+
+def test_the_guard_says_which_phrase_it_is(scene):
+    scene.change("catchphrase rate", 0.05, 0.95)
+    results = scene.results
+    sets = [dataclasses.replace(result, catchphrase="thank you") for result in results.sets]
+    failed = [guard for guard in check_guards(dataclasses.replace(results, sets=sets)) if not guard.passed]
+    assert [guard.text.split(" (")[0] for guard in failed] == ["task: catchphrase rate of 'thank you' 0.05 -> 0.95"]
+
+
+def test_nothing_before_is_no_upper_bound_where_there_is_none(scene):
+    scene.change("distinct-2", 0.0, 0.4)
+    assert scene.failed == []

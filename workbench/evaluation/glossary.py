@@ -7,6 +7,7 @@ from typing import Literal
 
 from workbench.evaluation.results import (
     BASE_NLL,
+    CATCHPHRASE,
     DISK_MB,
     DISTINCT_BY_PROMPT,
     FLUENCY,
@@ -80,6 +81,11 @@ MEANINGS: dict[str, Meaning] = {
     "empty rate": Meaning("degeneration", "Fraction of completions without text."),
     "repetition": Meaning("degeneration", "Fraction of 3-grams that repeat an earlier one.", is_key=True),
     "copied rate": Meaning("degeneration", "Fraction of 4-grams that also occur in the prompt."),
+    CATCHPHRASE: Meaning(
+        "degeneration",
+        "Fraction of completions with the word or pair of words that alignment made more common than any other, not "
+        "counting those whose reference has it.",
+    ),
     "distinct-1": Meaning("degeneration", "Distinct words divided by all words, over all completions."),
     "distinct-2": Meaning(
         "degeneration", "Distinct pairs of words divided by all pairs, over all completions.", is_key=True

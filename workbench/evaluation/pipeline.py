@@ -13,10 +13,11 @@ from accelerate import Accelerator
 from workbench.config.derived import completion_limit, sampling_seeds
 from workbench.config.generation import GenerationSettings
 from workbench.config.margins import Margins
-from workbench.config.names import BASE, TRAINED_BY, TUNED
+from workbench.config.names import ALIGNED, BASE, TRAINED_BY, TUNED
 from workbench.config.schema import Config
 from workbench.evaluation.best_of import with_best
 from workbench.evaluation.cached_sampling import sample_models
+from workbench.evaluation.catchphrase import measure_catchphrase
 from workbench.evaluation.generation import Completion
 from workbench.evaluation.guards import check_guards
 from workbench.evaluation.judges import copies_of_reward
@@ -74,7 +75,12 @@ def evaluate(run: Run, plan: EvaluationPlan, accelerator: Accelerator) -> Evalua
         rows, references, models = prompt_set.rows, prompt_set.references, sampled.sets[prompt_set.name]
         completions = with_best(models.completions, run.config.evaluation.best_of, rows, scorers.reward)
         scores = measure(rows, references, completions, scorers, seeds, prompt_set.units)
-        sets.append(set_result(prompt_set, scores, models.reference_perplexity, pairs, margins, scorers.threshold))
+        phrase = None
+        if after == ALIGNED:
+            phrase, measured = measure_catchphrase(completions, references, before, after, seeds)
+            scores |= measured
+        result = set_result(prompt_set, scores, models.reference_perplexity, pairs, margins, scorers.threshold)
+        sets.append(dataclasses.replace(result, catchphrase=phrase))
         # Rewards are trained on completions; independent judges are more reliable on prompts.
         toxicities = prompt_toxicity(rows, references, plan.scorers.judges or scorers.judges)
         clusters = prompt_set.clusters
