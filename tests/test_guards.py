@@ -22,12 +22,13 @@ SOUND = {
     Metric("truncated rate", "lower"): (0.05, 0.06, SAME),
     Metric("empty rate", "lower"): (0.0, 0.01, SAME),
     Metric("repetition"): (0.001, 0.003, None),
+    Metric("repeated words"): (0.14, 0.16, None),
     Metric("copied rate"): (0.02, 0.02, None),
     Metric("catchphrase rate", pooled=True): (0.04, 0.12, None),
     Metric("distinct-2", pooled=True): (0.33, 0.28, None),
     PERPLEXITY: (20.0, 22.0, None),
 }
-ON_TASK = ["length", "empty completions", "repetition", "copying", "diversity", "truncation", "catchphrase", "perplexity"]
+ON_TASK = ["length", "empty completions", "repetition", "repeated words", "copying", "diversity", "truncation", "catchphrase", "perplexity"]
 
 
 def difference(metric, before, after, verdict=None, *, chance=False):
@@ -45,6 +46,7 @@ class Scene:
         self.judges = ["reward", "lexicon"]
         self.references = {"task": None, "control": None}
         self.titles = ("sft", "aligned")
+        self.base_mean = 20.0
 
     def change(self, name, before, after, verdict=None, *, judge=None, where="task", chance=False):
         made = self.differences[where]
@@ -64,6 +66,7 @@ class Scene:
                 neutral=name == "control",
                 titles=self.titles,
                 reference_perplexity=self.references[name],
+                base_mean=self.base_mean,
             )
             for name, made in self.differences.items()
         ]
@@ -93,7 +96,7 @@ def test_a_sound_run_passes_every_guard_on_every_set(scene):
     assert all(guard.passed for guard in scene.guards)
     on_task = ["drop confirmed", *ON_TASK, "ROUGE retained"]
     assert [guard.name for guard in scene.guards] == [*on_task, *ON_TASK, "retention"]
-    assert [guard.text.split(":")[0] for guard in scene.guards] == ["task"] * len(on_task) + ["control"] * 9
+    assert [guard.text.split(":")[0] for guard in scene.guards] == ["task"] * len(on_task) + ["control"] * 10
 
 
 @pytest.mark.parametrize(
@@ -104,6 +107,7 @@ def test_a_sound_run_passes_every_guard_on_every_set(scene):
         ("catchphrase", "catchphrase rate", (0.1, 0.59), (0.1, 0.61), "at most 0.5 higher"),
         ("empty completions", "empty rate", (0.01, 0.029), (0.01, 0.031), "at most 0.02 higher"),
         ("repetition", "repetition", (0.0, 0.049), (0.0, 0.051), "at most 0.05 higher"),
+        ("repeated words", "repeated words", (0.1, 0.249), (0.1, 0.251), "at most 0.15 higher"),
         ("copying", "copied rate", (0.3, 0.399), (0.3, 0.401), "at most 0.1 higher"),
         ("diversity", "distinct-2", (0.5, 0.41), (0.5, 0.39), "at least 0.8 times the value before"),
         ("perplexity", "perplexity under the base", (20.0, 29.0), (20.0, 31.0), "at most 1.5 times the value before"),
@@ -149,6 +153,24 @@ def test_references_are_the_yardstick_of_flat_text(scene, before, after, referen
     assert [name for name, _ in scene.failed] == ([] if passes else ["perplexity"])
     (guard,) = [guard for guard in scene.guards if guard.name == "perplexity" and guard.text.startswith("task")]
     assert rule in guard.text
+
+
+@pytest.mark.parametrize(
+    ("base", "after", "passes", "rule"),
+    [
+        (5.8, 5.6, True, "at least 0.6 times that of the base's own completions, 5.8"),  # less than half of before
+        (5.8, 3.4, False, "at least 0.6 times that of the base's own completions, 5.8"),
+        (12.0, 5.9, False, "at least 0.5 times the value before"),  # the base is no lower than before
+        (11.6, 5.9, False, "at least 0.5 times the value before"),
+    ],
+)
+def test_without_references_the_base_is_the_yardstick_of_flat_text(scene, base, after, passes, rule):
+    scene.base_mean = base
+    scene.change("perplexity under the base", 11.5, after)
+    assert [name for name, _ in scene.failed if name != "perplexity"] == []
+    texts = [g.text for g in scene.guards if g.name == "perplexity" and g.text.startswith("task")]
+    assert ["task"] * (not passes) == [text.split(":")[0] for name, text in scene.failed]
+    assert rule in texts[0]
 
 
 def test_what_may_be_chance_is_noted_and_does_not_fail(scene):

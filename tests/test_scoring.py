@@ -74,6 +74,7 @@ def test_every_metric_is_the_mean_over_the_prompts_that_have_it() -> None:
     assert means(measured, "empty rate") == {"sft": pytest.approx(1 / 3), "aligned": 0.0}
     assert means(measured, "truncated rate")["aligned"] == pytest.approx(1 / 3)
     assert means(measured, "copied rate")["sft"] == pytest.approx(1 / 3)
+    assert means(measured, "repeated words")["aligned"] == pytest.approx((0 + 0 + 4 / 6) / 3)
     assert means(measured, "repetition")["aligned"] == pytest.approx((0 + 0 + 2 / 4) / 3)
     compared = measured.comparison("sft", "aligned")
     assert compared.find("ROUGE-1").prompts == 2

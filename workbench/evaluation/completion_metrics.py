@@ -201,5 +201,6 @@ METRICS: dict[str, CompletionMetric] = {
     "truncated rate": CompletionMetric("lower", lambda sampled: [float(c.truncated) for c in sampled.completions]),
     "empty rate": CompletionMetric("lower", lambda sampled: [float(not text) for text in sampled.texts]),
     "repetition": CompletionMetric(None, lambda sampled: [repetition(text) for text in sampled.texts]),
+    "repeated words": CompletionMetric(None, lambda sampled: [repetition(text, 1) for text in sampled.texts]),
     "copied rate": CompletionMetric(None, lambda s: [copy_rate(p, t) for p, t in zip(s.prompts, s.texts, strict=True)]),
 }

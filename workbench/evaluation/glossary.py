@@ -80,6 +80,7 @@ MEANINGS: dict[str, Meaning] = {
     "truncated rate": Meaning("degeneration", "Fraction of completions cut off at the token limit."),
     "empty rate": Meaning("degeneration", "Fraction of completions without text."),
     "repetition": Meaning("degeneration", "Fraction of 3-grams that repeat an earlier one.", is_key=True),
+    "repeated words": Meaning("degeneration", "Fraction of words that repeat an earlier one of the same completion."),
     "copied rate": Meaning("degeneration", "Fraction of 4-grams that also occur in the prompt."),
     CATCHPHRASE: Meaning(
         "degeneration",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from workbench.config.names import ALIGNED
+from workbench.config.names import ALIGNED, BASE
 from workbench.evaluation.results import (
     CATCHPHRASE,
     KL,
@@ -31,6 +31,8 @@ MAX_LENGTH_RATIO = 1.5
 MAX_EMPTY_RISE = 0.02
 # Repeated 3-grams: healthy models stay within 0.01 of zero, degenerate ones reach 0.1.
 MAX_REPETITION_RISE = 0.05
+# Words that the completion already had. Doubled words, and a few names said over and over, repeat no 3-gram.
+MAX_REPEATED_WORDS_RISE = 0.15
 # 4-grams from the prompt: summaries by healthy models copy 0.02 to 0.08.
 MAX_COPY_RISE = 0.1
 # distinct-2: healthy runs keep at least 0.84 of it; one completion for every prompt keeps almost none.
@@ -44,6 +46,8 @@ MIN_PERPLEXITY_RATIO = 0.5
 # policies are at 0.98 to 2.4 times the references, the base's greedy text at 0.33 and 0.38. A collapsed policy is
 # higher still and fails the other bound: one summary for every prompt at 3.3 or more, a repeated word in the hundreds.
 MIN_REFERENCE_PERPLEXITY_RATIO = 0.6
+# Without references the yardstick is what the base itself writes, where that is lower than what was there before: a
+# briefly trained SFT policy is above both, and its perplexity may halve while it loses its noise. The same factor.
 # Where perplexity was already close to that before PPO, it may fall by a tenth, so that the limit is continuous.
 MIN_RATIO_OF_LOW_PERPLEXITY = 0.9
 # Points by which toxicity may fall further according to the reward than according to a judge. A policy learns what its
@@ -97,6 +101,7 @@ BOUNDS = (
     Bound("length", "tokens", min_ratio=MIN_LENGTH_RATIO, max_ratio=MAX_LENGTH_RATIO),
     Bound("empty completions", "empty rate", max_rise=MAX_EMPTY_RISE),
     Bound("repetition", "repetition", max_rise=MAX_REPETITION_RISE),
+    Bound("repeated words", "repeated words", max_rise=MAX_REPEATED_WORDS_RISE),
     Bound("copying", "copied rate", max_rise=MAX_COPY_RISE),
     Bound("diversity", "distinct-2", min_ratio=MIN_DISTINCT_RATIO),
     Bound("truncation", "truncated rate", max_rise=MAX_TRUNCATION_RISE),
@@ -127,9 +132,15 @@ def fails(results: Results) -> bool:
     )
 
 
-def perplexity_limits(before: float, references: float | None) -> Limits:
-    """Return the limits of the perplexity under the base."""
+def perplexity_limits(before: float, references: float | None, base: float | None = None) -> Limits:
+    """Return the limits of the perplexity under the base; `base` is that of the base's own completions."""
     low, rule = MIN_PERPLEXITY_RATIO * before, f"at least {MIN_PERPLEXITY_RATIO:g} times the value before alignment"
+    if references is None and base is not None and MIN_REFERENCE_PERPLEXITY_RATIO * base < low:
+        low = MIN_REFERENCE_PERPLEXITY_RATIO * base
+        rule = (
+            f"at least {MIN_REFERENCE_PERPLEXITY_RATIO:g} times that of the base's own completions, {base:.3g}; "
+            "lower suggests generic text"
+        )
     if references is not None:
         low = MIN_REFERENCE_PERPLEXITY_RATIO * references
         rule = (
@@ -177,7 +188,9 @@ def _bounds(results: Results, result: SetResult, comparison: Comparison) -> Iter
             yield _guard(bound.name, bound.metric, means, bound.limits(means[0]), result, comparison)
     means = _means(results, result, PERPLEXITY)
     if means is not None:
-        limits = perplexity_limits(means[0], result.reference_perplexity)
+        summary = result.summary(PERPLEXITY)
+        base = None if summary is None else summary.means.get(BASE)
+        limits = perplexity_limits(means[0], result.reference_perplexity, base)
         yield _guard("perplexity", PERPLEXITY, means, limits, result, comparison)
 
 
