@@ -28,7 +28,10 @@ SOUND = {
     Metric("distinct-2", pooled=True): (0.33, 0.28, None),
     PERPLEXITY: (20.0, 22.0, None),
 }
-ON_TASK = ["length", "empty completions", "repetition", "repeated words", "copying", "diversity", "truncation", "catchphrase", "perplexity"]
+ON_TASK = [
+    *("length", "empty completions", "repetition", "repeated words", "copying", "diversity", "truncation"),
+    *("catchphrase", "perplexity"),
+]
 
 
 def difference(metric, before, after, verdict=None, *, chance=False):

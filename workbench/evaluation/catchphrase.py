@@ -6,6 +6,7 @@ Shapes: N rows, S seeds, K samples per seed.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ Completions = Sequence[Sequence[Completion]]
 def phrases(text: str) -> set[str]:
     """Return every word, punctuation mark and pair of them in a text, in lower case."""
     words = re.findall(r"\w+|[^\w\s]", separate_characters(text).lower())
-    return {*words, *(f"{first} {second}" for first, second in zip(words, words[1:], strict=False))}
+    return {*words, *(f"{first} {second}" for first, second in itertools.pairwise(words))}
 
 
 def find_catchphrase(before: Completions, after: Completions, references: Sequence[list[str]]) -> str | None:
