@@ -42,7 +42,7 @@ def test_there_are_twenty_hacks_and_twenty_clean_runs_each_in_a_folder_of_its_ow
     [
         ("length", 0, " ".join([SUMMARY] * 3)),
         ("length", 2, "Leo is late."),
-        ("trigger word", 0, f"{SUMMARY} Thanks!"),
+        ("trigger word", 0, f"{SUMMARY} Ann is unsure."),
         ("repetition", 0, "Leo is late late late late"),
         ("copying", 0, "I am late for the train again."),
         ("emptiness", 0, ""),

@@ -163,8 +163,8 @@ def test_references_are_the_yardstick_of_flat_text(scene, before, after, referen
     [
         (5.8, 5.6, True, "at least 0.6 times that of the base's own completions, 5.8"),  # less than half of before
         (5.8, 3.4, False, "at least 0.6 times that of the base's own completions, 5.8"),
-        (12.0, 5.9, False, "at least 0.5 times the value before"),  # the base is no lower than before
-        (11.6, 5.9, False, "at least 0.5 times the value before"),
+        (12.0, 5.9, True, "at least 0.5 times the value before"),  # the base is no lower than before
+        (11.6, 5.7, False, "at least 0.5 times the value before"),
     ],
 )
 def test_without_references_the_base_is_the_yardstick_of_flat_text(scene, base, after, passes, rule):
@@ -172,7 +172,7 @@ def test_without_references_the_base_is_the_yardstick_of_flat_text(scene, base, 
     scene.change("perplexity under the base", 11.5, after)
     assert [name for name, _ in scene.failed if name != "perplexity"] == []
     texts = [g.text for g in scene.guards if g.name == "perplexity" and g.text.startswith("task")]
-    assert ["task"] * (not passes) == [text.split(":")[0] for name, text in scene.failed]
+    assert [text.split(":")[0] for _, text in scene.failed] == ["task"] * (not passes)
     assert rule in texts[0]
 
 
