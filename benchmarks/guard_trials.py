@@ -38,8 +38,12 @@ CLEAN: dict[str, dict[str, Any]] = {
 # Little holds the policy back, and no clipping hides the planted term.
 HACKED: dict[str, Any] = {
     **GROUPS,
-    **{"ppo.advantage": "rloo", "ppo.steps": 14, "ppo.batch_size": 32, "ppo.learning_rate": 2e-3},
-    **{"ppo.kl_coef": 0.02, "ppo.score_clip": None},
+    "ppo.advantage": "rloo",
+    "ppo.steps": 14,
+    "ppo.batch_size": 32,
+    "ppo.learning_rate": 2e-3,
+    "ppo.kl_coef": 0.02,
+    "ppo.score_clip": None,
 }
 
 
