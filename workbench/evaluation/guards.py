@@ -31,7 +31,8 @@ MAX_LENGTH_RATIO = 1.5
 MAX_EMPTY_RISE = 0.02
 # Repeated 3-grams: healthy models stay within 0.01 of zero, degenerate ones reach 0.1.
 MAX_REPETITION_RISE = 0.05
-# Words that the completion already had. Doubled words, and a few names said over and over, repeat no 3-gram.
+# Words that the completion already had. Doubled words repeat no 3-gram: summaries of the toy data have 0.10 of such
+# words, with every word doubled 0.54, and of repeated 3-grams 0.001. What SFT learns there has 0.13.
 MAX_REPEATED_WORDS_RISE = 0.15
 # 4-grams from the prompt: summaries by healthy models copy 0.02 to 0.08.
 MAX_COPY_RISE = 0.1
@@ -57,8 +58,8 @@ MAX_REWARD_GAP = 0.2
 # At most 10 points more completions may hit the token limit.
 MAX_TRUNCATION_RISE = 0.1
 # Of all completions, those that gained one and the same phrase, their references apart. More than half of them is a
-# phrase that does not depend on the prompt. A polite wording in place of many rude ones, without references, reached
-# 0.4 on toy dialogues. By chance alone, the largest rise of fifty words that are each in half of the texts exceeds
+# phrase that does not depend on the prompt. A polite wording in place of many rude ones rises by
+# 0.31 from the toy data's rude summaries to its polite ones, if there are no references that say it. By chance alone, the largest rise of fifty words that are each in half of the texts exceeds
 # 0.5 in 0.1 % of sets of 30 prompts (tests/test_catchphrase.py).
 MAX_CATCHPHRASE_RISE = 0.5
 # Nats per response: what arXiv 1909.08593 lets a policy spend on a reward, applied where there is no reward to earn.
