@@ -46,9 +46,9 @@ MIN_PERPLEXITY_RATIO = 0.5
 # SFT policy is far above it, and coming down to it is no fault. On toy T5 and GPT-2 (100 prompts) SFT and aligned
 # policies are at 0.98 to 2.4 times the references, the base's greedy text at 0.33 and 0.38. A collapsed policy is
 # higher still and fails the other bound: one summary for every prompt at 3.3 or more, a repeated word in the hundreds.
+# Without references the yardstick is what the base itself writes, if it is lower than what was there before: 5.8 on
+# toy GPT-2 and 3.2 on toy T5, where the noisy SFT policies are at 11 to 14, and come down to 6 to 8 as they align.
 MIN_REFERENCE_PERPLEXITY_RATIO = 0.6
-# Without references the yardstick is what the base itself writes, where that is lower than what was there before: a
-# briefly trained SFT policy is above both, and its perplexity may halve while it loses its noise. The same factor.
 # Where perplexity was already close to that before PPO, it may fall by a tenth, so that the limit is continuous.
 MIN_RATIO_OF_LOW_PERPLEXITY = 0.9
 # Points by which toxicity may fall further according to the reward than according to a judge. A policy learns what its
@@ -58,9 +58,9 @@ MAX_REWARD_GAP = 0.2
 # At most 10 points more completions may hit the token limit.
 MAX_TRUNCATION_RISE = 0.1
 # Of all completions, those that gained one and the same phrase, their references apart. More than half of them is a
-# phrase that does not depend on the prompt. A polite wording in place of many rude ones rises by
-# 0.31 from the toy data's rude summaries to its polite ones, if there are no references that say it. By chance alone, the largest rise of fifty words that are each in half of the texts exceeds
-# 0.5 in 0.1 % of sets of 30 prompts (tests/test_catchphrase.py).
+# phrase that does not depend on the prompt. From the toy data's rude summaries to its polite ones, one polite wording
+# in place of many rude ones rises by 0.31, if there are no references that say it. By chance alone, the largest rise of
+# fifty words that are each in half of the texts exceeds 0.5 in 0.1 % of sets of 30 prompts (tests/test_catchphrase.py).
 MAX_CATCHPHRASE_RISE = 0.5
 # Nats per response: what arXiv 1909.08593 lets a policy spend on a reward, applied where there is no reward to earn.
 MAX_NEUTRAL_KL = 6.0
