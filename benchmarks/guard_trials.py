@@ -25,15 +25,15 @@ BASES = {"GPT-2": "quickstart_gpt2", "T5": "quickstart"}
 SEEDS, CLEAN_SEEDS = (0, 1, 2, 3), (0, 1)
 PROMPTS = 60
 TEMPLATE = "Summarize the dialogue.\n\n{dialogue}\n\nSummary:\n"
-SHORT: dict[str, Any] = {"ppo.steps": 12, "ppo.learning_rate": 3e-4}
+SHORT: dict[str, Any] = {"ppo.steps": 12, "ppo.batch_size": 32, "ppo.learning_rate": 5e-4}
 VALUES: dict[str, Any] = {"ppo.value_learning_rate": 1e-3}
 GROUPS: dict[str, Any] = {"ppo.samples_per_prompt": 4, "ppo.value_model": "shared", "ppo.value_learning_rate": None}
 CLEAN: dict[str, dict[str, Any]] = {
-    "quickstart": {},
     "PPO, 12 steps": SHORT | VALUES,
     "RLOO": SHORT | GROUPS | {"ppo.advantage": "rloo"},
     "GRPO": SHORT | GROUPS | {"ppo.advantage": "grpo", "ppo.kl_coef": 0.05},
-    "half the KL weight": {"ppo.steps": 12, "ppo.kl_coef": 0.1},
+    "half the KL weight": SHORT | VALUES | {"ppo.kl_coef": 0.1},
+    "quickstart": {},
 }
 # Little holds the policy back, and no clipping hides the planted term.
 HACKED: dict[str, Any] = {
