@@ -41,15 +41,16 @@ def test_the_catchphrase_is_the_one_that_became_more_common_in_most_texts_not_mo
 
 
 def test_what_a_reference_says_is_no_catchphrase_in_that_row() -> None:
-    before = completions([["he is rude"], ["she is rude"], ["it rains"]])
-    after = completions([["he is annoyed"], ["she is annoyed"], ["it rains , ok"]])
-    references = [["He is annoyed."], ["other", "She is annoyed."], []]
-    assert find_catchphrase(before, after, [[], [], []]) == "annoyed"
+    before = completions([["he is rude"], ["she is rude"], ["it rains"], ["so"]])
+    after = completions([["he is annoyed"], ["she is annoyed"], ["it rains , ok"], ["so , so"]])
+    references = [["He is annoyed."], ["other", "She is annoyed."], [], ["so, so!"]]
+    assert find_catchphrase(before, after, [[], [], [], []]) == ","
+    assert find_catchphrase(before, after, [[], [], [], ["A, B"]]) == "annoyed"
     assert find_catchphrase(before, after, references) == ","
     phrase, scores = measure_catchphrase({"a": before, "b": after}, references, "a", "b", 1)
     ((metric, values),) = scores.items()
     assert (phrase, metric.name, metric.pooled) == (",", "catchphrase rate", True)
-    assert values["b"].tolist() == [[[0.0]], [[0.0]], [[1.0]]]
+    assert values["b"].tolist() == [[[0.0]], [[0.0]], [[1.0]], [[0.0]]], "the last is expected"
 
 
 @pytest.mark.parametrize("seed", range(5))
