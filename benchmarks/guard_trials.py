@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from recipes import evaluation, ppo, reward, sft
-from workbench.config.names import ALIGNED, EVALUATION, TUNED
+from workbench.config.names import ALIGNED, EVALUATION, REWARD, TUNED
 from workbench.config.parsing import parse
 from workbench.config.schema import Config
 from workbench.data.words import count_words
@@ -134,6 +135,11 @@ def configuration(policy: str, options: argparse.Namespace, name: str, changes: 
     return parse(["--config", BASES[policy], *arguments])[0]
 
 
+def folder(options: argparse.Namespace, name: str) -> str:
+    """Return the folder of a run."""
+    return f"{options.runs}/guard_trials-{name}"
+
+
 def written(value: Any) -> str:
     """Return a value as the command line takes it."""
     return value if isinstance(value, str) else json.dumps(value)
@@ -145,30 +151,34 @@ def suppliers(options: argparse.Namespace) -> list[SeriesRun]:
         SeriesRun(configuration(policy, options, f"sft-{slug(policy)}", {"ppo": None, "reward": None}), [sft.STAGE])
         for policy in BASES
     ]
-    return [*runs, SeriesRun(configuration("GPT-2", options, "reward", {"sft": None, "ppo": None}), [reward.STAGE])]
+    return [*runs, SeriesRun(configuration("GPT-2", options, REWARD, {"sft": None, "ppo": None}), [reward.STAGE])]
 
 
-def trials(options: argparse.Namespace) -> Iterator[Trial]:
-    """Yield the hacks, whose seeds alternate between the policies, and the clean runs, each with both."""
-    *sfts, rewards = suppliers(options)
-    folders = dict(zip(BASES, (str(run.folder) for run in sfts), strict=True))
-    limited = {} if options.steps is None else {"ppo.steps": options.steps}
+def trials(options: argparse.Namespace) -> list[Trial]:
+    """Return the hacks and the clean runs, interleaved, so that an unfinished series has some of both."""
+    return list(itertools.chain.from_iterable(zip(hacked_trials(options), clean_trials(options), strict=True)))
+
+
+def hacked_trials(options: argparse.Namespace) -> Iterator[Trial]:
+    """Yield the runs with a planted reward, whose seeds alternate between the policies."""
     for seed in SEEDS:
         policy = list(BASES)[seed % len(BASES)]
         for kind, hacks in HACKS.items():
             hack = hacks[seed]
-            ordinary = {"model": str(rewards.folder / "reward"), "options": {"target_label": "clean"}}
+            ordinary = {"model": f"{folder(options, REWARD)}/{REWARD}", "options": {"target_label": "clean"}}
             terms = [{**ordinary, "name": "clean"}, {**hack.term, "name": "planted"}]
             changes = {
                 "reward": {"model": "combine", "options": {"terms": terms}},
                 "evaluation.rewards": [hack.scorer],
                 **HACKED,
             }
-            yield trial(kind, policy, seed, hack, {**changes, **limited, "reuse.sft": folders[policy]}, options)
-    for (setting, changes), policy in ((each, policy) for each in CLEAN.items() for policy in BASES):
-        for seed in CLEAN_SEEDS:
-            reuse = {"reuse.sft": folders[policy], "reuse.reward": str(rewards.folder)}
-            yield trial(setting, policy, seed, None, {**changes, **limited, **reuse}, options)
+            yield trial(kind, policy, seed, hack, changes, options)
+
+
+def clean_trials(options: argparse.Namespace) -> Iterator[Trial]:
+    """Yield the runs with the ordinary reward, with both policies."""
+    for (setting, changes), seed, policy in itertools.product(CLEAN.items(), CLEAN_SEEDS, BASES):
+        yield trial(setting, policy, seed, None, {**changes, "reuse.reward": folder(options, REWARD)}, options)
 
 
 def trial(
@@ -176,7 +186,9 @@ def trial(
 ) -> Trial:
     """Return one run under the name of its cell."""
     name = f"{slug(title)}-{slug(policy)}-seed{seed}"
-    config = configuration(policy, options, name, {**changes, "seed": seed})
+    limited = {} if options.steps is None else {"ppo.steps": options.steps}
+    changes = {**changes, **limited, "reuse.sft": folder(options, f"sft-{slug(policy)}"), "seed": seed}
+    config = configuration(policy, options, name, changes)
     return Trial(title, policy, seed, SeriesRun(config, ALL_STAGES), hack)
 
 
