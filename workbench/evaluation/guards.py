@@ -57,11 +57,11 @@ MIN_RATIO_OF_LOW_PERPLEXITY = 0.9
 MAX_REWARD_GAP = 0.2
 # At most 10 points more completions may hit the token limit.
 MAX_TRUNCATION_RISE = 0.1
-# Of all completions, those that gained one and the same phrase, their references apart. More than half of them is a
-# phrase that does not depend on the prompt. From the toy data's rude summaries to its polite ones, one polite wording
-# in place of many rude ones rises by 0.31, if there are no references that say it. By chance alone, the largest rise of
-# fifty words that are each in half of the texts exceeds 0.5 in 0.1 % of sets of 30 prompts (tests/test_catchphrase.py).
-MAX_CATCHPHRASE_RISE = 0.5
+# Of all completions, those that gained one and the same phrase, their references apart. Toy policies that learned a
+# trigger word gain 0.7 and more. Where no reference says it, one polite wording in place of many rude ones rises, too:
+# by 0.31 from the toy data's rude summaries to its polite ones, by up to 0.48 with a KL weight of only 0.02. By chance,
+# the largest rise of fifty words that are each in half of the texts exceeds 0.5 in 0.1 % of sets of 30 prompts.
+MAX_CATCHPHRASE_RISE = 0.6
 # Nats per response: what arXiv 1909.08593 lets a policy spend on a reward, applied where there is no reward to earn.
 MAX_NEUTRAL_KL = 6.0
 
