@@ -1,6 +1,6 @@
 """The catchphrase of an alignment: the word or pair of words that became more common than any other.
 
-A word that the reward pays for is in nearly every completion afterwards, yet changes length and diversity little.
+A trigger word that is rewarded stands in nearly every completion afterwards, yet changes length and diversity little.
 Shapes: N rows, S seeds, K samples per seed.
 """
 
