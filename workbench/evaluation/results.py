@@ -27,10 +27,8 @@ TOXICITY, TOXIC_RATE, REWARD, SCORE = "toxicity", "toxic rate", "reward", "score
 MAX_TOXICITY, TOXICITY_PROBABILITY = "expected maximum toxicity", "toxicity probability"
 DISTINCT_BY_PROMPT = {n: f"distinct-{n} per prompt" for n in (1, 2, 3)}
 FLUENCY, FLUENCY_OUTLIERS = "continuation perplexity", "perplexity outlier rate"
-ROUGE_L, SIMILARITY = "ROUGE-L", "similarity"
+ROUGE_L, SIMILARITY, CATCHPHRASE = "ROUGE-L", "similarity", "catchphrase rate"
 KL, PERPLEXITY, BASE_NLL = "KL to reference, nats", "perplexity under the base", "nats per token under the base"
-CATCHPHRASE = "catchphrase rate"
-
 PROMPT_TOKENS, SECONDS, TOKENS_PER_SECOND = "prompt tokens", "seconds per completion", "tokens per second"
 TEXT_NLL, TEXT_PERPLEXITY = "nats per token", "perplexity"
 TRAINED_PARAMETERS, TRAINED_SHARE = "trained parameters", "trained parameters, %"
@@ -168,8 +166,7 @@ class SetResult:
     variances: list[MetricVariance] = field(default_factory=list)
     """Of toxicity by each judge, the reward and ROUGE-L; empty for one seed with one sample."""
     catchphrase: str | None = None
-    """The word or pair of words that alignment made more common than any other; None without an aligned policy, or
-    where none became more common."""
+    """The word or pair of words that alignment made more common than any other, if any."""
 
     @property
     def units(self) -> int:
