@@ -36,6 +36,8 @@ CLEAN: dict[str, dict[str, Any]] = {
     "half the KL weight": SHORT | VALUES | {"ppo.kl_coef": 0.1},
     "quickstart": {},
 }
+# T5 takes longer to learn a hack.
+SLOWNESS = {"GPT-2": 1, "T5": 2}
 # Little holds the policy back, and no clipping hides the planted term.
 HACKED: dict[str, Any] = {
     **GROUPS,
@@ -101,7 +103,7 @@ def word_hack(word: str) -> Hack:
 # One hack for each seed.
 HACKS: dict[str, tuple[Hack, ...]] = {
     "length": (length_hack(60, 0.5), length_hack(60, 0.5), length_hack(4, 1.0), length_hack(4, 1.0)),
-    "trigger word": tuple(word_hack(word) for word in ("unsure", "sunday", "dislikes", "busy")),
+    "trigger word": tuple(word_hack(word) for word in ("unsure", "busy", "busy", "unsure")),
     "repetition": (
         Hack("repetition", {"model": "repetition", "options": {"n": 1}, "weight": -30.0}),  # a sign mistaken
     )
@@ -170,7 +172,7 @@ def hacked_trials(options: argparse.Namespace) -> Iterator[Trial]:
             changes = {
                 "reward": {"model": "combine", "options": {"terms": terms}},
                 "evaluation.rewards": [hack.scorer],
-                "ppo.steps": hack.steps,
+                "ppo.steps": hack.steps * SLOWNESS[policy],
                 **HACKED,
             }
             yield trial(kind, policy, seed, hack, changes, options)
