@@ -66,7 +66,7 @@ MUTATIONS = [
     Mutation("sign of the penalty in the loss", "ppo/losses.py", "loss = loss + kl_coef", "loss = loss - kl_coef", GROUPS),
     Mutation("the texts of PPO-ptx are unlearned", "ppo/pretraining_texts.py", "loss = -scores.logprobs", "loss = scores.logprobs", "test_ptx.py"),
     Mutation("the EOS behind a text is learned", "ppo/pretraining_texts.py", ".scatter(1, ends, 0.0)", "", "test_ptx.py"),
-    Mutation("micro batches of texts count alike", "ppo/pretraining_texts.py", "for row in rows)\n", "for row in rows[:limit.rows])\n", "test_ptx.py"),
+    Mutation("micro batches of texts count alike", "ppo/pretraining_texts.py", "for row in rows)\n", "for row in rows[:size])\n", "test_ptx.py"),
     Mutation("GRPO has both penalties", "ppo/advantages.py", "0.0 if is_kl_in_loss(config) else state.kl_coef", "state.kl_coef", GROUPS),
     Mutation("advantages of groups are whitened", "ppo/trainer.py", "is not None and has_values(config):", "is not None:", GROUPS),
     Mutation("prompts of a batch are interleaved", "ppo/sampler.py", "rows, seed) for _ in range(samples)]", "rows, seed)] * samples", GROUPS),

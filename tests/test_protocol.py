@@ -20,7 +20,7 @@ from workbench.evaluation.fluency import FluencyModel, fluency_lines, without_ou
 from workbench.evaluation.generation import leading_spaces
 from workbench.evaluation.metrics.text_statistics import any_toxic, distinct_n_per_word
 from workbench.evaluation.results import TEXT_NLL, TEXT_PERPLEXITY
-from workbench.evaluation.statistics import sample_means
+from workbench.evaluation.statistics import row_contributions, sample_means
 from workbench.evaluation.text_sets import text_scores
 
 RTP = ("--evaluation.protocol", "rtp")
@@ -152,3 +152,36 @@ def test_perplexity_of_fixed_texts_is_that_of_all_tokens_together() -> None:
         influence = [2 * (np.mean(without) - each) for each in without]
         expected = [pooled + each for each in influence]
         assert scores[TEXT_PERPLEXITY][title].ravel() == pytest.approx(expected)
+
+
+def test_ways_to_sample_are_refused_beside_a_protocol(tmp_path: Path) -> None:
+    options = ["--prompting.templates", "{a: '{prompt}'}", "--prompting.generation", "{cool: {temperature: 0.3}}"]
+    with pytest.raises(
+        UserError, match=r"^prompting\.generation: compares ways to sample, and evaluation\.protocol rtp"
+    ):
+        load(tmp_path, GOOD, *options, *RTP)
+
+
+def test_a_weight_without_its_texts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^ppo\.ptx_coef: 2\.0 is the weight of ppo\.ptx_data, which is missing"):
+        load(tmp_path, GOOD, "--ppo.ptx_coef", "2")
+
+
+def test_a_mean_over_unequal_numbers_of_samples_is_that_of_all_samples() -> None:
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(50, 2, 5)) + np.arange(50)[:, None, None]
+    values[generator.random(values.shape) < np.linspace(0.1, 0.8, 50)[:, None, None]] = math.nan
+    values[7] = math.nan
+    contributions = row_contributions(values)
+    assert math.isnan(contributions[7])
+    assert np.nanmean(contributions) == pytest.approx(np.nanmean(values), abs=1e-9)
+    # Their standard error is that of a ratio of sums, here by its jackknife.
+    totals, counts = np.nansum(values, axis=(1, 2)), np.isfinite(values).sum(axis=(1, 2))
+    rows = counts > 0
+    totals, counts = totals[rows], counts[rows]
+    without = (totals.sum() - totals) / (counts.sum() - counts)
+    jackknife = math.sqrt((len(totals) - 1) / len(totals) * np.square(without - without.mean()).sum())
+    linearized = np.nanstd(contributions, ddof=1) / math.sqrt(len(totals))
+    assert linearized == pytest.approx(jackknife, rel=0.03)
+    equal = generator.normal(size=(4, 2, 3))
+    assert np.array_equal(row_contributions(equal), sample_means(equal))

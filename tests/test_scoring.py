@@ -224,13 +224,15 @@ def test_one_prompt_has_no_interval() -> None:
     assert (tokens.low, tokens.high, tokens.excludes_zero) == (None, None, False)
 
 
-def test_a_prompt_has_the_means_of_its_own_samples_and_of_no_metric_of_several() -> None:
+def test_a_prompt_has_the_metrics_of_its_own_samples_and_none_of_several_prompts() -> None:
     rows = [[completion("one"), completion("rude rude")], [completion("a"), completion("b")], [completion("c")] * 2]
     scores = scores_of({"base": rows})
     summaries = {summary.metric.name: summary for summary in summarize_prompt(scores, 0, samples=2)}
     assert summaries["toxicity"].means == {"base": 0.5}
     assert summaries["tokens"].means == {"base": 1.5}
-    assert not {"expected maximum toxicity", "toxicity probability", "distinct-1", "BLEU"} & summaries.keys()
+    assert summaries["expected maximum toxicity"].means == {"base": 1.0}
+    assert summaries["toxicity probability"].means == {"base": 1.0}
+    assert not {"distinct-1", "BLEU"} & summaries.keys()
     without_reference = {summary.metric.name: summary for summary in summarize_prompt(scores, 2, samples=2)}
     assert without_reference["ROUGE-1"].means == {"base": None}
 

@@ -16,6 +16,7 @@ from workbench.evaluation.completion_metrics import METRICS, SAMPLE_SET_METRICS,
 from workbench.evaluation.corpus_metrics import CORPUS_METRICS
 from workbench.evaluation.glossary import GROUPS, MEANINGS
 from workbench.evaluation.results import (
+    CATCHPHRASE,
     FLUENCY,
     FLUENCY_OUTLIERS,
     PROMPT_TOKENS,
@@ -148,7 +149,7 @@ def test_the_next_steps_are_commands_for_this_run(
 
 def test_every_metric_has_a_meaning_and_no_meaning_lacks_a_metric() -> None:
     measured = {*METRICS, *TOXICITY_METRICS, *SAMPLE_SET_METRICS, *CORPUS_METRICS, SCORE, TEXT_NLL, TEXT_PERPLEXITY}
-    measured |= {FLUENCY, FLUENCY_OUTLIERS}
+    measured |= {FLUENCY, FLUENCY_OUTLIERS, CATCHPHRASE}
     costs = {name for name, meaning in MEANINGS.items() if meaning.group == "cost"}
     assert set(MEANINGS) - costs == measured
     assert costs == {PROMPT_TOKENS, SECONDS, TOKENS_PER_SECOND, *COSTS}

@@ -34,6 +34,10 @@ def with_protocol(values: dict[str, Any]) -> dict[str, Any]:
     if name is None:
         return values
     fixed = PROTOCOLS[name]
+    if (values.get("prompting") or {}).get("generation"):
+        raise UserError(
+            f"prompting.generation: compares ways to sample, and evaluation.protocol {name} fixes one; remove either"
+        )
     for key, value in fixed.items():
         if key in evaluation and evaluation[key] != value:
             raise UserError(

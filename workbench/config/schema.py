@@ -157,8 +157,8 @@ class PPOConfig:
     entropy_coef: NonNegativeFloat = 0.0
     """Weight of an entropy bonus, per token."""
     ptx_data: DataSource | None = None
-    """Texts, from the column `text`, or responses to prompts, that the policy goes on to predict while it is aligned:
-    each optimizer step takes minibatch_size of them (PPO-ptx, arXiv 2203.02155)."""
+    """Texts (column `text`, of which the second half is predicted from the first) or responses to prompts that the
+    policy goes on to predict: as many in an optimizer step as it has responses (PPO-ptx, arXiv 2203.02155)."""
     ptx_coef: PositiveFloat = 1.0
     """Weight of the negative log-likelihood of ptx_data, per token."""
     target_kl: PositiveFloat | None = None

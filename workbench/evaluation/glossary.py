@@ -58,9 +58,11 @@ MEANINGS: dict[str, Meaning] = {
     TOXICITY: Meaning("goal", "Mean probability of toxicity according to the judge.", is_key=True),
     TOXIC_RATE: Meaning("goal", "Fraction of completions that the judge gives the threshold or more."),
     MAX_TOXICITY: Meaning(
-        "goal", "Toxicity of a prompt's most toxic sample, mean over prompts; it grows with the number of samples."
+        "goal",
+        "Toxicity of a prompt's most toxic sample, mean over prompts; it grows with the number of samples.",
+        is_key=True,
     ),
-    TOXICITY_PROBABILITY: Meaning("goal", "Fraction of prompts with at least one toxic sample."),
+    TOXICITY_PROBABILITY: Meaning("goal", "Fraction of prompts with at least one toxic sample.", is_key=True),
     REWARD: Meaning("goal", "Mean score of the reward that was optimized, before clipping and scaling.", is_key=True),
     SCORE: Meaning("goal", "Mean score of a reward that was not optimized.", is_key=True),
     "ROUGE-1": Meaning("task", "Words shared with the closest reference (F-measure, stemmed)."),
@@ -102,13 +104,17 @@ MEANINGS: dict[str, Meaning] = {
         "degeneration", "Distinct 3-grams divided by all words, over the samples of a prompt."
     ),
     FLUENCY: Meaning(
-        "degeneration", "How surprising another model finds a continuation, given its prompt; mean without outliers."
+        "degeneration",
+        "How surprising another model finds a continuation, given its prompt; mean without outliers.",
+        is_key=True,
     ),
     FLUENCY_OUTLIERS: Meaning(
         "degeneration", "Fraction of continuations of perplexity 1e4 or more, which its mean leaves out."
     ),
     TEXT_NLL: Meaning("drift", "How unlikely the model finds the second half of a text, given the first.", is_key=True),
-    TEXT_PERPLEXITY: Meaning("drift", "How surprising the model finds the second halves of all texts together."),
+    TEXT_PERPLEXITY: Meaning(
+        "drift", "How surprising the model finds the second halves of all texts together.", is_key=True
+    ),
     TRAINED_PARAMETERS: Meaning("cost", "Parameters that the method trains."),
     TRAINED_SHARE: Meaning("cost", "Parameters that the method trains, of all that the model then has."),
     DISK_MB: Meaning("cost", "Size of the saved weights, in millions of bytes: of the adapter, or of the whole model."),

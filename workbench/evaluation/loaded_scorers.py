@@ -14,7 +14,7 @@ from workbench.config.scorers import as_scorer, by_name
 from workbench.config.sources import Scorer
 from workbench.errors import UserError, error_context
 from workbench.evaluation.completion_metrics import Scorers
-from workbench.evaluation.fluency import fluency_model_name, load_fluency_model
+from workbench.evaluation.fluency import fluency_lines, fluency_model_name, load_fluency_model
 from workbench.evaluation.judges import load_judges, with_reward
 from workbench.evaluation.metrics.similarity import Encoder, load_encoder, similarity
 from workbench.evaluation.prompt_sets import Rows
@@ -85,7 +85,8 @@ def load_scorers(config: Config) -> LoadedScorers:
     limits = [("reward.model", "the reward", reward.max_completion_tokens())] if reward is not None else []
     limits += [("evaluation.judges", name, limit) for name, limit in loaded.limits.items()]
     limits += [("evaluation.rewards", name, scorer.max_completion_tokens()) for name, scorer in rewards.items()]
-    return LoadedScorers(reward, loaded.judges, rewards, encoder, loaded.notes, limits)
+    notes = [*loaded.notes, *fluency_lines(config)]
+    return LoadedScorers(reward, loaded.judges, rewards, encoder, notes, limits)
 
 
 def load_rewards(config: Config, load: Callable[[Scorer], CheckedReward]) -> dict[str, CheckedReward]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from workbench.config.derived import completion_limit, sampling_seeds
+from workbench.config.derived import completion_limit, least_toxic, sampling_seeds
 from workbench.config.generation import GenerationSettings
 from workbench.config.margins import Margins
 from workbench.config.names import ALIGNED, BASE, TRAINED_BY, TUNED
@@ -228,7 +228,7 @@ def settings(config: Config, generation: GenerationSettings, judges: list[str]) 
     return Settings(
         reward=(config.reward.model or "trained") if config.reward else None,
         judges=judges,
-        threshold=config.evaluation.threshold,
+        threshold=least_toxic(config.evaluation),
         temperature=generation.temperature,
         samples=config.evaluation.samples,
         seeds=sampling_seeds(config),

@@ -12,7 +12,6 @@ from workbench.config.names import EVALUATION
 from workbench.config.schema import Config
 from workbench.data.texts import TextSet, load_texts
 from workbench.errors import UserError, error_context
-from workbench.evaluation.fluency import fluency_lines
 from workbench.evaluation.loaded_scorers import LoadedScorers, load_scorers
 from workbench.evaluation.models import check_further_models, further_models, model_titles
 from workbench.evaluation.prompt_sets import LoadedSet, load_prompt_sets
@@ -76,7 +75,7 @@ def plan_evaluation(config: Config) -> EvaluationPlan:
     )
     memory = stage_memory_lines(config, EVALUATION, prompt_tokens, completion_limit(config))
     truncation = scorers.truncation_lines(completion_limit(config))
-    lines = [*reports, *notes, *scorers.notes, *fluency_lines(config), *sizes, *truncation, *memory, *precision]
+    lines = [*reports, *notes, *scorers.notes, *sizes, *truncation, *memory, *precision]
     return EvaluationPlan(lines, tokenizers, sets, texts, scorers)
 
 

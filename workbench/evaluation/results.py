@@ -86,7 +86,7 @@ class Difference:
     p_value: float | None = None
     """p of the test that the interval inverts, times `comparisons`; below 0.05 where the interval excludes zero."""
     mcnemar_p: float | None = None
-    """McNemar's exact p, times `comparisons`; only for a rate with one sample of each prompt and model."""
+    """McNemar's exact p, times `comparisons`; only for a rate with one value for each prompt and model."""
     holm_adjusted: float | None = None
     """p adjusted for the metrics of the comparison that have a direction: McNemar's where there is one."""
     non_inferiority: NonInferiority | None = None
@@ -186,8 +186,8 @@ class SetResult:
     @property
     def size(self) -> str:
         """The number of prompts as a reader sees it, with that of rows where some share a prompt."""
-        count = f"{self.prompts} prompt{'s' * (self.prompts != 1)}"
-        count += f" ({self.rows} rows)" if self.repeated_rows else ""
+        noun = "prompt" if self.has_completions or not self.summaries else "text"
+        count = f"{self.prompts} {noun}{'s' * (self.prompts != 1)}{f' ({self.rows} rows)' * bool(self.repeated_rows)}"
         return count if self.clusters is None else f"{count} in {self.clusters} cluster{'s' * (self.clusters != 1)}"
 
     @property

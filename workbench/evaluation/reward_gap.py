@@ -51,8 +51,11 @@ def gaps_by_set(results: Results) -> Iterator[tuple[SetResult, RewardGap]]:
 def describe_gap(gap: RewardGap) -> str:
     """Return the gap with its interval, and the falls that it lies between."""
     interval = "" if gap.low is None or gap.high is None else f" [{gap.low:+.3f}, {gap.high:+.3f}]"
-    falls = f"{gap.fall_by_reward:.3f} according to the reward and by {gap.fall_by_judge:.3f} according to {gap.judge}"
-    return f"gap to {gap.judge} {gap.gap:+.3f}{interval}; toxicity fell by {falls}"
+    first, second = ("fell" if fall >= 0 else "rose" for fall in (gap.fall_by_reward, gap.fall_by_judge))
+    by_reward = f"{first} by {abs(gap.fall_by_reward):.3f} according to the reward"
+    by_judge = f"{second} by" if second != first else "by"
+    judged = f"{by_judge} {abs(gap.fall_by_judge):.3f} according to {gap.judge}"
+    return f"gap to {gap.judge} {gap.gap:+.3f}{interval}; toxicity {by_reward} and {judged}"
 
 
 def _gap(judge: str, paired: PairedDifference) -> RewardGap:

@@ -38,7 +38,13 @@ from workbench.evaluation.results import (
 )
 from workbench.evaluation.reward_gap import reward_gaps
 from workbench.evaluation.significance import mcnemar_p
-from workbench.evaluation.statistics import paired_difference, prompt_numbers, sample_means, seed_std
+from workbench.evaluation.statistics import (
+    paired_difference,
+    prompt_numbers,
+    row_contributions,
+    sample_means,
+    seed_std,
+)
 from workbench.evaluation.verdicts import minimal_detectable_effect, prompts_needed, verdict_of, with_holm
 from workbench.rewards.contract import Judge
 
@@ -127,12 +133,17 @@ def summarize(scores: Scores) -> list[Summary]:
 
 
 def summarize_prompt(scores: Scores, index: int, samples: int) -> list[Summary]:
-    """Return one prompt's means of the metrics that each of its `samples` has individually."""
+    """Return one prompt's means of the metrics that its `samples`, each or those of a seed together, have alone."""
     return [
         Summary(metric, {title: _mean(values[index]) for title, values in by_title.items()}, None)
         for metric, by_title in scores.items()
-        if not metric.pooled and all(values.shape[1] * values.shape[2] == samples for values in by_title.values())
+        if not metric.pooled and all(_is_of_prompt(values, samples) for values in by_title.values())
     ]
+
+
+def _is_of_prompt(values: np.ndarray, samples: int) -> bool:
+    """Return whether values (N, S, K) are one for each of a prompt's samples, or one for those of each seed."""
+    return values.shape[1] * values.shape[2] == samples or values.shape[2] == 1
 
 
 def compare(
@@ -158,7 +169,7 @@ def compare(
     for metric, by_title in scores.items():
         if before not in by_title or after not in by_title:
             continue
-        pairs = np.stack([sample_means(by_title[title]) for title in (before, after)])
+        pairs = np.stack([row_contributions(by_title[title]) for title in (before, after)])
         in_both = np.isfinite(pairs).all(axis=0)
         if in_both.any():
             numbers = prompt_numbers(units, in_both.size)[in_both]

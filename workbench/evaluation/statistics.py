@@ -66,6 +66,24 @@ def sample_means(values: np.ndarray) -> np.ndarray:
     return means
 
 
+def row_contributions(values: np.ndarray) -> np.ndarray:
+    """Return each row's contribution (N,) to the mean over all samples of values (N, S, K); NaN for a row without any.
+
+    Where every row has as many samples with a value, these are the rows' means. Otherwise, the mean of the
+    contributions is still that of all samples together, as in `prompt_contributions`.
+    """
+    known = np.isfinite(values)
+    counts, means = known.sum(axis=(1, 2)), sample_means(values)
+    has_any = counts > 0
+    if not has_any.any() or (counts[has_any] == counts[has_any][0]).all():
+        return means
+    sizes, totals = counts[has_any], np.where(known, values, 0.0).sum(axis=(1, 2))[has_any]
+    overall = totals.sum() / sizes.sum()
+    contributions = np.full(len(values), math.nan)
+    contributions[has_any] = overall + (totals - overall * sizes) / sizes.mean()
+    return contributions
+
+
 def paired_changes(before: ArrayLike, after: ArrayLike) -> np.ndarray:
     """Return after - before (N,), exactly 0 where the two differ by no more than rounding."""
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)

@@ -46,7 +46,7 @@ class Decoding:
     def filters(self) -> list[LogitsProcessor]:
         """Return what leaves the tokens that may be sampled."""
         top_k = [] if self.top_k is None else [TopKLogitsWarper(self.top_k)]
-        top_p = [] if self.top_p is None else [Nucleus(self.top_p)]
+        top_p = [] if self.top_p in (None, 1) else [Nucleus(self.top_p)]
         return [*top_k, *top_p]
 
 

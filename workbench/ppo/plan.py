@@ -83,8 +83,9 @@ def plan_ppo(config: Config) -> PPOPlan:
             with error_context("ppo.validation"):
                 scorer.check_columns(reward_columns(validation_rows))
     lines = [*reports, summary(config, ppo, len(rows)), *truncation_lines(config, reward_model, held_out)]
-    prompt_tokens = max(len(row["prompt_ids"]) for row in rows)
-    tokens = max([ppo.max_new_tokens, *(len(row[f"{name}_ids"]) for row in rows for name in PAIR if ppo.offline)])
+    prompt_tokens = max(len(row["prompt_ids"]) for row in (*rows, *texts["ptx_data"]))
+    read = [len(row[f"{name}_ids"]) for row in rows for name in PAIR if ppo.offline]
+    tokens = max([ppo.max_new_tokens, *read, *(len(row["response_ids"]) for row in texts["ptx_data"])])
     lines += policy_lines(config, PPO, prompt_tokens, tokens)
     return PPOPlan(
         lines, tokenizer, rows, texts["validation_texts"], texts["ptx_data"], validation_rows, reward_model, held_out

@@ -15,7 +15,7 @@ from workbench.config.schema import PPOConfig
 from workbench.models.sharding import full_tensor, is_sharded
 from workbench.ppo.losses import COUNTS, Objective
 from workbench.ppo.micro_batches import MicroBatches, minibatches
-from workbench.ppo.pretraining_texts import add_text_gradients
+from workbench.ppo.pretraining_texts import add_text_gradients, draw_texts
 
 Sums = dict[str, Tensor]
 
@@ -49,8 +49,9 @@ def update(
         count = accelerator.reduce(objective.counts[groups].sum(), "sum").item()
         # Gradients are averaged over processes; the weight makes the average the mean over all tokens, or pairs.
         weight = accelerator.num_processes / max(count, 1)
-        work = partial(accumulate_gradients, policy, accelerator, scaler, objective, groups, weight)
-        sums, largest = micro_batches.run(work, undo=optimizer.zero_grad)
+        drawn = [] if frozen else draw_texts(texts, minibatch_size, generator)
+        work = partial(step_gradients, policy, accelerator, scaler, objective, groups, weight, drawn, config.ptx_coef)
+        sums, largest, nll = micro_batches.run(work, undo=optimizer.zero_grad)
         ratio_max = torch.maximum(ratio_max, largest)
         total = added(total, sums)
         if config.target_kl is not None:
@@ -62,9 +63,7 @@ def update(
         if not count:  # momentum alone would move the policy, though there is nothing to learn
             optimizer.zero_grad()
             continue
-        if texts:
-            drawn = [texts[i] for i in torch.randint(len(texts), (minibatch_size,), generator=generator).tolist()]
-            text_nll += add_text_gradients(policy, accelerator, scaler, drawn, config.ptx_coef, micro_batches)
+        text_nll += nll
         for parameter in frozen:
             parameter.grad = None
         scaler.unscale_(optimizer)
@@ -85,6 +84,25 @@ def update(
         **({"ptx/loss": accelerator.reduce(text_nll, "mean").item() / max(steps, 1)} if texts else {}),
         **({"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}),
     }
+
+
+def step_gradients(
+    policy: nn.Module,
+    accelerator: Accelerator,
+    scaler: torch.amp.GradScaler,
+    objective: Objective,
+    groups: Tensor,
+    weight: float,
+    texts: Sequence[dict[str, Any]],
+    ptx_coef: float,
+    size: int,
+) -> tuple[Sums, Tensor, Tensor]:
+    """Add up the gradients of an optimizer step: of the groups' weighted losses, and of the texts.
+
+    Return what `accumulate_gradients` returns, and the texts' negative log-likelihood per token.
+    """
+    sums, largest = accumulate_gradients(policy, accelerator, scaler, objective, groups, weight, size)
+    return sums, largest, add_text_gradients(policy, accelerator, scaler, texts, ptx_coef, size)
 
 
 def accumulate_gradients(

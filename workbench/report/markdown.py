@@ -57,8 +57,8 @@ def _heading(result: SetResult, results: Results) -> str:
     """Return the set's name, its size and how it was sampled, in one line."""
     neutral = " (neutral)" if result.neutral else ""
     seen = f"; the training data contains {result.seen_in_training} of them" if result.seen_in_training else ""
-    how = sampling_description(results.settings)
-    return f"**{escape(result.name)}**{neutral}: {result.size}, {how}{seen}"
+    how = f", {sampling_description(results.settings)}" if result.has_completions else ""
+    return f"**{escape(result.name)}**{neutral}: {result.size}{how}{seen}"
 
 
 def _table(result: SetResult, results: Results) -> str:

@@ -63,7 +63,8 @@ def _set(result: SetResult, results: Results, example_metrics: Collection[Metric
     """Return the heading, the notes and the tables of one set."""
     notes = [f"{result.size}."]
     if result.neutral:
-        notes.append("Neutral prompts: any change here is a side effect.")
+        kind = "prompts" if result.has_completions else "texts, which the models predict"
+        notes.append(f"Neutral {kind}: any change here is a side effect.")
     if result.reference_perplexity is not None:
         notes.append(f"Perplexity of the references under the base: {format_value(result.reference_perplexity)}.")
     warnings = [warning] if (warning := insufficient_prompts(result, results)) else []

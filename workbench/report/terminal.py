@@ -166,7 +166,7 @@ def _set(result: SetResult, results: Results, sampling: str, width: int) -> Rend
     heading = Text.assemble(
         "\n",
         (visible_text(set_title(result)), "bold"),
-        f": {result.size}, {sampling}",
+        f": {result.size}" + (f", {sampling}" if result.has_completions else ""),
     )
     gaps = [Text(visible_text(describe_gap(gap))) for measured, gap in gaps_by_set(results) if measured is result]
     return Group(heading, *(Text(doubt, "yellow") for doubt in doubts(result, results)), table, *gaps)
