@@ -120,7 +120,7 @@ def run_scenario(architecture: str, training: str, precision: str, on_device: bo
 
 
 def run_rewards() -> dict[str, float]:
-    """Return by architecture how far a classifier's scores on the device are from those on the CPU."""
+    """Return by architecture how far a classifier's scores on the device are from those on the CPU, relatively."""
     texts = tiny_classifiers.TEXTS
     prompts = [""] * len(texts)
     # Loaded before the device is there: transformers would not fill the buffers.
@@ -135,7 +135,7 @@ def run_rewards() -> dict[str, float]:
             network = dataclasses.replace(reward.network, device=str(simulated_cuda.DEVICE))
             simulated_cuda.move(network.model)
             on_device = torch.tensor(dataclasses.replace(reward, network=network)(prompts, texts))
-            differences[kind] = float((on_cpu[kind] - on_device).abs().max())
+            differences[kind] = float(((on_cpu[kind] - on_device) / on_cpu[kind].abs().clamp(min=1)).abs().max())
     return differences
 
 

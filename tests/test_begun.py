@@ -180,7 +180,7 @@ def test_data_that_changes_while_it_is_planned_is_one_line(tmp_path: Path) -> No
 def test_an_evaluation_names_the_data_that_it_read(runs: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     write(file, rows(16))
-    before, sample = content_hash(file), pipeline.sample_sets
+    before, sample = content_hash(file), pipeline.sample_models
 
     def sampling(*arguments: Any) -> Any:
         write(file, rows(17))
@@ -188,7 +188,7 @@ def test_an_evaluation_names_the_data_that_it_read(runs: Path, tmp_path: Path) -
 
     sets = ["--evaluation.data", json.dumps({"test": {"path": str(file), "template": "{dialogue}"}})]
     run = launch(runs)
-    with mock.patch.object(pipeline, "sample_sets", sampling):
+    with mock.patch.object(pipeline, "sample_models", sampling):
         cli.launch([evaluation.STAGE], "", small(NAME, runs, *TRAINED_REWARD, *sets, "--force", "evaluation"))
     sources = read_results(run / "evaluation" / "results.json").provenance.sources
     assert [source.sha256 for source in sources if source.kind == "data"] == [before]

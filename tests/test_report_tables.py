@@ -30,6 +30,8 @@ from workbench.export.card import evaluation_table
 from workbench.report.evaluation_page import evaluation_page
 from workbench.report.markdown import markdown
 from workbench.report.tables import (
+    DETECTABLE,
+    P_VALUES,
     Counts,
     count_prompts,
     insufficient_prompts,
@@ -83,9 +85,10 @@ def page_rows(results: Results) -> list[Cells]:
         table = {}
         for row in re.findall(r"<tr>(.*?)</tr>", part.split("</table>")[0].split("<tbody>")[1]):
             cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
-            texts = [html.unescape(re.sub(r"<svg.*?</svg>|<[^>]+>", "", cell)).strip() for cell in cells]
-            cells = [text.replace("\u2212", "-") for text in texts]
-            name, *means, difference, _, detectable, p_values, words, counts = cells
+            cells = [re.sub(r"<svg.*?</svg>|<(?!br)[^>]+>", "", cell).strip() for cell in cells]
+            name, *means, difference, _, words, counts = [html.unescape(cell).replace("\u2212", "-") for cell in cells]
+            difference, _, detectable = difference.partition(f"<br>{DETECTABLE} ")
+            words, _, p_values = words.partition(f"<br>{P_VALUES} ")
             table[name] = [*means, difference, detectable, counts, p_values, words]
         tables.append(table)
     return tables

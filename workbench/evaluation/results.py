@@ -318,7 +318,7 @@ class Results:
         """Yield each set that is neutral, or each that is not, with its comparison of `after` with `before`."""
         for result in self.sets:
             if result.neutral == neutral:
-                yield result, result.comparison(self.before, self.after)
+                yield from ((result, c) for c in result.comparisons if (c.before, c.after) == (self.before, self.after))
 
 
 @dataclass(frozen=True)
