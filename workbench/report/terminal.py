@@ -162,7 +162,7 @@ def _set(result: SetResult, results: Results, sampling: str, width: int) -> Rend
         if key_rows:
             table.add_row(Text(group, "dim"))
         for row in key_rows:
-            table.add_row(*_cells(row, with_detectable=width >= WIDE))
+            table.add_row(*_cells(row, is_wide=width >= WIDE))
     heading = Text.assemble(
         "\n",
         (visible_text(set_title(result)), "bold"),
@@ -178,24 +178,27 @@ def short_titles(titles: Sequence[str]) -> dict[str, str]:
     return short if len(set(short.values())) == len(titles) else {title: title for title in titles}
 
 
-def _cells(row: Row, *, with_detectable: bool) -> list[Text]:
+def _cells(row: Row, *, is_wide: bool) -> list[Text]:
     """Return the cells of a row: metric, means, interval of the difference, words, and where it fits the effect."""
-    effect = [Text(format_detectable(row.difference) if row.difference else "")] if with_detectable else []
+    effect = [Text(format_detectable(row.difference) if row.difference else "")] if is_wide else []
     return [
         Text(f" {format_metric(row.metric)}"),
         *(Text(format_mean(mean)) for mean in row.means),
         Text(format_interval(row.difference) if row.difference else ""),
         *effect,
-        _words(row.difference) if row.difference else Text(""),
+        _words(row.difference, is_wide) if row.difference else Text(""),
     ]
 
 
-def _words(difference: Difference) -> Text:
-    """Return the words for a difference: its verdict, and whether the metric was retained."""
+def _words(difference: Difference, is_wide: bool) -> Text:
+    """Return the words for a difference: its verdict, and whether the metric was retained; only one if not `is_wide`.
+
+    The line above the tables says of every metric whether it was retained.
+    """
     verdict, retained = difference.adjusted_verdict, difference.non_inferiority
     words = [Text(WORDS[verdict], STYLES[verdict])] if verdict else []
     words += [Text(retained.word, RETENTION_STYLES[retained.word])] if retained else []
-    return Text(", ").join(words)
+    return Text(", ").join(words if is_wide else words[:1])
 
 
 def _guards(results: Results) -> RenderableType:
