@@ -186,7 +186,7 @@ class SetResult:
     @property
     def size(self) -> str:
         """The number of prompts as a reader sees it, with that of rows where some share a prompt."""
-        noun = "prompt" if self.has_completions or not self.summaries else "text"
+        noun = "prompt" if self.summary(TEXT_NLL) is None else "text"
         count = f"{self.prompts} {noun}{'s' * (self.prompts != 1)}{f' ({self.rows} rows)' * bool(self.repeated_rows)}"
         return count if self.clusters is None else f"{count} in {self.clusters} cluster{'s' * (self.clusters != 1)}"
 
