@@ -1,6 +1,6 @@
 """How often intervals hold, and tests reject what is true, on data whose truth is known.
 
-Run `python -m benchmarks.interval_coverage`: three tables, in about ten minutes on one core. `--tables coverage` prints
+Run `python -m benchmarks.interval_coverage`: three tables. `--tables coverage` prints
 one of them, and `--datasets 200` is faster and less exact. In the table `together` the data sets of a family are
 independent, which is the worst case of Bonferroni's correction.
 """
