@@ -1,6 +1,6 @@
 """Texts that the policy keeps predicting while it is aligned: the pretraining term of PPO-ptx (arXiv 2203.02155).
 
-Shapes: N texts, T tokens.
+Shapes: N texts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from workbench.models.policy import Policy
+from workbench.ppo.text_likelihood import without_ends
 
 
 def draw_texts(texts: Sequence[dict[str, Any]], count: int, generator: torch.Generator) -> list[dict[str, Any]]:
@@ -41,8 +42,7 @@ def add_text_gradients(
         part = rows[first : first + size]
         batch = module.make_batch([row["prompt_ids"] for row in part], [row["response_ids"] for row in part])
         scores = policy(batch, 1.0)
-        ends = batch.response_mask.sum(dim=1, keepdim=True) - 1
-        loss = -scores.logprobs.scatter(1, ends, 0.0).sum() / tokens
+        loss = -without_ends(scores.logprobs, batch.response_mask).sum() / tokens
         if scores.values is not None:  # with several processes, every trained weight needs a gradient
             loss = loss + 0.0 * scores.values.sum()
         accelerator.backward(scaler.scale(coef * loss))

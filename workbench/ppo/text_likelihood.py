@@ -1,6 +1,6 @@
 """How well a policy predicts fixed texts.
 
-Shapes: N texts.
+Shapes: N texts, T tokens.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from workbench.models.policy import Policy
 from workbench.ppo.micro_batches import MicroBatches
@@ -25,14 +26,18 @@ def nats_per_token(policy: Policy, variant: str, rows: Sequence[dict[str, Any]],
     def predict(count: int) -> list[float]:
         part = rows[len(values) : len(values) + count]
         batch = policy.make_batch([row["prompt_ids"] for row in part], [row["response_ids"] for row in part])
-        ends = batch.response_mask.sum(dim=1, keepdim=True) - 1
-        logprobs = policy.logprobs(variant, batch, 1.0).scatter(1, ends, 0.0)
-        nats: list[float] = (-logprobs.sum(dim=1) / ends.squeeze(1)).tolist()
+        logprobs = without_ends(policy.logprobs(variant, batch, 1.0), batch.response_mask)
+        nats: list[float] = (-logprobs.sum(dim=1) / (batch.response_mask.sum(dim=1) - 1)).tolist()
         return nats
 
     while len(values) < len(rows):
         values += limit.run(predict)
     return values
+
+
+def without_ends(logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Return log-probabilities (N, T) with 0 for the last token of each row of the mask (N, T)."""
+    return logprobs.scatter(1, mask.sum(dim=1, keepdim=True) - 1, 0.0)
 
 
 def gathered_nats(

@@ -50,7 +50,9 @@ def update(
         # Gradients are averaged over processes; the weight makes the average the mean over all tokens, or pairs.
         weight = accelerator.num_processes / max(count, 1)
         drawn = [] if frozen else draw_texts(texts, minibatch_size, generator)
-        work = partial(step_gradients, policy, accelerator, scaler, objective, groups, weight, drawn, config.ptx_coef)
+        work = partial(
+            accumulate_gradients, policy, accelerator, scaler, objective, groups, weight, drawn, config.ptx_coef
+        )
         sums, largest, nll = micro_batches.run(work, undo=optimizer.zero_grad)
         ratio_max = torch.maximum(ratio_max, largest)
         total = added(total, sums)
@@ -81,12 +83,12 @@ def update(
         "optimizer_steps": steps,
         "skipped_steps": skipped,
         "stopped_early": float(stopped_early),
-        **({"ptx/loss": accelerator.reduce(text_nll, "mean").item() / max(steps, 1)} if texts else {}),
+        **({"ptx/loss": accelerator.reduce(text_nll, "mean").item() / max(steps, 1)} if texts and not frozen else {}),
         **({"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}),
     }
 
 
-def step_gradients(
+def accumulate_gradients(
     policy: nn.Module,
     accelerator: Accelerator,
     scaler: torch.amp.GradScaler,
@@ -97,26 +99,9 @@ def step_gradients(
     ptx_coef: float,
     size: int,
 ) -> tuple[Sums, Tensor, Tensor]:
-    """Add up the gradients of an optimizer step: of the groups' weighted losses, and of the texts.
+    """Add up the gradients of the weighted losses of groups and of the texts, up to `size` rows at a time.
 
-    Return what `accumulate_gradients` returns, and the texts' negative log-likelihood per token.
-    """
-    sums, largest = accumulate_gradients(policy, accelerator, scaler, objective, groups, weight, size)
-    return sums, largest, add_text_gradients(policy, accelerator, scaler, texts, ptx_coef, size)
-
-
-def accumulate_gradients(
-    policy: nn.Module,
-    accelerator: Accelerator,
-    scaler: torch.amp.GradScaler,
-    objective: Objective,
-    groups: Tensor,
-    weight: float,
-    size: int,
-) -> tuple[Sums, Tensor]:
-    """Add up the gradients of the weighted losses of groups, up to `size` rows at a time.
-
-    Return the sums for the metrics, and the largest probability ratio.
+    Return the sums for the metrics, the largest probability ratio, and the texts' negative log-likelihood per token.
     """
     sums: Sums = {}
     largest = torch.zeros((), device=accelerator.device)
@@ -129,7 +114,7 @@ def accumulate_gradients(
             accelerator.backward(scaler.scale(micro.loss * weight))
         sums = added(sums, {name: value.detach().float() for name, value in micro.sums.items()})
         largest = torch.maximum(largest, micro.ratio_max)
-    return sums, largest
+    return sums, largest, add_text_gradients(policy, accelerator, scaler, texts, ptx_coef, size)
 
 
 def added(total: Sums, sums: Sums) -> Sums:
