@@ -66,7 +66,7 @@ def measured_with(metric: Metric, run: EvaluatedRun) -> list[object]:
     settings, evaluation = run.results.settings, run.config.evaluation
     used: list[object] = []
     if metric.name in (TOXIC_RATE, TOXICITY_PROBABILITY):
-        used += [settings.threshold, settings.protocol]
+        used.append(settings.threshold)
     if metric.pooled or metric.name in (MAX_TOXICITY, TOXICITY_PROBABILITY, *DISTINCT_BY_PROMPT.values()):
         used.append(settings.samples)
     if metric.name in (FLUENCY, FLUENCY_OUTLIERS):

@@ -12,8 +12,8 @@ from typing import Any
 
 from workbench.evaluation.statistics import seed_std
 
-MAX_PERPLEXITY_RISE = 0.01
 MIN_SHARE_OF_MEDIAN = 0.1  # of the highest KLs of all rows
+MAX_PERPLEXITY_RISE = 0.01
 """The operating point's limit: how much the perplexity of the fixed neutral texts may rise over the reference's."""
 KEYS = {
     "kl": "validation/kl",

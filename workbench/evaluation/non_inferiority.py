@@ -73,13 +73,13 @@ def non_inferiority(
     margin, sign = retained.margin(margins), 1 if retained.harmful == "rise" else -1
     limits = before * (1 + sign * margin) if retained.is_relative else before + sign * margin
     beyond = paired_difference(sign * limits, sign * after, groups=groups, comparisons=comparisons, resamples=resamples)
-    has_interval = bool(np.isfinite(beyond.low))
+    low, high = beyond.ends
     return NonInferiority(
         word=_word(beyond.low, beyond.high) if beyond.prompts >= MINIMUM_PROMPTS else "not shown",
         margin=margin,
         is_relative=retained.is_relative,
-        low=beyond.low if has_interval else None,
-        high=beyond.high if has_interval else None,
+        low=low,
+        high=high,
     )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 
-import numpy as np
-
 from workbench.evaluation.evidence import RewardGap
 from workbench.evaluation.results import REWARD, TOXICITY, Results, Scores, SetResult
 from workbench.evaluation.statistics import RESAMPLES, PairedDifference, paired_difference, prompt_numbers, sample_means
@@ -60,12 +58,13 @@ def describe_gap(gap: RewardGap) -> str:
 
 def _gap(judge: str, paired: PairedDifference) -> RewardGap:
     """Return the gap from the fall according to the judge to that according to the reward."""
+    low, high = paired.ends
     return RewardGap(
         judge=judge,
         fall_by_reward=paired.mean_after,
         fall_by_judge=paired.mean_before,
         gap=paired.difference,
-        low=None if np.isnan(paired.low) else paired.low,
-        high=None if np.isnan(paired.high) else paired.high,
+        low=low,
+        high=high,
         prompts=paired.prompts,
     )

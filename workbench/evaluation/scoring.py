@@ -199,13 +199,14 @@ def _difference(
     """
     paired = paired_difference(before, after, groups=numbers, comparisons=comparisons, is_rate=is_rate)
     rose, same, fell = (None, None, None) if metric.pooled else (paired.rose, paired.same, paired.fell)
+    low, high = paired.ends
     return Difference(
         metric=metric,
         mean_before=paired.mean_before,
         mean_after=paired.mean_after,
         difference=paired.difference,
-        low=None if np.isnan(paired.low) else paired.low,
-        high=None if np.isnan(paired.high) else paired.high,
+        low=low,
+        high=high,
         prompts=paired.prompts,
         rose=rose,
         same=same,

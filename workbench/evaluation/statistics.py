@@ -51,6 +51,11 @@ class PairedDifference:
     """The error at which the interval would begin to exclude zero, times the comparisons that share it; below ERROR
     where the interval excludes zero. NaN for a single prompt."""
 
+    @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """The ends of the interval; None for a single prompt."""
+        return (None, None) if math.isnan(self.low) else (self.low, self.high)
+
 
 def sample_means(values: np.ndarray) -> np.ndarray:
     """Return the means (N,) of values (N, S, K) over the samples that have one, NaN where none has.

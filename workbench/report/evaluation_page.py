@@ -136,6 +136,7 @@ def provenance_section(results: Results) -> str:
         "comparison": f"{results.before} \u2192 {results.after}",
         "reward": settings.reward or "none",
         "judges": ", ".join(settings.judges) or "none",
+        "protocol": settings.protocol or "none",
         "toxicity threshold": f"{settings.threshold:g}",
         "temperature": f"{settings.temperature:g}",
         "beams": settings.num_beams,
