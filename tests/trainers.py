@@ -46,6 +46,7 @@ GROUPS: dict[str, Any] = {"samples_per_prompt": 4}
 VALUES: dict[str, dict[str, Any]] = {
     "shared": {},
     "separate": {"value_model": "separate"},
+    "reward": {"value_model": "reward"},
     "rloo": {"advantage": "rloo"} | GROUPS,
     "dpo": {"loss": "dpo"} | GROUPS,
     "raft": {"loss": "raft"} | GROUPS,

@@ -29,6 +29,7 @@ from torch import Tensor
 from trainers import VALUES, e_rate, initial_policy, make_rows, make_trainer, minibatches_in_order, untimed
 
 from recipes import evaluation, ppo
+from workbench.config.derived import scores_prefixes
 from workbench.config.schema import PPOConfig
 from workbench.config.sources import DataSource
 from workbench.errors import Interrupted, UserError
@@ -96,16 +97,19 @@ def uneven_rollout(run: PPOTrainer) -> Rollout:
     mask = torch.arange(longest) < lengths[part].unsqueeze(1)
     ids = ids.masked_fill(~mask, policy.pad_id)
     batch = Batch(*policy.pad_prompts([row["prompt_ids"] for row in run.rows[part]]), ids, mask)
+    scores = torch.randn(size, generator=generator)
+    prefix_scores = torch.randn(size, run.config.max_new_tokens, generator=generator)[part, :longest]
     return Rollout(
         batch=batch,
         **score_tokens(policy, batch, run.config.temperature, size)._asdict(),
-        scores=torch.randn(size, generator=generator)[part],
+        scores=scores[part],
         terms={},
         weights={},
         log=RewardLog(len(mask), {"everywhere": [2.0]} | ({"main": [1.0]} if first == 0 else {})),
         truncated=is_truncated(ids, mask, policy.stop_ids),
         prompts=[row["prompt"] for row in run.rows[part]],
         completions=decode(run.tokenizer, batch),
+        prefix_scores=prefix_scores if scores_prefixes(run.config) else None,
         seconds={"generate": 1.0},
     )
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from workbench.config.derived import has_values, is_kl_in_loss
+from workbench.config.derived import has_values, is_kl_in_loss, scores_prefixes
 from workbench.config.schema import PPOConfig
 from workbench.errors import UserError
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(PPOConfig)}
-# What only values need.
-VALUE_SETTINGS = (
-    *("value_model", "value_learning_rate", "value_warmup_steps", "value_clip_range", "vf_coef", "gamma", "lam"),
-)
+# What only values that are learned need, and what only values need.
+LEARNED_VALUE_SETTINGS = ("value_learning_rate", "value_warmup_steps", "value_clip_range", "vf_coef")
+VALUE_SETTINGS = ("value_model", *LEARNED_VALUE_SETTINGS, "gamma", "lam")
 # What only the clipped surrogate needs.
 CLIP_SETTINGS = ("advantage", "clip_range", "entropy_coef")
 # What only sampled responses, or their scores, need.
@@ -60,7 +59,9 @@ def check_algorithm(ppo: PPOConfig) -> None:
             "is for a penalty in the reward, and in the loss it is always k3",
             "ppo.kl_in reward",
         )
-    if has_values(ppo):
+    if scores_prefixes(ppo):
+        refuse_set(ppo, LEARNED_VALUE_SETTINGS, "is about learned values, and ppo.value_model reward learns none")
+    if has_values(ppo) or scores_prefixes(ppo):
         return
     name = f"ppo.advantage {ppo.advantage}" if ppo.loss == "clip" else f"ppo.loss {ppo.loss}"
     if ppo.samples_per_prompt < 2:

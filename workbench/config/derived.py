@@ -89,7 +89,12 @@ def normalizing_responses(ppo: PPOConfig) -> int:
 
 def has_values(ppo: PPOConfig) -> bool:
     """Return whether PPO learns a value of every token."""
-    return ppo.loss == "clip" and ppo.advantage == "gae"
+    return ppo.loss == "clip" and ppo.advantage == "gae" and ppo.value_model != "reward"
+
+
+def scores_prefixes(ppo: PPOConfig) -> bool:
+    """Return whether the reward scores every prefix of a response, and these scores serve as values."""
+    return ppo.loss == "clip" and ppo.advantage == "gae" and ppo.value_model == "reward"
 
 
 def is_kl_in_loss(ppo: PPOConfig) -> bool:

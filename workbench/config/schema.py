@@ -163,8 +163,9 @@ class PPOConfig:
     """Weight of the negative log-likelihood of ptx_data, per token."""
     target_kl: PositiveFloat | None = None
     """Nats per token; the epochs end when a minibatch's KL to the policy that sampled it exceeds this."""
-    value_model: Literal["shared", "separate"] = "shared"
-    """Values from a head on the policy's hidden states, or from a separate model (with LoRA: a separate adapter)."""
+    value_model: Literal["shared", "separate", "reward"] = "shared"
+    """Values from a head on the policy's hidden states, or from a separate model (with LoRA: a separate adapter). With
+    reward, nothing is learned: a response's value before a token is the reward's score of the text so far."""
     value_warmup_steps: NonNegativeInt = 0
     """Initial steps that train only the value head and a separate value model."""
     max_grad_norm: PositiveFloat = 1.0

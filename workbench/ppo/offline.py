@@ -33,6 +33,7 @@ def read_pairs(policy: Policy, rows: Sequence[dict[str, Any]], temperature: floa
             weights={"preference": 1.0},
             scores=scores,
             log=RewardLog(len(rows)),
+            prefix_scores=None,
             seconds={"generate": 0.0, "score": time.perf_counter() - start},
         ),
         policy,

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench.models.policy import Batch, Policy
 from workbench.models.sampling import is_truncated
 from workbench.ppo.micro_batches import RowLimits, sample_in_parts
+from workbench.ppo.prefix_values import score_prefixes
 from workbench.ppo.scoring import UNTRAINED, sampled_ids, score_responses
 from workbench.rewards.arguments import RewardLog, TrainerState
 from workbench.rewards.contract import CheckedReward
@@ -30,6 +31,7 @@ class Responses:
     weights: dict[str, float]  # by what the reward has multiplied each term, by name
     scores: Tensor  # (B,) float32, the reward's scores: the sums of the terms that apply
     log: RewardLog  # what the reward logged about them
+    prefix_scores: Tensor | None  # (B, T) float32, of the text up to and including each token, where asked for
     seconds: dict[str, float]  # time spent on generate and score
 
 
@@ -53,6 +55,7 @@ class Rollout:
     weights: dict[str, float]
     scores: Tensor
     log: RewardLog
+    prefix_scores: Tensor | None
     truncated: Tensor  # (B,) bool, cut at the token limit: no stop token
     logprobs: Tensor
     ref_logprobs: Tensor
@@ -75,21 +78,27 @@ def respond(
     limits: RowLimits,
     seeds: list[int] | None = None,
     trainer_state: TrainerState = UNTRAINED,
+    with_prefixes: bool = False,
 ) -> Responses:
     """Sample a response to each of `rows` (prompt, prompt_ids and the reward's columns) and score it.
 
     With `seeds`, one per row, a response depends on nothing but its prompt and its seed. `limits` say how many rows are
-    sampled together.
+    sampled together; `with_prefixes` whether the reward scores every prefix of a response, too.
     """
     start = time.perf_counter()
     batch = sample_in_parts(policy, rows, max_new_tokens, temperature, limits.sampled, seeds)
     generated = time.perf_counter()
     completions = decode(tokenizer, batch)
+    scored = score_responses(reward, rows, completions, batch, trainer_state)
+    prefix_scores = (
+        score_prefixes(reward, tokenizer, rows, batch, scored.scores, trainer_state) if with_prefixes else None
+    )
     return Responses(
         batch=batch,
         prompts=[row["prompt"] for row in rows],
         completions=completions,
-        **vars(score_responses(reward, rows, completions, batch, trainer_state)),
+        **vars(scored),
+        prefix_scores=prefix_scores,
         seconds={"generate": generated - start, "score": time.perf_counter() - generated},
     )
 
@@ -105,6 +114,7 @@ def collect(
     limits: RowLimits,
     seeds: list[int] | None = None,
     trainer_state: TrainerState = UNTRAINED,
+    with_prefixes: bool = False,
 ) -> Rollout:
     """Sample and score a response to each of `rows`, as `respond` does, and run the models over the response tokens."""
     responses = respond(
@@ -117,6 +127,7 @@ def collect(
         limits=limits,
         seeds=seeds,
         trainer_state=trainer_state,
+        with_prefixes=with_prefixes,
     )
     return with_tokens(responses, policy, temperature, limits)
 

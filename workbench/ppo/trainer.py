@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from workbench.config.derived import has_values, is_kl_in_loss
+from workbench.config.derived import is_kl_in_loss, scores_prefixes
 from workbench.config.schema import PPOConfig
 from workbench.errors import Interrupted
 from workbench.models.optimizer import lr_multiplier, make_optimizer, parameter_groups, set_rates
@@ -23,8 +23,8 @@ from workbench.models.policy import Policy
 from workbench.models.positions import context_length
 from workbench.models.precision import precision_name
 from workbench.ppo import checkpoint, sampler
-from workbench.ppo.advantages import estimate_advantages
-from workbench.ppo.algorithm import update_kl_coef, whiten
+from workbench.ppo.advantages import estimate_advantages, normalized
+from workbench.ppo.algorithm import update_kl_coef
 from workbench.ppo.initial_scores import mean_and_deviation, score_initial_policy
 from workbench.ppo.learning_signal import read_signal, value_warning
 from workbench.ppo.losses import make_objective
@@ -186,6 +186,7 @@ class PPOTrainer:
                 temperature=config.temperature,
                 limits=self.limits,
                 trainer_state=TrainerState(step, config.steps),
+                with_prefixes=scores_prefixes(config),
             )
 
     def update(self, rollout: Rollout) -> dict[str, float]:
@@ -202,8 +203,7 @@ class PPOTrainer:
             metrics = without_kl(metrics)
         set_rates(self.optimizer, self.peak_rates, lr_multiplier(state.step, config.steps, config.schedule))
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        if estimates.advantages is not None and has_values(config):
-            estimates = estimates._replace(advantages=whiten(estimates.advantages, mask, self.reduce_sum))
+        estimates = normalized(estimates, mask, config, self.reduce_sum)
         kl_coef = state.kl_coef if is_kl_in_loss(config) else 0.0
         objective = make_objective(self.policy, self.accelerator, rollout, estimates, config, kl_coef)
         metrics |= update(
