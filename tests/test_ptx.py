@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import tiny
@@ -17,6 +17,7 @@ from workbench.models.policy import Policy
 from workbench.ppo.pretraining_texts import add_text_gradients
 from workbench.run import cli
 
+Target = Literal["text", "reference"]
 TEXTS = [("ab", "cde"), ("a", "f"), ("abcd", "the sea"), ("x", "zz"), ("hello", " there")]
 
 
@@ -30,34 +31,80 @@ def text_rows(architecture: str) -> list[dict[str, Any]]:
     ]
 
 
-def naive_loss(policy: Policy, architecture: str) -> torch.Tensor:
-    """Return the mean negative log-likelihood of all tokens but the EOS, one unpadded row at a time."""
-    nats = []
+def naive_logprobs(model: Any, architecture: str) -> torch.Tensor:
+    """Return the log-probabilities of all tokens but the EOS, one unpadded row at a time."""
+    logprobs = []
     for row in text_rows(architecture):
         prompt, response = torch.tensor(row["prompt_ids"]), torch.tensor(row["response_ids"])
         if architecture == "gpt2":
-            logits = policy.model(torch.cat((prompt, response))[None]).logits[0, len(prompt) - 1 : -1]
+            logits = model(torch.cat((prompt, response))[None]).logits[0, len(prompt) - 1 : -1]
         else:
-            logits = policy.model(input_ids=prompt[None], labels=response[None]).logits[0]
-        nats.append(-logits.log_softmax(-1)[torch.arange(len(response)), response][:-1])
-    return torch.cat(nats).mean()
+            logits = model(input_ids=prompt[None], labels=response[None]).logits[0]
+        logprobs.append(logits.log_softmax(-1)[torch.arange(len(response)), response][:-1])
+    return torch.cat(logprobs)
+
+
+def naive_loss(policy: Policy, architecture: str, target: Target) -> torch.Tensor:
+    """Return the mean over all tokens of their negative log-likelihood, or of half the squared log ratio."""
+    with torch.no_grad(), policy.variant("reference") as model:
+        reference = naive_logprobs(model, architecture)
+    with policy.variant("policy") as model:
+        logprobs = naive_logprobs(model, architecture)
+    return (-logprobs if target == "text" else (logprobs - reference) ** 2 / 2).mean()
+
+
+def move(policy: Policy) -> None:
+    """Change the weights that are trained, so that the policy is not the reference."""
+    with torch.no_grad():
+        for weight in policy.parameters():
+            if weight.requires_grad:
+                weight += torch.randn_like(weight) * 0.05
 
 
 @both
 @either
 @pytest.mark.parametrize("rows", [1, 2, 5])
-def test_its_gradient_is_that_of_all_tokens_together(architecture: str, lora: bool, rows: int) -> None:
+@pytest.mark.parametrize("target", ["text", "reference"])
+def test_its_gradient_is_that_of_all_tokens_together(architecture: str, lora: bool, rows: int, target: Target) -> None:
     policy, accelerator = tiny.policy(architecture, lora=lora), Accelerator(cpu=True)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    with policy.variant("policy"):
-        loss = naive_loss(policy, architecture)
-        weights = {name: p for name, p in policy.named_parameters() if p.requires_grad and "value" not in name}
-        expected = torch.autograd.grad(loss * 0.7, list(weights.values()))
-    measured = add_text_gradients(policy, accelerator, scaler, text_rows(architecture), 0.7, rows)
+    torch.manual_seed(0)
+    move(policy)
+    loss = naive_loss(policy, architecture, target)
+    weights = {name: p for name, p in policy.named_parameters() if p.requires_grad and "value" not in name}
+    expected = torch.autograd.grad(loss * 0.7, list(weights.values()))
+    measured = add_text_gradients(policy, accelerator, scaler, text_rows(architecture), target, 0.7, rows)
     assert float(measured) == pytest.approx(float(loss.detach()), rel=1e-5)
     for (name, weight), gradient in zip(weights.items(), expected, strict=True):
         assert weight.grad is not None, name
         assert torch.allclose(weight.grad, gradient, atol=1e-6), name
+
+
+@both
+@either
+def test_the_reference_as_target_leaves_a_policy_that_is_it_alone(architecture: str, lora: bool) -> None:
+    policy, scaler = tiny.policy(architecture, lora=lora), torch.amp.GradScaler("cpu", enabled=False)
+    rows = text_rows(architecture)
+    loss = add_text_gradients(policy, Accelerator(cpu=True), scaler, rows, "reference", 1.0, len(rows))
+    assert float(loss) < 1e-10
+    gradients = [weight.grad for weight in policy.parameters() if weight.grad is not None]
+    assert gradients
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-5
+
+
+@both
+def test_the_reference_as_target_keeps_an_aligned_policy_near_it(architecture: str, tmp_path: Path) -> None:
+    rows = text_rows(architecture)
+    options: dict[str, Any] = {"validation": 4, "texts": rows, "steps": 6, "checkpoint_every": 6}
+    make_trainer(tmp_path / "without", architecture, **options).train()
+    kept = {"ptx_texts": rows, "ptx_coef": 5.0, "ptx_target": "reference"}
+    make_trainer(tmp_path / "with", architecture, **kept, **options).train()
+
+    def change(name: str) -> float:
+        last = lines(tmp_path / name / "metrics.jsonl")[-1]
+        return abs(float(last["validation/text_nll"] - last["validation/text_nll_reference"]))
+
+    assert change("with") < change("without") / 2
 
 
 @both

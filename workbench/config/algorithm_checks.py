@@ -27,7 +27,7 @@ def check_algorithm(ppo: PPOConfig) -> None:
             "to dpo, or offline to false"
         )
     if ppo.ptx_data is None:
-        refuse_set(ppo, ("ptx_coef",), "is the weight of ppo.ptx_data, which is missing", "ppo.ptx_data")
+        refuse_set(ppo, ("ptx_coef", "ptx_target"), "is about ppo.ptx_data, which is missing", "ppo.ptx_data")
     if not ppo.norm_by_std and ppo.advantage != "grpo":
         raise UserError(f"ppo.norm_by_std: only for ppo.advantage grpo, and it is {ppo.advantage}; remove it")
     if ppo.loss == "dpo" and ppo.kl_in == "reward":

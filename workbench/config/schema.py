@@ -159,8 +159,11 @@ class PPOConfig:
     ptx_data: DataSource | None = None
     """Texts (column `text`, of which the second half is predicted from the first) or responses to prompts that the
     policy goes on to predict: as many in an optimizer step as it has responses (PPO-ptx, arXiv 2203.02155)."""
+    ptx_target: Literal["text", "reference"] = "text"
+    """What to predict: text, whose loss is its negative log-likelihood, or what the reference predicts, whose loss is
+    half the squared log ratio of policy and reference."""
     ptx_coef: PositiveFloat = 1.0
-    """Weight of the negative log-likelihood of ptx_data, per token."""
+    """Weight of the loss on ptx_data, per token."""
     target_kl: PositiveFloat | None = None
     """Nats per token; the epochs end when a minibatch's KL to the policy that sampled it exceeds this."""
     value_model: Literal["shared", "separate", "reward"] = "shared"

@@ -44,16 +44,14 @@ def update(
     total: Sums = {}
     ratio_max = torch.zeros((), device=accelerator.device)
     steps = skipped = 0
-    text_nll, norm_sum, stopped_early = torch.zeros((), device=accelerator.device), 0.0, False
+    text_loss, norm_sum, stopped_early = torch.zeros((), device=accelerator.device), 0.0, False
     for groups in minibatches(len(objective.rows), config.epochs, minibatch_size, generator):
         count = accelerator.reduce(objective.counts[groups].sum(), "sum").item()
         # Gradients are averaged over processes; the weight makes the average the mean over all tokens, or pairs.
         weight = accelerator.num_processes / max(count, 1)
         drawn = [] if frozen else draw_texts(texts, minibatch_size, generator)
-        work = partial(
-            accumulate_gradients, policy, accelerator, scaler, objective, groups, weight, drawn, config.ptx_coef
-        )
-        sums, largest, nll = micro_batches.run(work, undo=optimizer.zero_grad)
+        work = partial(accumulate_gradients, policy, accelerator, scaler, objective, groups, weight, drawn, config)
+        sums, largest, on_texts = micro_batches.run(work, undo=optimizer.zero_grad)
         ratio_max = torch.maximum(ratio_max, largest)
         total = added(total, sums)
         if config.target_kl is not None:
@@ -65,7 +63,7 @@ def update(
         if not count:  # momentum alone would move the policy, though there is nothing to learn
             optimizer.zero_grad()
             continue
-        text_nll += nll
+        text_loss += on_texts
         for parameter in frozen:
             parameter.grad = None
         scaler.unscale_(optimizer)
@@ -83,7 +81,7 @@ def update(
         "optimizer_steps": steps,
         "skipped_steps": skipped,
         "stopped_early": float(stopped_early),
-        **({"ptx/loss": accelerator.reduce(text_nll, "mean").item() / max(steps, 1)} if texts and not frozen else {}),
+        **({"ptx/loss": accelerator.reduce(text_loss, "mean").item() / max(steps, 1)} if texts and not frozen else {}),
         **({"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}),
     }
 
@@ -96,12 +94,12 @@ def accumulate_gradients(
     groups: Tensor,
     weight: float,
     texts: Sequence[dict[str, Any]],
-    ptx_coef: float,
+    config: PPOConfig,
     size: int,
 ) -> tuple[Sums, Tensor, Tensor]:
     """Add up the gradients of the weighted losses of groups and of the texts, up to `size` rows at a time.
 
-    Return the sums for the metrics, the largest probability ratio, and the texts' negative log-likelihood per token.
+    Return the sums for the metrics, the largest probability ratio, and the texts' loss per token.
     """
     sums: Sums = {}
     largest = torch.zeros((), device=accelerator.device)
@@ -114,7 +112,11 @@ def accumulate_gradients(
             accelerator.backward(scaler.scale(micro.loss * weight))
         sums = added(sums, {name: value.detach().float() for name, value in micro.sums.items()})
         largest = torch.maximum(largest, micro.ratio_max)
-    return sums, largest, add_text_gradients(policy, accelerator, scaler, texts, ptx_coef, size)
+    return (
+        sums,
+        largest,
+        add_text_gradients(policy, accelerator, scaler, texts, config.ptx_target, config.ptx_coef, size),
+    )
 
 
 def added(total: Sums, sums: Sums) -> Sums:
