@@ -103,6 +103,7 @@ def uneven_rollout(run: PPOTrainer) -> Rollout:
         batch=batch,
         **score_tokens(policy, batch, run.config.temperature, size)._asdict(),
         scores=scores[part],
+        sampled_scores=scores[part],
         terms={},
         weights={},
         log=RewardLog(len(mask), {"everywhere": [2.0]} | ({"main": [1.0]} if first == 0 else {})),

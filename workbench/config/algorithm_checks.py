@@ -16,7 +16,7 @@ VALUE_SETTINGS = ("value_model", *LEARNED_VALUE_SETTINGS, "gamma", "lam")
 CLIP_SETTINGS = ("advantage", "clip_range", "entropy_coef")
 # What only sampled responses, or their scores, need.
 SCORE_SETTINGS = ("score_samples", "score_clip", "score_scale", "missing_eos_penalty")
-SAMPLING_SETTINGS = ("kl_target", "rollout_batch_size", "min_token_limit", *SCORE_SETTINGS)
+SAMPLING_SETTINGS = ("oversampling", "kl_target", "rollout_batch_size", "min_token_limit", *SCORE_SETTINGS)
 
 
 def check_algorithm(ppo: PPOConfig) -> None:
@@ -58,6 +58,13 @@ def check_algorithm(ppo: PPOConfig) -> None:
             ("kl_estimator",),
             "is for a penalty in the reward, and in the loss it is always k3",
             "ppo.kl_in reward",
+        )
+    if has_values(ppo):
+        refuse_set(
+            ppo,
+            ("oversampling",),
+            "leaves responses out, and learned values would be those of the others alone",
+            "ppo.value_model reward",
         )
     if scores_prefixes(ppo):
         refuse_set(ppo, LEARNED_VALUE_SETTINGS, "is about learned values, and ppo.value_model reward learns none")

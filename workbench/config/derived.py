@@ -84,7 +84,12 @@ def algorithm_name(ppo: PPOConfig) -> str:
 
 def normalizing_responses(ppo: PPOConfig) -> int:
     """Return how many responses of the initial policy scores are normalized by: whole batches."""
-    return -(-ppo.score_samples // ppo.batch_size) * ppo.batch_size
+    return -(-ppo.score_samples // sampled_responses(ppo)) * sampled_responses(ppo)
+
+
+def sampled_responses(ppo: PPOConfig) -> int:
+    """Return how many responses a step samples over all processes, of which it learns from batch_size."""
+    return ppo.batch_size * ppo.oversampling
 
 
 def has_values(ppo: PPOConfig) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from workbench.config.derived import normalizing_responses
+from workbench.config.derived import normalizing_responses, sampled_responses
 from workbench.config.schema import PPOConfig
 from workbench.errors import UserError
 from workbench.models.policy import Policy
@@ -35,7 +35,7 @@ def score_initial_policy(
 ) -> Tensor:
     """Return this process's part of the initial policy's scores; `batch` returns its rows of a rollout."""
     scores: list[Tensor] = []
-    for number in range(normalizing_responses(config) // config.batch_size):
+    for number in range(normalizing_responses(config) // sampled_responses(config)):
         torch.manual_seed(derive_seed(seed, number, process, 1))
         responses = respond(
             policy,

@@ -20,23 +20,21 @@ ESTIMATED_FROM_SAMPLES = ("objective/kl", "objective/kl_k3", "objective/reward")
 def rollout_metrics(
     rollout: Rollout, estimates: Estimates, accelerator: Accelerator, samples_per_prompt: int
 ) -> dict[str, float]:
-    """Return metrics of a rollout; KL, entropy and reward are sums over a response, averaged over responses."""
+    """Return metrics of a rollout; KL, entropy and reward are sums over a response, averaged over responses.
+
+    But for the scores, they are about the responses that are learned from.
+    """
     mask = rollout.batch.response_mask
     kl_k3 = algorithm.kl_penalty(rollout.logprobs, rollout.ref_logprobs, "k3") * mask
     per_response = {
         "objective/kl": estimates.kl.sum(dim=1),
         "objective/kl_k3": kl_k3.sum(dim=1),
         "objective/entropy": rollout.entropies.sum(dim=1),
-        "objective/score_mean": rollout.scores,
         "objective/reward": estimates.rewards.sum(dim=1),
         "response/length_mean": mask.sum(dim=1).float(),
         "response/truncated_rate": rollout.truncated.float(),
         "response/empty_rate": torch.tensor([float(not text) for text in rollout.completions], device=mask.device),
     }
-    if samples_per_prompt > 1:
-        groups = rollout.scores.view(-1, samples_per_prompt)
-        is_equal = groups.amax(dim=1) == groups.amin(dim=1)
-        per_response["objective/equal_scores_rate"] = is_equal.float().repeat_interleave(samples_per_prompt)
     if len(rollout.terms) > 1:
         per_response |= {f"{TERM}{name}": values for name, values in rollout.terms.items()}
     columns = accelerator.gather(torch.stack(list(per_response.values()), dim=1)).float()
@@ -46,18 +44,27 @@ def rollout_metrics(
         for name, column in zip(per_response, columns.unbind(dim=1), strict=True)
         if not (name.startswith(TERM) and column.isnan().all())
     }
-    by_name = dict(zip(per_response, columns.unbind(dim=1), strict=True))
-    scores, lengths = by_name["objective/score_mean"], by_name["response/length_mean"]
+    lengths = columns[:, list(per_response).index("response/length_mean")]
     return (
         means
+        | score_metrics(accelerator.gather(rollout.sampled_scores).float(), samples_per_prompt)
         | {
-            "objective/score_std": scores.std(correction=0).item(),
             "response/length_min": lengths.min().item(),
             "response/length_max": lengths.max().item(),
         }
         | token_metrics(rollout, estimates, accelerator)
         | logged_means(rollout.log.metrics)
     )
+
+
+def score_metrics(scores: Tensor, samples_per_prompt: int) -> dict[str, float]:
+    """Return metrics of the scores of all sampled responses, those that nothing is learned from included."""
+    metrics = {"objective/score_mean": scores.mean().item(), "objective/score_std": scores.std(correction=0).item()}
+    if samples_per_prompt > 1:
+        groups = scores.view(-1, samples_per_prompt)
+        is_equal = groups.amax(dim=1) == groups.amin(dim=1)
+        metrics["objective/equal_scores_rate"] = is_equal.float().mean().item()
+    return metrics
 
 
 def logged_means(logged: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import torch
 
 from workbench.data.preferences import PAIR
 from workbench.models.policy import Policy
+from workbench.models.sampling import is_truncated
 from workbench.ppo.micro_batches import RowLimits
 from workbench.ppo.rollout import Responses, Rollout, with_tokens
 from workbench.rewards.arguments import RewardLog
@@ -33,6 +34,8 @@ def read_pairs(policy: Policy, rows: Sequence[dict[str, Any]], temperature: floa
             weights={"preference": 1.0},
             scores=scores,
             log=RewardLog(len(rows)),
+            truncated=is_truncated(batch.response_ids, batch.response_mask, policy.stop_ids),
+            sampled_scores=scores,
             prefix_scores=None,
             seconds={"generate": 0.0, "score": time.perf_counter() - start},
         ),

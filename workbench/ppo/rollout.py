@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -31,8 +31,13 @@ class Responses:
     weights: dict[str, float]  # by what the reward has multiplied each term, by name
     scores: Tensor  # (B,) float32, the reward's scores: the sums of the terms that apply
     log: RewardLog  # what the reward logged about them
+    truncated: Tensor  # (B,) bool, cut at the token limit: no stop token
+    sampled_scores: Tensor  # float32, of all sampled responses, of which these may be a part
     prefix_scores: Tensor | None  # (B, T) float32, of the text up to and including each token, where asked for
     seconds: dict[str, float]  # time spent on generate and score
+
+
+Choice = Callable[[Responses, Sequence[dict[str, Any]]], tuple[Responses, Sequence[dict[str, Any]]]]
 
 
 class ResponseTokens(NamedTuple):
@@ -55,8 +60,9 @@ class Rollout:
     weights: dict[str, float]
     scores: Tensor
     log: RewardLog
+    truncated: Tensor
+    sampled_scores: Tensor
     prefix_scores: Tensor | None
-    truncated: Tensor  # (B,) bool, cut at the token limit: no stop token
     logprobs: Tensor
     ref_logprobs: Tensor
     entropies: Tensor
@@ -78,27 +84,25 @@ def respond(
     limits: RowLimits,
     seeds: list[int] | None = None,
     trainer_state: TrainerState = UNTRAINED,
-    with_prefixes: bool = False,
 ) -> Responses:
     """Sample a response to each of `rows` (prompt, prompt_ids and the reward's columns) and score it.
 
     With `seeds`, one per row, a response depends on nothing but its prompt and its seed. `limits` say how many rows are
-    sampled together; `with_prefixes` whether the reward scores every prefix of a response, too.
+    sampled together.
     """
     start = time.perf_counter()
     batch = sample_in_parts(policy, rows, max_new_tokens, temperature, limits.sampled, seeds)
     generated = time.perf_counter()
     completions = decode(tokenizer, batch)
     scored = score_responses(reward, rows, completions, batch, trainer_state)
-    prefix_scores = (
-        score_prefixes(reward, tokenizer, rows, batch, scored.scores, trainer_state) if with_prefixes else None
-    )
     return Responses(
         batch=batch,
         prompts=[row["prompt"] for row in rows],
         completions=completions,
         **vars(scored),
-        prefix_scores=prefix_scores,
+        truncated=is_truncated(batch.response_ids, batch.response_mask, policy.stop_ids),
+        sampled_scores=scored.scores,
+        prefix_scores=None,
         seconds={"generate": generated - start, "score": time.perf_counter() - generated},
     )
 
@@ -114,9 +118,13 @@ def collect(
     limits: RowLimits,
     seeds: list[int] | None = None,
     trainer_state: TrainerState = UNTRAINED,
+    choose: Choice | None = None,
     with_prefixes: bool = False,
 ) -> Rollout:
-    """Sample and score a response to each of `rows`, as `respond` does, and run the models over the response tokens."""
+    """Sample and score a response to each of `rows`, as `respond` does, and run the models over the response tokens.
+
+    `choose` returns the responses to go on with, and their rows; `with_prefixes` scores every prefix of these.
+    """
     responses = respond(
         policy,
         tokenizer,
@@ -127,8 +135,14 @@ def collect(
         limits=limits,
         seeds=seeds,
         trainer_state=trainer_state,
-        with_prefixes=with_prefixes,
     )
+    start = time.perf_counter()
+    if choose is not None:
+        responses, rows = choose(responses, rows)
+    if with_prefixes:
+        of_prefixes = score_prefixes(reward, tokenizer, rows, responses.batch, responses.scores, trainer_state)
+        responses = replace(responses, prefix_scores=of_prefixes)
+    responses.seconds["score"] += time.perf_counter() - start
     return with_tokens(responses, policy, temperature, limits)
 
 
@@ -139,7 +153,6 @@ def with_tokens(responses: Responses, policy: Policy, temperature: float, limits
     return Rollout(
         **vars(responses) | {"seconds": responses.seconds | {"forward": time.perf_counter() - start}},
         **tokens._asdict(),
-        truncated=is_truncated(batch.response_ids, batch.response_mask, policy.stop_ids),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from workbench.config.derived import sampled_responses
 from workbench.config.schema import PPOConfig
 from workbench.errors import UserError
 
@@ -14,8 +15,9 @@ from workbench.errors import UserError
 def check_batch_size(config: PPOConfig, prompts: int, processes: int) -> None:
     """Raise UserError if a batch would need a prompt twice, or the responses to a prompt be on two processes."""
     size, samples = config.batch_size, config.samples_per_prompt
-    if prompts < size // samples:
-        takes = "" if samples == 1 else f" takes {size // samples} prompts, which"
+    prompts_per_rollout = sampled_responses(config) // samples
+    if prompts < prompts_per_rollout:
+        takes = "" if prompts_per_rollout == size else f" takes {prompts_per_rollout} prompts, which"
         raise UserError(
             f"ppo.batch_size: {size}{takes} is above the {prompts} prompts of ppo.data; lower it or add prompts"
         )
@@ -61,7 +63,8 @@ def batch_indices(step: int, batch_size: int, rows: int, seed: int) -> list[int]
 def response_indices(step: int, config: PPOConfig, rows: int, seed: int) -> list[int]:
     """Return the row index of every response of rollout `step`: those to a prompt follow one another."""
     samples = config.samples_per_prompt
-    return [index for index in batch_indices(step, config.batch_size // samples, rows, seed) for _ in range(samples)]
+    prompts = batch_indices(step, sampled_responses(config) // samples, rows, seed)
+    return [index for index in prompts for _ in range(samples)]
 
 
 def token_limit(step: int, minimum: int | None, maximum: int, seed: int) -> int:

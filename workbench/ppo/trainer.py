@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from workbench.config.derived import is_kl_in_loss, scores_prefixes
+from workbench.config.derived import is_kl_in_loss, sampled_responses, scores_prefixes
 from workbench.config.schema import PPOConfig
 from workbench.errors import Interrupted
 from workbench.models.optimizer import lr_multiplier, make_optimizer, parameter_groups, set_rates
@@ -34,6 +34,7 @@ from workbench.ppo.offline import read_pairs
 from workbench.ppo.overoptimization import divergence_warning, read_points
 from workbench.ppo.policy_files import check_values, save_best
 from workbench.ppo.rollout import Rollout, collect
+from workbench.ppo.selection import selection
 from workbench.ppo.selfcheck import check_sanity_pair, check_start
 from workbench.ppo.sharded_policy import gathered, loss_scaler, prepare
 from workbench.ppo.text_likelihood import text_metrics
@@ -87,12 +88,8 @@ class PPOTrainer:
         self.tokenizer, self.rows, self.config = tokenizer, rows, config
         self.accelerator, self.folder, self.seed = accelerator, folder, seed
         self.process = accelerator.process_index
-        self.validation_rows, self.sanity_pair, self.ptx_texts, self.texts = (
-            validation_rows,
-            sanity_pair,
-            ptx_texts,
-            texts,
-        )
+        self.validation_rows, self.sanity_pair = validation_rows, sanity_pair
+        self.ptx_texts, self.texts = ptx_texts, texts
         self.context_length = None if policy.is_encoder_decoder else context_length(policy.base.config, tokenizer)
         groups = parameter_groups(policy, config.learning_rate, config.value_learning_rate)
         self.policy_parameters: list[nn.Parameter] = groups[0]["params"]
@@ -165,8 +162,8 @@ class PPOTrainer:
     def batch(self, step: int) -> list[dict[str, Any]]:
         """Return this process's rows of rollout `step`, one for each response: those to a prompt follow one another."""
         indices = sampler.response_indices(step, self.config, len(self.rows), self.seed)
-        first = self.process * self.batch_size
-        return [self.rows[index] for index in indices[first : first + self.batch_size]]
+        size = self.batch_size * self.config.oversampling
+        return [self.rows[index] for index in indices[self.process * size :][:size]]
 
     def rollout(self, rows: Sequence[dict[str, Any]]) -> Rollout:
         """Return a scored response to each of `rows`, sampled or of the data; a resumed step has the same ones."""
@@ -186,6 +183,7 @@ class PPOTrainer:
                 temperature=config.temperature,
                 limits=self.limits,
                 trainer_state=TrainerState(step, config.steps),
+                choose=selection(config, self.state, self.batch_size),
                 with_prefixes=scores_prefixes(config),
             )
 
@@ -224,7 +222,7 @@ class PPOTrainer:
             kl, horizon = metrics["objective/kl"], config.kl_horizon
             state.kl_coef = update_kl_coef(state.kl_coef, kl, config.kl_target, horizon, config.batch_size)
         speed = rollout.seconds | {"update": time.perf_counter() - start}
-        return metrics | speed_metrics(speed, config.batch_size, metrics["response/length_mean"])
+        return metrics | speed_metrics(speed, sampled_responses(config), metrics["response/length_mean"])
 
     def check_start(self, rollout: Rollout, metrics: dict[str, float]) -> None:
         """Run the self-checks on the first responses of the first rollout."""
