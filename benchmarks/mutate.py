@@ -34,7 +34,7 @@ class Mutation(NamedTuple):
 
 
 ALGORITHM, OPTIONS, NOISE = "test_algorithm.py", "test_ppo_options.py", "test_noise.py"
-TRL = "test_trl_losses.py"
+TRL, PREFIXES, OVERSAMPLING = "test_trl_losses.py", "test_prefix_values.py", "test_oversampling.py"
 PROTOCOL, GENERATION = "test_protocol.py", "test_generation_settings.py"
 GROUPS, PREFERENCES = "test_groups.py", "test_dpo_raft.py"
 POLICY, LOGPROBS, CHECKS = "test_policy.py", "test_logprobs.py", "test_selfcheck.py"
@@ -113,6 +113,19 @@ MUTATIONS = [
     Mutation("a step is taken on a NaN gradient", "ppo/update.py", "if torch.isfinite(norm):", "if True:", f"{PPO}::test_a_gradient_that_is_not_finite_skips_the_step_and_stops_after_a_few"),
     Mutation("the reference scores as the policy", "ppo/rollout.py", 'policy.logprobs("reference",', 'policy.logprobs("policy",', OPTIONS),
     Mutation("special tokens shown to the reward", "ppo/rollout.py", "skip_special_tokens=True", "skip_special_tokens=False", CHECKS),
+    Mutation("values of the reward include the token", "ppo/prefix_values.py", "torch.cat((start, prefix_scores[:, :-1]), dim=1)", "prefix_scores", PREFIXES),
+    Mutation("values of the reward start at 0", "ppo/prefix_values.py", "(total / count.clamp(min=1)).expand", "(0 * total).expand", PREFIXES),
+    Mutation("the first score of a response without tokens counts", "ppo/prefix_values.py", "count, total = reduce_sum(torch.stack((is_first.sum().float(), (prefix_scores[:, 0] * is_first).sum())))", "count, total = reduce_sum(torch.stack((is_first.sum().float() + 1, (prefix_scores[:, 0] * is_first).sum())))", PREFIXES),
+    Mutation("prefixes without their last token", "ppo/prefix_values.py", "ids[row][:end] for", "ids[row][: end - 1] for", PREFIXES),
+    Mutation("a prefix has another response's columns", "ppo/prefix_values.py", "repeated = [rows[row] for", "repeated = [rows[0] for", PREFIXES),
+    Mutation("scaled advantages are shifted", "ppo/prefix_values.py", "return values * mask * torch", "return (values - values[mask].mean()) * mask * torch", PREFIXES),
+    Mutation("prefixes are not clipped", "ppo/advantages.py", "prefix_scores = transform(rollout.prefix_scores, torch.zeros_like(mask))", "prefix_scores = rollout.prefix_scores", PREFIXES),
+    Mutation("the nearest to the median are taken", "ppo/selection.py", "distance.argsort(descending=True", "distance.argsort(descending=False", OVERSAMPLING),
+    Mutation("groups that are alike are taken", "ppo/selection.py", "spread.argsort(descending=True", "spread.argsort(descending=False", OVERSAMPLING),
+    Mutation("the rows are not chosen", "ppo/selection.py", "[rows[i] for i in index.tolist()]", "rows[: len(index)]", OVERSAMPLING),
+    Mutation("the mean score is that of the chosen", "ppo/metrics.py", "gather(rollout.sampled_scores)", "gather(rollout.scores)", OVERSAMPLING),
+    Mutation("the log ratio to the reference is not squared", "ppo/pretraining_texts.py", "0.5 * (scores.logprobs - reference).square()", "(scores.logprobs - reference)", "test_ptx.py"),
+    Mutation("the reference is the policy", "ppo/pretraining_texts.py", 'module.logprobs("reference", batch, 1.0) if', 'module.logprobs("policy", batch, 1.0) if', "test_ptx.py"),
     Mutation("whitened returns", "ppo/advantages.py", "advantages, (advantages + rollout.values) * mask)", "advantages, (algorithm.whiten(advantages, mask) + rollout.values) * mask)", OPTIONS),
     Mutation("the learning rate does not decay", "models/optimizer.py", 'group["lr"] = peak * multiplier', 'group["lr"] = peak', OPTIONS),
     Mutation("adaptive coefficient not applied", "ppo/advantages.py", "0.0 if is_kl_in_loss(config) else state.kl_coef)", "0.0 if is_kl_in_loss(config) else config.kl_coef)", OPTIONS),

@@ -79,5 +79,6 @@ def value_warning(file: Path) -> str | None:
     return (
         f"ppo: warning: in the last {len(last)} steps the values predicted the returns worse than a constant would "
         f"(median explained variance {median:.2f}), which makes the advantages noisier; try "
-        "ppo.value_model: separate, or a lower ppo.value_learning_rate"
+        "ppo.value_model: separate, a lower ppo.value_learning_rate or, for a reward that can score unfinished texts, "
+        "ppo.value_model: reward"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from workbench.config.derived import has_values
+from workbench.config.derived import has_values, sampled_responses, scores_prefixes
 from workbench.config.names import PPO
 from workbench.config.schema import Config, PPOConfig
 from workbench.config.sources import DataSource, Scorer
@@ -132,13 +132,14 @@ def summary(config: Config, ppo: PPOConfig, prompts: int) -> str:
     """Return in a line what PPO is going to do."""
     updates = ppo.epochs * ppo.batch_size // ppo.minibatch_size
     samples = f", {ppo.samples_per_prompt} responses per prompt" if ppo.samples_per_prompt > 1 else ""
-    algorithm = (
-        f", loss {ppo.loss}" if ppo.loss != "clip" else "" if has_values(ppo) else f", advantage {ppo.advantage}"
-    )
+    algorithm = f", loss {ppo.loss}" if ppo.loss != "clip" else ""
+    if ppo.loss == "clip" and not has_values(ppo):
+        algorithm = ", values from the reward" if scores_prefixes(ppo) else f", advantage {ppo.advantage}"
+    chosen = f" chosen among {sampled_responses(ppo)}" if ppo.oversampling > 1 else ""
     source = "pairs from the data" if ppo.offline else f"reward {(config.reward and config.reward.model) or 'trained'}"
     return (
-        f"{ppo.steps} steps of {ppo.batch_size} from {prompts} prompts{samples}, {updates} optimizer steps each, "
-        f"{source}, KL coefficient {ppo.kl_coef}{algorithm}"
+        f"{ppo.steps} steps of {ppo.batch_size}{chosen} from {prompts} prompts{samples}, {updates} optimizer steps "
+        f"each, {source}, KL coefficient {ppo.kl_coef}{algorithm}"
     )
 
 
