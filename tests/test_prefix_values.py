@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from small_runs import small
 from trainers import both, e_rate, make_trainer
 
+from recipes import ppo
 from workbench.config.algorithm_checks import check_algorithm
 from workbench.config.schema import PPOConfig
 from workbench.config.sources import DataSource
@@ -19,6 +21,7 @@ from workbench.ppo.algorithm import transform_scores
 from workbench.ppo.prefix_values import scale_to_unit, score_prefixes, values_of_prefixes
 from workbench.ppo.scoring import UNTRAINED, sampled_ids
 from workbench.rewards.contract import CheckedReward
+from workbench.run import cli
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False], [True, False, False, False]])
 SCORES = torch.tensor([[1.0, 1.0, -2.0, -1.0], [3.0, 0.5, 9.0, 9.0], [2.0, 9.0, 9.0, 9.0]])
@@ -142,6 +145,22 @@ def test_the_policy_learns_what_the_reward_asks_for(architecture: str, tmp_path:
 def test_settings_that_it_would_not_read_are_refused(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(UserError, match=key):
         check_algorithm(options(**changes))
+
+
+def test_the_plan_says_what_it_costs(tmp_path: Path, in_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        *small("quickstart", tmp_path),
+        "--sft",
+        "null",
+        "--ppo.value_model",
+        "reward",
+        "--ppo.value_learning_rate",
+        "null",
+    ]
+    cli.launch([ppo.STAGE], "", [*options, "--ppo.batch_size", "8", "--ppo.max_new_tokens", "6", "--dry_run"])
+    output = capsys.readouterr().out
+    assert "values from the reward" in output
+    assert "ppo.value_model: the reward also scores unfinished responses, up to 40 a step" in output
 
 
 def test_discount_and_lambda_are_its_own() -> None:

@@ -82,7 +82,8 @@ def plan_ppo(config: Config) -> PPOPlan:
         if scorer is not None and validation_rows:
             with error_context("ppo.validation"):
                 scorer.check_columns(reward_columns(validation_rows))
-    lines = [*reports, summary(config, ppo, len(rows)), *truncation_lines(config, reward_model, held_out)]
+    lines = [*reports, summary(config, ppo, len(rows)), *prefix_lines(ppo)]
+    lines += truncation_lines(config, reward_model, held_out)
     prompt_tokens = max(len(row["prompt_ids"]) for row in (*rows, *texts["ptx_data"]))
     read = [len(row[f"{name}_ids"]) for row in rows for name in PAIR if ppo.offline]
     tokens = max([ppo.max_new_tokens, *read, *(len(row["response_ids"]) for row in texts["ptx_data"])])
@@ -141,6 +142,14 @@ def summary(config: Config, ppo: PPOConfig, prompts: int) -> str:
         f"{ppo.steps} steps of {ppo.batch_size}{chosen} from {prompts} prompts{samples}, {updates} optimizer steps "
         f"each, {source}, KL coefficient {ppo.kl_coef}{algorithm}"
     )
+
+
+def prefix_lines(ppo: PPOConfig) -> list[str]:
+    """Return a line with what values from the reward cost, where PPO takes them."""
+    if not scores_prefixes(ppo):
+        return []
+    texts = ppo.batch_size * (ppo.max_new_tokens - 1)
+    return [f"ppo.value_model: the reward also scores unfinished responses, up to {texts} a step"]
 
 
 def truncation_lines(config: Config, reward_model: CheckedReward | None, held_out: CheckedReward | None) -> list[str]:
