@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.mutate import MUTATIONS
+from benchmarks.mutations import MUTATIONS
 
 ROOT = Path(__file__).parent.parent
 

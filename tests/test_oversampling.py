@@ -9,6 +9,7 @@ import pytest
 import torch
 from trainers import both, e_rate, lines, make_trainer, trained_weights
 
+from workbench.comparison.matrix import planned_responses
 from workbench.config.algorithm_checks import check_algorithm
 from workbench.config.derived import normalizing_responses
 from workbench.config.schema import PPOConfig
@@ -96,12 +97,31 @@ def test_every_prompt_is_sampled_before_one_is_again() -> None:
 
 def test_a_rollout_needs_as_many_prompts_as_it_samples() -> None:
     check_batch_size(ppo_config(batch_size=8, oversampling=2, **REWARD_VALUES), 16, 1)
-    with pytest.raises(UserError, match=r"^ppo\.batch_size: 8 takes 16 prompts, which is above the 15 prompts"):
+    with pytest.raises(UserError, match=r"^ppo\.batch_size: 8 with ppo\.oversampling 2 takes 16 prompts, which"):
         check_batch_size(ppo_config(batch_size=8, oversampling=2, **REWARD_VALUES), 15, 1)
 
 
 def test_scores_are_normalized_by_whole_rollouts() -> None:
     assert normalizing_responses(ppo_config(batch_size=8, oversampling=4, score_samples=40)) == 64
+
+
+def test_settings_that_need_every_response_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^ppo\.kl_target: 5\.0 is for the KL of all sampled responses"):
+        check_algorithm(ppo_config(oversampling=2, kl_target=5.0, **REWARD_VALUES))
+    with pytest.raises(UserError, match=r"^ppo\.oversampling: 2 reads the sum"):
+        check_algorithm(ppo_config(oversampling=2, advantage="gdpo", samples_per_prompt=4))
+
+
+def test_all_of_them_may_be_sampled_at_once(tmp_path: Path) -> None:
+    sampled = make_trainer(tmp_path, oversampling=2, rollout_batch_size=24, **REWARD_VALUES).limits.sampled.rows
+    assert sampled == 24
+    assert make_trainer(tmp_path, oversampling=2, **REWARD_VALUES).limits.sampled.rows == 16
+
+
+def test_a_comparison_counts_what_is_sampled_and_scored() -> None:
+    config = ppo_config(steps=3, batch_size=8, max_new_tokens=5, oversampling=4, **REWARD_VALUES)
+    assert planned_responses(config) == (96, 96 + 3 * 8 * 4)
+    assert planned_responses(ppo_config(steps=3, batch_size=8, oversampling=2, **GROUPS)) == (48, 48)
 
 
 @pytest.mark.parametrize("changes", [{}, {"loss": "dpo", "offline": True, "samples_per_prompt": 2}])

@@ -15,7 +15,7 @@ from recipes import ppo
 from workbench.config.algorithm_checks import check_algorithm
 from workbench.config.schema import PPOConfig
 from workbench.config.sources import DataSource
-from workbench.errors import UserError
+from workbench.errors import RewardError, UserError
 from workbench.ppo.advantages import estimate_advantages, normalized
 from workbench.ppo.algorithm import transform_scores
 from workbench.ppo.prefix_values import scale_to_unit, score_prefixes, values_of_prefixes
@@ -49,6 +49,35 @@ def test_every_prefix_gets_the_score_of_its_text(architecture: str, tmp_path: Pa
         assert scores[: len(ids)].tolist() == pytest.approx(expected)
         assert scores[len(ids) - 1].item() == rollout.scores[row].item()
         assert not scores[len(ids) :].any()
+
+
+def test_a_text_that_ends_within_a_character_has_the_score_of_the_text_before_it() -> None:
+    class Bytes:
+        """A tokenizer with a token for each byte."""
+
+        def batch_decode(self, ids: list[list[int]], skip_special_tokens: bool) -> list[str]:
+            return [bytes(tokens).decode(errors="replace") for tokens in ids]
+
+    def length(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        assert not any("\N{REPLACEMENT CHARACTER}" in text for text in completions)
+        return [float(len(text)) for text in completions]
+
+    ids = list("a\N{WHITE SMILING FACE}\N{LATIN SMALL LETTER E WITH ACUTE}b".encode())
+    batch = tiny.policy("gpt2", lora=True).make_batch([[5]], [ids])
+    rows, scores = [{"prompt": "a", "prompt_ids": [5]}], torch.tensor([4.0])
+    tokenizer: Any = Bytes()
+    prefixes = score_prefixes(CheckedReward(length, "test"), tokenizer, rows, batch, scores, UNTRAINED)
+    assert prefixes.tolist() == [[1.0, 1.0, 1.0, 2.0, 2.0, 3.0, 4.0]]
+
+
+def test_a_reward_that_fails_on_an_unfinished_text_says_so(tmp_path: Path) -> None:
+    def finished(prompts: list[str], completions: list[str], **columns: Any) -> list[float | None]:
+        unfinished = len(completions) > 16
+        return [None if unfinished else float(len(text)) for text in completions]
+
+    run = make_trainer(tmp_path, "gpt2", reward=finished, value_model="reward")
+    with pytest.raises(RewardError, match=r"an unfinished response; ppo\.value_model shared scores none"):
+        run.rollout(run.batch(0))
 
 
 def test_responses_of_one_token_ask_the_reward_for_no_prefix() -> None:
@@ -160,7 +189,7 @@ def test_the_plan_says_what_it_costs(tmp_path: Path, in_project: Path, capsys: p
     cli.launch([ppo.STAGE], "", [*options, "--ppo.batch_size", "8", "--ppo.max_new_tokens", "6", "--dry_run"])
     output = capsys.readouterr().out
     assert "values from the reward" in output
-    assert "ppo.value_model: the reward also scores unfinished responses, up to 40 a step" in output
+    assert "ppo.value_model: the reward scores up to 40 unfinished responses a step, beside 8 whole ones" in output
 
 
 def test_discount_and_lambda_are_its_own() -> None:

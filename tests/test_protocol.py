@@ -163,7 +163,7 @@ def test_ways_to_sample_are_refused_beside_a_protocol(tmp_path: Path) -> None:
 
 
 def test_a_weight_without_its_texts_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^ppo\.ptx_coef: 2\.0 is about ppo\.ptx_data, which is missing"):
+    with pytest.raises(UserError, match=r"^ppo\.ptx_coef: 2\.0 has no effect without ppo\.ptx_data"):
         load(tmp_path, GOOD, "--ppo.ptx_coef", "2")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
 
-from workbench.config.derived import normalizing_responses, strategies
+from workbench.config.derived import normalizing_responses, sampled_responses, scores_prefixes, strategies
 from workbench.config.names import ALIGNED
 from workbench.config.schema import Config
 
@@ -24,7 +24,7 @@ class Budget:
     training_tokens: float | None
     """Generated in all rollouts: responses times their mean length."""
     reward_calls: float | None
-    """Responses that the reward scored for training, those that normalize scores included."""
+    """Texts that the reward scored for training, with those that normalize scores and unfinished ones."""
     unlogged_responses: float | None
     """Responses that normalize scores, whose lengths are not logged; no part of `training_tokens`."""
     validations: float | None
@@ -61,12 +61,16 @@ def budget(config: Config, title: str, log: Sequence[Mapping[str, Any]], record:
     # Only what the policy sampled has a KL; pairs from data are neither generated nor scored.
     lengths = [line.get(LENGTH) for line in log if SCORE in line and SAMPLED in line]
     known = [length for length in lengths if length is not None]
+    has_lengths = is_complete and len(known) == len(lengths)
     normalizing = normalizing_responses(ppo)
+    calls = sampled_responses(ppo) * len(lengths) if is_complete else None
+    if calls is not None and scores_prefixes(ppo):
+        calls = round(calls + ppo.batch_size * (sum(known) - len(known))) if has_lengths else None
     limit = ppo.validation.limit if ppo.validation is not None else 0
     peak = record.get("metrics", {}).get("peak_memory_bytes")
     return Budget(
-        training_tokens=float(ppo.batch_size * sum(known)) if is_complete and len(known) == len(lengths) else None,
-        reward_calls=float(ppo.batch_size * len(lengths) + normalizing) if is_complete else None,
+        training_tokens=float(sampled_responses(ppo) * sum(known)) if has_lengths else None,
+        reward_calls=None if calls is None else float(calls + normalizing),
         unlogged_responses=float(normalizing),
         validations=float(validated),
         validation_responses=None if limit is None else float(validated * limit),

@@ -13,7 +13,7 @@ from typing import Any
 from workbench.comparison.cells import Cell
 from workbench.config.checks import check, check_distinct
 from workbench.config.compare import POLICY_SECTIONS, CompareConfig
-from workbench.config.derived import completion_limit, normalizing_responses
+from workbench.config.derived import completion_limit, normalizing_responses, sampled_responses, scores_prefixes
 from workbench.config.names import ALIGNED, BASE, EVALUATION, PPO, REWARD, SFT, TUNED
 from workbench.config.overrides import check_overrides, overridden
 from workbench.config.parsing import load_saved
@@ -307,8 +307,9 @@ def template_lines(runs: Sequence[MatrixRun]) -> list[str]:
 
 
 def planned_responses(ppo: PPOConfig) -> tuple[int, int]:
-    """Return how many responses a run trains on, and how many the reward scores, without those of the validation."""
+    """Return how many responses a run samples, and how many texts the reward scores, all without the validation."""
     if ppo.offline:
         return 0, 0
-    responses = ppo.steps * ppo.batch_size
-    return responses, responses + normalizing_responses(ppo)
+    responses = ppo.steps * sampled_responses(ppo)
+    unfinished = ppo.steps * ppo.batch_size * (ppo.max_new_tokens - 1) if scores_prefixes(ppo) else 0
+    return responses, responses + unfinished + normalizing_responses(ppo)

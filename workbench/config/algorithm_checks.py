@@ -27,15 +27,21 @@ def check_algorithm(ppo: PPOConfig) -> None:
             "to dpo, or offline to false"
         )
     if ppo.ptx_data is None:
-        refuse_set(ppo, ("ptx_coef", "ptx_target"), "is about ppo.ptx_data, which is missing", "ppo.ptx_data")
+        refuse_set(ppo, ("ptx_coef", "ptx_target"), "has no effect without ppo.ptx_data", "ppo.ptx_data")
     if not ppo.norm_by_std and ppo.advantage != "grpo":
         raise UserError(f"ppo.norm_by_std: only for ppo.advantage grpo, and it is {ppo.advantage}; remove it")
     if ppo.loss == "dpo" and ppo.kl_in == "reward":
         raise UserError("ppo.kl_in: the loss of DPO contains the KL penalty, whose weight is ppo.kl_coef; remove it")
     if ppo.loss == "dpo" and ppo.kl_coef == 0:
         raise UserError("ppo.kl_coef: it is the beta of DPO, and 0 leaves the loss constant; set it to, say, 0.1")
+    if ppo.oversampling > 1 and ppo.kl_target is not None:
+        raise UserError(
+            f"ppo.kl_target: {ppo.kl_target} is for the KL of all sampled responses, and ppo.oversampling leaves out "
+            "those that differ least; remove one of the two"
+        )
     if ppo.advantage == "gdpo":
-        refuse_set(ppo, SCORE_SETTINGS, "changes the sum of a reward's terms, which ppo.advantage gdpo does not take")
+        reads_sum = "reads the sum of a reward's terms, which ppo.advantage gdpo does not take"
+        refuse_set(ppo, ("oversampling", *SCORE_SETTINGS), reads_sum)
         if ppo.kl_in == "reward":
             raise UserError(
                 "ppo.kl_in: reward adds the KL penalty to the sum of a reward's terms, which ppo.advantage gdpo does "
@@ -63,7 +69,7 @@ def check_algorithm(ppo: PPOConfig) -> None:
         refuse_set(
             ppo,
             ("oversampling",),
-            "leaves responses out, and learned values would be those of the others alone",
+            "leaves responses out, and the value head would be trained on the others alone",
             "ppo.value_model reward",
         )
     if scores_prefixes(ppo):

@@ -107,8 +107,9 @@ class PPOConfig:
     samples_per_prompt: Size = 1
     """Responses to each prompt of a rollout; batch_size counts all of them."""
     oversampling: Annotated[int, Range(minimum=1, maximum=64)] = 1
-    """Sample and score this many times batch_size responses, and learn from those that differ most: the prompts whose
-    responses do (arXiv 2503.14476, 2504.13818) or, with value_model reward, the responses furthest from the median."""
+    """Sample and score this many times batch_size responses, and learn from those that differ most: with several
+    samples_per_prompt the prompts whose scores do (arXiv 2503.14476, 2504.13818), with one and value_model reward the
+    responses whose scores are furthest from the median. Each process chooses among its own."""
     advantage: Literal["gae", "rloo", "grpo", "gdpo"] = "gae"
     """gae learns values (arXiv 1506.02438); the others compare a response with those to the same prompt: rloo subtracts
     the mean of the others (arXiv 2402.14740), grpo that of all and divides by their deviation (arXiv 2402.03300), and

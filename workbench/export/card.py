@@ -49,7 +49,7 @@ PPO_SETTINGS = (
         "kl_coef",
     ),
     *("kl_estimator", "kl_in", "kl_target", "clip_range", "max_new_tokens", "temperature", "score_clip", "score_scale"),
-    *("missing_eos_penalty", "value_model", "lam", "oversampling", "ptx_coef", "ptx_target"),
+    *("missing_eos_penalty", "value_model", "oversampling"),
 )
 REWARD_SETTINGS = (
     *("objective", "target_label", "epochs", "batch_size", "learning_rate", "max_tokens", "perturbation_rate"),

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from workbench.config.derived import configured_stages, micro_batch_size
+from workbench.config.derived import configured_stages, micro_batch_size, sampled_responses
 from workbench.config.names import BASE, EVALUATION, PPO, SFT
 from workbench.config.reward_training import RewardTraining
 from workbench.config.schema import Config
@@ -172,7 +172,10 @@ def policy_peaks(
     sampled = config.evaluation.batch_size
     if stage == PPO:
         assert config.ppo is not None
-        sampled = config.ppo.rollout_batch_size or -(-config.ppo.batch_size // processes)
+        sampled = min(
+            config.ppo.rollout_batch_size or -(-config.ppo.batch_size // processes),
+            -(-sampled_responses(config.ppo) // processes),
+        )
     cache = counted("cache", lambda: cache_bytes(model, prompt_tokens, response_tokens, autocast), 1)
     cache += STEP_COPIES * 4 * vocabulary
     if stage == EVALUATION:

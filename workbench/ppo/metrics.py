@@ -22,7 +22,7 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Return metrics of a rollout; KL, entropy and reward are sums over a response, averaged over responses.
 
-    But for the scores, they are about the responses that are learned from.
+    But for the scores, and for what the reward logs, they are about the responses that are learned from.
     """
     mask = rollout.batch.response_mask
     kl_k3 = algorithm.kl_penalty(rollout.logprobs, rollout.ref_logprobs, "k3") * mask

@@ -66,7 +66,7 @@ class RowLimits:
 
 def row_limits(config: PPOConfig, batch_size: int, minibatch_size: int, processes: int) -> RowLimits:
     """Return the limits of the configuration; both sizes are per process."""
-    sampled = min(config.rollout_batch_size or batch_size, batch_size)
+    sampled = min(config.rollout_batch_size or batch_size, batch_size * config.oversampling)
     computed = min(config.micro_batch_size or minibatch_size, minibatch_size)
     return RowLimits(
         MicroBatches(sampled, "ppo.rollout_batch_size", can_halve=True),

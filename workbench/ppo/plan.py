@@ -148,8 +148,10 @@ def prefix_lines(ppo: PPOConfig) -> list[str]:
     """Return a line with what values from the reward cost, where PPO takes them."""
     if not scores_prefixes(ppo):
         return []
-    texts = ppo.batch_size * (ppo.max_new_tokens - 1)
-    return [f"ppo.value_model: the reward also scores unfinished responses, up to {texts} a step"]
+    unfinished, whole = ppo.batch_size * (ppo.max_new_tokens - 1), sampled_responses(ppo)
+    return [
+        f"ppo.value_model: the reward scores up to {unfinished} unfinished responses a step, beside {whole} whole ones"
+    ]
 
 
 def truncation_lines(config: Config, reward_model: CheckedReward | None, held_out: CheckedReward | None) -> list[str]:

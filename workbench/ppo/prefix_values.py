@@ -1,8 +1,8 @@
 """The reward's score of a response so far as its value: nothing is learned, and each token gets its change.
 
-With lambda 1, the advantage of a token is the score of the response minus that of the text before the token. With a
-smaller one it is the change of the score at the token and, with less and less weight, at those after it. This is
-potential-based shaping of the reward (Ng, Harada and Russell, ICML 1999), which leaves the best policy what it is.
+With lambda 1, the advantage of a token is the score of the response minus that of the text before the token, which is
+potential-based shaping (Ng, Harada and Russell, ICML 1999). With a smaller one it is the change of the score at the
+token and, with less and less weight, at those after it: less variance, and a bias where later tokens undo a change.
 
 Shapes: B responses, T response tokens.
 """
@@ -16,10 +16,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from workbench.errors import RewardError
 from workbench.models.policy import Batch
 from workbench.ppo.scoring import reward_columns, sampled_ids
 from workbench.rewards.arguments import RewardLog, TrainerState, trainer_arguments
 from workbench.rewards.contract import CheckedReward
+
+# What decoding puts in the place of a character whose last bytes are in tokens to come.
+PART_OF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 
 def score_prefixes(
@@ -32,19 +36,27 @@ def score_prefixes(
 ) -> Tensor:
     """Return scores (B, T) of the responses' texts up to and including each token; at the last token `scores` (B,).
 
-    What the reward logs about texts that nobody sampled as they are is dropped.
+    A text that ends within a character has the score of the text before it. What the reward logs about unfinished texts
+    is dropped. Raises RewardError where the reward does.
     """
     ids, device = sampled_ids(batch), scores.device
     ends = [(row, end) for row, tokens in enumerate(ids) for end in range(1, len(tokens))]
     prefixes = [ids[row][:end] for row, end in ends]
     prefix_scores = torch.zeros(batch.response_mask.shape, device=device)
     if ends:
-        texts = [text.strip() for text in tokenizer.batch_decode(prefixes, skip_special_tokens=True)]
+        texts = tokenizer.batch_decode(prefixes, skip_special_tokens=True)
+        for index in range(1, len(texts)):
+            if texts[index].endswith(PART_OF_CHARACTER) and ends[index][0] == ends[index - 1][0]:
+                texts[index] = texts[index - 1]
+        texts = [text.strip() for text in texts]
         repeated = [rows[row] for row, _ in ends]
         arguments = reward_columns(repeated) | trainer_arguments(trainer_state, RewardLog(len(texts)), prefixes)
-        of_prefixes = torch.tensor(reward([row["prompt"] for row in repeated], texts, **arguments), device=device)
+        try:
+            of_prefixes = reward([row["prompt"] for row in repeated], texts, **arguments)
+        except RewardError as error:
+            raise RewardError(f"{error} (an unfinished response; ppo.value_model shared scores none)") from error
         at_row, at_end = torch.tensor(ends, device=device).unbind(dim=1)
-        prefix_scores[at_row, at_end - 1] = of_prefixes
+        prefix_scores[at_row, at_end - 1] = torch.tensor(of_prefixes, device=device)
     last = batch.response_mask.sum(dim=1, keepdim=True) - 1
     return prefix_scores.scatter(1, last, scores.unsqueeze(1))
 

@@ -17,7 +17,8 @@ def check_batch_size(config: PPOConfig, prompts: int, processes: int) -> None:
     size, samples = config.batch_size, config.samples_per_prompt
     prompts_per_rollout = sampled_responses(config) // samples
     if prompts < prompts_per_rollout:
-        takes = "" if prompts_per_rollout == size else f" takes {prompts_per_rollout} prompts, which"
+        oversampled = f" with ppo.oversampling {config.oversampling}" if config.oversampling > 1 else ""
+        takes = f"{oversampled} takes {prompts_per_rollout} prompts, which" if oversampled or samples > 1 else ""
         raise UserError(
             f"ppo.batch_size: {size}{takes} is above the {prompts} prompts of ppo.data; lower it or add prompts"
         )

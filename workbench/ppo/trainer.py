@@ -118,7 +118,7 @@ class PPOTrainer:
         self.resume()
         state, steps, every = self.state, self.config.steps, self.config.checkpoint_every
         done = state.step - state.validation_due
-        signal = read_signal(self.folder / "metrics.jsonl", self.config.batch_size)
+        signal = read_signal(self.folder / "metrics.jsonl", sampled_responses(self.config))
         progress = Progress("ppo", steps, done=done, show=self.accelerator.is_main_process)
         with stop_requests() as stop_requested:
             self.measure_initial_scores()
@@ -222,7 +222,7 @@ class PPOTrainer:
             kl, horizon = metrics["objective/kl"], config.kl_horizon
             state.kl_coef = update_kl_coef(state.kl_coef, kl, config.kl_target, horizon, config.batch_size)
         speed = rollout.seconds | {"update": time.perf_counter() - start}
-        return metrics | speed_metrics(speed, sampled_responses(config), metrics["response/length_mean"])
+        return metrics | speed_metrics(speed, config.batch_size, metrics["response/length_mean"])
 
     def check_start(self, rollout: Rollout, metrics: dict[str, float]) -> None:
         """Run the self-checks on the first responses of the first rollout."""

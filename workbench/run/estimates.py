@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from workbench.config.derived import completion_limit, sampling_seeds
+from workbench.config.derived import completion_limit, sampled_responses, sampling_seeds
 from workbench.config.names import PPO, REWARD, SFT
 from workbench.config.parsing import load_saved
 from workbench.config.schema import Config
@@ -58,7 +58,7 @@ def work(config: Config, stage: str) -> float | None:
     if stage == SFT and config.sft is not None:
         return config.sft.batch_size * config.sft.max_steps if config.sft.max_steps else None
     if stage == PPO and config.ppo is not None:
-        return config.ppo.steps * config.ppo.batch_size * config.ppo.max_new_tokens
+        return config.ppo.steps * sampled_responses(config.ppo) * config.ppo.max_new_tokens
     if stage == REWARD and config.reward is not None and config.reward.train is not None:
         return config.reward.train.epochs
     return completion_limit(config) * config.evaluation.samples * len(sampling_seeds(config))
