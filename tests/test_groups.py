@@ -166,7 +166,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(advantage: str, tmp_path: Pat
     ("changes", "message"),
     [
         ({"advantage": "gdpo", "kl_in": "reward", **GROUPS}, "ppo.kl_in: reward adds the KL penalty to the sum"),
-        ({"advantage": "gdpo", "score_clip": 2.0, **GROUPS}, "ppo.score_clip: 2.0 changes the sum of a reward's terms"),
+        ({"advantage": "gdpo", "score_clip": 2.0, **GROUPS}, "ppo.score_clip: 2.0 reads the sum of a reward's terms"),
         ({"advantage": "rloo"}, "ppo.samples_per_prompt: 1 leaves ppo.advantage rloo no other response"),
         ({"advantage": "grpo"}, "ppo.samples_per_prompt: 1 leaves ppo.advantage grpo no other response"),
         ({"samples_per_prompt": 3}, "ppo.batch_size: 16"),
