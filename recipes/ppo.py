@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from workbench.config.derived import configured_stages, has_values, micro_batch_size
+from workbench.config.derived import configured_stages, learned_values, micro_batch_size
 from workbench.config.names import PPO, REWARD, SFT
 from workbench.config.schema import Config
 from workbench.data.sources import source_hashes
@@ -54,8 +54,8 @@ def run(run: Run, plan: PPOPlan) -> StageResult:
     # The policy does its own casting, so that sampling and scoring run in the same precision.
     accelerator = Accelerator(mixed_precision="no")
     set_seed(config.seed, device_specific=True)
-    values = config.ppo.value_model if has_values(config.ppo) else None
     with peak_memory(accelerator.device) as peak:
+        values = learned_values(config.ppo)
         policy = load_policy(config.policy, plan.tokenizer, device=accelerator.device, sft=sft, values=values)
         if is_sharded_launch():
             shard_policy(policy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from workbench.config.names import EVALUATION, PPO, PROMPTING, REWARD, SFT, TUNING
 from workbench.config.schema import Config, EvaluationConfig, PPOConfig
@@ -92,9 +92,16 @@ def sampled_responses(ppo: PPOConfig) -> int:
     return ppo.batch_size * ppo.oversampling
 
 
+def learned_values(ppo: PPOConfig) -> Literal["shared", "separate"] | None:
+    """Return what learns a value of every token; None where nothing does."""
+    if ppo.loss != "clip" or ppo.advantage != "gae" or ppo.value_model == "reward":
+        return None
+    return ppo.value_model
+
+
 def has_values(ppo: PPOConfig) -> bool:
     """Return whether PPO learns a value of every token."""
-    return ppo.loss == "clip" and ppo.advantage == "gae" and ppo.value_model != "reward"
+    return learned_values(ppo) is not None
 
 
 def scores_prefixes(ppo: PPOConfig) -> bool:
