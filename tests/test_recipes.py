@@ -83,7 +83,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     tokenizer.save_pretrained(folder / "roberta")
     (folder / "data").mkdir()
     for split in ("train", "validation", "test"):
-        rows = [row(split, index) for index in range(200)]
+        rows = [row(split, index) for index in range(260)]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "data" / f"{split}.jsonl").write_text(lines)
         plain = "".join(json.dumps(row | {"prompt": row["prompt"]["text"]}) + "\n" for row in rows)

@@ -11,7 +11,7 @@ import functools
 import inspect
 import os
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -30,15 +30,31 @@ def awaited(result: Any, activity: str) -> Any:
         with ThreadPoolExecutor(1) as pool:
             value, error = pool.submit(asyncio.run, work).result()
     else:
-        future = asyncio.run_coroutine_threadsafe(work, loop)
-        try:
-            value, error = future.result()
-        except BaseException:  # KeyboardInterrupt, while it waits
-            future.cancel()
-            raise
+        value, error = _result(work, loop)
     if error is not None:
         raise error
     return value
+
+
+def _result(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+    """Return the result of the work in the loop of another thread; an interrupt, whenever it comes, cancels it."""
+    tasks: list[asyncio.Task[Any]] = []
+    interrupted = threading.Event()
+
+    async def cancellable() -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+        if interrupted.is_set():
+            task.cancel()
+        return await work
+
+    try:
+        return asyncio.run_coroutine_threadsafe(cancellable(), loop).result()
+    except BaseException:  # KeyboardInterrupt, perhaps before there is a future to cancel, or a task
+        interrupted.set()
+        loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
+        raise
 
 
 async def _outcome(work: Awaitable[Any], activity: str) -> tuple[Any, BaseException | None]:
