@@ -97,8 +97,8 @@ def test_the_reference_as_target_keeps_an_aligned_policy_near_it(architecture: s
     rows = text_rows(architecture)
     options: dict[str, Any] = {"validation": 4, "texts": rows, "steps": 6, "checkpoint_every": 6}
     make_trainer(tmp_path / "without", architecture, **options).train()
-    kept = {"ptx_texts": rows, "ptx_coef": 5.0, "ptx_target": "reference"}
-    make_trainer(tmp_path / "with", architecture, **kept, **options).train()
+    anchor: dict[str, Any] = {"ptx_texts": rows, "ptx_coef": 5.0, "ptx_target": "reference"}
+    make_trainer(tmp_path / "with", architecture, **anchor, **options).train()
 
     def change(name: str) -> float:
         last = lines(tmp_path / name / "metrics.jsonl")[-1]

@@ -26,6 +26,18 @@ class Estimates(NamedTuple):
     returns: Tensor | None  # (B, T) targets for the values, if there are any
 
 
+def score_transform(config: PPOConfig, state: TrainState) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what turns scores and whether their responses are truncated, of one shape, into scores to train on."""
+    return partial(
+        algorithm.transform_scores,
+        mean=state.score_mean,
+        std=1.0 if state.score_std is None else state.score_std,
+        clip=config.score_clip,
+        scale=config.score_scale,
+        missing_eos_penalty=config.missing_eos_penalty,
+    )
+
+
 def estimate_advantages(
     rollout: Rollout,
     config: PPOConfig,
@@ -38,14 +50,7 @@ def estimate_advantages(
     """
     mask = rollout.batch.response_mask
     kl = algorithm.kl_penalty(rollout.logprobs, rollout.ref_logprobs, config.kl_estimator) * mask
-    transform = partial(
-        algorithm.transform_scores,
-        mean=state.score_mean,
-        std=1.0 if state.score_std is None else state.score_std,
-        clip=config.score_clip,
-        scale=config.score_scale,
-        missing_eos_penalty=config.missing_eos_penalty,
-    )
+    transform = score_transform(config, state)
     scores = transform(rollout.scores, rollout.truncated)
     rewards = algorithm.token_rewards(scores, kl, mask, 0.0 if is_kl_in_loss(config) else state.kl_coef)
     if rollout.values is not None:

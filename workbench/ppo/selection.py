@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from workbench.config.schema import PPOConfig
-from workbench.ppo.algorithm import transform_scores
+from workbench.ppo.advantages import score_transform
 from workbench.ppo.checkpoint import TrainState
 from workbench.ppo.rollout import Choice, Responses
 from workbench.rewards.arguments import RewardLog
@@ -27,18 +27,10 @@ def selection(config: PPOConfig, state: TrainState, batch_size: int) -> Choice |
     """Return what chooses this process's `batch_size` responses to learn from; None where that is all of them."""
     if config.oversampling == 1:
         return None
-    std = 1.0 if state.score_std is None else state.score_std
+    transform = score_transform(config, state)
 
     def chosen(responses: Responses, rows: Sequence[dict[str, Any]]) -> tuple[Responses, Sequence[dict[str, Any]]]:
-        scores = transform_scores(
-            responses.scores,
-            responses.truncated,
-            mean=state.score_mean,
-            std=std,
-            clip=config.score_clip,
-            scale=config.score_scale,
-            missing_eos_penalty=config.missing_eos_penalty,
-        )
+        scores = transform(responses.scores, responses.truncated)
         samples = config.samples_per_prompt
         index = (
             furthest_from_median(scores, batch_size)
